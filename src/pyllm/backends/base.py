@@ -1,0 +1,132 @@
+"""The contract between the engine and whatever computes: `Backend` compiles a program, `Executable` runs batches.
+
+KV memory belongs to the executable and is divided into pages of `page_size` positions, the same page number in every
+layer; which page holds what is the engine's business (`pyllm.cache`). A batch is ragged: any mix of sequences, each
+with any number of tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.config import ExecutionOptions
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Program
+
+
+class Batch:
+    """One step's work in flat, preallocated arrays. Tokens of one sequence are adjacent, their positions consecutive.
+
+    tokens      int32 [max_tokens]           token ids
+    positions   int32 [max_tokens]           position of each token in its sequence
+    seqs        int32 [max_tokens]           row of `page_tables` (and of `spans`) of each token
+    spans       int32 [max_seqs, 2]          first token and number of tokens of each sequence in this batch
+    page_tables int32 [max_seqs, max_pages]  page_tables[s, p // page_size] holds position p of sequence s
+    rows        int32 [max_rows]             tokens whose logits are wanted, ascending
+    """
+
+    def __init__(self, options: ExecutionOptions) -> None:
+        o = options
+        self.page_size = o.page_size
+        self.tokens = np.zeros(o.max_tokens, np.int32)
+        self.positions = np.zeros(o.max_tokens, np.int32)
+        self.seqs = np.zeros(o.max_tokens, np.int32)
+        self.spans = np.zeros((o.max_seqs, 2), np.int32)
+        self.page_tables = np.zeros((o.max_seqs, o.n_pages), np.int32)
+        self.rows = np.zeros(o.max_rows, np.int32)
+        self.n_tokens = self.n_seqs = self.n_rows = 0
+
+    def clear(self) -> None:
+        self.n_tokens = self.n_seqs = self.n_rows = 0
+
+    def add(
+        self,
+        tokens: Sequence[int] | NDArray[np.integer],
+        position: int,
+        pages: Sequence[int] | NDArray[np.integer],
+        want: Literal["none", "last", "all"] | Sequence[int] = "last",
+    ) -> None:
+        """Append a sequence's next tokens, the first at `position`. `pages` must cover position + len(tokens).
+
+        `want` names the tokens whose logits are wanted: indices within `tokens`, or a word. Raises ValueError
+        where the batch's capacity would be exceeded; the batch is unchanged then.
+        """
+        n, t, s = len(tokens), self.n_tokens, self.n_seqs
+        rows = (
+            range(0) if want == "none" else range(n - 1, n) if want == "last" else range(n) if want == "all" else want
+        )
+        if n < 1 or t + n > len(self.tokens) or s >= len(self.spans) or self.n_rows + len(rows) > len(self.rows):
+            raise ValueError(f"{n} tokens and {len(rows)} rows do not fit into the batch")
+        if len(pages) * self.page_size < position + n or len(pages) > self.page_tables.shape[1]:
+            raise ValueError(f"{len(pages)} pages do not hold positions up to {position + n}")
+        self.tokens[t : t + n] = tokens
+        self.positions[t : t + n] = np.arange(position, position + n)
+        self.seqs[t : t + n] = s
+        self.spans[s] = t, n
+        self.page_tables[s, : len(pages)] = pages
+        self.rows[self.n_rows : self.n_rows + len(rows)] = [t + r for r in rows]
+        self.n_tokens, self.n_seqs, self.n_rows = t + n, s + 1, self.n_rows + len(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a backend says of itself on this machine."""
+
+    name: str
+    available: bool
+    reason: str = ""
+    """Why it is not available, and what would make it so; empty when it is."""
+    device: str = ""
+    """The processor or card, in words."""
+    memory_free: int | None = None
+    """Bytes that weights and cache may take, where known."""
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+class Executable(ABC):
+    """A program with its weights and KV memory, ready to run. Not thread-safe, except `interrupt`."""
+
+    options: ExecutionOptions
+
+    @abstractmethod
+    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
+        """Compute one step. Stores the batch's KV; returns float32 [n_rows, n_vocab] (or [n_rows, n_embd] of the
+        final normed state), a view that the next `run` overwrites.
+
+        Raises KeyboardInterrupt when Ctrl-C arrives or `interrupt` is called during the step, within 0.2 s; the
+        batch's KV is undefined then, everything else is intact, and the next `run` works. Token ids and pages must
+        be in range: the caller checks (`Batch.add`), kernels do not.
+        """
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Stop the step that is running, from any thread; nothing happens when none is."""
+
+    @abstractmethod
+    def memory(self) -> dict[str, int]:
+        """Bytes held, by purpose: "weights", "kv", "work"."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free weights, cache and threads. Calling it again does nothing."""
+
+
+class Backend(ABC):
+    """A way to compute. Found by name: `pyllm.backends.<name>` has `BACKEND`, or an entry point `pyllm.backends`."""
+
+    name: str
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """Is it here, why not, what does it run on. Must be quick and must not raise."""
+
+    @abstractmethod
+    def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
+        """Pack the weights and pick kernels. Raises BackendError, OutOfMemoryError. Reports progress through
+        `options.progress`, where one is given."""

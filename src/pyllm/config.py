@@ -1,0 +1,54 @@
+"""Frozen settings, each with its default, meaning and bounds; the command line derives its flags from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+KVDtype = Literal["f16", "f32"]
+Progress = Callable[[str, float], None]
+"""progress(what is being done, share done from 0 to 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionOptions:
+    """Capacities of an executable. KV memory holds n_pages * page_size positions over all sequences."""
+
+    n_pages: int
+    page_size: int = 32
+    max_tokens: int = 512
+    """Most tokens of one step."""
+    max_seqs: int = 16
+    """Most sequences of one step."""
+    max_rows: int = 128
+    """Most rows of logits of one step."""
+    kv_dtype: KVDtype = "f16"
+    n_threads: int = 1
+    progress: Progress | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. Steps run in the order of the fields; a step at its neutral value is skipped."""
+
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens; -inf forbids one."""
+    repeat_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens seen in the last `repeat_last_n` (1: off)."""
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_last_n: int = 64
+    """How many tokens the penalties look back; -1: all, 0: none."""
+    top_k: int = 40
+    """Keep the k most likely (0: off)."""
+    typical_p: float = 1.0
+    """Locally typical sampling (1: off)."""
+    top_p: float = 0.95
+    """Keep the smallest set of the most likely tokens whose probabilities reach p (1: off)."""
+    min_p: float = 0.05
+    """Keep tokens at least p times as likely as the most likely one (0: off)."""
+    temperature: float = 0.8
+    """0: the most likely token, always (greedy)."""
+    seed: int | None = None
+    """None: a fresh one each time."""

@@ -1,0 +1,54 @@
+"""One tree of exceptions: catch `PyllmError` to catch everything that pyllm raises on purpose.
+
+A message is one or two sentences: what is wrong, where, and what would work. The command line prints it as it is.
+"""
+
+from __future__ import annotations
+
+
+class PyllmError(Exception):
+    """Base of every error that pyllm raises on purpose."""
+
+
+class GGUFError(PyllmError):
+    """A GGUF file cannot be read: names the file, the byte offset and what was wrong there."""
+
+
+class FormatError(PyllmError):
+    """A tensor format is unknown, or cannot do what was asked of it."""
+
+
+class TokenizerError(PyllmError):
+    """A vocabulary is missing, unusable or of a kind that is not known."""
+
+
+class TemplateError(PyllmError):
+    """A chat template does not parse, refuses its input, or does something it may not."""
+
+
+class ModelError(PyllmError):
+    """A model cannot be loaded: unknown architecture, missing tensor, contradicting metadata."""
+
+
+class BackendError(PyllmError):
+    """A backend is unknown, not available here, or failed; says why and which would work."""
+
+
+class OutOfMemoryError(BackendError, MemoryError):
+    """Weights, cache or work space do not fit; says how much was wanted and how much there is."""
+
+
+class RequestError(PyllmError, ValueError):
+    """A request is contradictory or outside what the model allows."""
+
+
+class ContextFullError(RequestError):
+    """The prompt, or prompt and answer together, need more than the context holds."""
+
+
+class ClosedError(PyllmError):
+    """The model was closed."""
+
+
+class HubError(PyllmError):
+    """A model name is unknown, or a download failed or did not match its hash."""

@@ -1,0 +1,37 @@
+"""Fixtures: where reference data and real models are; a test that needs what is not there is skipped, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_MODELS = {
+    "smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "qwen-coder": "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf",
+}
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Reference data (vocabularies, tiny models with logits, WikiText-2), kept beside the checkout."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("reference data (../shared/data) is not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Callable[[str], Path]:
+    """Path of a real model by short name, or skip."""
+
+    def find(name: str) -> Path:
+        folder = Path(os.environ.get("PYLLM_TEST_MODELS", "~/.cache/pyllm-test-models")).expanduser()
+        path = folder / _MODELS[name]
+        if not path.exists():
+            pytest.skip(f"{path.name} is not here; set PYLLM_TEST_MODELS to its folder")
+        return path
+
+    return find
