@@ -1,0 +1,104 @@
+"""Run quantized language models on your own machine.
+
+    import pyllm
+
+    with pyllm.load("smollm2:135m") as llm:
+        print(llm.chat("Why is the sky blue?").text)
+        for piece in llm.complete("Once upon a time", stream=True):
+            print(piece, end="", flush=True)
+
+Names are imported when they are first used: `import pyllm` itself loads neither numpy nor a backend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyllm.chat import ChatTemplate
+    from pyllm.config import SamplingParams
+    from pyllm.errors import (
+        BackendError,
+        ClosedError,
+        ContextFullError,
+        FormatError,
+        GGUFError,
+        HubError,
+        ModelError,
+        OutOfMemoryError,
+        PyllmError,
+        RequestError,
+        TemplateError,
+        TokenizerError,
+    )
+    from pyllm.gguf import GGUFFile, open_gguf
+    from pyllm.llm import LLM, load, load_tokenizer
+    from pyllm.results import Completion, CompletionStream, TokenLogprob, Usage
+    from pyllm.tokenizers import Tokenizer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "pyllm.chat": ("ChatTemplate",),
+    "pyllm.config": ("SamplingParams",),
+    "pyllm.errors": (
+        "BackendError",
+        "ClosedError",
+        "ContextFullError",
+        "FormatError",
+        "GGUFError",
+        "HubError",
+        "ModelError",
+        "OutOfMemoryError",
+        "PyllmError",
+        "RequestError",
+        "TemplateError",
+        "TokenizerError",
+    ),
+    "pyllm.gguf": ("GGUFFile", "open_gguf"),
+    "pyllm.llm": ("LLM", "load", "load_tokenizer"),
+    "pyllm.results": ("Completion", "CompletionStream", "TokenLogprob", "Usage"),
+    "pyllm.tokenizers": ("Tokenizer",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LLM",
+    "BackendError",
+    "ChatTemplate",
+    "ClosedError",
+    "Completion",
+    "CompletionStream",
+    "ContextFullError",
+    "FormatError",
+    "GGUFError",
+    "GGUFFile",
+    "HubError",
+    "ModelError",
+    "OutOfMemoryError",
+    "PyllmError",
+    "RequestError",
+    "SamplingParams",
+    "TemplateError",
+    "TokenLogprob",
+    "Tokenizer",
+    "TokenizerError",
+    "Usage",
+    "__version__",
+    "load",
+    "load_tokenizer",
+    "open_gguf",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'pyllm' has no attribute '{name}'")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,168 @@
+"""Runs cases straight on a compiled model, without the engine: what is timed is the steps alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyllm.backends.base import Batch, Executable
+from pyllm.bench.options import BenchCase, BenchOptions
+from pyllm.bench.results import BenchResult, ModelFacts
+from pyllm.config import ExecutionOptions, Progress
+from pyllm.loading import compile_model, default_threads, find_model
+
+if TYPE_CHECKING:
+    from pyllm.gguf import GGUFFile
+
+_PAGE = 32
+
+
+def run(
+    options: BenchOptions,
+    on_result: Callable[[BenchResult], None] | None = None,
+    progress: Progress | None = None,
+) -> list[BenchResult]:
+    """Measure all cases in order; `on_result` sees each as soon as it is done. Raises what loading a model raises."""
+    results: list[BenchResult] = []
+    for _, group in groupby(options.cases(), key=lambda c: (c.model, c.n_batch, c.kv_dtype, c.n_threads)):
+        for result in _run_group(list(group), options, progress):
+            results.append(result)
+            if on_result is not None:
+                on_result(result)
+    return results
+
+
+def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Progress | None) -> Iterator[BenchResult]:
+    """Cases that share a compiled model, whose KV cache is as large as the largest of them needs."""
+    from pyllm.gguf import open_gguf
+
+    first = cases[0]
+    n_seqs = max(c.n_parallel for c in cases)
+    capacities = ExecutionOptions(
+        n_pages=max(c.n_parallel * _pages_each(c) for c in cases),
+        page_size=_PAGE,
+        max_tokens=max(first.n_batch, n_seqs),
+        max_seqs=n_seqs,
+        max_rows=n_seqs,
+        kv_dtype=first.kv_dtype,
+        n_threads=first.n_threads or default_threads(),
+        progress=progress,
+    )
+    with open_gguf(find_model(first.model, progress)) as file:
+        architecture, executable = compile_model(file, max(c.n_positions for c in cases), capacities, options.backend)
+        try:
+            facts = _facts(file, options.backend)
+            for case in cases:
+                time.sleep(options.delay)
+                yield _measure(case, Workload(executable, architecture.n_vocab, case), facts, options)
+        finally:
+            executable.close()
+
+
+def _measure(case: BenchCase, work: Workload, facts: ModelFacts, options: BenchOptions) -> BenchResult:
+    began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    work.prompt(0, case.n_depth)
+    if options.warmup:
+        work.prompt(case.n_depth, case.n_prompt)
+        work.generate(case.n_depth + case.n_prompt, min(case.n_gen, 1))
+    samples = []
+    for _ in range(options.repetitions):
+        start = time.perf_counter_ns()
+        work.prompt(case.n_depth, case.n_prompt)
+        work.generate(case.n_depth + case.n_prompt, case.n_gen)
+        samples.append(time.perf_counter_ns() - start)
+    return BenchResult(case, facts, work.executable.options.n_threads, began, tuple(samples))
+
+
+@dataclass
+class Workload:
+    """Steps of random tokens over `case.n_parallel` sequences, each in pages of its own.
+
+    What lies in the pages before a measurement's first position stays there, so a depth is filled only once.
+    """
+
+    executable: Executable
+    n_vocab: int
+    case: BenchCase
+
+    def __post_init__(self) -> None:
+        self._batch = Batch(self.executable.options)
+        self._random = np.random.default_rng(0)
+        each = _pages_each(self.case)
+        self._pages = [np.arange(s * each, (s + 1) * each) for s in range(self.case.n_parallel)]
+
+    def prompt(self, position: int, n: int) -> None:
+        """Each sequence reads `n` tokens from `position` on; steps are filled up, sequence after sequence."""
+        room = len(self._batch.tokens)
+        self._batch.clear()
+        for pages in self._pages:
+            done = 0
+            while done < n:
+                chunk = min(n - done, room - self._batch.n_tokens)
+                done += chunk
+                self._batch.add(
+                    self._tokens(chunk), position + done - chunk, pages, want="last" if done == n else "none"
+                )
+                if self._batch.n_tokens == room:
+                    self._step()
+        if self._batch.n_tokens:
+            self._step()
+
+    def generate(self, position: int, n: int) -> None:
+        """Each sequence makes `n` tokens, one a step, with logits; the next token is random, not sampled."""
+        for i in range(n):
+            tokens = self._tokens(len(self._pages))
+            for s, pages in enumerate(self._pages):
+                self._batch.add(tokens[s : s + 1], position + i, pages)
+            self._step()
+
+    def _step(self) -> None:
+        self.executable.run(self._batch)
+        self._batch.clear()
+
+    def _tokens(self, n: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+        return self._random.integers(0, self.n_vocab, n, dtype=np.int32)
+
+
+def _pages_each(case: BenchCase) -> int:
+    return -(-case.n_positions // _PAGE)
+
+
+def _facts(file: GGUFFile, backend: str) -> ModelFacts:
+    from pyllm import __version__, backends
+
+    n_params = sum(t.n_elements for t in file.tensors.values())
+    probe = backends.get(backend).probe()
+    return ModelFacts(
+        filename=str(file.path),
+        type=_model_type(file.metadata, n_params),
+        size=sum(t.n_bytes for t in file.tensors.values()),
+        n_params=n_params,
+        backend=backend,
+        cpu_info=probe.device,
+        version=__version__,
+    )
+
+
+def _model_type(metadata: Mapping[str, Any], n_params: int) -> str:
+    """Architecture, size and quantization in llama.cpp's words: `qwen2 1.5B Q4_K - Medium`."""
+    from gguf import LlamaFileType
+
+    size = metadata.get("general.size_label") or (
+        f"{n_params / 1e9:.1f}B" if n_params >= 1e9 else f"{n_params / 1e6:.0f}M"
+    )
+    try:
+        name = LlamaFileType(int(metadata.get("general.file_type", -1))).name
+    except ValueError:
+        return f"{metadata.get('general.architecture', '?')} {size}"
+    name = name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    for letter, word in (("_S", "Small"), ("_M", "Medium"), ("_L", "Large")):
+        if name.endswith("_K" + letter):
+            name = f"{name.removesuffix(letter)} - {word}"
+    return f"{metadata.get('general.architecture', '?')} {size} {name}"
