@@ -1,0 +1,150 @@
+"""Opening GGUF files: one file, or all files of a split model, as metadata and tensors."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+
+from pyllm.errors import GGUFError
+from pyllm.gguf.header import Header, read_header
+from pyllm.gguf.mapped import MappedFile
+from pyllm.gguf.metadata import Metadata
+from pyllm.gguf.tensor import TensorInfo
+
+_PART_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
+    """Open a GGUF file; of a split model, the first part (`-00001-of-00003.gguf`), which opens all others.
+
+    Only the header is read. Raises GGUFError, which names the file, the offset and what was wrong.
+    """
+    return GGUFFile(Path(path))
+
+
+class GGUFFile:
+    """An open GGUF file (or a split model's files), mapped into memory.
+
+    `metadata` is that of the (first) file, `tensors` those of all parts in file order. After `close` both refuse,
+    but what was taken from them before stays valid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: list[MappedFile] = []
+        self._tensors: dict[str, TensorInfo] = {}
+        self._places: dict[str, tuple[MappedFile, int, int]] = {}
+        try:
+            header = self._add(path)
+            for i, part in enumerate(_other_parts(self._files[0], header), start=2):
+                self._add_part(part, i, header)
+            _check_total(self._files[0], header.metadata, len(self._tensors))
+        except BaseException:
+            self.close()
+            raise
+        self.version = header.version
+        self.alignment = header.alignment
+        self._metadata = header.metadata
+
+    @property
+    def metadata(self) -> Metadata:
+        """Keys and values. Raises ClosedError after `close`."""
+        self._files[0].check_open()
+        return self._metadata
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Tensors by name, in file order. Raises ClosedError after `close`."""
+        self._files[0].check_open()
+        return MappingProxyType(self._tensors)
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The files: one, or all parts of a split model."""
+        return tuple(f.path for f in self._files)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files together, in bytes."""
+        return sum(f.size for f in self._files)
+
+    def release(self, name: str) -> None:
+        """Give a tensor's mapped pages back to the system; they are read again if the data is used again.
+
+        Pages that the tensor shares with its neighbours are kept. Does nothing where the platform cannot.
+        """
+        file, start, stop = self._places[name]
+        file.advise(start, stop, "MADV_DONTNEED", inside=True)
+
+    def prefetch(self, name: str) -> None:
+        """Ask the system to read a tensor's pages ahead. Does nothing where the platform cannot."""
+        file, start, stop = self._places[name]
+        file.advise(start, stop, "MADV_WILLNEED", inside=False)
+
+    def close(self) -> None:
+        """Unmap the files (as soon as no tensor's data is used any more). Calling it again does nothing."""
+        self._tensors = {}
+        for file in self._files:
+            file.close()
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"GGUFFile({str(self.path)!r})"
+
+    def _add(self, path: Path) -> Header:
+        file = MappedFile(path)
+        self._files.append(file)
+        header = read_header(file)
+        for t in header.tensors:
+            if t.name in self._tensors:
+                raise file.error(header.data_start, f"tensor {t.name!r} is in an earlier part of the model, too")
+            data = file.bytes[t.start : t.start + t.n_bytes]
+            self._tensors[t.name] = TensorInfo(t.name, t.shape, t.type.name, data)
+            self._places[t.name] = file, t.start, t.start + t.n_bytes
+        return header
+
+    def _add_part(self, path: Path, i: int, first: Header) -> None:
+        metadata = self._add(path).metadata
+        no, count = metadata.get("split.no"), metadata.get("split.count")
+        if no != i - 1 or count != first.metadata["split.count"]:
+            raise GGUFError(f"{path} is not part {i} of this model: it has split.no {no} and split.count {count}")
+
+
+def _other_parts(file: MappedFile, header: Header) -> list[Path]:
+    """Paths of the other parts of a split model; none if the file is not split."""
+    metadata = header.metadata
+    count, no = metadata.get("split.count", 1), metadata.get("split.no", 0)
+    if not isinstance(count, int) or not isinstance(no, int):
+        raise GGUFError(f"{file.path}: split.count and split.no must be integers")
+    if count <= 1:
+        return []
+    match = _PART_NAME.fullmatch(file.path.name)
+    stem = match["stem"] if match else "NAME"
+    first = f"{stem}-00001-of-{count:05d}.gguf"
+    if no != 0:
+        raise GGUFError(f"{file.path} is part {no + 1} of {count} of a model; open the first, {first}")
+    if not match or file.path.name != first:
+        raise GGUFError(f"{file.path} is the first of {count} parts, which are found by name: call it {first}")
+    parts = []
+    for i in range(2, count + 1):
+        part = file.path.with_name(f"{stem}-{i:05d}-of-{count:05d}.gguf")
+        if not part.is_file():
+            raise GGUFError(f"{file.path} is the first of {count} parts, but {part.name} is not beside it")
+        parts.append(part)
+    return parts
+
+
+def _check_total(file: MappedFile, metadata: Metadata, n_tensors: int) -> None:
+    total = metadata.get("split.tensors.count", n_tensors)
+    if metadata.get("split.count", 1) > 1 and total != n_tensors:
+        raise GGUFError(
+            f"{file.path} and its other parts hold {n_tensors} tensors, not {total} as split.tensors.count says"
+        )
