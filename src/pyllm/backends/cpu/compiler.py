@@ -1,0 +1,232 @@
+"""Kernels: named here, written in `kernels/`, compiled once per processor, kept as object files, loaded by llvmlite.
+
+numba turns a kernel's Python into LLVM IR; from there on the object code is ours: optimized for the target, written to the
+cache folder, and in later runs loaded straight into memory. So a warm process never imports numba (0.3 s and
+100 MB), and a cold one compiles in worker processes, several kernels at a time, with nothing of the compiler left in its own memory.
+
+A kernel is `void(int64 args, int64 thread, int64 n_threads)`; `args` is the address of 8-byte slots (`Args`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding as llvm
+
+from pyllm import env
+from pyllm.backends.cpu.target import Target, host
+from pyllm.config import Progress
+from pyllm.errors import BackendError
+
+ENTRY = "pyllm_kernel"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Kernel:
+    """A kernel by name: function `name` of module `kernels/<module>.py`, called with `params`, returns its Python source."""
+
+    module: str
+    name: str
+    params: tuple[tuple[str, int | str], ...] = ()
+
+    @property
+    def symbol(self) -> str:
+        return "_".join([self.module, self.name, *(f"{k}{v}" for k, v in self.params)])
+
+
+def kernel(module: str, name: str, **params: int | str) -> Kernel:
+    """Name a kernel; nothing is imported or compiled."""
+    return Kernel(module, name, tuple(sorted(params.items())))
+
+
+class Library:
+    """Loaded kernels. Code lives until the process ends: addresses may be in use by running threads."""
+
+    def __init__(self) -> None:
+        self._addresses: dict[Kernel, int] = {}
+        self._engines: list[llvm.ExecutionEngine] = []
+
+    def load(self, kernels: Iterable[Kernel], progress: Progress | None = None) -> dict[Kernel, int]:
+        """Addresses of kernels, compiling those that no earlier run has compiled for this processor."""
+        wanted = list(dict.fromkeys(kernels))
+        new = [k for k in wanted if k not in self._addresses]
+        if new:
+            target, folder = host(), cache_folder(host())
+            missing = [k for k in new if not _object_path(folder, k).exists()]
+            if missing:
+                compile_missing(missing, target, folder, progress)
+            for k in new:
+                self._addresses[k] = self._add(target, _object_path(folder, k).read_bytes(), k)
+        return {k: self._addresses[k] for k in wanted}
+
+    def _add(self, target: Target, code: bytes, k: Kernel) -> int:
+        # One engine a kernel: each object has the same entry name, and a broken one spoils no other.
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(f'target triple = "{target.triple}"'), target.machine())
+        try:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+            engine.finalize_object()
+            address = engine.get_function_address(ENTRY)
+        except RuntimeError as e:
+            raise BackendError(f"compiled kernel {k.symbol} does not load ({e}); delete {cache_folder(target)}") from e
+        if not address:
+            raise BackendError(f"compiled kernel {k.symbol} is damaged; delete {cache_folder(target)}")
+        self._engines.append(engine)
+        return address
+
+
+LIBRARY = Library()
+
+
+@cache
+def cache_folder(target: Target) -> Path:
+    """Where this target's object files are: one folder per processor, compiler version and state of our sources."""
+    h = hashlib.sha256(repr((target, metadata.version("numba"), metadata.version("llvmlite"), sys.version_info[:2])).encode())
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("simd/*.py"), *here.glob("kernels/*.py"), here / "compiler.py", here / "target.py"]):
+        h.update(path.read_bytes())
+    return env.kernel_cache_dir() / f"{target.cpu}-{h.hexdigest()[:20]}"
+
+
+def _object_path(folder: Path, k: Kernel) -> Path:
+    # Symbols can be longer than file names may be.
+    return folder / f"{k.symbol[:80]}-{hashlib.sha256(k.symbol.encode()).hexdigest()[:12]}.o"
+
+
+def compile_missing(
+    kernels: Sequence[Kernel], target: Target, folder: Path, progress: Progress | None = None, n_workers: int | None = None
+) -> None:
+    """Compile kernels into `folder`, in as many processes as there are processors. Raises BackendError with what failed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise BackendError(f"cannot write compiled kernels to {folder} ({e}); set PYLLM_KERNEL_CACHE to a folder that can be written") from e
+    n = min(len(kernels), n_workers or max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)))
+    workers: list[tuple[subprocess.Popen[bytes], Any]] = []
+    path = os.pathsep.join(p for p in sys.path if p)
+    done_before = sum(_object_path(folder, k).exists() for k in kernels)
+    try:
+        for i in range(n):
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, with its process
+            job = json.dumps({"folder": str(folder), "kernels": [[k.module, k.name, dict(k.params)] for k in kernels[i::n]]})
+            p = subprocess.Popen(
+                [sys.executable, "-c", "from pyllm.backends.cpu.compiler import _worker; _worker()"],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "PYTHONPATH": path},
+            )  # fmt: skip
+            workers.append((p, errors))
+            assert p.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                p.stdin.write(job.encode())
+                p.stdin.close()
+        while any(p.poll() is None for p, _ in workers):
+            if progress:
+                done = sum(_object_path(folder, k).exists() for k in kernels) - done_before
+                progress("compiling kernels for this processor (first run only)", done / len(kernels))
+            time.sleep(0.05)
+        for p, errors in workers:
+            if p.returncode:
+                errors.seek(0)
+                text = errors.read().decode(errors="replace").strip()
+                raise BackendError(f"compiling a kernel failed: {text[-2000:] or f'exit status {p.returncode}'}")
+    finally:
+        for p, errors in workers:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+            errors.close()
+
+
+def _worker() -> None:
+    """A compiling process: reads its job from standard input, writes object files."""
+    job = json.load(sys.stdin)
+    target, folder = host(), Path(job["folder"])
+    for module, name, params in job["kernels"]:
+        k = kernel(module, name, **params)
+        path = _object_path(folder, k)
+        if path.exists():
+            continue
+        code = compile_object(k, target)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as f:
+            f.write(code)
+        os.replace(f.name, path)  # another process may have been quicker; both wrote the same
+
+
+def compile_object(k: Kernel, target: Target) -> bytes:
+    """Object code of one kernel for a target. Imports numba."""
+    return target.machine().emit_object(compile_module(k, target))
+
+
+def assembly(k: Kernel, target: Target) -> str:
+    """Assembly text of one kernel for a target, for people to read and for tests of targets that are not here."""
+    return target.machine().emit_assembly(compile_module(k, target))
+
+
+def compile_module(k: Kernel, target: Target) -> llvm.ModuleRef:
+    """Optimized LLVM module whose only visible function is the kernel."""
+    from pyllm.backends.cpu import simd
+
+    simd.set_target(target)
+    function = getattr(import_module(f"pyllm.backends.cpu.kernels.{k.module}"), k.name)(**dict(k.params))
+    text, name = _numba_ir(function)
+    module = llvm.parse_assembly(text)
+    # numba's own convention: a return slot, an exception slot, then the arguments. Kernels do not raise.
+    module.link_in(
+        llvm.parse_assembly(
+            f"""
+            declare i32 @"{name}"(ptr, ptr, i64, i64, i64)
+            define void @{ENTRY}(i64 %args, i64 %thread, i64 %n_threads) {{
+              %ret = alloca ptr
+              %exc = alloca ptr
+              %status = call i32 @"{name}"(ptr %ret, ptr %exc, i64 %args, i64 %thread, i64 %n_threads)
+              ret void
+            }}"""
+        )
+    )
+    for f in module.functions:
+        if not f.is_declaration and f.name != ENTRY:
+            f.linkage = llvm.Linkage.internal
+    for g in module.global_variables:
+        if not g.is_declaration:
+            g.linkage = llvm.Linkage.internal
+    module.triple = target.triple
+    machine = target.machine()
+    module.data_layout = str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.slp_vectorization = True
+    builder = llvm.create_pass_builder(machine, options)
+    passes = builder.getModulePassManager()
+    passes.run(module, builder)
+    module.verify()
+    return module
+
+
+def _numba_ir(function: Any) -> tuple[str, str]:
+    """LLVM IR of a Python kernel as numba types and lowers it, and the function's name there."""
+    from numba import types
+    from numba.core import compiler, registry
+    from numba.core.compiler import Flags
+
+    flags = Flags()
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.error_model = "numpy"
+    flags.nrt = False
+    descr = registry.cpu_target
+    descr.typing_context.refresh()
+    descr.target_context.refresh()
+    result = compiler.compile_extra(
+        descr.typing_context, descr.target_context, function, (types.int64,) * 3, types.none, flags, {}
+    )
+    return result.library.get_llvm_str(), result.fndesc.llvm_func_name
