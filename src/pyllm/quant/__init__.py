@@ -1,1 +1,1 @@
-""""""
+"""Quantized weights: the formats that GGUF files store them in."""

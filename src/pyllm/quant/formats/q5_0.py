@@ -1,0 +1,38 @@
+"""Q5_0: 32 weights in 22 bytes (5.5 bits). w = d * (q - 16), q of 5 bits.
+
+Layout: d float16, the scale; qh 4 bytes, bit i (of the little-endian uint32) the fifth bit of weight i;
+qs 16 bytes, the low four bits: byte i holds those of weight i below and of weight i + 16 above.
+Source: `block_q5_0` in ggml-common.h.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.quant.base import QuantFormat
+from pyllm.quant.bits import planes
+
+LAYOUT = np.dtype(
+    [
+        ("d", "<f2"),
+        ("qh", "u1", 4),
+        ("qs", "u1", 16),
+    ]
+)
+assert LAYOUT.itemsize == 22
+
+
+class Q5_0(QuantFormat):
+    name = "Q5_0"
+    ggml_type = 6
+    block_size = 32
+    layout = LAYOUT
+
+    def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
+        d = blocks["d"].astype(np.float32)[:, None]
+        high = np.unpackbits(blocks["qh"], axis=1, bitorder="little")
+        q = planes(blocks["qs"], 16, 4).reshape(-1, 32) | (high << np.uint8(4))
+        return d * (q.astype(np.int8) - np.int8(16)).astype(np.float32)
