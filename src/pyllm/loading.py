@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyllm import env
-from pyllm.errors import BackendError, ModelError
+from pyllm.errors import BackendError, ModelError, TokenizerError
 
 if TYPE_CHECKING:
     from pyllm.archs import Architecture
     from pyllm.backends.base import Executable
     from pyllm.config import ExecutionOptions, Progress
     from pyllm.gguf import GGUFFile
+    from pyllm.tokenizers import Tokenizer
+
+DEFAULT_N_CTX = 4096
 
 
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
@@ -42,6 +47,41 @@ def compile_model(
     if not probe.available:
         raise BackendError(f"Backend '{backend}' cannot be used here: {probe.reason}")
     return architecture, chosen.compile(architecture.program, file.tensors, options)
+
+
+class TokenizerLoader:
+    """Builds a file's tokenizer in a thread of its own, while the weights are packed."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._tokenizer: Tokenizer | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._build, args=(file,), name="pyllm-tokenizer", daemon=True)
+        self._thread.start()
+
+    def _build(self, file: GGUFFile) -> None:
+        try:
+            from pyllm import tokenizers
+
+            self._tokenizer = tokenizers.from_gguf(file.metadata)
+        except BaseException as error:
+            self._error = error
+
+    def get(self) -> tuple[Tokenizer | None, TokenizerError | None]:
+        """The tokenizer, or why there is none; anything else that went wrong is raised."""
+        self.wait()
+        if self._error is not None and not isinstance(self._error, TokenizerError):
+            raise self._error
+        return self._tokenizer, self._error
+
+    def wait(self) -> None:
+        """Until the thread no longer reads the file."""
+        self._thread.join()
+
+
+def default_n_ctx(metadata: Mapping[str, Any]) -> int:
+    """The length that the model was trained for, but at most `DEFAULT_N_CTX`: memory for the rest is seldom needed."""
+    trained = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
+    return min(int(trained), DEFAULT_N_CTX) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
 
 
 def default_threads() -> int:
