@@ -1,1 +1,40 @@
-""""""
+"""Tokenizers from GGUF metadata: `from_gguf(metadata) -> Tokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyllm.errors import TokenizerError
+from pyllm.tokenizers.base import StreamDecoder, Tokenizer
+from pyllm.tokenizers.vocab import Vocab
+
+__all__ = ["StreamDecoder", "Tokenizer", "from_gguf"]
+
+_IDS_ONLY = "the model can be used by token ids only"
+
+
+def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that a file's metadata describes (keys `tokenizer.ggml.*`).
+
+    Raises TokenizerError where there is no usable vocabulary: none at all, a kind that is not known, damaged lists.
+    """
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind in ("gpt2", "gemma4"):
+        from pyllm.tokenizers.bpe import BPETokenizer
+
+        return BPETokenizer(metadata, Vocab(metadata))
+    if kind == "llama":
+        from pyllm.tokenizers.spm import SPMTokenizer
+
+        return SPMTokenizer(metadata, Vocab(metadata, {"bos": 1, "eos": 2, "unknown": 0}))
+    if kind == "bert":
+        from pyllm.tokenizers.wpm import WPMTokenizer
+
+        return WPMTokenizer(metadata, Vocab(metadata, {"cls": 101, "unknown": 100, "seperator": 102, "padding": 0}))
+    if kind in (None, "", "none", "no_vocab", "test"):
+        raise TokenizerError(f"the file has no vocabulary (tokenizer.ggml.model is {kind!r}); {_IDS_ONLY}")
+    raise TokenizerError(
+        f"tokenizers of the kind {kind!r} (tokenizer.ggml.model) are not supported, only gpt2, gemma4, llama and bert; "
+        f"{_IDS_ONLY}"
+    )

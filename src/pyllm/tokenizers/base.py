@@ -1,0 +1,229 @@
+"""What all tokenizers share: special tokens, BOS and EOS, ids to text, streaming. A kind adds `_encode_words`."""
+
+from __future__ import annotations
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+
+from pyllm.errors import TokenizerError
+from pyllm.tokenizers.vocab import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
+
+_SPACE = "▁"
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back, as the model's GGUF metadata states it.
+
+    Safe to use from several threads. A text's lone surrogates, which no UTF-8 can hold, are read as U+FFFD.
+    """
+
+    def __init__(self, vocab: Vocab, *, add_bos: bool, add_eos: bool, space_prefix: bool = False) -> None:
+        self.vocab = vocab
+        self.bos_id = vocab.bos_id
+        self.eos_id = vocab.eos_id
+        self.stop_ids = vocab.stop_ids
+        self.add_bos = vocab.flag("add_bos_token", add_bos) and vocab.bos_id is not None
+        self.add_eos = vocab.flag("add_eos_token", add_eos) and vocab.eos_id is not None
+        self._space_prefix = space_prefix  # a space is put before text that begins or follows a special token
+        self._always = _Finder(vocab.user_ids, vocab.swallowing_ids)
+        self._specials = _Finder(vocab.special_ids | vocab.user_ids, vocab.swallowing_ids)
+        self._bytes: dict[int, bytes] = _Memo(self._find_bytes)
+        self._visible: dict[int, bytes] = _Memo(lambda i: b"" if self.is_special(i) else self.token_bytes(i))
+
+    @property
+    def n_vocab(self) -> int:
+        return len(self.vocab)
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`.
+
+        `add_special` adds BOS, EOS (or CLS and SEP) where the model wants them. With `parse_special` control tokens
+        written in the text ("<|im_end|>") become that token; without, they are plain text, so that text from outside
+        cannot steer a chat. User-defined tokens are found either way, as the vocabulary means them.
+        """
+        ids = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
+        self._encode_pieces(self.partition(text, parse_special), ids)
+        if add_special and self.add_eos and self.eos_id is not None:
+            ids.append(self.eos_id)
+        return ids
+
+    def partition(self, text: str, parse_special: bool = True) -> list[str | int]:
+        """Cut a text at its special tokens: their ids, and the pieces of plain text between them."""
+        if not text.isascii():
+            text = _valid(text)
+        return (self._specials if parse_special else self._always).cut(text)
+
+    def encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+        """Token ids of what `partition` returns; its plain pieces are not searched for special tokens again."""
+        ids: list[int] = []
+        self._encode_pieces(pieces, ids)
+        return ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD. Control tokens are left out unless asked for.
+
+        Where the vocabulary puts a space before a text, the one at its beginning is taken away again.
+        """
+        table = self._visible if skip_special else self._bytes
+        data = b"".join(map(table.__getitem__, _plain(ids)))
+        if self._space_prefix and data.startswith(b" "):
+            data = data[1:]
+        return data.decode("utf-8", "replace")
+
+    def stream(self, skip_special: bool = True, continues: bool = False) -> StreamDecoder:
+        """A decoder to push tokens into as they come. `continues`: they follow a text, so a first space belongs."""
+        return StreamDecoder(self, skip_special, strip=self._space_prefix and not continues)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; its name for a control token."""
+        return self._bytes[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """The same as text; bytes that are no character of their own become U+FFFD."""
+        return self._bytes[token_id].decode("utf-8", "replace")
+
+    def token_id(self, text: str) -> int | None:
+        """Id of the token stored as `text` ("<|im_end|>"), None if there is none."""
+        return self.vocab.find(text)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether a token is control or unknown: it steers the model and is no text."""
+        return self.vocab.types[self._check(token_id)] in (CONTROL, UNKNOWN)
+
+    def _check(self, token_id: int) -> int:
+        if not 0 <= token_id < len(self.vocab):
+            raise TokenizerError(f"token id {token_id} is outside the vocabulary of {len(self.vocab)} tokens")
+        return token_id
+
+    def _find_bytes(self, token_id: int) -> bytes:
+        kind = self.vocab.types[self._check(token_id)]
+        text = self.vocab.texts[token_id]
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED):
+            return _utf8(text)
+        if kind == UNUSED:
+            return b""
+        if kind == BYTE and (byte := _byte_value(text)) is not None:
+            return bytes([byte])
+        return self._text_bytes(text)
+
+    def _text_bytes(self, text: str) -> bytes:
+        return _utf8(text.replace(_SPACE, " "))
+
+    def _encode_pieces(self, pieces: Iterable[str | int], ids: list[int]) -> None:
+        after_special = True
+        for piece in pieces:
+            if isinstance(piece, int):
+                ids.append(piece)
+                after_special = True
+            elif piece:
+                if self._space_prefix and after_special:
+                    piece = " " + piece
+                self._encode_words(piece, ids)
+                after_special = False
+
+    @abstractmethod
+    def _encode_words(self, text: str, ids: list[int]) -> None:
+        """Append the token ids of plain, non-empty text to `ids`."""
+
+
+class StreamDecoder:
+    """Text of tokens as they come: a character is given when its last byte has come, never in parts.
+
+    What all calls return, joined, is `decode` of all tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, strip: bool = False) -> None:
+        self._table = tokenizer._visible if skip_special else tokenizer._bytes
+        self._strip = strip
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes, maybe none."""
+        data = self._table[token_id]
+        if self._strip and data:
+            self._strip = False
+            data = data.removeprefix(b" ")
+        return self._utf8.decode(data)
+
+    def flush(self) -> str:
+        """What is left: U+FFFD for a character that was never finished."""
+        return self._utf8.decode(b"", final=True)
+
+
+class _Memo(dict[int, bytes]):
+    """A table that works its entries out when they are first asked for."""
+
+    def __init__(self, find: object) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, key: int) -> bytes:
+        value: bytes = self._find(key)  # type: ignore[operator]
+        self[key] = value
+        return value
+
+
+class _Finder:
+    """Finds tokens written in a text: longer ones everywhere first, each from the left, as llama.cpp does."""
+
+    _N_PREFIX = 3
+
+    def __init__(self, ids: dict[str, int], swallowing: frozenset[int]) -> None:
+        self._ids = ids
+        self._swallowing = swallowing  # these take the blanks after them along
+        # Some vocabularies have thousands: most are ruled out together, by how they begin.
+        self._by_prefix: dict[str, list[str]] = {}
+        for text in ids:
+            if text:
+                self._by_prefix.setdefault(text[: self._N_PREFIX], []).append(text)
+
+    def cut(self, text: str) -> list[str | int]:
+        found = [t for prefix, ts in self._by_prefix.items() if prefix in text for t in ts if t in text]
+        found.sort(key=lambda t: (-len(_utf8(t)), self._ids[t]))
+        pieces: list[str | int] = [text] if text else []
+        for token in found:
+            pieces = list(self._cut_at(token, pieces))
+        return pieces
+
+    def _cut_at(self, token: str, pieces: list[str | int]) -> Iterator[str | int]:
+        token_id = self._ids[token]
+        for piece in pieces:
+            if isinstance(piece, int) or token not in piece:
+                yield piece
+                continue
+            first = True
+            for part in piece.split(token):
+                if not first:
+                    yield token_id
+                    part = part.lstrip(" \t\n\v\f\r") if token_id in self._swallowing else part
+                if part:
+                    yield part
+                first = False
+
+
+def _plain(ids: Iterable[int]) -> Iterable[int]:
+    tolist = getattr(ids, "tolist", None)
+    return tolist() if tolist is not None else ids
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _byte_value(text: str) -> int | None:
+    """Value of a byte token, written `<0x0A>`."""
+    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+        try:
+            return int(text[3:5], 16)
+        except ValueError:
+            return None
+    return None

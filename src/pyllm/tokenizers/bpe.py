@@ -1,0 +1,180 @@
+"""Byte-level BPE (GPT-2, Llama 3, Qwen, …): text is cut into words, a word's bytes are merged by rank.
+
+Words are few and come again, so that ids are kept by word; what is left is cutting text, a regular expression.
+Two mergers give the same: one of dictionaries, ready at once, and the `tokenizers` library's, which takes 0.1 s to
+build for a large vocabulary and is ten times faster: it is built when there is much to merge.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from itertools import chain, pairwise
+from typing import Any
+
+from pyllm.tokenizers import pretokenizers
+from pyllm.tokenizers.base import Tokenizer
+from pyllm.tokenizers.vocab import Vocab, string_list
+
+_MAX_KEPT = 1 << 17  # words whose ids are kept
+_MAX_KEPT_LENGTH = 64  # characters of a word worth keeping
+_LIBRARY_FROM = 300_000  # characters merged before building the library pays: far more than a large text has new
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's way to write bytes as visible characters: visible Latin-1 is itself, the rest U+0100 on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [b for b in range(256) if b not in visible]
+    return {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
+
+
+_TO_CHAR = _byte_alphabet()
+_LATIN_TO_CHAR = {b: c for b, c in _TO_CHAR.items() if chr(b) != c}
+_TO_BYTE = {c: b for b, c in _TO_CHAR.items()}
+
+
+class BPETokenizer(Tokenizer):
+    """`tokenizer.ggml.model` = "gpt2" or "gemma4".
+
+    Raises TokenizerError without merges, or for a pre-tokenizer that is not known; a missing name means "default",
+    with a warning, as in llama.cpp.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], vocab: Vocab) -> None:
+        name = "gemma4" if metadata.get("tokenizer.ggml.model") == "gemma4" else metadata.get("tokenizer.ggml.pre")
+        if not name:
+            logging.getLogger("pyllm").warning(
+                "the file names no pre-tokenizer (tokenizer.ggml.pre); answers may be worse than the model's best"
+            )
+        pre = pretokenizers.get(str(name or "default"))
+        super().__init__(vocab, add_bos=pre.add_bos, add_eos=False)
+        if name == "gemma4":
+            self.add_bos = self.bos_id is not None  # files of the first weeks say no, and are wrong
+        self._byte_level = pre.byte_level
+        self._ignore_merges = pre.ignore_merges
+        self._merges = string_list(metadata, "tokenizer.ggml.merges")
+        self._ranks = dict(zip(self._merges, range(len(self._merges)), strict=True))
+        if len(self._ranks) < len(self._merges):  # of two equal merges the first counts
+            n = len(self._merges)
+            self._ranks = dict(zip(reversed(self._merges), range(n - 1, -1, -1), strict=True))
+        self._split = pretokenizers.splitter(pre)
+        self._kept: dict[str, tuple[int, ...]] = {}
+        self._n_merged = 0
+        self._lock = threading.Lock()
+        self._library: Callable[[str], tuple[int, ...]] | None = None
+        self._library_tried = not pre.byte_level
+
+    def _encode_words(self, text: str, ids: list[int]) -> None:
+        words = self._split(text if self._byte_level else text.replace(" ", "▁"))
+        kept = self._kept
+        new = set(words).difference(kept)
+        if new:
+            if len(kept) + len(new) > _MAX_KEPT:
+                kept = self._kept = {}
+                new = set(words)
+            fresh = {word: self._encode_word(word) for word in new}
+            kept.update((w, i) for w, i in fresh.items() if len(w) <= _MAX_KEPT_LENGTH)
+            get = (kept | fresh).__getitem__ if len(words) > len(new) else fresh.__getitem__
+        else:
+            get = kept.__getitem__
+        ids.extend(chain.from_iterable(map(get, words)))
+
+    def _encode_word(self, word: str) -> tuple[int, ...]:
+        if self._byte_level:
+            word = word.encode().decode("latin-1").translate(_LATIN_TO_CHAR)
+        if self._ignore_merges or (not self._byte_level and word.strip("\n") == ""):
+            token = self.vocab.ids.get(word)
+            if token is not None:
+                return (token,)
+        self._n_merged += len(word)
+        if self._n_merged > _LIBRARY_FROM and not self._library_tried:
+            self._build_library()
+        return self._library(word) if self._library else self._tokens(merge(word, self._ranks))
+
+    def _tokens(self, symbols: list[str]) -> tuple[int, ...]:
+        """Ids of merged symbols; one that is no token is written in bytes; what has no byte token is dropped."""
+        ids = self.vocab.ids
+        out: list[int] = []
+        for symbol in symbols:
+            token = ids.get(symbol)
+            if token is not None:
+                out.append(token)
+            else:
+                parts = symbol if self._byte_level else [f"<0x{b:02X}>" for b in symbol.encode()]
+                out.extend(i for part in parts if (i := ids.get(part)) is not None)
+        return tuple(out)
+
+    def _build_library(self) -> None:
+        """Build the library's merger, once; it is left out where it would not give the same."""
+        with self._lock:
+            if self._library_tried:
+                return
+            self._library_tried = True
+            ids = self.vocab.ids
+            pairs = [(a, b) for a, _, b in (merge.partition(" ") for merge in self._ranks)]
+            if self.vocab.special_ids.keys() & _TO_BYTE.keys() or not _TO_BYTE.keys() <= ids.keys():
+                return
+            if not all(a in ids and b in ids and a + b in ids for a, b in pairs):
+                return
+            try:
+                from tokenizers.models import BPE
+            except ImportError:
+                return
+            model = BPE(ids, pairs, cache_capacity=0)
+            self._library = lambda word: tuple([token.id for token in model.tokenize(word)])
+
+    def _text_bytes(self, text: str) -> bytes:
+        if not self._byte_level:
+            return super()._text_bytes(text)
+        try:
+            return bytes([_TO_BYTE[c] for c in text])
+        except KeyError:  # no byte-level text; such tokens stand for themselves
+            return text.encode("utf-8", "surrogateescape")
+
+
+def merge(word: str, ranks: Mapping[str, int]) -> list[str]:
+    """Merge a word's characters by rank, lowest first, of equal ranks the leftmost; the symbols that remain.
+
+    `ranks` maps "left right" to a rank. n log n in the word's length.
+    """
+    symbols: list[str] = list(word)
+    n = len(symbols)
+    if n > 24:
+        return _merge_long(symbols, ranks)
+    while n > 1:
+        pairs = [ranks.get(f"{symbols[i]} {symbols[i + 1]}", -1) for i in range(n - 1)]
+        best = min((rank for rank in pairs if rank >= 0), default=-1)
+        if best < 0:
+            break
+        i = pairs.index(best)
+        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+        n -= 1
+    return symbols
+
+
+def _merge_long(symbols: list[str], ranks: Mapping[str, int]) -> list[str]:
+    """The same with a heap and a linked list, for words of many characters."""
+    n = len(symbols)
+    before, after = list(range(-1, n - 1)), [*range(1, n), -1]
+    heap = [
+        (rank, i, a, b) for i, (a, b) in enumerate(pairwise(symbols)) if (rank := ranks.get(f"{a} {b}")) is not None
+    ]
+    heapq.heapify(heap)
+    while heap:
+        _, i, a, b = heapq.heappop(heap)
+        j = after[i]
+        if j < 0 or symbols[i] != a or symbols[j] != b:
+            continue  # one of the two was merged meanwhile
+        symbols[i], symbols[j] = a + b, ""
+        after[i] = k = after[j]
+        if k >= 0:
+            before[k] = i
+        for left, right in ((before[i], i), (i, k)):
+            if left >= 0 and right >= 0:
+                pair = (symbols[left], symbols[right])
+                rank = ranks.get(f"{pair[0]} {pair[1]}")
+                if rank is not None:
+                    heapq.heappush(heap, (rank, left, *pair))
+    return [symbol for symbol in symbols if symbol]

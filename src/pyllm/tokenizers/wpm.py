@@ -1,0 +1,83 @@
+"""WordPiece (BERT): words in lower case without accents, each covered from the left by the longest tokens."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pyllm.tokenizers.base import _SPACE, Tokenizer
+from pyllm.tokenizers.vocab import Vocab
+
+# CJK ideographs, each a word of its own; 0x2B920 is a slip in the library that trained models were tokenized with.
+_IDEOGRAPHS = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
+    (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+class WPMTokenizer(Tokenizer):
+    """`tokenizer.ggml.model` = "bert". Tokens that begin a word are stored with "▁" before them."""
+
+    def __init__(self, metadata: Mapping[str, Any], vocab: Vocab) -> None:
+        vocab.bos_id = vocab.role("cls") if vocab.role("bos") is None else vocab.bos_id
+        super().__init__(vocab, add_bos=True, add_eos=False)
+        self._space_prefix = False
+        self._lowercase = vocab.flag("normalizer.lowercase", True)
+        self._strip_accents = vocab.flag("normalizer.strip_accents", self._lowercase)
+        self._lengths = sorted({len(text) for text in vocab.ids if text}, reverse=True)
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """As `Tokenizer.encode`; the special tokens are CLS before and SEP after."""
+        ids = super().encode(text, add_special, parse_special)
+        if add_special and self.vocab.sep_id is not None:
+            ids.append(self.vocab.sep_id)
+        return ids
+
+    def decode(self, ids: Any, skip_special: bool = True) -> str:
+        """As `Tokenizer.decode`: what is left of the text in lower case, one space between words."""
+        return super().decode(ids, skip_special).removeprefix(" ")
+
+    def _encode_words(self, text: str, ids: list[int]) -> None:
+        for word in self._normalized(text):
+            ids.extend(self._cover(_SPACE + word))
+
+    def _cover(self, word: str) -> list[int]:
+        find, n, start = self.vocab.ids.get, len(word), 0
+        out: list[int] = []
+        while start < n:
+            for length in self._lengths:
+                token = find(word[start : start + length]) if start + length <= n else None
+                if token is not None:
+                    out.append(token)
+                    start += length
+                    break
+            else:
+                return [] if self.vocab.unk_id is None else [self.vocab.unk_id]
+        return out
+
+    def _normalized(self, text: str) -> Iterator[str]:
+        if self._strip_accents:
+            text = unicodedata.normalize("NFD", text)
+        word: list[str] = []
+        for char in text:
+            kind = unicodedata.category(char)
+            if char.isspace() or kind[0] == "Z":
+                if word:
+                    yield "".join(word)
+                    word = []
+            elif char in "\0\ufffd" or kind[0] == "C" or (self._strip_accents and kind == "Mn"):
+                continue
+            elif kind[0] == "P" or (char < "\x7f" and kind[0] == "S") or _is_ideograph(ord(char)):
+                if word:
+                    yield "".join(word)
+                    word = []
+                yield char
+            else:
+                word.append(char.lower() if self._lowercase else char)
+        if word:
+            yield "".join(word)
+
+
+def _is_ideograph(code: int) -> bool:
+    return code >= 0x3400 and any(first <= code <= last for first, last in _IDEOGRAPHS)
