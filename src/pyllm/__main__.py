@@ -1,0 +1,5 @@
+"""`python -m pyllm` is `pyllm`."""
+
+from pyllm.cli import main
+
+main()

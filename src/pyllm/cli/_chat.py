@@ -1,0 +1,157 @@
+"""A conversation: its history, what is done with it, and the commands that begin with a slash."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyllm.cli._output import describe, note, size, speeds, write
+from pyllm.errors import ClosedError, PyllmError, RequestError
+
+if TYPE_CHECKING:
+    from pyllm.llm import LLM
+    from pyllm.results import Completion
+
+
+class Conversation:
+    """Messages so far, and the model that answers them."""
+
+    def __init__(self, llm: LLM, request: Mapping[str, Any], system: str | None) -> None:
+        self._llm = llm
+        self._request = dict(request)
+        self._system = system
+        self._messages: list[dict[str, str]] = []
+        self._last: Completion | None = None
+        self._commands: dict[str, Callable[[str], None]] = {
+            "help": self._help,
+            "system": self._set_system,
+            "clear": self._clear,
+            "regen": self._regenerate,
+            "save": self._save,
+            "load": self._load,
+            "stats": self._stats,
+        }
+
+    def greet(self) -> None:
+        name = self._llm.metadata.get("general.name") or self._llm.path.stem
+        write(f"{name}, {self._llm.n_ctx} tokens of context. /help shows the commands, /exit leaves.\n")
+
+    def hold(self, lines: Iterator[str]) -> None:
+        """Answer line after line, until there are no more or /exit is one."""
+        for line in lines:
+            text = line.strip()
+            if text in ("/exit", "/quit", "/bye"):
+                return
+            try:
+                if text.startswith("/") and not text.startswith("//"):
+                    self._command(text)
+                elif text:
+                    self._ask(text.removeprefix("/") if text.startswith("//") else line)
+            except ClosedError:
+                raise
+            except (PyllmError, OSError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                note(f"error: {describe(error)}")
+
+    def _command(self, text: str) -> None:
+        name, _, argument = text[1:].partition(" ")
+        if name not in self._commands:
+            raise RequestError(f"there is no /{name}; /help shows what there is, // begins a message with a slash")
+        self._commands[name](argument.strip())
+
+    def _ask(self, text: str) -> None:
+        self._messages.append({"role": "user", "content": text})
+        try:
+            self._answer()
+        except BaseException:
+            self._messages.pop()
+            raise
+
+    def _answer(self) -> None:
+        """Stream an answer to the last message. Ctrl-C ends it early; what was said stays said."""
+        stream = self._llm.chat(self._with_system(), stream=True, **self._request)
+        last = ""
+        try:
+            for piece in stream:
+                write(piece)
+                last = piece or last
+        except KeyboardInterrupt:
+            stream.close()
+        finally:
+            if not last.endswith("\n"):
+                write("\n")
+        self._last = stream.result
+        self._messages.append(self._last.message)
+        if self._last.finish_reason == "length" and sys.stdout.isatty():
+            note("(cut off: the limit of tokens or of the context was reached)")
+
+    def _with_system(self) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self._system}] if self._system else []
+        return system + self._messages
+
+    def _help(self, _: str) -> None:
+        write(
+            "/system [TEXT]  show or set what the model is told first; '-' takes it back\n"
+            "/clear          forget the conversation\n"
+            "/regen          answer the last message again\n"
+            "/save FILE      write the conversation to a JSON file\n"
+            "/load FILE      read one\n"
+            "/stats          tokens, speed and memory\n"
+            "/exit           leave (so does Ctrl-D)\n"
+            'Several lines: begin and end with """, or press Alt-Enter for a new line. Ctrl-C stops an answer.\n'
+        )
+
+    def _set_system(self, text: str) -> None:
+        if text:
+            self._system = None if text == "-" else text
+        write(f"system: {self._system}\n" if self._system else "There is no system message of yours.\n")
+
+    def _clear(self, _: str) -> None:
+        self._messages.clear()
+        write("The conversation is forgotten.\n")
+
+    def _regenerate(self, _: str) -> None:
+        if not self._messages:
+            raise RequestError("there is no message to answer yet")
+        answer = self._messages.pop()
+        try:
+            self._answer()
+        except BaseException:
+            self._messages.append(answer)
+            raise
+
+    def _save(self, file: str) -> None:
+        if not file:
+            raise RequestError("/save needs the name of a file")
+        path = Path(file).expanduser()
+        content = {"model": self._llm.path.name, "system": self._system, "messages": self._messages}
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write(f"{len(self._messages)} messages are in {path}.\n")
+
+    def _load(self, file: str) -> None:
+        if not file:
+            raise RequestError("/load needs the name of a file")
+        try:
+            content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+            messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in content["messages"]]
+            system = content.get("system")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RequestError(f"{file} is not a conversation that /save wrote: {error!r}") from error
+        roles = [m["role"] for m in messages]
+        if roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(roles) % 2:
+            raise RequestError(f"{file} is not a conversation that /save wrote: user and assistant must take turns")
+        self._messages = messages
+        self._system = None if system is None else str(system)
+        write(f"{len(messages)} messages are loaded.\n")
+
+    def _stats(self, _: str) -> None:
+        if self._last is not None:
+            usage = self._last.usage
+            write(f"last answer: {speeds(usage)}\n")
+            write(f"context: {usage.n_prompt + usage.n_generated} of {self._llm.n_ctx} tokens\n")
+        held = ", ".join(f"{name} {size(n)}" for name, n in self._llm.memory().items())
+        write(f"memory: {held}; threads: {self._llm.n_threads}\n")

@@ -1,0 +1,72 @@
+"""Writing text: plain where it is piped, without what could command a terminal where it is one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyllm.results import Usage
+
+# Control characters of a model's or a file's text could move the cursor, rename the window or type commands: on a
+# terminal they are shown as pictures. Tab and line feed stay; so does nothing of C1 (ESC [ in one byte) and DEL.
+_NEUTRAL = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
+_NEUTRAL |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def neutralize(text: str) -> str:
+    """The text with control characters replaced by visible ones."""
+    return text.translate(_NEUTRAL)
+
+
+def write(text: str) -> None:
+    """Write to standard output at once; neutralized on a terminal, unchanged elsewhere."""
+    sys.stdout.write(neutralize(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A line for the reader, on standard error."""
+    print(neutralize(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+
+def table(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
+    """Rows in aligned columns, two spaces apart; the columns in `right` are aligned to the right."""
+    rows = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    right = set(right)
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in words: `93.8 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:.2f} GiB"
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line."""
+    if hasattr(error, "format_message"):
+        text = error.format_message()
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    else:
+        text = str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+    return neutralize(" ".join(text.split()))
+
+
+def speeds(usage: Usage) -> str:
+    """Tokens and speeds of a generation, in one line."""
+    cached = f" ({usage.n_cached} cached)" if usage.n_cached else ""
+    return (
+        f"prompt {usage.n_prompt} tokens{cached}, {usage.prompt_rate:.1f}/s; "
+        f"answer {usage.n_generated} tokens, {usage.rate:.1f}/s; first token after {usage.prompt_seconds:.2f} s"
+    )

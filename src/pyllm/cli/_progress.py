@@ -1,0 +1,83 @@
+"""What takes a while, on a terminal's standard error: a bar that appears only if there is something to wait for."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import TracebackType
+from typing import Any
+
+from pyllm.config import Progress
+
+_PATIENCE = 0.4
+"""Seconds that pass silently."""
+
+
+class Display:
+    """Context manager whose `progress` is a `pyllm.config.Progress`, or None where nobody looks.
+
+    The bar is drawn by a thread: compiling reports once, and then nothing for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._text, self._share = "", 0.0
+        self._bar: Any = None
+        self._task: Any = None
+        self._timer: threading.Timer | None = None
+        self._closed = False
+
+    @property
+    def progress(self) -> Progress | None:
+        return self._report if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        with self._lock:
+            self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+
+    def _report(self, text: str, share: float) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            new = text != self._text
+            self._text, self._share = text, share
+            if self._bar is not None:
+                if new:
+                    self._bar.reset(self._task, description=text)
+                self._bar.update(self._task, completed=share)
+            elif self._timer is None:
+                self._timer = threading.Timer(_PATIENCE, self._start)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        with self._lock:
+            if self._closed:
+                return
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(self._text, total=1.0, completed=self._share)
+            self._bar.start()

@@ -1,0 +1,86 @@
+"""`pyllm bench`: speed, with llama-bench's flags and fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*2."
+
+
+@click.command("bench", short_help="Measure speed, as llama-bench does.")
+@click.option("-m", "--model", "models", multiple=True, metavar="MODEL", help="May be repeated, and hold commas.")
+@click.option("-p", "--n-prompt", multiple=True, metavar="N", help=f"Tokens of prompt [default: 512]. {_LIST}")
+@click.option("-n", "--n-gen", multiple=True, metavar="N", help="Tokens to generate [default: 128].")
+@click.option("-pg", "pg", multiple=True, metavar="PP,TG", help="Both, one after the other; may be repeated.")
+@click.option("-d", "--n-depth", multiple=True, metavar="N", help="Tokens in the context before [default: 0].")
+@click.option("-npl", "--n-parallel", multiple=True, metavar="N", help="Sequences side by side [default: 1].")
+@click.option("-t", "--threads", multiple=True, metavar="N", help="Threads [default: physical cores].")
+@click.option("-b", "--batch-size", multiple=True, metavar="N", help="Most tokens of one step [default: 512].")
+@click.option("-ctk", "--cache-type", multiple=True, metavar="TYPE", help="Cache format: f16 or f32 [default: f16].")
+@click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Samples of each.")
+@click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="How to report.")
+@click.option("--backend", default="cpu", show_default=True, help="What computes.")
+@click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds of rest before each test.")
+@click.option("--no-warmup", is_flag=True, help="Measure at once.")
+def command(
+    models: tuple[str, ...],
+    n_prompt: tuple[str, ...],
+    n_gen: tuple[str, ...],
+    pg: tuple[str, ...],
+    n_depth: tuple[str, ...],
+    n_parallel: tuple[str, ...],
+    threads: tuple[str, ...],
+    batch_size: tuple[str, ...],
+    cache_type: tuple[str, ...],
+    repetitions: int,
+    output: str,
+    backend: str,
+    delay: float,
+    no_warmup: bool,
+) -> None:
+    """Measure how many tokens per second a model reads (pp) and writes (tg).
+
+    Lists and ranges are crossed. Tokens are random; nothing is tokenized or sampled.
+    """
+    from pyllm.bench import FORMATS, BenchOptions, main_run, parse_pairs
+    from pyllm.bench.options import as_kv_dtype
+    from pyllm.cli._output import write
+    from pyllm.cli._progress import Display
+    from pyllm.errors import RequestError
+    from pyllm.hub import default_name
+
+    if output not in FORMATS:
+        raise click.UsageError(f"-o {output}: there are {', '.join(FORMATS)}.")
+    try:
+        chosen = BenchOptions(
+            models=_models(models) or (default_name(),),
+            n_prompt=_ints(n_prompt, (512,)),
+            n_gen=_ints(n_gen, (128,)),
+            pg=tuple(pair for text in pg for pair in parse_pairs(text)),
+            n_depth=_ints(n_depth, (0,)),
+            n_parallel=_ints(n_parallel, (1,)),
+            n_threads=_ints(threads, ()),
+            n_batch=_ints(batch_size, (512,)),
+            kv_dtype=tuple(as_kv_dtype(word) for text in cache_type for word in text.split(",")) or ("f16",),
+            backend=backend,
+            repetitions=repetitions,
+            warmup=not no_warmup,
+            delay=delay,
+        )
+    except RequestError as error:
+        raise click.UsageError(str(error)) from error
+    with Display() as display:
+        main_run(chosen, output, lambda line: write(line + "\n"), display.progress)
+
+
+def _models(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Models named; a comma separates two, unless it belongs to a file's name."""
+    return tuple(m for value in values for m in ([value] if Path(value).exists() else value.split(",")))
+
+
+def _ints(values: tuple[str, ...], default: tuple[int, ...]) -> tuple[int, ...]:
+    from pyllm.bench import parse_ints
+
+    return tuple(n for text in values for n in parse_ints(text)) or default

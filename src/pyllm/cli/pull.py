@@ -1,0 +1,21 @@
+"""`pyllm pull`: fetch models, or check those that are here."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("pull", short_help="Fetch a model and check it.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+def command(models: tuple[str, ...]) -> None:
+    """Fetch MODEL (default: the catalog's first choice) and print where it lies.
+
+    A model that is here already is checked against its SHA-256. An interrupted download continues.
+    """
+    from pyllm import hub
+    from pyllm.cli._progress import Display
+
+    for model in models or (hub.default_name(),):
+        with Display() as display:
+            path = hub.pull(model, display.progress)
+        click.echo(path)

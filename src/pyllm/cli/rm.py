@@ -1,0 +1,16 @@
+"""`pyllm rm`: delete fetched models."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("rm", short_help="Delete a fetched model.")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+def command(models: tuple[str, ...]) -> None:
+    """Delete MODEL from the folder of models, unfinished downloads included."""
+    from pyllm import hub
+
+    for model in models:
+        for path in hub.remove(model):
+            click.echo(f"removed {path}")

@@ -1,0 +1,129 @@
+"""`pyllm show`: what is inside a model file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pyllm.gguf import GGUFFile, TensorInfo
+
+_WIDTH = 60
+"""Characters of a value that are shown; --key shows all."""
+
+
+@click.command("show", short_help="Show what is inside a model file.")
+@click.argument("model", required=False)
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--key", metavar="KEY", help="Print this metadata value alone, in full.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: metadata and tensors.")
+def command(model: str | None, tensors: bool, key: str | None, as_json: bool) -> None:
+    """Show MODEL's metadata, and its tensors by format."""
+    from pyllm import hub, open_gguf
+    from pyllm.cli._output import write
+    from pyllm.cli._progress import Display
+
+    with Display() as display:
+        path = hub.resolve(model or hub.default_name(), display.progress)
+    with open_gguf(path) as file:
+        if key is not None:
+            if key not in file.metadata:
+                raise click.ClickException(f"{path} has no metadata key {key!r}")
+            value = _plain(file.metadata[key])
+            write((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) + "\n")
+        elif as_json:
+            write(json.dumps(_as_dict(file), ensure_ascii=False) + "\n")
+        else:
+            write(_report(file, tensors))
+
+
+def _report(file: GGUFFile, each: bool) -> str:
+    from pyllm.cli._output import size, table
+
+    found = list(file.tensors.values())
+    n_bytes = sum(t.n_bytes for t in found)
+    n_parameters = sum(t.n_elements for t in found)
+    lines = [f"{file.path}\n"]
+    lines += [
+        f"GGUF version {file.version}, {len(found)} tensors, {_count(n_parameters)} parameters, {size(n_bytes)}\n\n"
+    ]
+    lines += [table([(key, _type(v), _short(v)) for key, v in file.metadata.items()]), "\n"]
+    if each:
+        rows = [("TENSOR", "SHAPE", "FORMAT", "SIZE")]
+        rows += [(t.name, " x ".join(map(str, t.shape)), t.format, size(t.n_bytes)) for t in found]
+        lines += [table(rows, right=(3,)), "\n"]
+    formats = [("FORMAT", "TENSORS", "PARAMETERS", "SIZE", "SHARE")]
+    for name, group in _by_format(file.tensors).items():
+        bytes_of = sum(t.n_bytes for t in group)
+        formats.append(
+            (
+                name,
+                str(len(group)),
+                _count(sum(t.n_elements for t in group)),
+                size(bytes_of),
+                f"{100 * bytes_of / max(1, n_bytes):.1f} %",
+            )
+        )
+    return "".join(lines) + table(formats, right=(1, 2, 3, 4))
+
+
+def _by_format(tensors: Mapping[str, TensorInfo]) -> dict[str, list[TensorInfo]]:
+    """Tensors by format, the format with the most bytes first."""
+    groups: dict[str, list[TensorInfo]] = {}
+    for tensor in tensors.values():
+        groups.setdefault(tensor.format, []).append(tensor)
+    return dict(sorted(groups.items(), key=lambda item: -sum(t.n_bytes for t in item[1])))
+
+
+def _as_dict(file: GGUFFile) -> dict[str, Any]:
+    return {
+        "path": str(file.path),
+        "version": file.version,
+        "alignment": file.alignment,
+        "metadata": {key: _plain(value) for key, value in file.metadata.items()},
+        "tensors": [
+            {"name": t.name, "shape": list(t.shape), "format": t.format, "bytes": t.n_bytes}
+            for t in file.tensors.values()
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A metadata value as JSON has it; what JSON lacks (inf, nan) becomes text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    return value
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, list):
+        return "str[]"
+    if hasattr(value, "dtype"):
+        return f"{value.dtype}[]"
+    return type(value).__name__
+
+
+def _short(value: Any) -> str:
+    """A value in one line, cut where it is long."""
+    if hasattr(value, "__len__") and not isinstance(value, str):
+        head = json.dumps(_plain(value[:5]), ensure_ascii=False)[1:-1]
+        text = f"{len(value)} values: {head}"
+    else:
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _scalar(value)
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+def _scalar(value: Any) -> str:
+    """A float32 as it was meant (1e-05), not as the float64 that it has become."""
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def _count(n: int) -> str:
+    return f"{n / 1e9:.2f} B" if n >= 10**9 else f"{n / 1e6:.1f} M" if n >= 10**6 else str(n)

@@ -1,0 +1,75 @@
+"""`pyllm tokenize`: text to tokens, and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from pyllm.cli import _options
+
+if TYPE_CHECKING:
+    from pyllm.tokenizers import Tokenizer
+
+
+@click.command("tokenize", short_help="Show a text's tokens.")
+@click.argument("text", nargs=-1)
+@_options.model_option
+@click.option("-p", "--prompt", metavar="TEXT", help="The text, in place of TEXT.")
+@click.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input.")
+@click.option("--ids", is_flag=True, help="Print the ids alone, as a JSON array in one line.")
+@click.option("--count", is_flag=True, help="Print the number of tokens alone.")
+@click.option("--decode", is_flag=True, help="The text is ids; print what they stand for.")
+@click.option("--no-special", is_flag=True, help="Add no BOS or EOS token.")
+@click.option("--parse-special", is_flag=True, help="Text such as <|im_start|> means that token.")
+def command(
+    text: tuple[str, ...],
+    model: str | None,
+    prompt: str | None,
+    file: str | None,
+    ids: bool,
+    count: bool,
+    decode: bool,
+    no_special: bool,
+    parse_special: bool,
+) -> None:
+    """Print the tokens of TEXT (or of standard input), one a line: its id, and its text in quotes."""
+    import pyllm
+    from pyllm import hub
+    from pyllm.cli._output import write
+
+    if bool(text) + (prompt is not None) + (file is not None) > 1:
+        raise click.UsageError("Give the text as TEXT, with -p or with -f: one of them.")
+    if file is not None or (not text and prompt is None):
+        if file is None and sys.stdin.isatty():
+            raise click.UsageError("There is no text.")
+        content = _options.read_text(file or "-")
+    else:
+        content = _options.text_option(prompt if prompt is not None else " ".join(text))
+    tokenizer = pyllm.load_tokenizer(model or hub.default_name())
+    if decode:
+        write(tokenizer.decode(_parse_ids(content, tokenizer), skip_special=False) + "\n")
+        return
+    tokens = tokenizer.encode(content, add_special=not no_special, parse_special=parse_special)
+    if count:
+        write(f"{len(tokens)}\n")
+    elif ids:
+        write(json.dumps(tokens) + "\n")
+    else:
+        write("".join(f"{t:>7}  {json.dumps(_shown(tokenizer, t), ensure_ascii=False)}\n" for t in tokens))
+
+
+def _shown(tokenizer: Tokenizer, token: int) -> str:
+    return tokenizer.token_bytes(token).decode("utf-8", "replace") or tokenizer.token_text(token)
+
+
+def _parse_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    try:
+        ids = [int(word) for word in text.replace(",", " ").strip().strip("[]").split()]
+    except ValueError:
+        raise click.UsageError("--decode wants ids: numbers, separated by spaces or commas.") from None
+    if bad := [i for i in ids if not 0 <= i < tokenizer.n_vocab]:
+        raise click.UsageError(f"{bad[0]} is not an id: they go from 0 to {tokenizer.n_vocab - 1}.")
+    return ids
