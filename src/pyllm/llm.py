@@ -65,9 +65,9 @@ def load(
     from pyllm.gguf import open_gguf
 
     if min(max_seqs, n_batch, n_ctx or 1, n_threads or 1, n_kv or 1) < 1:
-        raise RequestError("n_ctx, n_threads, max_seqs, n_kv and n_batch must be 1 or more.")
+        raise RequestError("n_ctx, n_threads, max_seqs, n_kv and n_batch must be 1 or more")
     if kv_dtype not in ("f16", "f32"):
-        raise RequestError(f"kv_dtype must be 'f16' or 'f32', not {kv_dtype!r}.")
+        raise RequestError(f"kv_dtype must be 'f16' or 'f32', not {kv_dtype!r}")
     file = open_gguf(find_model(model, progress))
     tokenizer = TokenizerLoader(file)
     try:
@@ -155,7 +155,7 @@ class LLM:
         """The model's tokenizer. Raises TokenizerError where it has none; such a model takes token ids only."""
         tokenizer, error = self._tokenizer.get()
         if tokenizer is None:
-            raise TokenizerError(f"{error} Prompts for this model must be lists of token ids.") from error
+            raise TokenizerError(str(error)) from error
         return tokenizer
 
     @property
@@ -198,7 +198,7 @@ class LLM:
         that token. `options`: see `GenerateOptions`. Raises RequestError, ContextFullError, TokenizerError.
         """
         settings = GenerateSettings.of("complete", 256, options)
-        running = self._start(self._encode(prompt, parse_special), settings)
+        running = self._start(self._encode(prompt, parse_special), settings, continues=len(prompt) > 0)
         return running if stream else running.result
 
     @overload
@@ -237,7 +237,8 @@ class LLM:
         template), TemplateError, ContextFullError, TokenizerError.
         """
         settings = GenerateSettings.of("chat", None, options)
-        running = self._start(self.chat_tokens(messages, tools=tools, variables=variables), settings)
+        tokens = self.chat_tokens(messages, tools=tools, variables=variables)
+        running = self._start(tokens, settings, continues=False)
         return running if stream else running.result
 
     def chat_tokens(
@@ -250,14 +251,14 @@ class LLM:
         """The prompt that `chat` would read: messages through the model's template, tokenized."""
         template = self.chat_template
         if template is None:
-            raise RequestError(f"{self.path.name} has no chat template; use complete().")
+            raise RequestError(f"{self.path.name} has no chat template; use complete()")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         text = template.render(messages, tools=tools, **(variables or {}))
         tokens = self.tokenizer.encode(text, add_special=False, parse_special=True)
         # Some templates write the BOS token themselves; then it must not come twice.
         bos = self.tokenizer.bos_id
-        if bos is not None and self.tokenizer.encode("")[:1] == [bos] and tokens[:1] != [bos]:
+        if self.tokenizer.add_bos and bos is not None and tokens[:1] != [bos]:
             tokens.insert(0, bos)
         return tokens
 
@@ -273,8 +274,8 @@ class LLM:
         tokens = [self._encode(prompt, parse_special) for prompt in prompts]
         running: list[CompletionStream] = []
         try:
-            for ids in tokens:
-                running.append(self._start(ids, settings))
+            for prompt, ids in zip(prompts, tokens, strict=True):
+                running.append(self._start(ids, settings, continues=len(prompt) > 0))
             waiting = list(reversed(running))
             active: list[CompletionStream] = []
             while active or waiting:
@@ -329,12 +330,12 @@ class LLM:
             return self.tokenizer.encode(prompt, add_special=True, parse_special=parse_special)
         return [int(token) for token in prompt]
 
-    def _start(self, tokens: list[int], settings: GenerateSettings) -> CompletionStream:
+    def _start(self, tokens: list[int], settings: GenerateSettings, continues: bool) -> CompletionStream:
         from pyllm.engine import GenerationRequest
 
         tokenizer = self.tokenizer if self.has_tokenizer else None
         if tokenizer is None and settings.stop:
-            raise RequestError("Stop strings need a tokenizer, and this model has none that is usable.")
+            raise RequestError("stop strings need a tokenizer, and this model has none that is usable")
         request = GenerationRequest(
             tokens=tokens,
             sampling=settings.sampling,
@@ -344,14 +345,14 @@ class LLM:
             context_shift=settings.context_shift,
             n_keep=settings.n_keep,
         )
-        return CompletionStream(self.engine.submit(request), tokenizer, settings)
+        return CompletionStream(self.engine.submit(request), tokenizer, settings, continues)
 
     def _embed_one(self, prompt: Prompt, normalize: bool) -> NDArray[np.float32]:
         import numpy as np
 
         tokens = self._encode(prompt, parse_special=False)
         if not tokens:
-            raise RequestError("An empty text has no embedding with this model.")
+            raise RequestError("an empty text has no embedding with this model")
         mean = self.engine.hidden(tokens).mean(axis=0, dtype=np.float64)
         length = float(np.linalg.norm(mean)) if normalize else 1.0
         return (mean / (length or 1.0)).astype(np.float32)

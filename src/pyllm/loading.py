@@ -27,9 +27,9 @@ def find_model(model: str | os.PathLike[str], progress: Progress | None = None) 
     if path.is_file():
         return path
     if path.is_dir():
-        raise ModelError(f"{path} is a folder; name the GGUF file in it.")
+        raise ModelError(f"{path} is a folder; name the GGUF file in it")
     if not isinstance(model, str) or path.suffix.lower() == ".gguf" or path.is_absolute():
-        raise ModelError(f"There is no file {path}.")
+        raise ModelError(f"there is no file {path}")
     from pyllm import hub
 
     return hub.resolve(model, progress=progress)
@@ -45,7 +45,7 @@ def compile_model(
     chosen = backends.get(backend)
     probe = chosen.probe()
     if not probe.available:
-        raise BackendError(f"Backend '{backend}' cannot be used here: {probe.reason}")
+        raise BackendError(f"backend {backend!r} cannot be used here: {probe.reason}")
     return architecture, chosen.compile(architecture.program, file.tensors, options)
 
 

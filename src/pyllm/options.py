@@ -63,7 +63,7 @@ class GenerateSettings:
         rest = dict(options)
         sampling = rest.pop("sampling", None) or SamplingParams()
         if not isinstance(sampling, SamplingParams):
-            raise RequestError(f"sampling must be a SamplingParams, not a {type(sampling).__name__}.")
+            raise RequestError(f"sampling must be a SamplingParams, not a {type(sampling).__name__}")
         steps = {name: rest.pop(name) for name in _SAMPLING if name in rest}
         if unknown := [name for name in rest if name not in _OWN]:
             raise RequestError(_unknown(caller, unknown[0]))
@@ -79,13 +79,13 @@ class GenerateSettings:
 
     def _check(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 0:
-            raise RequestError(f"max_tokens must be 0 or more, or None, not {self.max_tokens}.")
+            raise RequestError(f"max_tokens must be 0 or more, or None, not {self.max_tokens}")
         if not all(isinstance(text, str) and text for text in self.stop):
-            raise RequestError("stop must be a text that is not empty, or several.")
+            raise RequestError("stop must be a text that is not empty, or several")
         if self.logprobs is not None and self.logprobs < 0:
-            raise RequestError(f"logprobs must be 0 or more, or None, not {self.logprobs}.")
+            raise RequestError(f"logprobs must be 0 or more, or None, not {self.logprobs}")
         if self.n_keep < 0:
-            raise RequestError(f"n_keep must be 0 or more, not {self.n_keep}.")
+            raise RequestError(f"n_keep must be 0 or more, not {self.n_keep}")
 
 
 _SAMPLING = tuple(f.name for f in fields(SamplingParams))
@@ -97,5 +97,5 @@ def _unknown(caller: str, name: str) -> str:
 
     known = sorted({*_SAMPLING, *_OWN})
     near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     return f"{caller}() has no option {name}; {hint}"

@@ -57,16 +57,12 @@ def perplexity(
     Raises RequestError when the text is too short or n_ctx does not fit the model as it was loaded.
     """
     if not 4 <= n_ctx <= llm.n_ctx:
-        raise RequestError(
-            f"Windows of {n_ctx} tokens do not fit: the model was loaded for 4 to {llm.n_ctx} positions."
-        )
+        raise RequestError(f"windows of {n_ctx} tokens do not fit: the model was loaded for 4 to {llm.n_ctx} positions")
     if n_windows is not None and n_windows < 1:
-        raise RequestError(f"There must be at least one window, not {n_windows}.")
+        raise RequestError(f"there must be at least one window, not {n_windows}")
     tokens = llm.tokenizer.encode(text, add_special=True) if isinstance(text, str) else list(text)
     if len(tokens) < 2 * n_ctx:
-        raise RequestError(
-            f"The text has {len(tokens)} tokens; at least {2 * n_ctx} are needed for windows of {n_ctx}."
-        )
+        raise RequestError(f"the text has {len(tokens)} tokens; at least {2 * n_ctx} are needed for windows of {n_ctx}")
     return _estimates(llm, tokens, n_ctx, min(n_windows or len(tokens), len(tokens) // n_ctx))
 
 
@@ -117,6 +113,4 @@ def _rows_from(blocks: Iterable[NDArray[np.float32]], first: int) -> Iterator[ND
 
 def _leading_token(llm: LLM) -> int | None:
     """BOS, where the model's tokenizer adds one."""
-    if not llm.has_tokenizer or llm.tokenizer.bos_id is None:
-        return None
-    return llm.tokenizer.bos_id if llm.tokenizer.encode("")[:1] == [llm.tokenizer.bos_id] else None
+    return llm.tokenizer.bos_id if llm.has_tokenizer and llm.tokenizer.add_bos else None

@@ -80,10 +80,13 @@ class CompletionStream(Iterator[str]):
     reading early should call `close`, or use it in a `with` block; Ctrl-C while reading closes it too.
     """
 
-    def __init__(self, generation: Generation, tokenizer: Tokenizer | None, settings: GenerateSettings) -> None:
+    def __init__(
+        self, generation: Generation, tokenizer: Tokenizer | None, settings: GenerateSettings, continues: bool
+    ) -> None:
+        """`continues`: the text follows a text, so a space at its beginning belongs to it."""
         self._generation = generation
         self._tokenizer = tokenizer
-        self._decoder = tokenizer.stream() if tokenizer is not None else None
+        self._decoder = tokenizer.stream(continues=continues) if tokenizer is not None else None
         self._stops = StopFilter(settings.stop)
         self._want_logprobs = settings.logprobs is not None
         self._pieces: list[str] = []
@@ -169,4 +172,4 @@ class CompletionStream(Iterator[str]):
         return piece + self._stops.flush()
 
     def _text_of(self, token: int) -> str:
-        return self._tokenizer.token_bytes(token).decode("utf-8", "replace") if self._tokenizer is not None else ""
+        return self._tokenizer.token_text(token) if self._tokenizer is not None else ""

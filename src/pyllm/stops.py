@@ -16,7 +16,7 @@ class StopFilter:
 
     def __init__(self, stops: Sequence[str]) -> None:
         if not all(stops):
-            raise RequestError("A stop string must not be empty.")
+            raise RequestError("a stop string must not be empty")
         self._stops = tuple(sorted(set(stops), key=len, reverse=True))
         self._held = ""
         self.stopped: str | None = None

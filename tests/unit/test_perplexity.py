@@ -34,7 +34,7 @@ class TableEngine:
 
 
 def fake_llm(block: int, adds_bos: bool) -> Any:
-    tokenizer = SimpleNamespace(bos_id=BOS, encode=lambda text, add_special=True: [BOS] if adds_bos else [])
+    tokenizer = SimpleNamespace(bos_id=BOS, add_bos=adds_bos)
     return SimpleNamespace(n_ctx=64, engine=TableEngine(block), tokenizer=tokenizer, has_tokenizer=True)
 
 

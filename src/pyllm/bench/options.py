@@ -71,16 +71,16 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         if not self.models:
-            raise RequestError("bench needs at least one model.")
+            raise RequestError("bench needs at least one model")
         if self.repetitions < 1:
-            raise RequestError(f"bench needs at least one repetition, not {self.repetitions}.")
+            raise RequestError(f"bench needs at least one repetition, not {self.repetitions}")
         for name, least in (("n_prompt", 0), ("n_gen", 0), ("n_depth", 0), ("n_parallel", 1), ("n_batch", 1)):
             if any(v < least for v in getattr(self, name)):
-                raise RequestError(f"bench: {name} must be {least} or more, not {min(getattr(self, name))}.")
+                raise RequestError(f"bench: {name} must be {least} or more, not {min(getattr(self, name))}")
         if any(v < 1 for v in self.n_threads):
-            raise RequestError("bench: n_threads must be 1 or more.")
+            raise RequestError("bench: n_threads must be 1 or more")
         if unknown := set(self.kv_dtype) - set(get_args(KVDtype)):
-            raise RequestError(f"bench: kv_dtype must be f16 or f32, not {', '.join(sorted(map(str, unknown)))}.")
+            raise RequestError(f"bench: kv_dtype must be f16 or f32, not {', '.join(sorted(map(str, unknown)))}")
 
     def cases(self) -> Iterator[BenchCase]:
         """All cases; those that can share a loaded model (same model, threads, batch, KV) come one after another."""
@@ -100,7 +100,7 @@ def parse_ints(text: str) -> tuple[int, ...]:
     for item in text.split(","):
         match = _RANGE.fullmatch(item.strip())
         if match is None:
-            raise RequestError(f"'{item.strip()}' is neither a number nor a range such as 1-4, 1-9+2 or 1-8*2.")
+            raise RequestError(f"'{item.strip()}' is neither a number nor a range such as 1-4, 1-9+2 or 1-8*2")
         first, last, sign, step = match.groups()
         values += _range(item.strip(), int(first), int(last or first), sign or "+", int(step or 1))
     return tuple(values)
@@ -112,14 +112,14 @@ def parse_pairs(text: str) -> tuple[tuple[int, int], ...]:
     for item in re.split(r"[;/]", text):
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", item)
         if match is None:
-            raise RequestError(f"'{item.strip()}' is not a pair of prompt and generation lengths such as 512,128.")
+            raise RequestError(f"'{item.strip()}' is not a pair of prompt and generation lengths such as 512,128")
         pairs.append((int(match[1]), int(match[2])))
     return tuple(pairs)
 
 
 def _range(text: str, first: int, last: int, sign: str, step: int) -> Iterator[int]:
     if first > last or step < 1 or (sign == "*" and (step < 2 or first < 1) and first < last):
-        raise RequestError(f"'{text}' is not a range that ends: use first-last, first-last+step or first-last*factor.")
+        raise RequestError(f"'{text}' is not a range that ends: use first-last, first-last+step or first-last*factor")
     while first <= last:
         yield first
         first = first + step if sign == "+" else max(first * step, first + 1)
@@ -128,5 +128,5 @@ def _range(text: str, first: int, last: int, sign: str, step: int) -> Iterator[i
 def as_kv_dtype(text: str) -> KVDtype:
     """A KV cache's type from a command line's word."""
     if text not in get_args(KVDtype):
-        raise RequestError(f"'{text}' is no type of a KV cache; use one of {', '.join(get_args(KVDtype))}.")
+        raise RequestError(f"'{text}' is no type of a KV cache; use one of {', '.join(get_args(KVDtype))}")
     return cast(KVDtype, text)

@@ -135,7 +135,7 @@ def main_run(
     A report that is cut short by an error or by Ctrl-C is still closed, so that JSON stays readable.
     """
     if output not in _REPORTS:
-        raise RequestError(f"'{output}' is no report; use one of {', '.join(FORMATS)}.")
+        raise RequestError(f"'{output}' is no report; use one of {', '.join(FORMATS)}")
     report = _REPORTS[output](options)
 
     def emit(lines: Iterable[str]) -> None:
