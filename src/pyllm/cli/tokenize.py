@@ -58,11 +58,16 @@ def command(
     elif ids:
         write(json.dumps(tokens) + "\n")
     else:
-        write("".join(f"{t:>7}  {json.dumps(_shown(tokenizer, t), ensure_ascii=False)}\n" for t in tokens))
+        write("".join(f"{t:>7}  {_shown(tokenizer, t)}\n" for t in tokens))
 
 
 def _shown(tokenizer: Tokenizer, token: int) -> str:
-    return tokenizer.token_bytes(token).decode("utf-8", "replace") or tokenizer.token_text(token)
+    """A token's text in quotes; as bytes where it is only a part of a character."""
+    data = tokenizer.token_bytes(token)
+    try:
+        return json.dumps(data.decode() or tokenizer.token_text(token), ensure_ascii=False)
+    except UnicodeDecodeError:
+        return repr(data)
 
 
 def _parse_ids(text: str, tokenizer: Tokenizer) -> list[int]:
