@@ -154,7 +154,8 @@ class MixtureOfExperts(Op):
     `router` [tokens, n_experts] are logits. `gating`: "softmax" (over all experts, then the n_used largest),
     "sigmoid", or "softmax_chosen" (the n_used largest logits, softmax over those). `normalize` divides the chosen
     weights by their sum; `weight_scale` multiplies them. `choice_bias` [n_experts] is added for choosing only.
-    gate, up [n_experts, n_ff, width], down [n_experts, width, n_ff]; their biases [n_experts, ...] or None.
+    gate, up [n_experts, n_ff, width], down [n_experts, width, n_ff]; their biases [n_experts, ...] or None, and
+    scales [n_experts] or None, which multiply an expert's product before its bias is added.
     """
 
     x: Value
@@ -173,6 +174,9 @@ class MixtureOfExperts(Op):
     gate_bias: str | None = None
     up_bias: str | None = None
     down_bias: str | None = None
+    gate_scale: str | None = None
+    up_scale: str | None = None
+    down_scale: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,9 +225,9 @@ class Program:
         return list(seen)
 
 
-_WEIGHT_FIELDS = frozenset(
-    {"table", "weight", "bias", "sinks", "gate", "up", "down", "choice_bias", "gate_bias", "up_bias", "down_bias"}
-)
+_WEIGHT_FIELDS = frozenset(["table", "weight", "bias", "sinks", "gate", "up", "down", "choice_bias"]) | {
+    f"{part}_{what}" for part in ("gate", "up", "down") for what in ("bias", "scale")
+}
 
 
 def weight_names(op: Op) -> list[str]:
@@ -374,22 +378,26 @@ class Recorder:
         gate_bias: str | None = None,
         up_bias: str | None = None,
         down_bias: str | None = None,
+        gate_scale: str | None = None,
+        up_scale: str | None = None,
+        down_scale: str | None = None,
     ) -> Value:
         """[tokens, x.width]; the number of experts is the router's width."""
         n_experts = router.width
         if not 0 < n_used <= n_experts:
             raise ModelError(f"cannot use {n_used} of {n_experts} experts")
         self._same_rows(x, router)
-        for name, bias, rows, columns in (
+        for weight, bias, rows, columns in (
             (gate, gate_bias, n_ff, x.width),
             (up, up_bias, n_ff, x.width),
             (down, down_bias, x.width, n_ff),
         ):
-            self.require(name, (n_experts, rows, columns))
+            self.require(weight, (n_experts, rows, columns))
             if bias is not None:
                 self.require(bias, (n_experts, rows))
-        if choice_bias is not None:
-            self.require(choice_bias, (n_experts,))
+        for name in (choice_bias, gate_scale, up_scale, down_scale):
+            if name is not None:
+                self.require(name, (n_experts,))
         return self._add(
             MixtureOfExperts,
             x.width,
@@ -409,6 +417,9 @@ class Recorder:
             gate_bias=gate_bias,
             up_bias=up_bias,
             down_bias=down_bias,
+            gate_scale=gate_scale,
+            up_scale=up_scale,
+            down_scale=down_scale,
         )
 
     def select_rows(self, x: Value) -> Value:

@@ -1,1 +1,74 @@
-""""""
+"""Architectures: hyper-parameters and tensors of a GGUF file → a recorded program.
+
+An architecture is a class with `record()`, found by the name that files give in `general.architecture`: in the table
+`ARCHITECTURES` of a module here, or as an entry point of the group `pyllm.archs` of that name (docs/architectures.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from pyllm.errors import ModelError
+from pyllm.program import Program
+
+if TYPE_CHECKING:
+    from pyllm.archs.blocks import Transformer
+    from pyllm.gguf.tensor import TensorInfo
+
+_GROUP = "pyllm.archs"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A model's pass, and the sizes that others need to know."""
+
+    name: str
+    program: Program
+    n_ctx_train: int
+    n_vocab: int
+    n_embd: int
+    n_layers: int
+
+
+def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: int | None = None) -> Architecture:
+    """Record the pass of a model for a context of `n_ctx` positions (None: as many as it was trained for).
+
+    `metadata` and `tensors` are those of a GGUF file. Raises ModelError: unknown architecture, hyper-parameters that
+    make no sense, tensors that are missing or of other shapes than the hyper-parameters say.
+    """
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str) or not name:
+        raise ModelError("the file names no architecture (general.architecture); it holds no model")
+    from pyllm.archs.hparams import HParams
+
+    model = _find(name)(HParams(metadata, name), tensors, n_ctx)
+    program = model.record()
+    return Architecture(name, program, model.n_ctx_train, program.n_vocab, program.n_embd, program.n_layers)
+
+
+def names() -> list[str]:
+    """Names of the known architectures, as files give them, in alphabetical order."""
+    return sorted({*_own(), *(point.name for point in entry_points(group=_GROUP))})
+
+
+def _find(name: str) -> type[Transformer]:
+    if name in _own():
+        return _own()[name]
+    for point in entry_points(group=_GROUP, name=name):
+        found: type[Transformer] = point.load()
+        return found
+    raise ModelError(f"architecture {name!r} is unknown; known are {', '.join(names())}")
+
+
+@cache
+def _own() -> dict[str, type[Transformer]]:
+    table: dict[str, type[Transformer]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        table |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "ARCHITECTURES", {})
+    return table

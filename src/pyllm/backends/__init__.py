@@ -1,1 +1,56 @@
-""""""
+"""Backends by name: `get("cpu")`. Nothing of a backend is imported before it is asked for.
+
+A backend is a package here that exports `BACKEND`, or an entry point of the group `pyllm.backends` that loads to a
+`Backend` (or to a callable without arguments that makes one).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from pyllm.errors import BackendError
+
+if TYPE_CHECKING:
+    from pyllm.backends.base import Backend
+
+_GROUP = "pyllm.backends"
+
+
+def names() -> list[str]:
+    """Names of all backends, whether or not they run on this machine, in alphabetical order."""
+    return sorted(_own() | _foreign().keys())
+
+
+@cache
+def get(name: str) -> Backend:
+    """The backend of this name, imported now.
+
+    Raises BackendError when it is unknown or cannot be imported; whether it runs here is for its `probe` to say.
+    """
+    from pyllm.backends.base import Backend
+
+    if name not in names():
+        raise BackendError(f"backend {name!r} is unknown; there are {', '.join(names())}")
+    try:
+        if name in _own():
+            found = getattr(importlib.import_module(f"{__name__}.{name}"), "BACKEND", None)
+        else:
+            found = _foreign()[name].load()
+            found = found if isinstance(found, Backend) else found()
+    except ImportError as error:
+        raise BackendError(f"backend {name!r} cannot be imported here: {error}") from error
+    if not isinstance(found, Backend):
+        raise BackendError(f"backend {name!r} exports no Backend")
+    return found
+
+
+def _own() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(__path__) if module.ispkg}
+
+
+def _foreign() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=_GROUP)}

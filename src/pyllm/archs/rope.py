@@ -1,0 +1,94 @@
+"""Rotary frequencies and their scalings: linear, YaRN (arXiv:2309.00071), llama 3's factors, longrope's factors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.archs.hparams import HParams
+from pyllm.errors import ModelError
+from pyllm.program import as_inv_freq
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How rotary frequencies stretch beyond the context of the first training.
+
+    `kind` is "none", "linear", "yarn" or "longrope"; positions are divided by `factor`. `attn_factor` multiplies
+    cos and sin. The rest is YaRN's: between `beta_fast` and `beta_slow` turns over `n_ctx_orig` positions,
+    frequencies go over from kept to divided.
+    """
+
+    kind: str
+    factor: float
+    attn_factor: float
+    n_ctx_orig: int
+    beta_fast: float
+    beta_slow: float
+    ext_factor: float
+    log_multiplier: float
+
+    @classmethod
+    def read(cls, hp: HParams, n_ctx_train: int) -> Scaling:
+        """From the metadata keys `rope.scaling.*`."""
+        kind = hp.text("rope.scaling.type", "linear")
+        if kind not in ("none", "linear", "yarn", "longrope"):
+            raise ModelError(f"rope scaling {kind!r} is unknown; known are none, linear, yarn and longrope")
+        factor = hp.number("rope.scaling.factor", hp.number("rope.scale_linear", 1.0))
+        ext_factor = hp.number("rope.scaling.yarn_ext_factor", -1.0)
+        scaling = cls(
+            kind=kind,
+            factor=1.0 if kind in ("none", "longrope") else factor,
+            attn_factor=hp.number("rope.scaling.attn_factor", 1.0),
+            n_ctx_orig=hp.integer("rope.scaling.original_context_length", n_ctx_train),
+            beta_fast=hp.number("rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=hp.number("rope.scaling.yarn_beta_slow", 1.0),
+            ext_factor=ext_factor if ext_factor >= 0 else 1.0,
+            log_multiplier=hp.number("rope.scaling.yarn_log_multiplier", 0.0),
+        )
+        if min(scaling.factor, scaling.attn_factor, scaling.beta_fast, scaling.beta_slow) <= 0:
+            raise ModelError(f"a rope scaling is negative: {scaling}")
+        return scaling
+
+    @classmethod
+    def none(cls) -> Scaling:
+        """Frequencies as they are."""
+        return cls("none", 1.0, 1.0, 1, 32.0, 1.0, 0.0, 0.0)
+
+    def apply(self, base: float, n_rot: int, factors: NDArray[np.floating] | None) -> tuple[tuple[float, ...], float]:
+        """(frequencies [n_rot / 2], what cos and sin are multiplied by). `factors` [n_rot / 2] divide frequencies."""
+        if not base > 0 or n_rot < 2 or n_rot % 2:
+            raise ModelError(f"rotary positions on {n_rot} columns with base {base} make no sense")
+        exponents = np.arange(0, n_rot, 2, dtype=np.float64) / n_rot
+        kept = base**-exponents
+        if factors is not None:
+            kept = kept / factors
+        if not np.isfinite(kept).all():
+            raise ModelError("rotary frequencies are not finite; the file's rope factors are broken")
+        if self.kind in ("none", "longrope"):
+            return as_inv_freq(kept), self.attn_factor
+        divided = kept / self.factor
+        if self.kind != "yarn":
+            return as_inv_freq(divided), self.attn_factor
+        share = self._share_kept(base, n_rot) * self.ext_factor
+        return as_inv_freq(divided * (1 - share) + kept * share), self._yarn_mscale() * self.attn_factor
+
+    def _share_kept(self, base: float, n_rot: int) -> NDArray[np.float64]:
+        """1 where a frequency is kept, 0 where it is divided, a ramp in between, [n_rot / 2]."""
+
+        def column(turns: float) -> float:
+            return n_rot * math.log(self.n_ctx_orig / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+        low = max(0.0, math.floor(column(self.beta_fast)))
+        high = min(n_rot - 1.0, math.ceil(column(self.beta_slow)))
+        ramp = (np.arange(n_rot // 2) - low) / max(0.001, high - low)
+        return 1.0 - np.clip(ramp, 0.0, 1.0)
+
+    def _yarn_mscale(self) -> float:
+        if self.factor <= 1 or self.ext_factor == 0:
+            return 1.0
+        grown = 0.1 * math.log(self.factor)
+        return (1 + grown) / (1 + self.log_multiplier * grown)
