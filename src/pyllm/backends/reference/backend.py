@@ -90,13 +90,13 @@ class ReferenceExecutable(Executable):
         self.weights.clear()
         self.keys, self.values = [], []
 
-    def matmul(self, x: F32, weight: str, start: int = 0, stop: int | None = None) -> F32:
+    def matmul(self, x: F32, weight: str, start: int, stop: int) -> F32:
         """x [tokens, columns] @ rows start .. stop - 1 of a weight, transposed → [tokens, stop - start]."""
-        parts = []
-        for _, slab in self.weights.slabs(weight, start, stop):
+        out = np.empty((len(x), stop - start), np.float32)
+        for rows, slab in self.weights.slabs(weight, start, stop):
             self.check_interrupt()
-            parts.append(ops.linear(x, slab))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            out[:, rows] = ops.linear(x, slab)
+        return out
 
 
 State = dict[int, F32]
@@ -114,7 +114,7 @@ def _last_uses(program: p.Program) -> list[list[int]]:
 
 
 def _embed(exe: ReferenceExecutable, op: p.Embed, batch: Batch, state: State) -> F32:
-    return exe.weights.rows(op.table, batch.tokens[: batch.n_tokens]) * np.float32(op.scale)
+    return exe.weights.rows(op.table, batch.tokens[: batch.n_tokens]) * op.scale
 
 
 def _rms_norm(exe: ReferenceExecutable, op: p.RMSNorm, batch: Batch, state: State) -> F32:
@@ -122,7 +122,7 @@ def _rms_norm(exe: ReferenceExecutable, op: p.RMSNorm, batch: Batch, state: Stat
 
 
 def _linear(exe: ReferenceExecutable, op: p.Linear, batch: Batch, state: State) -> F32:
-    out = exe.matmul(state[op.x.id], op.weight)
+    out = exe.matmul(state[op.x.id], op.weight, 0, op.out.width)
     bias = exe.weights.whole(op.bias)
     return out if bias is None else out + bias
 
@@ -195,7 +195,7 @@ _RULES: dict[type[p.Op], Rule] = {
     p.Attention: _attention,
     p.MixtureOfExperts: _mixture_of_experts,
     p.Add: lambda exe, op, batch, state: state[op.a.id] + state[op.b.id],
-    p.Scale: lambda exe, op, batch, state: state[op.x.id] * np.float32(op.factor),
+    p.Scale: lambda exe, op, batch, state: state[op.x.id] * op.factor,
     p.Slice: lambda exe, op, batch, state: np.ascontiguousarray(state[op.x.id][:, op.start : op.start + op.out.width]),
     p.GatedActivation: lambda exe, op, batch, state: ops.gated_activation(state[op.gate.id], state[op.up.id], op.act),
     p.SelectRows: lambda exe, op, batch, state: state[op.x.id][batch.rows[: batch.n_rows]],

@@ -91,13 +91,13 @@ def attention(
     n_tokens, n_heads, head_dim = q.shape
     n_kv = k.shape[1]
     grouped = q.reshape(n_tokens, n_kv, n_heads // n_kv, head_dim)
-    scores = np.einsum("tkgd,skd->kgts", grouped, k, optimize=True) * np.float32(scale)
+    scores = np.einsum("tkgd,skd->kgts", grouped, k, optimize=True) * scale
     if softcap:
         scores = soft_cap(scores, softcap)
     at = np.arange(position, position + n_tokens)[:, None]  # [tokens, 1]
     key = np.arange(start, start + len(k))  # [keys]
     hidden = (key > at) | ((key <= at - window) if window else False)
-    scores = np.where(hidden, np.float32(-np.inf), scores)
+    scores = np.where(hidden, -np.inf, scores)
     sink = None if sinks is None else sinks.reshape(n_kv, -1, 1, 1)
     weights = _softmax(scores, sink)
     out = np.einsum("kgts,skd->tkgd", weights, v, optimize=True)
@@ -107,14 +107,14 @@ def attention(
 def gated_activation(gate: F32, up: F32, act: str = "silu") -> F32:
     """gate, up [tokens, width] → [tokens, width]."""
     if act == "swiglu_oai":
-        g, u = np.minimum(gate, np.float32(7)), np.clip(up, np.float32(-7), np.float32(7))
-        return g * _sigmoid(np.float32(1.702) * g) * (u + np.float32(1))
+        g, u = np.minimum(gate, 7), np.clip(up, -7, 7)
+        return g * _sigmoid(1.702 * g) * (u + 1)
     return _ACTIVATIONS[act](gate) * up
 
 
 def soft_cap(x: F32, cap: float) -> F32:
     """cap * tanh(x / cap), any shape."""
-    return np.float32(cap) * np.tanh(x / np.float32(cap))
+    return cap * np.tanh(x / cap)
 
 
 def route(
@@ -142,8 +142,8 @@ def route(
     if gating == "softmax_chosen":
         weights = _softmax(weights)
     if normalize:
-        weights = weights / np.maximum(weights.sum(axis=-1, keepdims=True), np.float32(2.0**-14))
-    return chosen, weights * np.float32(weight_scale)
+        weights = weights / np.maximum(weights.sum(axis=-1, keepdims=True), 2.0**-14)
+    return chosen, weights * weight_scale
 
 
 def mixture_of_experts(
@@ -175,26 +175,26 @@ def _softmax(scores: F32, sink: F32 | None = None) -> F32:
     return (e / total).astype(np.float32)
 
 
-def _sigmoid(x: F32) -> F32:
+def _sigmoid(x: NDArray[np.floating]) -> F32:
     with np.errstate(over="ignore"):  # exp overflows to inf, and 1 / inf is the right answer
-        return np.float32(1) / (np.float32(1) + np.exp(-x))
+        return (1 / (1 + np.exp(-x))).astype(np.float32, copy=False)
 
 
 def _gelu(x: F32) -> F32:
-    inner = np.float32(0.7978845608028654) * x * (np.float32(1) + np.float32(0.044715) * x * x)
-    return np.float32(0.5) * x * (np.float32(1) + np.tanh(inner))
+    inner = 0.7978845608028654 * x * (1 + 0.044715 * x * x)
+    return (0.5 * x * (1 + np.tanh(inner))).astype(np.float32, copy=False)
 
 
 def _gelu_erf(x: F32) -> F32:
     from math import erf
 
     values = np.fromiter((erf(v) for v in x.ravel() / np.sqrt(2.0)), np.float32, x.size).reshape(x.shape)
-    return np.float32(0.5) * x * (np.float32(1) + values)
+    return 0.5 * x * (1 + values)
 
 
 _ACTIVATIONS: dict[str, Callable[[F32], F32]] = {
     "silu": lambda x: x * _sigmoid(x),
     "gelu": _gelu,
     "gelu_erf": _gelu_erf,
-    "relu": lambda x: np.maximum(x, np.float32(0)),
+    "relu": lambda x: np.maximum(x, 0),
 }

@@ -16,7 +16,7 @@ F32 = NDArray[np.float32]
 KEEP_BYTES = 768 << 20
 """Decoded weights kept over all tensors; the rest is decoded again at every use."""
 _SLAB = 4 << 20
-"""Weights decoded at a time where they are not kept."""
+"""Weights read at a time: few enough that a step stops at once when it is interrupted."""
 
 
 class Weights:
@@ -49,22 +49,21 @@ class Weights:
             out[i] = self._decode(self._tensors[name], int(row), int(row) + 1)
         return out
 
-    def slabs(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, F32]]:
+    def slabs(self, name: str, start: int, stop: int) -> Iterator[tuple[slice, F32]]:
         """Rows start .. stop - 1 of a tensor seen as [rows, columns], in slabs: (rows from start on, [n, columns])."""
-        tensor, stop = self._tensors[name], self._n_rows(name) if stop is None else stop
-        if name not in self._kept and self.bytes_kept + 4 * tensor.n_elements <= KEEP_BYTES:
-            kept = np.empty((self._n_rows(name), tensor.shape[-1]), np.float32)
-            step = max(1, _SLAB // tensor.shape[-1])
-            for first in range(0, len(kept), step):
-                kept[first : first + step] = self._decode(tensor, first, min(first + step, len(kept)))
-            self._keep(name, kept)
-        if name in self._kept:
-            yield slice(0, stop - start), self._kept[name][start:stop]
-            return
+        tensor = self._tensors[name]
         step = max(1, _SLAB // tensor.shape[-1])
+        keep = name not in self._kept and self.bytes_kept + 4 * tensor.n_elements <= KEEP_BYTES
+        if keep:
+            decoded = np.empty((self._n_rows(name), tensor.shape[-1]), np.float32)
+            for first in range(0, len(decoded), step):
+                decoded[first : first + step] = self._decode(tensor, first, min(first + step, len(decoded)))
+            self._keep(name, decoded)
+        kept = self._kept.get(name)
         for first in range(start, stop, step):
             last = min(first + step, stop)
-            yield slice(first - start, last - start), self._decode(tensor, first, last)
+            slab = self._decode(tensor, first, last) if kept is None else kept[first:last]
+            yield slice(first - start, last - start), slab
 
     def clear(self) -> None:
         self._tensors, self._kept, self.bytes_kept = {}, {}, 0
