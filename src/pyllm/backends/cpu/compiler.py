@@ -93,7 +93,9 @@ LIBRARY = Library()
 @cache
 def cache_folder(target: Target) -> Path:
     """Where this target's object files are: one folder per processor, compiler version and state of our sources."""
-    h = hashlib.sha256(repr((target, metadata.version("numba"), metadata.version("llvmlite"), sys.version_info[:2])).encode())
+    h = hashlib.sha256(
+        repr((target, metadata.version("numba"), metadata.version("llvmlite"), sys.version_info[:2])).encode()
+    )
     here = Path(__file__).parent
     for path in sorted([*here.glob("simd/*.py"), *here.glob("kernels/*.py"), here / "compiler.py", here / "target.py"]):
         h.update(path.read_bytes())
@@ -106,21 +108,33 @@ def _object_path(folder: Path, k: Kernel) -> Path:
 
 
 def compile_missing(
-    kernels: Sequence[Kernel], target: Target, folder: Path, progress: Progress | None = None, n_workers: int | None = None
+    kernels: Sequence[Kernel],
+    target: Target,
+    folder: Path,
+    progress: Progress | None = None,
+    n_workers: int | None = None,
 ) -> None:
     """Compile kernels into `folder`, in as many processes as there are processors. Raises BackendError with what failed."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
-        raise BackendError(f"cannot write compiled kernels to {folder} ({e}); set PYLLM_KERNEL_CACHE to a folder that can be written") from e
-    n = min(len(kernels), n_workers or max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)))
+        raise BackendError(
+            f"cannot write compiled kernels to {folder} ({e}); set PYLLM_KERNEL_CACHE to a folder that can be written"
+        ) from e
+    n = min(
+        len(kernels),
+        n_workers
+        or max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)),
+    )
     workers: list[tuple[subprocess.Popen[bytes], Any]] = []
     path = os.pathsep.join(p for p in sys.path if p)
     done_before = sum(_object_path(folder, k).exists() for k in kernels)
     try:
         for i in range(n):
             errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, with its process
-            job = json.dumps({"folder": str(folder), "kernels": [[k.module, k.name, dict(k.params)] for k in kernels[i::n]]})
+            job = json.dumps(
+                {"folder": str(folder), "kernels": [[k.module, k.name, dict(k.params)] for k in kernels[i::n]]}
+            )
             p = subprocess.Popen(
                 [sys.executable, "-c", "from pyllm.backends.cpu.compiler import _worker; _worker()"],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "PYTHONPATH": path},

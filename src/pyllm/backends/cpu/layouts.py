@@ -89,4 +89,4 @@ LAYOUTS = {
 assert LAYOUTS["q4_k"].scale_bytes == 16 * (2 + 2 + 8 + 8)
 assert LAYOUTS["q6_k"].scale_bytes == 16 * (2 + 16)
 assert LAYOUTS["q4_1"].panel_bytes(32) == 16 * 20
-assert LAYOUTS["q6_k"].panel_bytes(256) == 16 * 210
+assert 8 * LAYOUTS["q6_k"].group_bytes + LAYOUTS["q6_k"].scale_bytes == 16 * 210

@@ -64,7 +64,9 @@ def host() -> Target:
         cpu = None
     if features is None:
         # A named processor brings its own features; only the host's are asked of the machine.
-        features = "" if cpu else ",".join(("+" if on else "-") + f for f, on in sorted(llvm.get_host_cpu_features().items()))
+        features = (
+            "" if cpu else ",".join(("+" if on else "-") + f for f, on in sorted(llvm.get_host_cpu_features().items()))
+        )
     return Target(triple, cpu or llvm.get_host_cpu_name(), features)
 
 

@@ -179,7 +179,9 @@ def pack(layout: str) -> Any:
                 store_i32(dst + 4 * i, 0)
         for r in range(n_rows):
             for b in range(n_blocks):
-                block(src + r * row_bytes + b * block_bytes, dst + b * groups * group_bytes, scales + b * scale_bytes, r)
+                block(
+                    src + r * row_bytes + b * block_bytes, dst + b * groups * group_bytes, scales + b * scale_bytes, r
+                )
 
     return _each_panel(panel, groups * group_bytes + scale_bytes, columns)
 
@@ -223,5 +225,3 @@ def _each_panel(panel: Any, block_bytes: int, columns: int) -> Any:
             )  # fmt: skip
 
     return kernel
-
-

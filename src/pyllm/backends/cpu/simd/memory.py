@@ -303,5 +303,3 @@ def _narrow_f16(b: Any, v: Any) -> Any:
     out = b.select(b.icmp_unsigned("<", a, const(i32, 113 << 23)), small, normal)
     out = b.select(b.icmp_unsigned(">=", a, const(i32, 0x477FF000)), huge, out)
     return b.trunc(b.or_(out, sign), i16)
-
-

@@ -158,11 +158,15 @@ def _dot4(b: Any, a: Any, wide: bool) -> Any:
         if t.has("avx512vnni", "avx512bw"):
             return call(b, "llvm.x86.avx512.vpdpbusd.512", VI32, [acc, u, s])
         if t.has("avxvnni"):
-            return _by_parts(b, 2, lambda x, y, z: call(b, "llvm.x86.avx512.vpdpbusd.256", x.type, [x, y, z]), acc, u, s)
+            return _by_parts(
+                b, 2, lambda x, y, z: call(b, "llvm.x86.avx512.vpdpbusd.256", x.type, [x, y, z]), acc, u, s
+            )
         if t.has("avx2"):
             return _dot4_maddubs(b, acc, u, s, wide, 1 if t.has("avx512bw") else 2)
     if t.is_arm64 and t.has("i8mm"):
-        return _by_parts(b, 4, lambda x, y, z: call(b, "llvm.aarch64.neon.usdot.v4i32.v16i8", x.type, [x, y, z]), acc, u, s)
+        return _by_parts(
+            b, 4, lambda x, y, z: call(b, "llvm.aarch64.neon.usdot.v4i32.v16i8", x.type, [x, y, z]), acc, u, s
+        )
     if t.is_arm64 and t.has("dotprod"):
         if not wide:
             return _by_parts(b, 4, lambda *v: _sdot(b, *v), acc, u, s)
@@ -211,5 +215,3 @@ def _dot4_plain(b: Any, acc: Any, u: Any, s: Any) -> Any:
         y = b.sext(shuffle(b, s, undef, lanes), ir.VectorType(wide.element, 16))
         acc = b.add(acc, b.sext(b.mul(x, y), VI32))
     return acc
-
-

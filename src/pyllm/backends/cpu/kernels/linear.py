@@ -1,0 +1,240 @@
+"""Matrix products: activations [tokens, columns] times packed weights [rows, columns], one kernel per layout.
+
+A tile is R panels (of 16 rows) by T tokens, held in registers over all columns; its code is generated, since it has to be
+unrolled. One kernel holds a tile for many tokens, one for two and one for a single token (the matrix-vector product).
+Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values once more.
+
+Slots: step, counter, W, panels, columns, X, ldx, Y, ldy, bias, residual, ranges, groups, W stride, bias stride
+(ld: bytes between tokens; strides: bytes between the matrices of groups). Y = X W.T + bias + residual; each group
+computes the tokens first .. first + n of its range.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.extending import register_jitable
+
+from pyllm.backends.cpu import simd
+from pyllm.backends.cpu.layouts import LAYOUTS, Layout
+from pyllm.backends.cpu.simd import atomic_add, load_i64
+
+
+def linear(layout: str, panels: int, tokens: int) -> Any:
+    """Kernel for a layout with register tiles of `panels` x `tokens`."""
+    spec = LAYOUTS[layout]
+    r = panels
+    many, two, one = (_tile(spec, r, t) for t in (tokens, 2, 1))
+    n_many = tokens
+
+    @register_jitable
+    def span(w, w1, blocks, x, ldx, kp, y, y1, ldy, bias, bias1, residual, n):
+        """R panels by n tokens."""
+        if n >= n_many:
+            t = 0
+            while t < n:
+                t = min(t, n - n_many)
+                many(w, w1, blocks, x + t * ldx, ldx, kp, y + t * ldy, y1 + t * ldy, ldy, bias, bias1, residual)
+                t += n_many
+        elif n >= 2:
+            t = 0
+            while t < n:
+                t = min(t, n - 2)
+                two(w, w1, blocks, x + t * ldx, ldx, kp, y + t * ldy, y1 + t * ldy, ldy, bias, bias1, residual)
+                t += 2
+        elif n == 1:
+            one(w, w1, blocks, x, ldx, kp, y, y1, ldy, bias, bias1, residual)
+
+    return _driver(spec, r, n_many, span)
+
+
+def _driver(spec: Layout, r: int, n_many: int, span: Any) -> Any:
+    """The loop over work items: some panels by some tokens of one group."""
+    block_columns, panel_block = spec.block_columns, spec.group_bytes * spec.groups_per_block + spec.scale_bytes
+
+    def kernel(args, thread, n_threads):
+        counter = load_i64(args + 8)
+        w = load_i64(args + 16)
+        n_panels = load_i64(args + 24)
+        columns = load_i64(args + 32)
+        x = load_i64(args + 40)
+        ldx = load_i64(args + 48)
+        y = load_i64(args + 56)
+        ldy = load_i64(args + 64)
+        bias = load_i64(args + 72)
+        residual = load_i64(args + 80)
+        ranges = load_i64(args + 88)
+        n_groups = load_i64(args + 96)
+        w_stride = load_i64(args + 104)
+        bias_stride = load_i64(args + 112)
+        blocks = columns // block_columns
+        kp = (columns + 31) // 32 * 32
+        panel_bytes = (blocks * panel_block + 63) // 64 * 64
+        delta = residual - y if residual != 0 else 0
+        # Tokens of an item: as many activations as stay in the second-level cache; experts take all of theirs.
+        t_block = max(n_many, min(256, 400_000 // ldx) // n_many * n_many)
+        t_blocks = 1
+        if n_groups == 1:
+            t_blocks = max(1, (load_i64(ranges + 8) + t_block - 1) // t_block)
+        else:
+            t_block = 1 << 40
+        sets = (n_panels + r - 1) // r
+        share = max(1, sets * t_blocks * n_groups // (n_threads * 8))
+        share = min(share, sets)
+        items = (sets + share - 1) // share
+        while True:
+            item = atomic_add(counter, 1)
+            if item >= items * t_blocks * n_groups:
+                break
+            g = item // (items * t_blocks)
+            tb = item // items % t_blocks
+            first = load_i64(ranges + 16 * g) + tb * t_block
+            n = min(t_block, load_i64(ranges + 16 * g + 8) - tb * t_block)
+            if n <= 0:
+                continue
+            wg = w + g * w_stride
+            bg = bias + g * bias_stride
+            for s in range(item % items * share, min(sets, (item % items + 1) * share)):
+                p = s * r
+                p1 = min(p + r - 1, n_panels - 1)
+                span(
+                    wg + p * panel_bytes, wg + p1 * panel_bytes, blocks, x + first * ldx, ldx, kp,
+                    y + first * ldy + 64 * p, y + first * ldy + 64 * p1, ldy,
+                    bg + 64 * p if bias != 0 else 0, bg + 64 * p1 if bias != 0 else 0, delta, n,
+                )  # fmt: skip
+
+    return kernel
+
+
+def _tile(spec: Layout, r: int, t: int) -> Any:
+    """A register tile: w, w1 (first and last panel), blocks, x, ldx, kp, y, y1, ldy, bias, bias1, residual - y."""
+    lines = ["def tile(w0, w1, blocks, x0, ldx, kp, y0, y1, ldy, bias0, bias1, delta):"]
+    lines += [f"  x{i} = x0 + {i} * ldx" for i in range(1, t)]
+    cells = [(i, j) for j in range(t) for i in range(r)]
+    lines += [f"  f{i}_{j} = zero_f32()" for i, j in cells]
+    lines += _float_body(spec, r, t) if spec.is_float else _integer_body(spec, r, t)
+    lines += ["  if bias0 != 0:"]
+    lines += [f"    f{i}_{j} = f{i}_{j} + load_f32x16(bias{i})" for i, j in cells]
+    lines += ["  if delta != 0:"]
+    lines += [f"    f{i}_{j} = f{i}_{j} + load_f32x16(y{i} + {j} * ldy + delta)" for i, j in cells]
+    lines += [f"  store_f32x16(y{i} + {j} * ldy, f{i}_{j})" for i, j in cells]
+    scope: dict[str, Any] = {name: getattr(simd, name) for name in simd.__all__}
+    exec("\n".join(lines), scope)
+    return register_jitable(scope["tile"])
+
+
+def _float_body(spec: Layout, r: int, t: int) -> list[str]:
+    load = {"f32": "load_f32x16", "f16": "load_f16x16", "bf16": "load_bf16x16"}[spec.name]
+    lines = ["  for c in range(blocks):"]
+    lines += [f"    v{i} = {load}(w{i} + c * {spec.group_bytes})" for i in range(r)]
+    for j in range(t):
+        lines += [f"    s = splat_f32(load_f32(x{j} + 4 * c))"]
+        lines += [f"    f{i}_{j} = fma(v{i}, s, f{i}_{j})" for i in range(r)]
+    return lines
+
+
+def _integer_body(spec: Layout, r: int, t: int) -> list[str]:
+    gpb, gb = spec.groups_per_block, spec.group_bytes
+    halves = spec.scale_columns == 16
+    lines = [f"  s{i} = w{i} + blocks * {gpb * gb}" for i in range(r)]
+    lines += ["  for block in range(blocks):"]
+    pad = "    "
+    if gpb > 1:
+        n_by_group = PANEL_SCALES * gpb * (2 if halves else 1)
+        d_at = n_by_group * (2 if spec.minima else 1)
+        lines += [f"{pad}d{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {d_at})" for i in range(r)]
+        if spec.minima:
+            lines += [f"{pad}e{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {d_at + 32})" for i in range(r)]
+        lines += [f"{pad}for k in range({gpb}):"]
+        pad += "  "
+        lines += [f"{pad}g = block * {gpb} + k"]
+        step = 32 if halves else 16
+        for i in range(r):
+            at = f"s{i} + block * {spec.scale_bytes} + {step} * k"
+            if halves:
+                lines += [
+                    f"{pad}a{i} = to_f32(load_i8x16({at})) * d{i}",
+                    f"{pad}b{i} = to_f32(load_i8x16({at} + 16)) * d{i}",
+                ]
+            else:
+                lines += [f"{pad}a{i} = to_f32(load_u8x16({at})) * d{i}"]
+            if spec.minima:
+                lines += [f"{pad}m{i} = to_f32(load_u8x16({at} + {n_by_group})) * e{i}"]
+    else:
+        lines += [f"{pad}g = block"]
+        for i in range(r):
+            lines += [f"{pad}a{i} = load_f16x16(s{i} + block * {spec.scale_bytes})"]
+            if spec.minima:
+                lines += [f"{pad}m{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + 32)"]
+    lines += [pad + line for line in _group(spec, r, t)]
+    return lines
+
+
+PANEL_SCALES = 16  # bytes of one 8-bit scale for each row of a panel
+
+
+def _group(spec: Layout, r: int, t: int) -> list[str]:
+    """32 columns: integer dot products, then scales. a, b: scales of panel i (of its halves), m: minima."""
+    halves = spec.scale_columns == 16
+    dot = "dot4_wide" if spec.bits == 8 else "dot4"
+    cells = [(i, j) for j in range(t) for i in range(r)]
+    split = halves or r * t <= 4  # two sums: for two scales, or for enough independent chains
+    lines = []
+    for j in range(t):
+        if spec.offset:
+            at = f"x{j} + kp + kp // 4 + 8 * g"
+            if halves:
+                lines += [
+                    f"i{j} = splat_i32(load_i32({at}) * {-spec.offset}); h{j} = splat_i32(load_i32({at} + 4) * {-spec.offset})"
+                ]
+            else:
+                lines += [
+                    f"i{j} = splat_i32((load_i32({at}) + load_i32({at} + 4)) * {-spec.offset}); h{j} = zero_i32()"
+                ]
+        else:
+            lines += [f"i{j} = zero_i32(); h{j} = zero_i32()"]
+    lines += [f"p{i}_{j} = i{j}; q{i}_{j} = h{j}" for i, j in cells]
+    lines += [f"u{i} = w{i} + g * {spec.group_bytes}" for i in range(r)]
+    if spec.bits == 5:
+        lines += [f"top{i} = load_i8x64(u{i} + 256)" for i in range(r)]
+    if spec.bits == 6:
+        lines += [f"top{i} = load_i8x64(u{i} + 256); pot{i} = load_i8x64(u{i} + 320)" for i in range(r)]
+    for h in range(4):
+        for i in range(r):
+            lines += _unpack(spec, i, h)
+        first, second = (8 * h, 8 * h + 4) if spec.bits == 8 else (4 * h, 16 + 4 * h)
+        for j in range(t):
+            lines += [f"x = splat4_i8x64(x{j} + 32 * g + {first}); y = splat4_i8x64(x{j} + 32 * g + {second})"]
+            for i in range(r):
+                lines += [f"p{i}_{j} = {dot}(p{i}_{j}, lo{i}, x)"]
+                lines += [f"q{i}_{j} = {dot}(q{i}_{j}, hi{i}, y)" if split else f"p{i}_{j} = {dot}(p{i}_{j}, hi{i}, y)"]
+    for j in range(t):
+        lines += [f"xs = splat_f32(load_f32(x{j} + kp + 4 * g))"]
+        if spec.minima:
+            lines += [f"xm = splat_f32(load_f32(x{j} + kp + kp // 8 + 4 * g))"]
+        for i in range(r):
+            f = f"f{i}_{j}"
+            if halves:
+                lines += [f"{f} = fma(fma(to_f32(q{i}_{j}), b{i}, to_f32(p{i}_{j}) * a{i}), xs, {f})"]
+            else:
+                total = f"p{i}_{j} + q{i}_{j}" if split else f"p{i}_{j}"
+                lines += [f"{f} = fma(to_f32({total}), a{i} * xs, {f})"]
+            if spec.minima:
+                lines += [f"{f} = fma(m{i}, xm, {f})"]
+    return lines
+
+
+def _unpack(spec: Layout, i: int, h: int) -> list[str]:
+    """lo and hi of panel i: the unsigned bytes of load h."""
+    if spec.bits == 8:
+        return [f"lo{i} = load_i8x64(u{i} + {128 * h}); hi{i} = load_i8x64(u{i} + {128 * h + 64})"]
+    lines = [f"n = load_i8x64(u{i} + {64 * h})", f"lo{i} = nibbles_low(n); hi{i} = nibbles_high(n)"]
+    if spec.bits == 5:
+        lines += [f"lo{i} = lo{i} | (shift_left_i8(top{i}, {4 - h}) & splat_i8(16))"]
+        lines += [f"hi{i} = hi{i} | (shift_right_i8(top{i}, {h}) & splat_i8(16))"]
+    if spec.bits == 6:
+        for name, plane in ((f"lo{i}", f"top{i}"), (f"hi{i}", f"pot{i}")):
+            n = 4 - 2 * h
+            bits = f"shift_left_i8({plane}, {n})" if n > 0 else f"shift_right_i8({plane}, {-n})" if n < 0 else plane
+            lines += [f"{name} = {name} | ({bits} & splat_i8(48))"]
+    return lines

@@ -1,0 +1,150 @@
+"""Linear layers on the CPU: which layout and kernel a tensor takes, how it is packed, what its arguments are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.cpu.compiler import LIBRARY, Kernel, kernel
+from pyllm.backends.cpu.layouts import LAYOUTS, PANEL, Layout
+from pyllm.backends.cpu.target import Target, host
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.quant import formats
+
+RunParallel = Callable[[int, int], None]
+"""run_parallel(kernel address, args address): the kernel on all threads, returns when all are done."""
+
+_LAYOUT_OF = {
+    "F32": "f32",
+    "F16": "f16",
+    "BF16": "bf16",
+    "Q4_0": "q4_0",
+    "Q4_1": "q4_1",
+    "Q5_0": "q5_0",
+    "Q5_1": "q5_1",
+    "Q8_0": "q8_0",
+    "Q4_K": "q4_k",
+    "Q5_K": "q5_k",
+    "Q6_K": "q6_k",
+}
+
+# Register tiles (panels, tokens) by instruction set: what 32, or 16, vector registers hold.
+_TILES = {"avx512vnni": (2, 5), "avx512": (2, 4), "dotprod": (1, 3)}
+_FLOAT_TILES = {"avx512vnni": (2, 8), "avx512": (2, 8), "dotprod": (1, 4)}
+_SMALL_TILE = (1, 3)
+
+_CHUNK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPlan:
+    """How matrices [rows, columns] of one format are computed."""
+
+    format: str
+    rows: int
+    columns: int
+    layout: Layout
+    kernel: Kernel
+    pack_kernel: Kernel
+    decoded: bool
+    """The format has no kernel of its own: it is decoded when packed, to half precision."""
+
+    @property
+    def x_form(self) -> str:
+        """Form of the input that the kernel reads: "q8" records or "f32"."""
+        return "f32" if self.layout.is_float else "q8"
+
+    @property
+    def n_panels(self) -> int:
+        return (self.rows + PANEL - 1) // PANEL
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of one packed matrix."""
+        return self.layout.matrix_bytes(self.rows, self.columns)
+
+
+def plan(format: str, rows: int, columns: int) -> LinearPlan:
+    """Choose layout and kernels. Any known format works: one without kernels is decoded to float16 when packed."""
+    name = _LAYOUT_OF.get(format)
+    layout = LAYOUTS[name or "f16"]
+    isa = host().isa
+    panels, tokens = (_FLOAT_TILES if layout.is_float else _TILES).get(isa, _SMALL_TILE)
+    return LinearPlan(
+        format, rows, columns, layout,
+        kernel("linear", "linear", layout=layout.name, panels=panels, tokens=tokens),
+        kernel("pack", "pack", layout=layout.name),
+        decoded=name is None,
+    )  # fmt: skip
+
+
+def wide_supported(target: Target) -> bool:
+    """Whether many tokens at once are better served by bfloat16 activations (AMX tiles)."""
+    return False
+
+
+def args(
+    p: LinearPlan, *, step: int, counter: int, w: int, x: int, ldx: int, y: int, ldy: int, bias: int = 0,
+    residual: int = 0, ranges: int, n_groups: int = 1, bias_stride: int = 0,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Argument slots of the kernel; addresses in bytes, ld in bytes between tokens, residual laid out as y."""
+    return np.array(
+        [
+            step,
+            counter,
+            w,
+            p.n_panels,
+            p.columns,
+            x,
+            ldx,
+            y,
+            ldy,
+            bias,
+            residual,
+            ranges,
+            n_groups,
+            p.n_bytes,
+            bias_stride,
+        ],
+        np.int64,
+    )
+
+
+def pack(p: LinearPlan, tensor: TensorInfo, out: int, run_parallel: RunParallel) -> None:
+    """Pack a tensor [rows, columns] or [experts, rows, columns] to address `out`, p.n_bytes for each matrix."""
+    n_matrices = tensor.n_elements // (p.rows * p.columns)
+    row_bytes = tensor.n_bytes // (n_matrices * p.rows)
+    if not p.decoded:
+        _pack(p, tensor.data.ctypes.data, row_bytes, p.rows, n_matrices, out, run_parallel)
+        return
+    decode, panel = formats.get(tensor.format).decode, p.layout.panel_bytes(p.columns)
+    rows = max(1, _CHUNK_BYTES // (4 * p.columns) // PANEL) * PANEL
+    source = tensor.data.reshape(n_matrices, p.rows, row_bytes)
+    for m in range(n_matrices):
+        for r in range(0, p.rows, rows):
+            part = source[m, r : r + rows]
+            with np.errstate(over="ignore"):
+                halves = np.ascontiguousarray(decode(part).astype(np.float16))
+            _pack(
+                p,
+                halves.ctypes.data,
+                2 * p.columns,
+                len(part),
+                1,
+                out + m * p.n_bytes + r // PANEL * panel,
+                run_parallel,
+            )
+
+
+def _pack(
+    p: LinearPlan, src: int, row_bytes: int, rows: int, n_matrices: int, out: int, run_parallel: RunParallel
+) -> None:
+    counter = np.zeros(1, np.int64)
+    slots = np.array(
+        [0, counter.ctypes.data, src, row_bytes, rows, p.columns, out, n_matrices, row_bytes * rows, p.n_bytes],
+        np.int64,
+    )
+    run_parallel(LIBRARY.load([p.pack_kernel])[p.pack_kernel], slots.ctypes.data)
