@@ -12,7 +12,6 @@ from pyllm.hub.sources import Report
 if TYPE_CHECKING:
     import httpx
 
-_CHUNK = 1 << 18
 _ATTEMPTS = 5
 """Failures in a row, without a byte in between, until we give up."""
 _PAUSE = 0.5
@@ -61,7 +60,7 @@ def _stream(client: httpx.Client, url: str, part: IO[bytes], size: int, report: 
         total = _total(response)
         if total is not None and total != size:
             raise HubError(f"{url} has {total} bytes instead of {size}")
-        for chunk in response.iter_bytes(_CHUNK):
+        for chunk in response.iter_bytes():
             if part.tell() + len(chunk) > size:
                 raise HubError(f"{url} sends more than the expected {size} bytes")
             part.write(chunk)

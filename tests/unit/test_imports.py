@@ -1,0 +1,112 @@
+"""Imports point one way, and what is heavy is not imported before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pyllm
+
+SOURCE = Path(pyllm.__file__).parent
+
+LAYERS = [
+    {"errors", "config", "env"},
+    {"gguf", "quant", "tokenizers", "chat", "hub"},
+    {"program", "archs", "backends", "cache", "sampling"},
+    {"engine"},
+    {"loading", "options", "results", "stops", "llm", "perplexity", "bench"},
+    {"cli", "__main__"},
+]
+"""Rooms of the package; each layer may import from itself and from those above it in this list."""
+RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+APART = [
+    ("archs", {"backends"}),
+    ("backends", {"archs"}),
+    ("quant", {"tokenizers", "chat", "hub"}),
+    ("gguf", {"tokenizers", "chat", "hub"}),
+    ("tokenizers", {"chat", "hub"}),
+    ("chat", {"hub"}),
+    ("hub", {"gguf", "quant", "tokenizers", "chat"}),
+    ("sampling", {"archs", "backends", "program", "cache"}),
+    ("cache", {"archs", "backends", "program", "sampling"}),
+]
+"""Rooms of one layer, or lower ones, that must not know of each other."""
+HEAVY = ("numba", "llvmlite", "cupy", "mlx", "numpy", "torch", "pyllm.backends", "pyllm.engine", "pyllm.llm")
+
+
+def rooms_imported(path: Path) -> Iterator[str]:
+    """Rooms that a file imports from, wherever in the file."""
+    package = path.relative_to(SOURCE.parent).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += [node.module] if node.module else []
+            names = [".".join([*base, alias.name]) for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "pyllm" and len(parts) > 1:
+                yield parts[1]
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_one_way(path: Path) -> None:
+    room = room_of(path)
+    assert room in RANK, f"{room} has no place in LAYERS"
+    imported = {r for r in rooms_imported(path) if r in RANK}
+    assert not {r for r in imported if RANK[r] > RANK[room]}
+    for name, others in APART:
+        if name == room:
+            assert not imported & others
+
+
+def test_every_import_names_a_room() -> None:
+    public = set(pyllm.__all__)
+    for path in modules():
+        assert {r for r in rooms_imported(path) if r not in RANK} <= public, path
+
+
+def heavy_after(code: str) -> list[str]:
+    """Heavy modules that are loaded in a fresh interpreter after running `code`."""
+    script = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint(' '.join(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = done.stderr.split()
+    assert "pyllm" in loaded
+    return [m for m in loaded if any(m == h or m.startswith(h + ".") for h in HEAVY)]
+
+
+def test_import_pyllm_is_light() -> None:
+    assert heavy_after("import pyllm") == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["list"]])
+def test_command_line_is_light(arguments: list[str]) -> None:
+    assert heavy_after(f"from pyllm.cli import main; main({arguments})") == []
+
+
+def test_help_is_quick() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pyllm", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.2
