@@ -1,0 +1,176 @@
+"""Sums, factors, caps, copies and gated activations: whatever treats each number by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from pyllm.backends.cpu.kernels.activation import store_activation
+from pyllm.backends.cpu.kernels.rows import row_of
+from pyllm.backends.cpu.simd import (
+    abs_f32,
+    atomic_add,
+    exp_f32,
+    fma,
+    load_f32x16,
+    load_f64,
+    load_i64,
+    max_f32,
+    min_f32,
+    select_lt,
+    sigmoid_f32,
+    splat_f32,
+    store_f32x16,
+    tanh_f32,
+    zero_f32,
+)
+
+_COLUMNS = 4096
+"""Columns of one work item: wide rows (logits) are shared among threads."""
+
+
+@register_jitable
+def _add(a, b, f):
+    return a + b
+
+
+@register_jitable
+def _scale(a, b, f):
+    return a * f
+
+
+@register_jitable
+def _softcap(a, b, f):
+    return tanh_f32(a / f) * f
+
+
+@register_jitable
+def _copy(a, b, f):
+    return a
+
+
+_OPS = {"add": _add, "scale": _scale, "softcap": _softcap, "copy": _copy}
+
+
+def elementwise(kind: str) -> Callable[[int, int, int], None]:
+    """Y = op(X, B, factor).
+
+    Slots: step, counter, X, ldx, B (X where there is none), ldb, Y, ldy, factor, columns, range, 1 where rows of X and B are
+    picked by the step's `rows`. (ld in bytes.)
+    """
+    function: Any = _OPS[kind]
+
+    def k(args, thread, n_threads):
+        step = load_i64(args)
+        counter = load_i64(args + 8)
+        x, ldx = load_i64(args + 16), load_i64(args + 24)
+        b, ldb = load_i64(args + 32), load_i64(args + 40)
+        y, ldy = load_i64(args + 48), load_i64(args + 56)
+        factor = splat_f32(np.float32(load_f64(args + 64)))
+        columns = load_i64(args + 72)
+        rows, picked = load_i64(args + 80), load_i64(args + 88)
+        first, n = load_i64(rows), load_i64(rows + 8)
+        parts = (columns + _COLUMNS - 1) // _COLUMNS
+        while True:
+            item = atomic_add(counter, 1)
+            if item >= n * parts:
+                break
+            t = first + item // parts
+            start = item % parts * _COLUMNS
+            s = row_of(step, t, picked)
+            for c in range(start, min(start + _COLUMNS, columns), 16):
+                store_f32x16(
+                    y + t * ldy + 4 * c,
+                    function(load_f32x16(x + s * ldx + 4 * c), load_f32x16(b + s * ldb + 4 * c), factor),
+                )
+
+    return k
+
+
+@register_jitable
+def _erf(x):
+    """Abramowitz and Stegun 7.1.26: within 1.5e-7."""
+    one = splat_f32(np.float32(1))
+    a = abs_f32(x)
+    t = one / fma(splat_f32(np.float32(0.3275911)), a, one)
+    p = splat_f32(np.float32(1.061405429))
+    p = fma(p, t, splat_f32(np.float32(-1.453152027)))
+    p = fma(p, t, splat_f32(np.float32(1.421413741)))
+    p = fma(p, t, splat_f32(np.float32(-0.284496736)))
+    p = fma(p, t, splat_f32(np.float32(0.254829592)))
+    y = one - p * t * exp_f32(zero_f32() - a * a)
+    return select_lt(x, zero_f32(), zero_f32() - y, y)
+
+
+@register_jitable
+def _silu(g, u):
+    return g * sigmoid_f32(g) * u
+
+
+@register_jitable
+def _gelu(g, u):
+    one = splat_f32(np.float32(1))
+    half = splat_f32(np.float32(0.5))
+    inner = g * splat_f32(np.float32(0.79788456080286535588)) * fma(splat_f32(np.float32(0.044715)) * g, g, one)
+    return half * g * (one + tanh_f32(inner)) * u
+
+
+@register_jitable
+def _gelu_erf(g, u):
+    one = splat_f32(np.float32(1))
+    half = splat_f32(np.float32(0.5))
+    return half * g * (one + _erf(g * splat_f32(np.float32(0.70710678118654752440)))) * u
+
+
+@register_jitable
+def _relu(g, u):
+    return max_f32(g, zero_f32()) * u
+
+
+@register_jitable
+def _swiglu_oai(g, u):
+    one = splat_f32(np.float32(1))
+    seven = splat_f32(np.float32(7))
+    g = min_f32(g, seven)
+    u = max_f32(min_f32(u, seven), zero_f32() - seven)
+    return g * sigmoid_f32(g * splat_f32(np.float32(1.702))) * (u + one)
+
+
+_ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _relu, "swiglu_oai": _swiglu_oai}
+
+
+def gated(act: str) -> Callable[[int, int, int], None]:
+    """y = act(gate) * up, and its activation record.
+
+    Slots: step, counter, gate, ldg, up, ldu, Y or 0, ldy, records or 0, ld of records, columns, range, scratch, bytes of scratch
+    of a thread. (ld in bytes.)
+    """
+    function: Any = _ACTIVATIONS[act]
+
+    def k(args, thread, n_threads):
+        step = load_i64(args)
+        counter = load_i64(args + 8)
+        gate, ldg = load_i64(args + 16), load_i64(args + 24)
+        up, ldu = load_i64(args + 32), load_i64(args + 40)
+        y, ldy = load_i64(args + 48), load_i64(args + 56)
+        records, ld_records = load_i64(args + 64), load_i64(args + 72)
+        columns, rows = load_i64(args + 80), load_i64(args + 88)
+        scratch = load_i64(args + 96) + thread * load_i64(args + 104)
+        wide = load_i64(step + 96)
+        first, n = load_i64(rows), load_i64(rows + 8)
+        while True:
+            i = atomic_add(counter, 1)
+            if i >= n:
+                break
+            t = first + i
+            out = y + t * ldy if y != 0 else scratch
+            for c in range(0, columns, 16):
+                g = load_f32x16(gate + t * ldg + 4 * c)
+                store_f32x16(out + 4 * c, function(g, load_f32x16(up + t * ldu + 4 * c)))
+            if records != 0:
+                store_activation(out, records + t * ld_records, columns, wide)
+
+    return k

@@ -1,0 +1,108 @@
+"""RMS norm of rows, or of each head of a row: with the sum before it and the activation record after it in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numba.extending import register_jitable
+
+from pyllm.backends.cpu.kernels.activation import store_activation
+from pyllm.backends.cpu.kernels.rows import row_of
+from pyllm.backends.cpu.simd import (
+    atomic_add,
+    fma,
+    hsum_f32,
+    load_f32,
+    load_f32x16,
+    load_f64,
+    load_i64,
+    splat_f32,
+    store_f32,
+    store_f32x16,
+    zero_f32,
+)
+
+
+@register_jitable
+def _add_rows(a, b, out, n):
+    """out = a + b, and the padding up to 16 columns."""
+    for c in range(0, n, 16):
+        store_f32x16(out + 4 * c, load_f32x16(a + 4 * c) + load_f32x16(b + 4 * c))
+
+
+@register_jitable
+def _normalize(x, y, weight, eps, n):
+    """y = x / sqrt(mean(x^2) + eps) * weight over n columns; weight 0: none. x and y may be the same."""
+    full = n // 16 * 16
+    s0 = zero_f32()
+    s1 = zero_f32()
+    c = 0
+    while c + 32 <= full:
+        v = load_f32x16(x + 4 * c)
+        w = load_f32x16(x + 4 * c + 64)
+        s0 = fma(v, v, s0)
+        s1 = fma(w, w, s1)
+        c += 32
+    if c < full:
+        v = load_f32x16(x + 4 * c)
+        s0 = fma(v, v, s0)
+    total = hsum_f32(s0 + s1)
+    for i in range(full, n):
+        total += load_f32(x + 4 * i) * load_f32(x + 4 * i)
+    factor = np.float32(1) / np.sqrt(total / np.float32(n) + eps)
+    f = splat_f32(factor)
+    if weight != 0:
+        for i in range(0, full, 16):
+            store_f32x16(y + 4 * i, load_f32x16(x + 4 * i) * f * load_f32x16(weight + 4 * i))
+        for i in range(full, n):
+            store_f32(y + 4 * i, load_f32(x + 4 * i) * factor * load_f32(weight + 4 * i))
+    else:
+        for i in range(0, full, 16):
+            store_f32x16(y + 4 * i, load_f32x16(x + 4 * i) * f)
+        for i in range(full, n):
+            store_f32(y + 4 * i, load_f32(x + 4 * i) * factor)
+
+
+def rms_norm() -> Callable[[int, int, int], None]:
+    """h = x + b (if b), y = norm(h), record of y.
+
+    Slots: step, counter, X, ldx, B or 0, ldb, H or 0, ldh, Y or 0, ldy, records or 0, ld of records, weight or 0,
+    columns from one group's weights to the next's (0: shared), eps, columns of a group, groups, range,
+    1 where rows of x and b are picked by the step's `rows`, scratch, bytes of scratch of a thread. (ld in bytes.)
+    """
+
+    def k(args, thread, n_threads):
+        step = load_i64(args)
+        counter = load_i64(args + 8)
+        x, ldx = load_i64(args + 16), load_i64(args + 24)
+        b, ldb = load_i64(args + 32), load_i64(args + 40)
+        h, ldh = load_i64(args + 48), load_i64(args + 56)
+        y, ldy = load_i64(args + 64), load_i64(args + 72)
+        records, ld_records = load_i64(args + 80), load_i64(args + 88)
+        weight, weight_step = load_i64(args + 96), load_i64(args + 104)
+        eps = np.float32(load_f64(args + 112))
+        group, n_groups = load_i64(args + 120), load_i64(args + 128)
+        rows, picked = load_i64(args + 136), load_i64(args + 144)
+        scratch = load_i64(args + 152) + thread * load_i64(args + 160)
+        wide = load_i64(step + 96)
+        first, n = load_i64(rows), load_i64(rows + 8)
+        while True:
+            i = atomic_add(counter, 1)
+            if i >= n:
+                break
+            t = first + i
+            s = row_of(step, t, picked)
+            row = x + s * ldx
+            out = y + t * ldy if y != 0 else scratch
+            if b != 0:
+                total = h + t * ldh if h != 0 else out
+                _add_rows(row, b + s * ldb, total, group * n_groups)
+                row = total
+            for g in range(n_groups):
+                w = weight + 4 * g * weight_step if weight != 0 else 0
+                _normalize(row + 4 * g * group, out + 4 * g * group, w, eps, group)
+            if records != 0:
+                store_activation(out, records + t * ld_records, group * n_groups, wide)
+
+    return k

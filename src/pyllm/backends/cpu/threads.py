@@ -1,0 +1,180 @@
+"""The threads that walk a table of kernels together: one is the caller, the others wait for it, spinning shortly, then asleep."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+import weakref
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.cpu.compiler import LIBRARY, kernel
+from pyllm.backends.cpu.memory import aligned_zeros
+from pyllm.config import Progress
+from pyllm.errors import ClosedError
+
+KERNEL_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+SPIN_US = 40
+"""How long a waiting thread keeps its processor; less than a millisecond's work is not worth giving it up for."""
+YIELD_US = 1_000
+"""How long it then only lets others go first, before it sleeps."""
+IDLE_US = 2_000
+"""How long a worker waits for the next step before it goes to sleep for good."""
+SLICE_US = 50_000
+"""How long the calling thread stays in compiled code before Python may run signal handlers."""
+
+
+class _Shared:
+    """What the threads share. Workers hold this and not the pool, so that a pool that nobody holds can end."""
+
+    def __init__(self, n_threads: int) -> None:
+        self.block: NDArray[np.int64] = aligned_zeros((48 + 8 * n_threads,), np.int64)
+        self.step = ctypes.c_int64.from_address(self.block.ctypes.data + 256)
+        self.wake = threading.Condition()
+        self.closed = False
+        self.workers: list[threading.Thread] = []
+        self.pid = os.getpid()
+
+
+class Pool:
+    """`n_threads` threads, the caller's among them. One caller at a time."""
+
+    def __init__(self, n_threads: int, progress: Progress | None = None) -> None:
+        self.n_threads = max(1, n_threads)
+        lead, follow = kernel("walk", "lead"), kernel("walk", "follow")
+        code = LIBRARY.load([lead, follow], progress)
+        self._lead, self._follow = KERNEL_TYPE(code[lead]), KERNEL_TYPE(code[follow])
+        self._own = aligned_zeros((8,), np.int64)  # 0: a flag that nobody raises, 2..3: the table of `run`
+        self._flag = int(self._own.ctypes.data)
+        self._ticks_per_us = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        self._shared = s = _Shared(self.n_threads)
+        self._address = int(s.block.ctypes.data)
+        self._config = (ctypes.c_int64 * 3).from_address(self._address)
+        self._resume = ctypes.c_int64.from_address(self._address + 320)
+        self._status = ctypes.c_int64.from_address(self._address + 328)
+        self._ended = 0
+        yields, sleeps, sleep_arg = _system_calls()
+        s.block[2:6] = self._flag, yields, sleeps, sleep_arg
+        if not self._ticks_per_us:
+            self._ticks_per_us = self._calibrate()
+        # With fewer processors than threads, the one that is waited for may be waiting for this processor.
+        spin = SPIN_US if self.n_threads <= _n_processors() else 1
+        s.block[6:10] = [int(us * self._ticks_per_us) for us in (spin, YIELD_US, IDLE_US, SLICE_US)]
+        for i in range(1, self.n_threads):
+            args = (s, self._follow, self._address, i, self.n_threads)
+            s.workers.append(threading.Thread(target=_work, args=args, name=f"pyllm-{i}", daemon=True))
+        for w in s.workers:
+            w.start()
+        self._finalizer = weakref.finalize(self, _end, s)
+
+    def _calibrate(self) -> float:
+        def now() -> tuple[int, int]:
+            self._lead(self._address, 0, 1)
+            return time.perf_counter_ns(), int(self._shared.block[42])
+
+        t0, c0 = now()
+        time.sleep(0.002)
+        t1, c1 = now()
+        return max(1e-3, (c1 - c0) / (t1 - t0) * 1e3)
+
+    def walk(self, table: int, n_ops: int, flag: int | None = None) -> bool:
+        """Run a table (address of pairs) on all threads; True when it was run to its end.
+
+        `flag` is the address of an int64 that ends the walk after the current op when it becomes non-zero; False is returned
+        then. An exception from a signal handler ends it likewise and is raised after every thread has left.
+        """
+        if self._shared.closed:
+            raise ClosedError("The model was closed.")
+        if self._shared.pid != os.getpid():
+            self._finalizer.detach()  # the workers stayed in the parent process
+            self._start()
+        self._abandon()
+        step, config = self._shared.step, self._config
+        try:
+            config[0] = table
+            config[1] = n_ops
+            config[2] = flag or self._flag
+            self._resume.value = self._status.value = 0
+            step.value += 1
+            self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+        return self._status.value == 1
+
+    def run(self, kernel_address: int, args: int) -> None:
+        """Run one kernel on all threads. Its work counter (slot 1) must be there and zero."""
+        self._own[2:4] = kernel_address, args
+        self.walk(self._flag + 16, 1)
+
+    def _finish(self) -> None:
+        """Walk until the step is done; a step is under way while its number is not the last one that ended."""
+        s = self._shared
+        if s.workers:
+            with s.wake:
+                s.wake.notify_all()
+        while not self._status.value:
+            self._lead(self._address, 0, self.n_threads)
+        self._ended = s.step.value
+
+    def _abandon(self) -> None:
+        """End a walk that an exception cut short. If another exception comes, the next walk does it."""
+        if self._ended == self._shared.step.value or self._shared.pid != os.getpid():
+            return
+        flag = ctypes.c_int64.from_address(self._config[2])
+        flag.value = 1
+        self._finish()
+        flag.value = 0
+
+    def close(self) -> None:
+        """End the threads. Calling it again does nothing."""
+        if not self._shared.closed:
+            self._abandon()
+        self._finalizer()
+
+
+def _work(s: _Shared, follow: object, address: int, thread: int, n_threads: int) -> None:
+    """A worker's life."""
+    seen = ctypes.c_int64.from_address(address + 384 + 64 * thread)
+    while not s.closed:
+        follow(address, thread, n_threads)  # type: ignore[operator]
+        with s.wake:
+            while s.step.value == seen.value and not s.closed:
+                s.wake.wait()
+
+
+def _end(s: _Shared) -> None:
+    if s.closed:
+        return
+    s.closed = True
+    if s.pid != os.getpid():
+        return
+    s.block[33] = 1
+    s.step.value += 1
+    with s.wake:
+        s.wake.notify_all()
+    for w in s.workers:
+        if w is not threading.current_thread():
+            w.join(timeout=1.0)
+
+
+def _n_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _system_calls() -> tuple[int, int, int]:
+    """Addresses of the functions that yield and sleep, and what to give the latter for about 50 us."""
+    if sys.platform == "win32":
+        lib, names, arg = ctypes.WinDLL("kernel32"), ("SwitchToThread", "Sleep"), 1
+    else:
+        lib, names, arg = ctypes.CDLL(None), ("sched_yield", "usleep"), 50
+    yields, sleeps = (ctypes.cast(getattr(lib, n), ctypes.c_void_p).value or 0 for n in names)
+    return yields, sleeps, arg
