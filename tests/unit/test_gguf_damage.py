@@ -113,6 +113,7 @@ def small_file(path: Path) -> bytes:
     w.add_array("words", ["alpha", "", "beta" * 80, "γ"])
     w.add_array("numbers", [1, 2, 3])
     w.add_array("flags", [True, False])
+    w.add_key_value("bytes", [1, 2, 3, 4, 5], gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT8)
     w.add_float32("x", 1.5)
     w.add_tensor("a", np.arange(12, dtype=np.float32).reshape(3, 4))
     w.add_tensor("b", np.full((2, 34), 0xAA, np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q8_0)

@@ -131,6 +131,18 @@ def test_nested_arrays(tmp_path: Path) -> None:
         assert (seven.tolist(), empty.tolist(), texts) == ([7, 9], [], ["a", "bc"])
 
 
+@pytest.mark.parametrize("kind", [t for t in gguf.GGUFValueType if t.name not in ("STRING", "ARRAY")])
+def test_arrays_of_every_type(tmp_path: Path, kind: gguf.GGUFValueType) -> None:
+    items = [0, 1, 1, 0, 1]
+    array = g.array(kind, [g.scalar(kind, i) for i in items])
+    path = write(tmp_path / "a.gguf", g.file([g.kv("a", g.ARRAY, array), g.kv("empty", g.ARRAY, g.array(kind, []))]))
+    with open_gguf(path) as f:
+        assert f.metadata["a"].tolist() == items
+        assert f.metadata["a"].dtype == ("bool" if kind.name == "BOOL" else kind.name.lower())
+        assert f.metadata["empty"].shape == (0,)
+        assert str(f.metadata.field("a")) == f"{kind.name.lower()}[5]"
+
+
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     """Tokens keep their bytes; a single string stays printable."""
     tokens = [b"\xff\xfe", b"ok", b"\xe2\x82"]

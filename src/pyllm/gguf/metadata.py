@@ -95,7 +95,7 @@ def read(file: MappedFile, field: Field) -> Any:
             item, offset = locate(file, offset, ValueType.ARRAY)
             items.append(read(file, item))
         return items
-    kind = field.item_type or field.type
+    kind = field.type if field.item_type is None else field.item_type
     values = np.frombuffer(file.map, DTYPES[kind], field.count, field.offset)
     if kind is ValueType.BOOL:
         if values.size and values.max() > 1:
