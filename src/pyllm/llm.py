@@ -254,13 +254,7 @@ class LLM:
             raise RequestError(f"{self.path.name} has no chat template; use complete()")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        text = template.render(messages, tools=tools, **(variables or {}))
-        tokens = self.tokenizer.encode(text, add_special=False, parse_special=True)
-        # Some templates write the BOS token themselves; then it must not come twice.
-        bos = self.tokenizer.bos_id
-        if self.tokenizer.add_bos and bos is not None and tokens[:1] != [bos]:
-            tokens.insert(0, bos)
-        return tokens
+        return template.encode(messages, tools=tools, **(variables or {}))
 
     def generate(
         self, prompts: Sequence[Prompt], *, parse_special: bool = False, **options: Unpack[GenerateOptions]

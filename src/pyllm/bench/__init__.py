@@ -12,6 +12,16 @@ for the last token only, and neither tokenizing nor sampling is timed. One warm-
 from pyllm.bench.options import BenchCase, BenchOptions, parse_ints, parse_pairs
 from pyllm.bench.report import FORMATS, main_run
 from pyllm.bench.results import BenchResult
-from pyllm.bench.runner import run
+from pyllm.bench.runner import run, run_cases
 
-__all__ = ["FORMATS", "BenchCase", "BenchOptions", "BenchResult", "main_run", "parse_ints", "parse_pairs", "run"]
+__all__ = [
+    "FORMATS",
+    "BenchCase",
+    "BenchOptions",
+    "BenchResult",
+    "main_run",
+    "parse_ints",
+    "parse_pairs",
+    "run",
+    "run_cases",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -29,8 +29,18 @@ def run(
     progress: Progress | None = None,
 ) -> list[BenchResult]:
     """Measure all cases in order; `on_result` sees each as soon as it is done. Raises what loading a model raises."""
+    return run_cases(options.cases(), options, on_result, progress)
+
+
+def run_cases(
+    cases: Iterable[BenchCase],
+    options: BenchOptions,
+    on_result: Callable[[BenchResult], None] | None = None,
+    progress: Progress | None = None,
+) -> list[BenchResult]:
+    """The same for cases of one's own; `options` says how to measure. Neighbours share a loaded model if they can."""
     results: list[BenchResult] = []
-    for _, group in groupby(options.cases(), key=lambda c: (c.model, c.n_batch, c.kv_dtype, c.n_threads)):
+    for _, group in groupby(cases, key=lambda c: (c.model, c.n_batch, c.kv_dtype, c.n_threads)):
         for result in _run_group(list(group), options, progress):
             results.append(result)
             if on_result is not None:

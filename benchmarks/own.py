@@ -1,0 +1,58 @@
+"""pyllm's side of a comparison: peer.py's commands, flags and JSON, but `first`, for which there is `pyllm run`."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pyllm
+from pyllm.bench import BenchCase, BenchOptions, BenchResult, run_cases
+from pyllm.perplexity import perplexity as estimates
+from sides import main, peak_bytes
+
+
+def speed(a: Namespace) -> dict[str, Any]:
+    def case(n_prompt: int, n_gen: int, n_parallel: int) -> BenchCase:
+        return BenchCase(a.model, n_prompt, n_gen, 0, n_parallel, a.t, 512, "f16")
+
+    peaks: list[int] = []
+
+    def on_result(result: BenchResult) -> None:
+        peaks.append(peak_bytes())
+
+    options = BenchOptions((a.model,), repetitions=a.r)
+    pp, tg, parallel = run_cases([case(a.p, 0, 1), case(0, a.n, 1), case(0, a.n, a.parallel)], options, on_result)
+    return {
+        "pp": pp.samples_ts,
+        "tg": tg.samples_ts,
+        "peak_bytes": peaks[1],  # before the parallel run, whose KV cache is another size for each engine
+        "tg_parallel": parallel.samples_ts,
+    }
+
+
+def perplexity(a: Namespace) -> dict[str, Any]:
+    with pyllm.load(a.model, n_threads=a.t, n_ctx=a.c, max_seqs=1) as llm:
+        text = Path(a.text).read_text(encoding="utf-8")
+        start = time.perf_counter()
+        tokens = llm.tokenizer.encode(text)
+        tokenized = time.perf_counter() - start
+        start = time.perf_counter()
+        *_, last = estimates(llm, tokens, a.c, a.windows)
+        seconds = time.perf_counter() - start
+    return {"ppl": last.ppl, "n_scored": last.n_scored, "seconds": seconds, "tokenize_seconds": tokenized}
+
+
+def logits(a: Namespace) -> dict[str, Any]:
+    tokens = json.loads(Path(a.tokens).read_text())
+    with pyllm.load(a.model, n_threads=a.t, n_ctx=len(tokens), max_seqs=1) as llm:
+        np.save(a.out, llm.logits(tokens))
+    return {"n_tokens": len(tokens)}
+
+
+if __name__ == "__main__":
+    main(__doc__, {"speed": speed, "perplexity": perplexity, "logits": logits})
