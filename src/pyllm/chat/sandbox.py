@@ -32,9 +32,10 @@ MAX_ENTRIES = 1 << 20  # entries of lists, and of lists in lists, in a value tha
 MAX_NUMBER = 100_000  # largest whole number given to a filter or function: widths, counts
 
 # Filters that look at a list or hand it on, but never write it out.
-_LOOKING = frozenset(
-    "length count first last list map select selectattr reject rejectattr items dictsort default d".split()
-)
+_LOOKING = {
+    "length", "count", "first", "last", "list", "map", "select", "selectattr", "reject", "rejectattr", "items",
+    "dictsort", "default", "d",
+}  # fmt: skip
 
 
 class Budget:

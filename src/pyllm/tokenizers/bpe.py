@@ -65,6 +65,7 @@ class BPETokenizer(Tokenizer):
         self._lock = threading.Lock()
         self._library: Callable[[str], tuple[int, ...]] | None = None
         self._library_tried = not pre.byte_level
+        self._alphabet = _TO_BYTE.keys() & vocab.ids.keys()
 
     def _encode_words(self, text: str, ids: list[int]) -> None:
         words = self._split(text if self._byte_level else text.replace(" ", "▁"))
@@ -91,7 +92,9 @@ class BPETokenizer(Tokenizer):
         self._n_merged += len(word)
         if self._n_merged > _LIBRARY_FROM and not self._library_tried:
             self._build_library()
-        return self._library(word) if self._library else self._tokens(merge(word, self._ranks))
+        if self._library and self._alphabet.issuperset(word):  # the library merges across what it drops
+            return self._library(word)
+        return self._tokens(merge(word, self._ranks))
 
     def _tokens(self, symbols: list[str]) -> tuple[int, ...]:
         """Ids of merged symbols; one that is no token is written in bytes; what has no byte token is dropped."""
@@ -114,8 +117,6 @@ class BPETokenizer(Tokenizer):
             self._library_tried = True
             ids = self.vocab.ids
             pairs = [(a, b) for a, _, b in (merge.partition(" ") for merge in self._ranks)]
-            if self.vocab.special_ids.keys() & _TO_BYTE.keys() or not _TO_BYTE.keys() <= ids.keys():
-                return
             if not all(a in ids and b in ids and a + b in ids for a, b in pairs):
                 return
             try:
