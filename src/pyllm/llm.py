@@ -333,7 +333,7 @@ class LLM:
         request = GenerationRequest(
             tokens=tokens,
             sampling=settings.sampling,
-            max_tokens=settings.max_tokens,
+            max_tokens=settings.limit(room=self.engine.n_ctx + 1 - len(tokens)),
             stop_ids=frozenset() if tokenizer is None or settings.ignore_eos else tokenizer.stop_ids,
             logprobs=settings.logprobs,
             context_shift=settings.context_shift,

@@ -32,7 +32,8 @@ class GenerateOptions(SamplingOptions, total=False):
     sampling: SamplingParams
     """Where the sampling options start from; single ones override it."""
     max_tokens: int | None
-    """Most tokens to generate; None: until the model ends or the context is full."""
+    """Most tokens to generate; None: until the model ends or the context is full. Where the context is full before a
+    number given here is reached, ContextFullError is raised."""
     stop: str | Sequence[str]
     """Texts that end the generation; they are not part of the result."""
     logprobs: int | None
@@ -50,16 +51,18 @@ class GenerateSettings:
     """`GenerateOptions`, complete and checked."""
 
     sampling: SamplingParams
-    max_tokens: int | None
+    max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
     context_shift: bool = False
     n_keep: int = 0
+    usual: int | None = None
+    """Limit where `max_tokens` was not given; it gives way to the context's."""
 
     @classmethod
-    def of(cls, caller: str, max_tokens: int | None, options: Mapping[str, Any]) -> GenerateSettings:
-        """Settings from a call's keywords; `max_tokens` is the default. Raises RequestError for what does not exist."""
+    def of(cls, caller: str, usual: int | None, options: Mapping[str, Any]) -> GenerateSettings:
+        """Settings from a call's keywords. Raises RequestError for what does not exist."""
         rest = dict(options)
         sampling = rest.pop("sampling", None) or SamplingParams()
         if not isinstance(sampling, SamplingParams):
@@ -70,12 +73,18 @@ class GenerateSettings:
         stop = rest.pop("stop", None) or ()
         settings = cls(
             sampling=replace(sampling, **steps),
-            max_tokens=rest.pop("max_tokens", max_tokens),
+            usual=None if "max_tokens" in rest else usual,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             **rest,
         )
         settings._check()
         return settings
+
+    def limit(self, room: int) -> int | None:
+        """Most tokens to generate, where the context has `room` for so many."""
+        if self.usual is None:
+            return self.max_tokens
+        return self.usual if self.context_shift else min(self.usual, room)
 
     def _check(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 0:
@@ -89,7 +98,7 @@ class GenerateSettings:
 
 
 _SAMPLING = tuple(f.name for f in fields(SamplingParams))
-_OWN = tuple(f.name for f in fields(GenerateSettings))
+_OWN = tuple(f.name for f in fields(GenerateSettings) if f.name != "usual")
 
 
 def _unknown(caller: str, name: str) -> str:

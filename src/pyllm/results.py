@@ -134,7 +134,7 @@ class CompletionStream(Iterator[str]):
             text="".join(self._pieces),
             tokens=tuple(self._tokens),
             finish_reason=self._finish_reason,
-            usage=Usage(g.n_prompt, g.n_cached, len(self._tokens), g.prompt_seconds, g.seconds),
+            usage=Usage(g.n_prompt, g.n_cached, len(self._tokens), g.prompt_seconds, g.seconds - g.prompt_seconds),
             stop_string=self._stops.stopped,
             logprobs=tuple(self._logprobs) if self._want_logprobs else None,
         )

@@ -159,7 +159,12 @@ def test_prompts_that_do_not_fit(llm: pyllm.LLM) -> None:
         llm.complete([1] * 129)
     with pytest.raises(pyllm.RequestError):
         llm.complete([llm.n_vocab])
-    assert len(llm.complete([1] * 126, max_tokens=None, temperature=0).tokens) >= 2
+    with pytest.raises(pyllm.ContextFullError):
+        llm.complete([1] * 126, max_tokens=50)
+    for options in ({}, {"max_tokens": None}):
+        result = llm.complete([1] * 126, **options)  # type: ignore[call-overload]
+        assert (len(result.tokens), result.finish_reason) == (3, "length")
+    assert len(llm.complete([1] * 126, max_tokens=50, context_shift=True).tokens) == 50
 
 
 def test_after_close_nothing_runs(path: Path) -> None:

@@ -17,12 +17,27 @@ def test_options_are_the_fields_of_sampling_params() -> None:
 
 
 def test_options_are_the_fields_of_settings() -> None:
-    own = {f.name for f in fields(GenerateSettings)}
+    own = {f.name for f in fields(GenerateSettings)} - {"usual"}
     assert set(GenerateOptions.__annotations__) == own | set(SamplingOptions.__annotations__)
 
 
 def test_defaults() -> None:
-    assert GenerateSettings.of("complete", 256, {}) == GenerateSettings(SamplingParams(), 256)
+    assert GenerateSettings.of("chat", None, {}) == GenerateSettings(SamplingParams())
+
+
+@pytest.mark.parametrize(
+    ("usual", "options", "limit"),
+    [
+        (256, {}, 100),
+        (50, {}, 50),
+        (256, {"context_shift": True}, 256),
+        (None, {}, None),
+        (256, {"max_tokens": None}, None),
+        (256, {"max_tokens": 300}, 300),
+    ],
+)
+def test_only_the_usual_limit_gives_way_to_the_context(usual: int | None, options: Any, limit: int | None) -> None:
+    assert GenerateSettings.of("complete", usual, options).limit(room=100) == limit
 
 
 def test_single_options_override_sampling() -> None:

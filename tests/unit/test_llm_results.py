@@ -23,7 +23,7 @@ TEXT = "Grüße aus 東京, 🦙🧑‍🚀 say hello.\n\nSecond paragraph: END 
 class Played(Iterator[GeneratedToken]):
     """A generation whose tokens are known; `fails_at` raises KeyboardInterrupt in place of that token."""
 
-    n_prompt, n_cached, prompt_seconds, seconds = 7, 3, 0.5, 2.0
+    n_prompt, n_cached, prompt_seconds, seconds = 7, 3, 0.5, 2.5
 
     def __init__(self, tokens: Sequence[int], fails_at: int = -1, finish_reason: str = "length") -> None:
         self._tokens = [GeneratedToken(t, -0.5, [(t, -0.5), (0, -3.0)]) for t in tokens]
@@ -51,7 +51,7 @@ def tokenizer(request: pytest.FixtureRequest, shared_data: Path) -> Tokenizer:
 
 
 def stream_of(generation: Played, tokenizer: Tokenizer | None, **options: Any) -> CompletionStream:
-    chosen = GenerateSettings(SamplingParams(), None, **options)
+    chosen = GenerateSettings(SamplingParams(), **options)
     return CompletionStream(generation, tokenizer, chosen, continues=False)  # type: ignore[arg-type]
 
 
