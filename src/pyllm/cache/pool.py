@@ -1,0 +1,139 @@
+"""Which page of KV memory holds what: reference counts, shared prefixes, reuse of what nobody needs any more."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = -1
+"""Stands for the page before a sequence's first."""
+
+
+class PagePool:
+    """The pages 0 .. n_pages - 1 of an executable's KV memory, each of `page_size` positions.
+
+    A page is *free* (holds nothing), *held* (by one sequence or more) or *idle* (held by none, but published: its
+    content may still be of use, and the longest idle one is taken when no free one is left). A page is published
+    once all its positions are computed, and never written again then. It is found by the page before it and its own
+    tokens, compared in full: two pages are taken for the same only if everything from the first token on is the same.
+
+    Whoever holds a page holds all before it, and pages go idle from the last to the first; so a page is never reused
+    while a published one behind it still counts on it. Not thread-safe.
+    """
+
+    def __init__(self, n_pages: int, page_size: int) -> None:
+        self.n_pages = n_pages
+        self.page_size = page_size
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: all pages are free."""
+        self._holders = [0] * self.n_pages
+        self._free = list(range(self.n_pages - 1, -1, -1))
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._index: dict[tuple[int, bytes], int] = {}
+        self._keys: dict[int, tuple[int, bytes]] = {}
+
+    @property
+    def n_available(self) -> int:
+        """Pages that `allocate` can give: free and idle ones."""
+        return len(self._free) + len(self._idle)
+
+    @property
+    def n_idle(self) -> int:
+        """Pages that nobody holds and that are kept for their content."""
+        return len(self._idle)
+
+    def is_idle(self, page: int) -> bool:
+        return page in self._idle
+
+    def match(self, tokens: NDArray[np.int32], n_pages: int) -> list[int]:
+        """Published pages that hold the beginning of `tokens`, at most `n_pages` of them. They are not held yet."""
+        pages: list[int] = []
+        parent = ROOT
+        size = self.page_size
+        for start in range(0, min(n_pages, len(tokens) // size) * size, size):
+            page = self._index.get((parent, tokens[start : start + size].tobytes()))
+            if page is None:
+                break
+            pages.append(page)
+            parent = page
+        return pages
+
+    def acquire(self, pages: Iterable[int]) -> None:
+        """Hold published pages (of `match`) once more."""
+        for page in pages:
+            if self._holders[page] == 0:
+                del self._idle[page]
+            self._holders[page] += 1
+
+    def allocate(self, n: int) -> list[int]:
+        """Hold `n` pages of no content. Raises ValueError where there are not so many; nothing is taken then."""
+        if n > self.n_available:
+            raise ValueError(f"{n} pages are wanted, {self.n_available} are available")
+        pages = []
+        for _ in range(n):
+            if self._free:
+                page = self._free.pop()
+            else:
+                page, _ = self._idle.popitem(last=False)
+                del self._index[self._keys.pop(page)]
+            self._holders[page] = 1
+            pages.append(page)
+        return pages
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Hold pages once less; they are a sequence's, in order, or its last ones."""
+        for page in reversed(pages):
+            left = self._holders[page] - 1
+            if left < 0:
+                raise ValueError(f"page {page} is released more often than it is held")
+            self._holders[page] = left
+            if left == 0:
+                if page in self._keys:
+                    self._idle[page] = None
+                else:
+                    self._free.append(page)
+
+    def publish(self, page: int, parent: int, tokens: NDArray[np.int32]) -> int:
+        """Make a held page, all computed, known as `parent`'s (or `ROOT`'s) continuation by `tokens` [page_size].
+
+        Returns the page to use from now on: `page`, or where another with the same content is known already, that
+        one; it is held in place of `page`, which is released.
+        """
+        key = (parent, tokens.tobytes())
+        known = self._index.setdefault(key, page)
+        if known == page:
+            self._keys[page] = key
+        else:
+            self.acquire((known,))
+            self.release((page,))
+        return known
+
+    def check(self, holders: Iterable[Sequence[int]]) -> None:
+        """Raise AssertionError where the books are wrong. `holders`: the pages of each sequence, in order."""
+        counted: Counter[int] = Counter()
+        for pages in holders:
+            counted.update(pages)
+            parents = [ROOT, *pages]
+            for parent, page in zip(parents, pages, strict=False):
+                if page in self._keys:
+                    assert self._keys[page][0] == parent, f"page {page} is known behind another page than {parent}"
+        for page, n in enumerate(self._holders):
+            assert counted[page] == n, f"page {page} is held {counted[page]} times, {n} are counted"
+        held = {page for page, n in enumerate(self._holders) if n}
+        every = [*self._free, *self._idle, *held]
+        assert sorted(every) == list(range(self.n_pages)), "each page must be exactly one of free, idle, held"
+        assert not self._keys.keys() & set(self._free), "a free page is published"
+        assert all(page in self._keys for page in self._idle), "an idle page is not published"
+        assert {key: page for page, key in self._keys.items()} == self._index, "index and keys differ"
+        age = {page: i for i, page in enumerate(self._idle)}
+        for page, (parent, _) in self._keys.items():
+            if parent == ROOT:
+                continue
+            assert parent in self._keys, f"page {page} is published behind {parent}, which is not"
+            assert not (page in held and parent not in held), f"page {page} is held, {parent} before it is not"
+            assert parent in held or age[page] < age[parent], f"page {parent} would be reused before {page} behind it"

@@ -1,0 +1,58 @@
+"""Writes a step into the batch's arrays, and of page tables only what changed since the step before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyllm.backends.base import Batch
+from pyllm.config import ExecutionOptions
+from pyllm.engine.sequence import Sequence
+
+
+class BatchWriter:
+    """One `Batch`, written again for each step. It does what `Batch.add` does, for sequences known to fit."""
+
+    def __init__(self, options: ExecutionOptions) -> None:
+        self.batch = Batch(options)
+        self._range = np.arange(max(options.n_pages * options.page_size, options.max_tokens), dtype=np.int32)
+        self._owners: list[Sequence | None] = [None] * options.max_seqs
+
+    def write(self, steps: list[Sequence]) -> Batch:
+        """The batch of a scheduled step."""
+        b = self.batch
+        tokens, positions, seqs, spans, rows = b.tokens, b.positions, b.seqs, b.spans, b.rows
+        t = r = 0
+        for s, seq in enumerate(steps):
+            start, n = seq.n_computed, seq.n_step
+            if n == 1:
+                tokens[t] = seq.tokens[start]
+                positions[t] = start
+                seqs[t] = s
+            else:
+                tokens[t : t + n] = seq.tokens[start : start + n]
+                positions[t : t + n] = self._range[start : start + n]
+                seqs[t : t + n] = s
+            spans[s, 0] = t
+            spans[s, 1] = n
+            t += n
+            wanted = seq.n_rows
+            if wanted == 1:
+                rows[r] = t - 1
+            elif wanted:
+                rows[r : r + wanted] = self._range[t - wanted : t]
+            r += wanted
+            if self._owners[s] is not seq or seq.row != s or seq.n_listed < len(seq.pages):
+                self._list_pages(s, seq)
+        b.n_tokens, b.n_seqs, b.n_rows = t, len(steps), r
+        return b
+
+    def forget(self) -> None:
+        """Hold no sequence any more."""
+        self._owners = [None] * len(self._owners)
+
+    def _list_pages(self, s: int, seq: Sequence) -> None:
+        known = seq.n_listed if self._owners[s] is seq and seq.row == s else 0
+        self.batch.page_tables[s, known : len(seq.pages)] = seq.pages[known:]
+        self._owners[s] = seq
+        seq.row = s
+        seq.n_listed = len(seq.pages)

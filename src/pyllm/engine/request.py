@@ -1,0 +1,70 @@
+"""What is asked of the engine, and what comes back, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.config import SamplingParams
+from pyllm.errors import ContextFullError, RequestError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A prompt and how to go on from it."""
+
+    tokens: Sequence[int] | NDArray[np.integer]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    """Most tokens to generate; None: until a stop token comes or the context is full."""
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end the answer; they are not part of it."""
+    logprobs: int | None = None
+    """Report each token's log probability, and those of so many most likely ones (0: its own only)."""
+    context_shift: bool = False
+    """When the context is full, forget the older half of it and go on."""
+    n_keep: int = 0
+    """How many of the first tokens a context shift keeps."""
+
+
+class GeneratedToken(NamedTuple):
+    """One token of an answer. Log probabilities are natural logarithms, of the model's own distribution."""
+
+    id: int
+    logprob: float | None = None
+    top: list[tuple[int, float]] | None = None
+
+
+def check_request(request: GenerationRequest, n_ctx: int) -> None:
+    """Raise RequestError for contradictory settings; tokens and sampling are checked elsewhere."""
+    if request.max_tokens is not None and request.max_tokens < 0:
+        raise RequestError(f"max_tokens must be 0 or more, or None, not {request.max_tokens}.")
+    if request.logprobs is not None and request.logprobs < 0:
+        raise RequestError(f"logprobs must be 0 or more, or None, not {request.logprobs}.")
+    if request.n_keep < 0:
+        raise RequestError(f"n_keep must be 0 or more, not {request.n_keep}.")
+    if request.context_shift and request.n_keep >= n_ctx:
+        raise RequestError(f"n_keep is {request.n_keep}; a context of {n_ctx} tokens would have no room for new ones.")
+
+
+def check_tokens(tokens: Sequence[int] | NDArray[np.integer], n_ctx: int, n_vocab: int) -> NDArray[np.int32]:
+    """Tokens as int32. Raises RequestError (none, or an id that is not in the vocabulary), ContextFullError."""
+    ids = np.asarray(tokens)
+    if ids.ndim != 1 or not len(ids):
+        raise RequestError("The prompt is empty; it takes one token at least, such as BOS.")
+    if ids.dtype.kind not in "iu":
+        raise RequestError(f"Tokens must be whole numbers, not {ids.dtype}.")
+    wrong = ids[(ids < 0) | (ids >= n_vocab)]
+    if len(wrong):
+        raise RequestError(f"Token {wrong[0]} is not in the vocabulary, which has 0 to {n_vocab - 1}.")
+    if len(ids) > n_ctx:
+        raise ContextFullError(
+            f"The prompt has {len(ids)} tokens and the context holds {n_ctx}; shorten it or load with a larger n_ctx."
+        )
+    return ids.astype(np.int32)

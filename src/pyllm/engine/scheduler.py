@@ -1,0 +1,221 @@
+"""Which sequences run in the next step, how far, and in which pages."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+from operator import attrgetter
+
+from pyllm.cache import PagePool
+from pyllm.config import ExecutionOptions
+from pyllm.engine.sequence import Sequence, common_tokens
+
+_by_number = attrgetter("number")
+
+
+class Scheduler:
+    """Running and waiting sequences, both in order of arrival.
+
+    Each step takes one token of every answer under way, then prompts, oldest first, until the step is full. A
+    sequence starts when there are pages for all that is known of it, and waits where an older one is just computing
+    the beginning of its prompt. When pages run out, the youngest is preempted: its pages go to the others and it is
+    computed again later. Sequences whose consumers are behind ("parked") give way first.
+    """
+
+    def __init__(self, pool: PagePool, options: ExecutionOptions) -> None:
+        self.pool = pool
+        self.max_tokens = options.max_tokens
+        self.max_rows = options.max_rows
+        self.max_seqs = min(options.max_seqs, options.max_rows, options.max_tokens)
+        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
+
+    def add(self, seq: Sequence) -> None:
+        insort(self.waiting, seq, key=_by_number)
+
+    def remove(self, seq: Sequence) -> None:
+        """Take a sequence out and give back its pages."""
+        if seq.running:
+            self._stop(seq)
+        elif seq in self.waiting:
+            self.waiting.remove(seq)
+
+    def schedule(self, hidden: bool = False) -> list[Sequence]:
+        """The next step: sequences with their `n_step` tokens and `n_rows` rows; answers under way come first.
+
+        `hidden`: the step is one of final states; it takes sequences that want those, and no others.
+        """
+        steps: list[Sequence] = []
+        prompts: list[Sequence] = []
+        for seq in self.running.copy():
+            if seq.hidden is not hidden or not seq.running or seq.parked or not self._grow(seq):
+                continue
+            if seq.n_tokens - seq.n_computed == 1:
+                seq.n_step, seq.n_rows = 1, seq.rows_of(1)
+                steps.append(seq)
+            else:
+                prompts.append(seq)
+        if prompts or self.waiting:
+            self._add_prompts(steps, prompts, hidden)
+        return steps
+
+    def commit(self, seq: Sequence) -> None:
+        """A sequence's share of the step is computed: share the pages that are full now."""
+        seq.n_computed += seq.n_step
+        if not seq.shares:
+            return
+        size = self.pool.page_size
+        while (seq.n_published + 1) * size <= seq.n_computed:
+            i = seq.n_published
+            page = self.pool.publish(seq.pages[i], seq.parent, seq.tokens[i * size : (i + 1) * size])
+            if page != seq.pages[i]:
+                seq.pages[i] = page
+                seq.n_listed = min(seq.n_listed, i)
+            seq.n_published = i + 1
+
+    def shift(self, seq: Sequence, n_keep: int) -> None:
+        """Forget the older half of a sequence's tokens after the first `n_keep`; the rest is computed again."""
+        n_keep = min(n_keep, seq.n_tokens - 2)
+        n_forget = (seq.n_tokens - n_keep) // 2
+        rest = seq.tokens[n_keep + n_forget : seq.n_tokens].copy()
+        seq.n_tokens = n_keep + len(rest)
+        seq.tokens[n_keep : seq.n_tokens] = rest
+        self._forget(seq, n_keep // self.pool.page_size)
+
+    def rebuild(self, live: Iterable[Sequence]) -> None:
+        """Start over from the tokens alone: all pages are free, and all live sequences wait."""
+        self.pool.clear()
+        self.running.clear()
+        self.waiting = sorted(live, key=_by_number)
+        for seq in self.waiting:
+            seq.pages = []
+            seq.n_published = seq.n_computed = 0
+            seq.running = False
+            seq.row = -1
+            seq.leader = None
+
+    def check(self) -> None:
+        """Raise AssertionError where the books are wrong."""
+        size = self.pool.page_size
+        self.pool.check([seq.pages for seq in self.running])
+        assert len(self.running) <= self.max_seqs, "more sequences are running than fit into a step"
+        for group in (self.running, self.waiting):
+            assert group == sorted(group, key=_by_number), "sequences are not in order of arrival"
+        for seq in self.running:
+            assert seq.running
+            assert seq.n_published * size <= seq.n_computed < seq.n_tokens, "computed tokens do not add up"
+            assert seq.n_computed <= len(seq.pages) * size, "a computed token is in no page"
+        for seq in self.waiting:
+            assert not seq.running
+            assert not seq.pages, "a waiting sequence holds pages"
+            assert seq.n_computed == 0
+
+    def _add_prompts(self, steps: list[Sequence], prompts: list[Sequence], hidden: bool) -> None:
+        tokens = self.max_tokens - len(steps)
+        rows = self.max_rows - sum(seq.n_rows for seq in steps)
+        candidates = iter(self._admitted(hidden))
+        prompts.reverse()
+        while tokens > 0 and (seq := prompts.pop() if prompts else next(candidates, None)) is not None:
+            n = min(seq.remaining, tokens, seq.most(rows))
+            if n > 0:
+                seq.n_step, seq.n_rows = n, seq.rows_of(n)
+                steps.append(seq)
+                tokens -= n
+                rows -= seq.n_rows
+
+    def _admitted(self, hidden: bool) -> Iterable[Sequence]:
+        """Start waiting sequences one after another, as long as somebody asks for more and there is room."""
+        for seq in self.waiting.copy():
+            if len(self.running) >= self.max_seqs and not self._preempt_parked():
+                return
+            if seq.hidden is not hidden or seq.parked or self._follows(seq):
+                continue
+            if not self._start(seq):
+                return
+            yield seq
+
+    def _start(self, seq: Sequence) -> bool:
+        """Give a waiting sequence its pages and let it run; False where there are not enough."""
+        pool = self.pool
+        size = pool.page_size
+        while True:
+            # The last token is always computed: its logits are wanted, and no shared page is ever written.
+            shared = pool.match(seq.tokens[: seq.n_tokens], (seq.n_tokens - 1) // size) if seq.shares else []
+            wanted = -(-seq.n_tokens // size) - len(shared)
+            # Those under way may need a page each before long.
+            spare = pool.n_available - sum(map(pool.is_idle, shared)) - len(self.running)
+            if wanted <= spare:
+                break
+            if not self._preempt_parked():
+                return False
+        pool.acquire(shared)
+        seq.pages = shared + pool.allocate(wanted)
+        seq.n_published = len(shared)
+        seq.n_computed = len(shared) * size
+        if seq.started_at is None:
+            seq.n_cached = seq.n_computed
+        seq.running = True
+        seq.leader = None
+        self.waiting.remove(seq)
+        insort(self.running, seq, key=_by_number)
+        return True
+
+    def _follows(self, seq: Sequence) -> bool:
+        """Whether a running prompt is about to compute pages that this sequence will need; then it waits for them."""
+        if not seq.shares:
+            return False
+        if (leader := seq.leader) is not None and _leads(leader, seq.common):
+            return True
+        size = self.pool.page_size
+        seq.leader = None
+        for other in self.running:
+            if other.shares and other.remaining > 1:
+                common = min(common_tokens(other, seq), seq.n_tokens - 1) // size
+                if _leads(other, common):
+                    seq.leader, seq.common = other, common
+                    return True
+        return False
+
+    def _grow(self, seq: Sequence) -> bool:
+        """Pages for all known tokens of a running sequence; False where it was preempted instead."""
+        wanted = -(-seq.n_tokens // self.pool.page_size) - len(seq.pages)
+        if wanted <= 0:
+            return True
+        while self.pool.n_available < wanted:
+            # Only younger ones can go, and they are not in the step yet; or it is the youngest itself.
+            if not self._preempt_parked():
+                youngest = self.running[-1]
+                self._preempt(youngest)
+                if youngest is seq:
+                    return False
+        seq.pages += self.pool.allocate(wanted)
+        return True
+
+    def _preempt_parked(self) -> bool:
+        for seq in reversed(self.running):
+            if seq.parked:
+                self._preempt(seq)
+                return True
+        return False
+
+    def _preempt(self, seq: Sequence) -> None:
+        self._stop(seq)
+        self.add(seq)
+
+    def _stop(self, seq: Sequence) -> None:
+        self.running.remove(seq)
+        seq.running = False
+        self._forget(seq, 0)
+
+    def _forget(self, seq: Sequence, n_pages: int) -> None:
+        """Give up all but the first pages, which are published."""
+        self.pool.release(seq.pages[n_pages:])
+        del seq.pages[n_pages:]
+        seq.n_published = min(seq.n_published, n_pages)
+        seq.n_computed = seq.n_published * self.pool.page_size
+        seq.row = -1
+
+
+def _leads(leader: Sequence, common: int) -> bool:
+    """Whether a sequence will soon publish more of the first `common` pages."""
+    return leader.running and not leader.parked and leader.n_published < common and leader.remaining > 1

@@ -1,0 +1,177 @@
+"""A sequence as the engine keeps it: its tokens, its pages, and what its consumer has not taken yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.cache import ROOT
+from pyllm.engine.request import FinishReason, GenerationRequest
+from pyllm.sampling import Sampler
+
+
+class Sequence:
+    """Tokens whose KV is (or will be) in pages. Changed only by the thread whose turn it is, except where said.
+
+    tokens[:n_tokens] are known, KV of the first n_computed is in `pages`, of which the first n_published are shared.
+    While it is running, it has pages for all known tokens.
+    """
+
+    __slots__ = (
+        "cancelled",
+        "common",
+        "error",
+        "finish_reason",
+        "finished_at",
+        "first_token_at",
+        "hidden",
+        "leader",
+        "n_cached",
+        "n_computed",
+        "n_listed",
+        "n_prompt",
+        "n_published",
+        "n_rows",
+        "n_step",
+        "n_tokens",
+        "number",
+        "outputs",
+        "pages",
+        "row",
+        "running",
+        "started_at",
+        "tokens",
+    )
+
+    hidden: bool
+    """Whether final states are wanted, not logits."""
+    shares = False
+    """Whether pages are taken from and given to others that begin alike."""
+
+    def __init__(self, number: int, tokens: NDArray[np.int32], capacity: int) -> None:
+        self.number = number
+        """Order of arrival."""
+        self.tokens = np.empty(capacity, np.int32)
+        self.tokens[: len(tokens)] = tokens
+        self.n_prompt = self.n_tokens = len(tokens)
+        self.n_computed = 0
+        self.pages: list[int] = []
+        self.n_published = 0
+        self.n_cached = 0
+        self.running = False
+        self.hidden = False
+        # This step's share: tokens to compute and rows wanted of them.
+        self.n_step = 0
+        self.n_rows = 0
+        # Where the batch's page table lists it, and how many of its pages.
+        self.row = -1
+        self.n_listed = 0
+        # Whose prompt it waits for, and how many pages of it are the same.
+        self.leader: Sequence | None = None
+        self.common = 0
+        # Any thread may set `cancelled` and take outputs.
+        self.cancelled = False
+        self.outputs: deque[Any] = deque()
+        self.finish_reason: FinishReason | None = None
+        self.error: Exception | None = None
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
+        self.finished_at: float | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Known tokens that are not computed."""
+        return self.n_tokens - self.n_computed
+
+    @property
+    def parked(self) -> bool:
+        """Whether its consumer must take something first: then it does not run, and gives way to others."""
+        raise NotImplementedError
+
+    @property
+    def ready(self) -> bool:
+        """Whether its consumer has no reason to wait."""
+        return bool(self.outputs) or self.cancelled or self.finish_reason is not None
+
+    @property
+    def parent(self) -> int:
+        """The last published page."""
+        return self.pages[self.n_published - 1] if self.n_published else ROOT
+
+    def rows_of(self, n: int) -> int:
+        """Rows wanted of the next n tokens."""
+        raise NotImplementedError
+
+    def most(self, rows: int) -> int:
+        """Most tokens of the next that want at most so many rows."""
+        raise NotImplementedError
+
+    def finish(self, reason: FinishReason, error: Exception | None = None) -> None:
+        self.error = error
+        self.finished_at = perf_counter()
+        self.finish_reason = reason
+
+
+class Answer(Sequence):
+    """A prompt and what is generated after it."""
+
+    __slots__ = ("limit", "n_generated", "request", "sampler")
+
+    shares = True
+
+    def __init__(
+        self, number: int, tokens: NDArray[np.int32], request: GenerationRequest, sampler: Sampler, limit: int
+    ) -> None:
+        most = limit if request.max_tokens is None else min(limit, len(tokens) + request.max_tokens)
+        super().__init__(number, tokens, most + 1)
+        self.request = request
+        self.sampler = sampler
+        self.limit = limit
+        """Tokens that the context holds; the last one generated need not be in it."""
+        self.n_generated = 0
+
+    @property
+    def parked(self) -> bool:
+        # An answer that nobody reads is not computed further than one context.
+        return len(self.outputs) >= self.limit
+
+    def rows_of(self, n: int) -> int:
+        return int(n == self.n_tokens - self.n_computed)
+
+    def most(self, rows: int) -> int:
+        return self.remaining if rows else self.remaining - 1
+
+
+class Scoring(Sequence):
+    """Tokens of which every row is wanted, block by block, as its consumer asks for them."""
+
+    __slots__ = ("n_given", "wanted")
+
+    def __init__(self, number: int, tokens: NDArray[np.int32], hidden: bool) -> None:
+        super().__init__(number, tokens, len(tokens))
+        self.hidden = hidden
+        self.n_given = 0
+        """Rows that were handed out."""
+        self.wanted = False
+        """Whether the consumer waits for a block; set by it, cleared when one is there."""
+
+    @property
+    def parked(self) -> bool:
+        return not self.wanted
+
+    def rows_of(self, n: int) -> int:
+        return max(0, self.n_computed + n - max(self.n_given, self.n_computed))
+
+    def most(self, rows: int) -> int:
+        return min(self.remaining, max(self.n_given, self.n_computed) - self.n_computed + rows)
+
+
+def common_tokens(a: Sequence, b: Sequence) -> int:
+    """How many tokens two sequences have in common at their beginning."""
+    n = min(a.n_tokens, b.n_tokens)
+    different = np.flatnonzero(a.tokens[:n] != b.tokens[:n])
+    return int(different[0]) if len(different) else n

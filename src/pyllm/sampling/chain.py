@@ -1,0 +1,115 @@
+"""A request's way from logits to a token: settings checked, steps put together once, random numbers of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.config import SamplingParams
+from pyllm.errors import BackendError, RequestError
+from pyllm.sampling import steps
+from pyllm.sampling.select import Floats, Peaks
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+class Sampler:
+    """Chooses one request's tokens. The same seed and logits give the same tokens, whatever else is in a batch.
+
+    Random numbers are those of `numpy.random.Generator(numpy.random.PCG64(seed)).random()`, one for each token
+    (none at temperature 0).
+    """
+
+    def __init__(self, params: SamplingParams, n_vocab: int) -> None:
+        """Raises RequestError for settings that make no sense."""
+        check(params, n_vocab)
+        self.params = p = params
+        self.greedy = p.temperature == 0
+        self._bias = _bias_arrays(p.logit_bias)
+        self._penalized = p.repeat_last_n != 0 and (p.repeat_penalty, p.presence_penalty, p.frequency_penalty) != (
+            1.0,
+            0.0,
+            0.0,
+        )
+        # np.random is loaded when first used, and greedy requests never do.
+        self._random = None if self.greedy else np.random.Generator(np.random.PCG64(p.seed))
+
+    def __call__(self, logits: Floats, seen: NDArray[np.int32]) -> int:
+        """The next token after `seen` (prompt and answer so far). `logits` [n_vocab] stay as they are.
+
+        Raises BackendError where logits are all NaN or -inf, RequestError where logit_bias forbids every token.
+        """
+        changed = self._changed(logits, seen)
+        if self._random is None:
+            best = int(changed.argmax())
+            return best if math.isfinite(changed[best]) else int(self._repaired(logits, changed).argmax())
+        peaks = Peaks(changed)
+        if not math.isfinite(peaks.top):
+            peaks = Peaks(self._repaired(logits, changed))
+        return steps.draw(self._narrowed(peaks), self._random.random())
+
+    def _changed(self, logits: Floats, seen: NDArray[np.int32]) -> Floats:
+        p = self.params
+        if self._bias is not None:
+            logits = steps.logit_bias(logits, *self._bias)
+        if self._penalized:
+            seen = seen if p.repeat_last_n < 0 else seen[-p.repeat_last_n :]
+            logits = steps.penalties(logits, seen, p.repeat_penalty, p.presence_penalty, p.frequency_penalty)
+        return logits
+
+    def _narrowed(self, peaks: Peaks) -> steps.Candidates:
+        p = self.params
+        c = steps.Candidates(peaks.logits, None, peaks.top)
+        if p.top_k:
+            c = steps.top_k(c, p.top_k, peaks)
+        if p.typical_p < 1:
+            c = steps.typical(c, p.typical_p)
+        if p.top_p < 1:
+            c = steps.top_p(c, p.top_p, peaks if c.ids is None else None)
+        if p.min_p > 0:
+            c = steps.min_p(c, p.min_p, peaks if c.ids is None else None)
+        return steps.temperature(c, p.temperature) if p.temperature != 1 else c
+
+    def _repaired(self, raw: Floats, changed: Floats) -> Floats:
+        """NaN as impossible, inf as the largest number. Raises where nothing is left to choose from."""
+        repaired = np.nan_to_num(changed, nan=-np.inf, posinf=_LARGEST, neginf=-np.inf)
+        if repaired.max() == -np.inf:
+            if np.isnan(raw).all() or not (raw > -np.inf).any():
+                raise BackendError("The model's output holds no number: the file may be damaged.")
+            raise RequestError("logit_bias forbids every token; leave at least one.")
+        return repaired
+
+
+def check(params: SamplingParams, n_vocab: int) -> None:
+    """Raise RequestError for settings that make no sense."""
+    p = params
+    for name in ("typical_p", "top_p", "min_p"):
+        if not 0 <= getattr(p, name) <= 1:
+            raise RequestError(f"{name} must be between 0 and 1, not {getattr(p, name)}.")
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not math.isfinite(getattr(p, name)):
+            raise RequestError(f"{name} must be a finite number, not {getattr(p, name)}.")
+    if not (0 <= p.temperature < math.inf):
+        raise RequestError(f"temperature must be 0 (greedy) or a positive number, not {p.temperature}.")
+    if not (0 < p.repeat_penalty < math.inf):
+        raise RequestError(f"repeat_penalty must be a positive number (1: off), not {p.repeat_penalty}.")
+    if p.top_k < 0:
+        raise RequestError(f"top_k must be 1 or more, or 0 for no limit, not {p.top_k}.")
+    if p.repeat_last_n < -1:
+        raise RequestError(f"repeat_last_n must be 0 or more, or -1 for all, not {p.repeat_last_n}.")
+    if p.seed is not None and p.seed < 0:
+        raise RequestError(f"seed must be 0 or more, or None for a fresh one, not {p.seed}.")
+    for token, bias in p.logit_bias.items():
+        if not 0 <= token < n_vocab:
+            raise RequestError(f"logit_bias names token {token}; the vocabulary has 0 to {n_vocab - 1}.")
+        if not bias < math.inf:
+            raise RequestError(f"logit_bias of token {token} must be a number or -inf, not {bias}.")
+
+
+def _bias_arrays(bias: Mapping[int, float]) -> tuple[NDArray[np.intp], Floats] | None:
+    if not bias:
+        return None
+    return np.fromiter(bias.keys(), np.intp, len(bias)), np.fromiter(bias.values(), np.float32, len(bias))

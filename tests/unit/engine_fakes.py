@@ -1,0 +1,108 @@
+"""An executable for tests of the engine: its logits depend on every token that is visible through the page tables.
+
+It keeps each token in the page and slot where the batch says; what a token sees is read back from there. So a wrong
+page, a missed or a doubled token, an overwritten shared page: each gives other logits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.base import Batch, Executable
+from pyllm.config import ExecutionOptions
+
+N_EMBD = 8
+GARBAGE = -7
+
+
+def expected_row(context: list[int] | NDArray[np.int32], n_vocab: int) -> NDArray[np.float32]:
+    """Logits after a context."""
+    digest = hashlib.blake2b(np.asarray(context, np.int32).tobytes(), digest_size=8).digest()
+    return (
+        np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little"))).normal(size=n_vocab).astype(np.float32)
+    )
+
+
+def expected_greedy(prompt: list[int], n: int, n_vocab: int) -> list[int]:
+    tokens = list(prompt)
+    for _ in range(n):
+        tokens.append(int(expected_row(tokens, n_vocab).argmax()))
+    return tokens[len(prompt) :]
+
+
+class FakeExecutable(Executable):
+    """Counts what it computes; `on_run` is called before each step and may raise."""
+
+    def __init__(self, n_vocab: int = 50, **options: int) -> None:
+        self.options = ExecutionOptions(**{"n_pages": 64, "page_size": 4, "max_seqs": 8, "max_tokens": 16, **options})
+        self.n_vocab = n_vocab
+        self.store = np.full((self.options.n_pages, self.options.page_size), GARBAGE, np.int32)
+        self.n_tokens = 0
+        self.n_runs = 0
+        self.sizes: list[tuple[int, int, int]] = []
+        self.on_run: Callable[[Batch], None] = lambda batch: None
+        self.stop = threading.Event()
+        self.closed = 0
+        self._running = threading.Lock()
+
+    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
+        assert self._running.acquire(blocking=False), "two threads run steps at once"
+        try:
+            return self._run(batch, want)
+        finally:
+            self._running.release()
+
+    def _run(self, batch: Batch, want: str) -> NDArray[np.float32]:
+        assert not self.closed
+        self.stop.clear()
+        n, size = batch.n_tokens, self.options.page_size
+        assert 0 < n <= self.options.max_tokens
+        assert 0 < batch.n_seqs <= self.options.max_seqs
+        assert batch.n_rows <= self.options.max_rows
+        pages = batch.page_tables[batch.seqs[:n], batch.positions[:n] // size]
+        slots = pages, batch.positions[:n] % size
+        assert len(set(zip(*(x.tolist() for x in slots), strict=True))) == n, "two tokens in one place"
+        try:
+            self.on_run(batch)
+        except BaseException:
+            self.store[slots] = GARBAGE
+            raise
+        self.store[slots] = batch.tokens[:n]
+        at = 0
+        for s in range(batch.n_seqs):
+            first, count = batch.spans[s].tolist()
+            assert first == at, "spans must be one after another"
+            assert (batch.seqs[at : at + count] == s).all()
+            assert (np.diff(batch.positions[at : at + count]) == 1).all()
+            at += count
+        assert at == n
+        rows = batch.rows[: batch.n_rows]
+        assert (np.diff(rows) > 0).all()
+        self.n_runs += 1
+        self.n_tokens += n
+        self.sizes.append((n, batch.n_seqs, batch.n_rows))
+        width = self.n_vocab if want == "logits" else N_EMBD
+        out = np.empty((len(rows), width), np.float32)
+        for r, t in enumerate(rows.tolist()):
+            out[r] = expected_row(self.context(batch, t), width)
+        return out
+
+    def context(self, batch: Batch, t: int) -> NDArray[np.int32]:
+        table = batch.page_tables[batch.seqs[t]]
+        p = int(batch.positions[t]) + 1
+        return self.store[table[: -(-p // self.options.page_size)]].ravel()[:p]
+
+    def interrupt(self) -> None:
+        self.stop.set()
+
+    def memory(self) -> dict[str, int]:
+        return {"kv": self.store.nbytes}
+
+    def close(self) -> None:
+        self.closed += 1
