@@ -1,8 +1,7 @@
 """Asks the package index where a wheel lies, with the user's own pip settings, so that its download can be continued.
 
-Only what is simple is done here: an index that answers in JSON (PEP 691) with sizes (PEP 700), reached with the index,
-certificates and proxy of pip's settings. For everything else (keyrings, local folders, older indexes) there is no
-answer, and pip itself has to fetch.
+Only what is simple is done here: an index (PEP 503 or PEP 691) that gives hashes, reached as pip's settings for index,
+certificates and proxy say. For all else (keyrings, local folders) there is no answer, and pip itself has to fetch.
 """
 
 from __future__ import annotations
@@ -14,10 +13,14 @@ import subprocess
 from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
-_JSON = "application/vnd.pypi.simple.v1+json"
+if TYPE_CHECKING:
+    import httpx
+
+_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.1"
 _DEFAULT = "https://pypi.org/simple"
 _TIMEOUT = 15.0
 _BEYOND_US = ("no-index", "client-cert", "trusted-host", "keyring-provider")
@@ -68,15 +71,48 @@ def find(requirement: str, settings: Mapping[str, str]) -> Link | None:
         with httpx.Client(**client, timeout=_TIMEOUT, follow_redirects=True) as http:
             for index in _indexes(settings):
                 page = f"{index.rstrip('/')}/{project}/"
-                response = http.get(page, headers={"Accept": _JSON})
-                if response.status_code == 200 and "json" in response.headers.get("content-type", ""):
-                    for file in response.json()["files"]:
-                        if file["filename"].lower().startswith(prefix) and file["filename"].endswith("-none-any.whl"):
-                            url = urljoin(page, file["url"])
-                            return Link(url, int(file["size"]), file["hashes"]["sha256"], client)
+                response = http.get(page, headers={"Accept": _ACCEPT})
+                if response.status_code != 200:
+                    continue
+                for file in _files(response):
+                    if file["filename"].lower().startswith(prefix) and file["filename"].endswith("-none-any.whl"):
+                        url = urljoin(str(response.url), file["url"])
+                        return Link(url, file.get("size") or _size(http, url), file["hashes"]["sha256"], client)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, TypeError):
         return None
     return None
+
+
+def _files(response: httpx.Response) -> list[dict[str, Any]]:
+    """A project's files as PEP 691 describes them, whichever way the index tells."""
+    if "json" in response.headers.get("content-type", ""):
+        files: list[dict[str, Any]] = response.json()["files"]
+        return files
+    parser = _Anchors()
+    parser.feed(response.text)
+    return [
+        {"filename": unquote(urlsplit(url).path.rpartition("/")[2]), "url": url, "hashes": {"sha256": fragment[7:]}}
+        for url, fragment in map(urldefrag, parser.targets)
+        if fragment.startswith("sha256=")
+    ]
+
+
+class _Anchors(HTMLParser):
+    """Collects what a page links to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.targets += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def _size(http: httpx.Client, url: str) -> int:
+    """Bytes behind a URL. Raises KeyError where the server does not tell."""
+    response = http.head(url, headers={"Accept-Encoding": "identity"})
+    response.raise_for_status()
+    return int(response.headers["content-length"])
 
 
 def _indexes(settings: Mapping[str, str]) -> Iterator[str]:
