@@ -25,7 +25,7 @@ def speed(a: Namespace) -> dict[str, Any]:
     def on_result(result: BenchResult) -> None:
         peaks.append(peak_bytes())
 
-    options = BenchOptions((a.model,), repetitions=a.r)
+    options = BenchOptions((a.model,), backend=a.backend, repetitions=a.r)
     pp, tg, parallel = run_cases([case(a.p, 0, 1), case(0, a.n, 1), case(0, a.n, a.parallel)], options, on_result)
     return {
         "pp": pp.samples_ts,
@@ -36,7 +36,7 @@ def speed(a: Namespace) -> dict[str, Any]:
 
 
 def perplexity(a: Namespace) -> dict[str, Any]:
-    with pyllm.load(a.model, n_threads=a.t, n_ctx=a.c, max_seqs=1) as llm:
+    with pyllm.load(a.model, backend=a.backend, n_threads=a.t, n_ctx=a.c, max_seqs=1) as llm:
         text = Path(a.text).read_text(encoding="utf-8")
         start = time.perf_counter()
         tokens = llm.tokenizer.encode(text)
@@ -49,7 +49,7 @@ def perplexity(a: Namespace) -> dict[str, Any]:
 
 def logits(a: Namespace) -> dict[str, Any]:
     tokens = json.loads(Path(a.tokens).read_text())
-    with pyllm.load(a.model, n_threads=a.t, n_ctx=len(tokens), max_seqs=1) as llm:
+    with pyllm.load(a.model, backend=a.backend, n_threads=a.t, n_ctx=len(tokens), max_seqs=1) as llm:
         np.save(a.out, llm.logits(tokens))
     return {"n_tokens": len(tokens)}
 

@@ -26,6 +26,7 @@ def main(description: str | None, commands: Mapping[str, Callable[[argparse.Name
             command.add_argument("-p", type=int, default=512)
         for flag, default in (("-t", 2), ("-n", 64), ("-r", 3), ("-c", 512), ("--parallel", 16), ("--windows", 20)):
             command.add_argument(flag, type=int, default=default)
+        command.add_argument("--backend", default="cpu", help="pyllm's; llama.cpp runs on what it was built for")
     arguments = parser.parse_args()
     print(json.dumps(commands[arguments.command](arguments)))
 

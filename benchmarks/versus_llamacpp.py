@@ -33,9 +33,10 @@ _ROOT = _HERE.parent
 class Side:
     """One engine: an interpreter and the script that it runs, and the command that makes one token."""
 
-    def __init__(self, name: str, python: str, script: str, one_token: list[str]) -> None:
+    def __init__(self, name: str, python: str, script: str, one_token: list[str], *always: str) -> None:
         self.name = name
-        self._command = [python, str(_HERE / script)]
+        self._script = [python, str(_HERE / script)]
+        self._always = always
         self._one_token = [python, *one_token]
 
     def first_token(self) -> float:
@@ -46,7 +47,7 @@ class Side:
 
     def run(self, *arguments: object) -> dict[str, Any]:
         """What the script reports."""
-        report: dict[str, Any] = json.loads(output_of([*self._command, *map(str, arguments)]).splitlines()[-1])
+        report: dict[str, Any] = json.loads(output_of([*self._script, *map(str, arguments), *self._always]))
         return report
 
 
@@ -182,6 +183,7 @@ def main() -> None:
     parser.add_argument(
         "--text", type=Path, default=beside if beside.exists() else None, help="WikiText-2's test split"
     )
+    parser.add_argument("--backend", default="cpu", help="pyllm's backend")
     parser.add_argument("-t", "--threads", type=int, default=default_threads())
     parser.add_argument("--rounds", type=int, default=3, help="how often the engines take turns")
     parser.add_argument("-r", "--repetitions", type=int, default=3, help="in each round")
@@ -191,7 +193,7 @@ def main() -> None:
     threads = ["-t", str(a.threads)]
     question = ["-p", "The capital of France is"]
     run_one = ["-m", "pyllm", "run", "-m", str(a.model), *question, *threads, "--raw", "-n", "1", "--temp", "0"]
-    own = Side("pyllm", sys.executable, "own.py", run_one)
+    own = Side("pyllm", sys.executable, "own.py", [*run_one, "--backend", a.backend], "--backend", a.backend)
     run_one = [str(_HERE / "peer.py"), "first", str(a.model), *question, *threads]
     peer = Side("llama.cpp", a.peer_python, "peer.py", run_one)
     print(f"{a.model.name}, {a.threads} threads, {a.rounds} rounds of {a.repetitions}\n")
