@@ -1,0 +1,220 @@
+"""Rotary positions, KV cache and attention on the CPU: layout of the cache, kernels, scratch, argument slots.
+
+Between the linear layers and attention a layer takes two ops: `store` (norm and rotate queries in place, norm and
+rotate keys into the cache, values into the cache) and `attend`. The table of rotations is one op a step for each
+distinct `RopeTable`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.cpu.compiler import Kernel, kernel
+from pyllm.config import KVDtype
+from pyllm.errors import BackendError
+from pyllm.program import Attention, KVSpec, Rope
+
+# As in kernels/attention.py, which only a compiling process may import.
+_TILE_ROWS = 48
+_BLOCK = 128
+_PARTS_PER_THREAD = 8
+
+
+def _up(n: int, multiple: int) -> int:
+    return (n + multiple - 1) // multiple * multiple
+
+
+def _slots(*values: int | float) -> NDArray[np.int64]:
+    """Argument slots: floats keep their float64 bits."""
+    return np.array([np.float64(v).view(np.int64) if isinstance(v, float) else v for v in values], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """One layer's cache: [pages][kv heads][keys | values], in half precision or float32.
+
+    Keys of 16 positions lie side by side, [position / 16][dimension][16]; values are [position][dimension].
+    Dimensions are padded to 16. A cache of layers is one such block for each, anywhere; fresh memory must be zero.
+    """
+
+    spec: KVSpec
+    page_size: int
+    dtype: KVDtype
+
+    @property
+    def item_bytes(self) -> int:
+        return 2 if self.dtype == "f16" else 4
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of one head's keys in a page."""
+        return self.page_size * _up(self.spec.head_dim, 16) * self.item_bytes
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of one head in a page, keys and values."""
+        return self.key_bytes + self.page_size * _up(self.spec.v_head_dim, 16) * self.item_bytes
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page in this layer; a multiple of 64."""
+        return self.spec.n_kv_heads * self.head_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RopeTable:
+    """Cosines and sines of every token of a step; equal ones can be shared by all layers."""
+
+    inv_freq: tuple[float, ...]
+    mscale: float
+    interleaved: bool
+
+    @classmethod
+    def of(cls, op: Rope) -> RopeTable:
+        return cls(op.inv_freq, op.mscale, op.interleaved)
+
+    @property
+    def half(self) -> int:
+        return len(self.inv_freq)
+
+    @property
+    def kernel(self) -> Kernel:
+        return kernel("rope", "table", interleaved=int(self.interleaved))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one token's row: the table takes max_tokens of them."""
+        return 8 * _up(self.half * (2 if self.interleaved else 1), 16)
+
+    def frequencies(self) -> NDArray[np.float32]:
+        """What `inv_freq` of `args` points to."""
+        return np.array(self.inv_freq, np.float32)
+
+    def args(self, *, step: int, counter: int, inv_freq: int, table: int) -> NDArray[np.int64]:
+        return _slots(step, counter, inv_freq, self.half, float(self.mscale), table, self.row_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """RMS norm of each head before rotation. `weight`: address of float32, or 0; `stride`: bytes from one head's
+    weights to the next one's, 0 where heads share them."""
+
+    weight: int
+    eps: float
+    stride: int = 0
+
+
+def _norm_slots(norm: HeadNorm | None) -> tuple[int, int, float]:
+    return (0, 0, -1.0) if norm is None else (norm.weight, norm.stride, float(norm.eps))
+
+
+ROTATE = kernel("rope", "rotate")
+"""Norm and rotation of a value outside attention."""
+
+
+def rotate_args(
+    *, step: int, counter: int, x: int, ldx: int, y: int, ldy: int, n_heads: int, head_dim: int,
+    rope: RopeTable | None, table: int = 0, norm: HeadNorm | None = None,
+) -> NDArray[np.int64]:  # fmt: skip
+    """Arguments of `ROTATE`: y = rope(norm(x)), either of them left out where None. y may be x; ld in bytes."""
+    row, half, interleaved = (rope.row_bytes, rope.half, int(rope.interleaved)) if rope else (0, 0, 0)
+    return _slots(
+        step, counter, x, ldx, y, ldy, n_heads, head_dim, table, row, half, interleaved, *_norm_slots(norm)
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Kernels and memory of one attention op.
+
+    `scratch_bytes` are wanted for each thread, of any content; `shared_bytes` once, zero at first. Both 64-byte
+    aligned. All ops of an executable can use the same of either, as large as the largest asks for.
+    """
+
+    layout: KVLayout
+    n_heads: int
+    scale: float
+    softcap: float
+    n_threads: int
+
+    @property
+    def group(self) -> int:
+        """Query heads per kv head."""
+        return self.n_heads // self.layout.spec.n_kv_heads
+
+    @property
+    def width(self) -> int:
+        """Class of head sizes that a kernel serves."""
+        n = max(self.layout.spec.head_dim, self.layout.spec.v_head_dim)
+        return 128 if n <= 128 else _up(n, 512)
+
+    @property
+    def store_kernel(self) -> Kernel:
+        return kernel("kv", "store", kv=self.layout.dtype)
+
+    @property
+    def kernel(self) -> Kernel:
+        return kernel("attention", "attend", kv=self.layout.dtype, width=self.width)
+
+    @property
+    def _row_bytes(self) -> int:
+        return 4 * (self.width + 16)
+
+    @property
+    def _rows(self) -> int:
+        return _up(max(_TILE_ROWS, self.group), 16) + 16
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch of one thread, for either kernel."""
+        attend = 512 + 16 * self._row_bytes + self._rows * (2 * self._row_bytes + 128)
+        store = 16 * (4 * _up(self.layout.spec.head_dim, 16) + 64) + 1024
+        return _up(max(attend, store), 64)
+
+    @property
+    def _n_parts(self) -> int:
+        return 2 * _PARTS_PER_THREAD * self.n_threads
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of the buffer that all threads share: tickets, then parts."""
+        return _up(8 * self._n_parts, 64) + self._n_parts * self._rows * self._row_bytes
+
+    def store_args(
+        self, *, step: int, counter: int, q: int, ldq: int, k: int, ldk: int, v: int, ldv: int, cache: int,
+        rope: RopeTable | None = None, table: int = 0, q_norm: HeadNorm | None = None, k_norm: HeadNorm | None = None,
+        scratch: int, scratch_stride: int,
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Arguments of `store_kernel`: q = rope(norm(q)) in place, rope(norm(k)) and v into this layer's cache at
+        address `cache`. ld in bytes; q, k and v may be columns of one buffer. Without rope and norms q is not
+        touched.""" spec, a = self.layout.spec, self.layout
+        row, half, interleaved = (rope.row_bytes, rope.half, int(rope.interleaved)) if rope else (0, 0, 0)
+        return _slots(
+            step, counter, q, ldq, k, ldk, v, ldv, cache, a.page_bytes, a.page_size, spec.n_kv_heads, self.group,
+            spec.head_dim, spec.v_head_dim, a.head_bytes, a.key_bytes, table, row, half, interleaved,
+            *_norm_slots(q_norm), *_norm_slots(k_norm), scratch, scratch_stride,
+        )  # fmt: skip
+
+    def args(
+        self, *, step: int, counter: int, q: int, ldq: int, out: int, ldo: int, cache: int, sinks: int = 0,
+        scratch: int, scratch_stride: int, shared: int,
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Arguments of `kernel`. `sinks`: address of float32 [n_heads], or 0; ld in bytes."""
+        spec, a = self.layout.spec, self.layout
+        return _slots(
+            step, counter, q, ldq, out, ldo, cache, a.page_bytes, a.page_size, spec.n_kv_heads, self.group,
+            spec.head_dim, spec.v_head_dim, a.head_bytes, a.key_bytes, float(self.scale), spec.window,
+            float(self.softcap), sinks, scratch, scratch_stride, self._rows, shared + _up(8 * self._n_parts, 64),
+            shared,
+        )  # fmt: skip
+
+
+def plan(op: Attention, *, page_size: int, dtype: KVDtype, n_threads: int) -> AttentionPlan:
+    """Plan an attention op. Raises BackendError for shapes that the kernels do not do."""
+    if page_size % 16:
+        raise BackendError(f"The CPU backend needs pages of a multiple of 16 positions, not {page_size}.")
+    spec = KVSpec(op.n_kv_heads, op.head_dim, op.v_head_dim, op.window)
+    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, n_threads)

@@ -1,0 +1,295 @@
+"""Rotary positions, KV cache and attention kernels of the CPU backend against plain float64 numpy."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pyllm.backends.base import Batch
+from pyllm.backends.cpu import attention as att
+from pyllm.backends.cpu.compiler import LIBRARY, Kernel
+from pyllm.backends.cpu.memory import aligned_zeros
+from pyllm.config import ExecutionOptions, KVDtype
+from pyllm.errors import BackendError
+from pyllm.program import Attention, Value
+
+F64 = NDArray[np.float64]
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_COUNTER = np.zeros(8, np.int64)
+
+
+def address(a: NDArray[Any]) -> int:
+    return a.ctypes.data
+
+
+def run(kernel: Kernel, args: NDArray[np.int64], n_threads: int = 1) -> None:
+    entry = _ENTRY(LIBRARY.load([kernel])[kernel])
+    _COUNTER[:] = 0
+    others = [threading.Thread(target=entry, args=(address(args), i, n_threads)) for i in range(1, n_threads)]
+    for t in others:
+        t.start()
+    entry(address(args), 0, n_threads)
+    for t in others:
+        t.join()
+
+
+@dataclass
+class Shape:
+    n_heads: int = 6
+    n_kv: int = 2
+    head_dim: int = 64
+    v_head_dim: int = 64
+    window: int = 0
+    softcap: float = 0.0
+    sinks: bool = False
+    half: int = 0
+    interleaved: bool = False
+    norm: bool = False
+    page_size: int = 32
+    dtype: KVDtype = "f32"
+
+
+class Layer:
+    """One layer with its cache, driven step by step; remembers all that was ever stored, for the oracle."""
+
+    def __init__(self, shape: Shape, n_threads: int = 2, n_pages: int = 64, seed: int = 0) -> None:
+        self.shape, self.n_threads = shape, n_threads
+        self.random = np.random.default_rng(seed)
+        o = shape
+        value = Value(0, 1)
+        op = Attention(
+            out=value, layer=0, q=value, k=value, v=value, cache=0, n_heads=o.n_heads, n_kv_heads=o.n_kv,
+            head_dim=o.head_dim, v_head_dim=o.v_head_dim, scale=o.head_dim**-0.5, window=o.window, softcap=o.softcap,
+        )  # fmt: skip
+        self.plan = att.plan(op, page_size=o.page_size, dtype=o.dtype, n_threads=n_threads)
+        self.batch = Batch(ExecutionOptions(n_pages, o.page_size, max_tokens=2048, max_seqs=8))
+        self.cache = aligned_zeros((n_pages, self.plan.layout.page_bytes), np.uint8)
+        stride = self.plan.scratch_bytes
+        self.scratch = aligned_zeros((n_threads, stride), np.uint8)
+        self.scratch[:] = 0x7F  # kernels may not count on its content; this is a NaN
+        self.shared = aligned_zeros((self.plan.shared_bytes,), np.uint8)
+        self.step = np.zeros(32, np.int64)
+        self.memory = {"scratch": address(self.scratch), "scratch_stride": stride}
+        inv_freq = att_inv_freq(o.half)
+        self.rope = att.RopeTable(inv_freq, 1.25, o.interleaved) if o.half else None
+        self.q_weight = self.random.normal(1, 0.2, o.head_dim).astype(np.float32)
+        self.k_weight = self.random.normal(1, 0.2, (o.n_kv, o.head_dim)).astype(np.float32)
+        self.sinks = self.random.normal(0, 2, o.n_heads).astype(np.float32)
+        self.free = list(self.random.permutation(n_pages))
+        self.pages: dict[int, list[int]] = {}
+        self.kept: dict[int, tuple[F64, F64]] = {}
+
+    def normal(self, *shape: int) -> NDArray[np.float32]:
+        return self.random.normal(0, 1.5, shape).astype(np.float32)
+
+    def run(self, spans: Sequence[tuple[int, int]]) -> tuple[NDArray[np.float32], F64]:
+        """A step of (sequence, number of tokens); returns outputs [tokens, heads * v_head_dim] and what the oracle
+        says.""" o, b = self.shape, self.batch
+        b.clear()
+        for s, n in spans:
+            position = len(self.kept[s][0]) if s in self.kept else 0
+            pages = self.pages.setdefault(s, [])
+            while len(pages) * o.page_size < position + n:
+                pages.append(self.free.pop())
+            b.add([1] * n, position, pages)
+        n = b.n_tokens
+        self.step[1], self.step[4] = n, b.n_seqs
+        self.step[6], self.step[8], self.step[9] = address(b.positions), address(b.spans), address(b.page_tables)
+        self.step[10] = b.page_tables.strides[0]
+        # Queries, keys and values as columns of one buffer, the last row ending where it ends.
+        widths = (o.n_heads * o.head_dim, o.n_kv * o.head_dim, o.n_kv * o.v_head_dim)
+        x = self.normal(n, sum(widths))
+        q, k, v = np.split(x, np.cumsum(widths)[:2], axis=1)
+        expected = self.oracle(spans, q, k, v)
+        self.store(x, q, k, v)
+        out = np.full((n + 1, o.n_heads * o.v_head_dim), np.nan, np.float32)
+        args = self.plan.args(
+            step=address(self.step), counter=address(_COUNTER), q=address(q), ldq=x.strides[0], out=address(out),
+            ldo=out.strides[0], cache=address(self.cache), sinks=address(self.sinks) if o.sinks else 0,
+            shared=address(self.shared), **self.memory,
+        )  # fmt: skip
+        run(self.plan.kernel, args, self.n_threads)
+        assert not self.shared[: self.plan._n_parts * 8].any()
+        assert np.isnan(out[n]).all()
+        return out[:n], expected
+
+    def store(self, x: NDArray[np.float32], q: Any, k: Any, v: Any) -> None:
+        o = self.shape
+        table = np.zeros(1, np.float32)
+        if self.rope:
+            table = np.zeros((len(x), self.rope.row_bytes // 4), np.float32)
+            frequencies = self.rope.frequencies()
+            args = self.rope.args(
+                step=address(self.step), counter=address(_COUNTER), inv_freq=address(frequencies), table=address(table)
+            )
+            run(self.rope.kernel, args, self.n_threads)
+        norms = {}
+        if o.norm:
+            norms["q_norm"] = att.HeadNorm(address(self.q_weight), 1e-6)
+            norms["k_norm"] = att.HeadNorm(address(self.k_weight), 1e-5, 4 * o.head_dim)
+        ld = x.strides[0]
+        args = self.plan.store_args(
+            step=address(self.step), counter=address(_COUNTER), q=address(q), ldq=ld, k=address(k), ldk=ld,
+            v=address(v), ldv=ld, cache=address(self.cache), rope=self.rope, table=address(table), **norms,
+            **self.memory,
+        )  # fmt: skip
+        run(self.plan.store_kernel, args, self.n_threads)
+
+    def oracle(self, spans: Iterable[tuple[int, int]], q: Any, k: Any, v: Any) -> F64:
+        o = self.shape
+        out, t = [], 0
+        for s, n in spans:
+            position = len(self.kept[s][0]) if s in self.kept else 0
+            at = np.arange(position, position + n)
+            qs = self.turn(q[t : t + n].reshape(n, o.n_heads, -1), at, self.q_weight, 1e-6)
+            ks = self.turn(k[t : t + n].reshape(n, o.n_kv, -1), at, self.k_weight, 1e-5)
+            vs = v[t : t + n].reshape(n, o.n_kv, -1).astype(np.float64)
+            if s in self.kept:
+                ks, vs = np.concatenate([self.kept[s][0], ks]), np.concatenate([self.kept[s][1], vs])
+            self.kept[s] = ks, vs
+            out.append(self.attention(qs, ks, vs, at))
+            t += n
+        return np.concatenate(out)
+
+    def turn(self, x: Any, positions: Any, weight: Any, eps: float) -> F64:
+        """x [tokens, heads, head_dim]: norm and rotation, as asked."""
+        x = x.astype(np.float64)
+        if self.shape.norm:
+            x = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * weight
+        return rotated(x, positions, self.rope) if self.rope else x
+
+    def attention(self, q: F64, k: F64, v: F64, at: Any) -> F64:
+        o = self.shape
+        g = o.n_heads // o.n_kv
+        scores = np.einsum("tkgd,skd->tkgs", q.reshape(len(q), o.n_kv, g, -1), k) * o.head_dim**-0.5
+        if o.softcap:
+            scores = o.softcap * np.tanh(scores / o.softcap)
+        key = np.arange(len(k))
+        seen = key <= at[:, None]
+        if o.window:
+            seen &= key > at[:, None] - o.window
+        scores = np.where(seen[:, None, None], scores, -np.inf)
+        if o.sinks:
+            sink = np.broadcast_to(self.sinks.reshape(1, o.n_kv, g, 1), (*scores.shape[:3], 1))
+            scores = np.concatenate([scores, sink], -1)
+        w = np.exp(scores - scores.max(-1, keepdims=True))
+        w /= w.sum(-1, keepdims=True)
+        return np.einsum("tkgs,skd->tkgd", w[..., : len(k)], v).reshape(len(q), -1)
+
+
+def att_inv_freq(half: int) -> tuple[float, ...]:
+    return tuple(float(np.float32(10000.0 ** (-i / max(half, 1)))) for i in range(half))
+
+
+def rotated(x: F64, positions: Any, rope: att.RopeTable) -> F64:
+    """x [tokens, heads, head_dim] as complex numbers times e^(i angle)."""
+    half = rope.half
+    angle = (np.asarray(positions, np.float32)[:, None] * np.array(rope.inv_freq, np.float32)).astype(np.float64)
+    turn = rope.mscale * np.exp(1j * angle)[:, None]
+    out = x.copy()
+    a, b = (
+        (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if rope.interleaved else (slice(0, half), slice(half, 2 * half))
+    )
+    z = (x[..., a] + 1j * x[..., b]) * turn
+    out[..., a], out[..., b] = z.real, z.imag
+    return out
+
+
+def nmse(out: Any, expected: F64) -> float:
+    assert np.isfinite(out).all()
+    return float(((out - expected) ** 2).sum() / (expected**2).sum())
+
+
+STEPS = ([(0, 70)], [(0, 1)], [(1, 129), (0, 1), (2, 3)], [(0, 1), (1, 1), (2, 1)], [(2, 30), (1, 9), (3, 1)])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(),
+        Shape(n_heads=9, n_kv=3, half=32),
+        Shape(n_heads=4, n_kv=4, head_dim=80, v_head_dim=80, half=10, norm=True),
+        Shape(n_heads=12, n_kv=2, head_dim=128, v_head_dim=128, half=64, norm=True, interleaved=True),
+        Shape(n_heads=5, n_kv=1, head_dim=40, v_head_dim=72, half=12, interleaved=True, page_size=16),
+        Shape(n_heads=8, n_kv=1, head_dim=192, v_head_dim=128, softcap=5.0, sinks=True),
+        Shape(n_heads=8, n_kv=4, window=40, sinks=True, half=32),
+        Shape(n_heads=64, n_kv=1, head_dim=16, v_head_dim=16, window=128, softcap=3.0, page_size=48),
+        Shape(n_heads=2, n_kv=1, head_dim=512, v_head_dim=512),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_ragged_steps_agree_with_float64(shape: Shape, n_threads: int) -> None:
+    layer = Layer(shape, n_threads)
+    for spans in STEPS:
+        out, expected = layer.run(spans)
+        assert nmse(out, expected) < 1e-11
+
+
+def test_half_precision_cache_loses_only_its_rounding() -> None:
+    for shape in (
+        Shape(dtype="f16", half=32, norm=True),
+        Shape(n_heads=3, n_kv=3, head_dim=96, v_head_dim=88, dtype="f16"),
+    ):
+        layer = Layer(shape)
+        for spans in STEPS:
+            out, expected = layer.run(spans)
+            assert nmse(out, expected) < 1e-6
+
+
+@pytest.mark.parametrize("window", [0, 300])
+def test_long_contexts_are_divided_and_combined(window: int) -> None:
+    layer = Layer(
+        Shape(n_heads=3, n_kv=1, head_dim=32, v_head_dim=24, window=window, sinks=True), n_threads=3, n_pages=80
+    )
+    layer.run([(0, 1900)])
+    for spans in ([(0, 1)], [(1, 5), (0, 20)], [(0, 1), (1, 1)]):
+        out, expected = layer.run(spans)
+        assert nmse(out, expected) < 1e-11
+
+
+def test_rotations_stay_exact_at_high_positions() -> None:
+    for interleaved in (False, True):
+        rope = att.RopeTable(att_inv_freq(32), 1.0, interleaved)
+        positions = np.array([0, 1, 2**17 + 3, 999_999, 2**20 - 1], np.int32)
+        x = np.random.default_rng(1).normal(0, 1, (5, 2, 72)).astype(np.float32)
+        table = np.zeros((5, rope.row_bytes // 4), np.float32)
+        step = np.zeros(32, np.int64)
+        step[1], step[6] = 5, address(positions)
+        frequencies = rope.frequencies()
+        common = {"step": address(step), "counter": address(_COUNTER), "table": address(table)}
+        run(rope.kernel, rope.args(inv_freq=address(frequencies), **common))
+        y = np.zeros_like(x)
+        n = x.strides[0]
+        run(
+            att.ROTATE,
+            att.rotate_args(x=address(x), ldx=n, y=address(y), ldy=n, n_heads=2, head_dim=72, rope=rope, **common),
+        )
+        assert np.abs(y - rotated(x.astype(np.float64), positions, rope)).max() < 1e-6
+
+
+def test_extreme_scores_neither_overflow_nor_hang() -> None:
+    layer = Layer(Shape(dtype="f16"))
+    layer.normal = lambda *shape: np.full(shape, 3e4, np.float32)  # type: ignore[method-assign]
+    out, _ = layer.run([(0, 100)])
+    np.testing.assert_allclose(out, 3e4, rtol=1e-3)
+    layer.normal = lambda *shape: np.full(shape, np.nan, np.float32)  # type: ignore[method-assign]
+    layer.run([(0, 3)])
+
+
+def test_values_beyond_half_precision_are_held_at_its_largest() -> None:
+    layer = Layer(Shape(dtype="f16"))
+    layer.normal = lambda *shape: np.full(shape, 1e6, np.float32)  # type: ignore[method-assign]
+    assert np.abs(layer.run([(0, 20)])[0]).max() < 65505
+
+
+def test_pages_must_hold_whole_groups() -> None:
+    with pytest.raises(BackendError, match="multiple of 16"):
+        Layer(Shape(page_size=24))
