@@ -47,7 +47,9 @@ class Side:
 
     def run(self, *arguments: object) -> dict[str, Any]:
         """What the script reports."""
-        report: dict[str, Any] = json.loads(output_of([*self._script, *map(str, arguments), *self._always]))
+        report: dict[str, Any] = json.loads(
+            output_of([*self._script, *map(str, arguments), *self._always]).splitlines()[-1]
+        )
         return report
 
 
