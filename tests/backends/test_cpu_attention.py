@@ -91,7 +91,8 @@ class Layer:
 
     def run(self, spans: Sequence[tuple[int, int]]) -> tuple[NDArray[np.float32], F64]:
         """A step of (sequence, number of tokens); returns outputs [tokens, heads * v_head_dim] and what the oracle
-        says.""" o, b = self.shape, self.batch
+        says."""
+        o, b = self.shape, self.batch
         b.clear()
         for s, n in spans:
             position = len(self.kept[s][0]) if s in self.kept else 0

@@ -190,7 +190,8 @@ class AttentionPlan:
     ) -> NDArray[np.int64]:  # fmt: skip
         """Arguments of `store_kernel`: q = rope(norm(q)) in place, rope(norm(k)) and v into this layer's cache at
         address `cache`. ld in bytes; q, k and v may be columns of one buffer. Without rope and norms q is not
-        touched.""" spec, a = self.layout.spec, self.layout
+        touched."""
+        spec, a = self.layout.spec, self.layout
         row, half, interleaved = (rope.row_bytes, rope.half, int(rope.interleaved)) if rope else (0, 0, 0)
         return _slots(
             step, counter, q, ldq, k, ldk, v, ldv, cache, a.page_bytes, a.page_size, spec.n_kv_heads, self.group,
