@@ -18,14 +18,16 @@ class Tokenizer(ABC):
     Safe to use from several threads. A text's lone surrogates, which no UTF-8 can hold, are read as U+FFFD.
     """
 
-    def __init__(self, vocab: Vocab, *, add_bos: bool, add_eos: bool, space_prefix: bool = False) -> None:
+    _space_prefix = False  # whether a space is put before text that begins or follows a special token
+    _strip_first = False  # whether the first space of a decoded text is one that was put there
+
+    def __init__(self, vocab: Vocab, *, add_bos: bool, add_eos: bool) -> None:
         self.vocab = vocab
         self.bos_id = vocab.bos_id
         self.eos_id = vocab.eos_id
         self.stop_ids = vocab.stop_ids
         self.add_bos = vocab.flag("add_bos_token", add_bos) and vocab.bos_id is not None
         self.add_eos = vocab.flag("add_eos_token", add_eos) and vocab.eos_id is not None
-        self._space_prefix = space_prefix  # a space is put before text that begins or follows a special token
         self._always = _Finder(vocab.user_ids, vocab.swallowing_ids)
         self._specials = _Finder(vocab.special_ids | vocab.user_ids, vocab.swallowing_ids)
         self._bytes: dict[int, bytes] = _Memo(self._find_bytes)
@@ -67,13 +69,13 @@ class Tokenizer(ABC):
         """
         table = self._visible if skip_special else self._bytes
         data = b"".join(map(table.__getitem__, _plain(ids)))
-        if self._space_prefix and data.startswith(b" "):
+        if self._strip_first and data.startswith(b" "):
             data = data[1:]
         return data.decode("utf-8", "replace")
 
     def stream(self, skip_special: bool = True, continues: bool = False) -> StreamDecoder:
         """A decoder to push tokens into as they come. `continues`: they follow a text, so a first space belongs."""
-        return StreamDecoder(self, skip_special, strip=self._space_prefix and not continues)
+        return StreamDecoder(self, skip_special, strip=self._strip_first and not continues)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; its name for a control token."""

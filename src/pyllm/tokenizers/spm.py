@@ -23,7 +23,8 @@ class SPMTokenizer(Tokenizer):
     """`tokenizer.ggml.model` = "llama"."""
 
     def __init__(self, metadata: Mapping[str, Any], vocab: Vocab) -> None:
-        super().__init__(vocab, add_bos=True, add_eos=False, space_prefix=vocab.flag("add_space_prefix", True))
+        super().__init__(vocab, add_bos=True, add_eos=False)
+        self._space_prefix = self._strip_first = vocab.flag("add_space_prefix", True)
         self._byte_ids = [
             vocab.find(f"<0x{b:02X}>") if vocab.find(f"<0x{b:02X}>") is not None else vocab.ids.get(chr(b))
             for b in range(256)

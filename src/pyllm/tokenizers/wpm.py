@@ -17,12 +17,16 @@ _IDEOGRAPHS = (
 
 
 class WPMTokenizer(Tokenizer):
-    """`tokenizer.ggml.model` = "bert". Tokens that begin a word are stored with "▁" before them."""
+    """`tokenizer.ggml.model` = "bert". Tokens that begin a word are stored with "▁" before them.
+
+    What `decode` gives is the text in lower case with one space between words.
+    """
+
+    _strip_first = True
 
     def __init__(self, metadata: Mapping[str, Any], vocab: Vocab) -> None:
         vocab.bos_id = vocab.role("cls") if vocab.role("bos") is None else vocab.bos_id
         super().__init__(vocab, add_bos=True, add_eos=False)
-        self._space_prefix = False
         self._lowercase = vocab.flag("normalizer.lowercase", True)
         self._strip_accents = vocab.flag("normalizer.strip_accents", self._lowercase)
         self._lengths = sorted({len(text) for text in vocab.ids if text}, reverse=True)
@@ -33,10 +37,6 @@ class WPMTokenizer(Tokenizer):
         if add_special and self.vocab.sep_id is not None:
             ids.append(self.vocab.sep_id)
         return ids
-
-    def decode(self, ids: Any, skip_special: bool = True) -> str:
-        """As `Tokenizer.decode`: what is left of the text in lower case, one space between words."""
-        return super().decode(ids, skip_special).removeprefix(" ")
 
     def _encode_words(self, text: str, ids: list[int]) -> None:
         for word in self._normalized(text):
@@ -62,11 +62,11 @@ class WPMTokenizer(Tokenizer):
         word: list[str] = []
         for char in text:
             kind = unicodedata.category(char)
-            if char.isspace() or kind[0] == "Z":
+            if char in " \t\n\r" or kind[0] == "Z":
                 if word:
                     yield "".join(word)
                     word = []
-            elif char in "\0\ufffd" or kind[0] == "C" or (self._strip_accents and kind == "Mn"):
+            elif char in "\0\ufffd" or kind in ("Cc", "Cf", "Co") or (self._strip_accents and kind == "Mn"):
                 continue
             elif kind[0] == "P" or (char < "\x7f" and kind[0] == "S") or _is_ideograph(ord(char)):
                 if word:
