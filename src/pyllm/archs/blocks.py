@@ -50,8 +50,10 @@ class Transformer:
     """Sliding windows on all layers but every n-th, unless the file has a pattern (0: no windows)."""
     window_default: ClassVar[int] = 0
     """Window where the file names none."""
+    window_rope_own: ClassVar[bool] = True
+    """Windowed layers have a rotary base of their own, where the file names one."""
     window_rope_base: ClassVar[float | None] = None
-    """Rotary base of windowed layers where the file names none (None: that of the others)."""
+    """That base where the file names none (None: as the other layers)."""
     window_rope_scaled: ClassVar[bool] = True
     """Rope scaling holds for windowed layers too."""
     attn_softcap: ClassVar[float | None] = None
@@ -86,10 +88,8 @@ class Transformer:
     def _read_attention(self) -> None:
         hp, n = self.hp, self.n_layers
         self.n_heads = hp.per_layer("attention.head_count", n)
-        self.n_kv_heads = (
-            hp.per_layer("attention.head_count_kv", n) if self._given("attention.head_count_kv") else self.n_heads
-        )
-        default = self.n_embd // self.n_heads[0]
+        self.n_kv_heads = hp.per_layer("attention.head_count_kv", n, self.n_heads)
+        default = self.n_embd // self.n_heads[0] or None
         self.head_dim = hp.integer("attention.key_length", default, most=_MOST_HEAD_DIM)
         self.v_head_dim = hp.integer("attention.value_length", default, most=_MOST_HEAD_DIM)
         self.n_rot = hp.integer("rope.dimension_count", self.head_dim, most=_MOST_HEAD_DIM)
@@ -103,10 +103,12 @@ class Transformer:
         hp = self.hp
         self.n_experts = hp.integer("expert_count", 0, most=1 << 16)
         self.n_experts_used = hp.integer("expert_used_count", 0, most=1 << 16)
-        self.n_ff = hp.per_layer("feed_forward_length", self.n_layers, 0)
         if (self.n_experts or self.needs_experts) and not 0 < self.n_experts_used <= self.n_experts:
             raise ModelError(f"{hp.arch} uses {self.n_experts_used} of {self.n_experts} experts")
-        self.n_ff_expert = hp.integer("expert_feed_forward_length", self.n_ff[0])
+        if self.n_experts:
+            self.n_ff_expert = hp.integer("expert_feed_forward_length", 0) or hp.integer("feed_forward_length")
+        else:
+            self.n_ff = hp.per_layer("feed_forward_length", self.n_layers)
 
     # --- the pass
 
@@ -185,9 +187,7 @@ class Transformer:
         if self.n_experts:
             return self.experts(il, x)
         rec, blk, n_ff = self.rec, f"blk.{il}.", self.n_ff[il]
-        if not n_ff:
-            raise ModelError(f"metadata key {self.hp.arch}.feed_forward_length is missing or zero")
-        if not rec.has(f"{blk}ffn_gate.weight") and rec.shape(f"{blk}ffn_up.weight")[0] == 2 * n_ff:
+        if not rec.has(f"{blk}ffn_gate.weight") and rec.shape(f"{blk}ffn_up.weight")[:1] == (2 * n_ff,):
             fused = self.ffn_linear(x, f"{blk}ffn_up", 2 * n_ff)
             gate, up = rec.slice(fused, 0, n_ff), rec.slice(fused, n_ff, n_ff)
         else:
@@ -197,8 +197,6 @@ class Transformer:
     def experts(self, il: int, x: Value) -> Value:
         """[tokens, n_embd] → [tokens, n_embd], the mixture of experts."""
         blk = f"blk.{il}."
-        if not self.n_ff_expert:
-            raise ModelError(f"metadata key {self.hp.arch}.expert_feed_forward_length is missing or zero")
         scaled = self.ffn_scaled
         return self.rec.mixture_of_experts(
             x,
@@ -260,9 +258,6 @@ class Transformer:
     def _optional(self, name: str) -> str | None:
         return name if self.rec.has(name) else None
 
-    def _given(self, key: str) -> bool:
-        return bool(np.any(self.hp.metadata.get(f"{self.hp.arch}.{key}", 0)))
-
     def _softcap(self, key: str, default: float | None) -> float:
         return 0.0 if default is None else self.hp.number(key, default)
 
@@ -279,7 +274,9 @@ class Transformer:
     def _windowed_rope(self) -> tuple[tuple[float, ...], float]:
         """The same of layers with a window."""
         scaling = self._scaling if self.window_rope_scaled else Scaling.none()
-        base = self.hp.number("rope.freq_base_swa", self.window_rope_base or self._rope_base())
+        base = self.window_rope_base or self._rope_base()
+        if self.window_rope_own:
+            base = self.hp.number("rope.freq_base_swa", base)
         return scaling.apply(base, self.n_rot, self._rope_factors())
 
     def _rope_base(self) -> float:

@@ -11,6 +11,7 @@ class GptOss(Transformer):
     ffn_norm = "post_attention_norm"
     act = "swiglu_oai"
     window_period = 2
+    window_default = 128
     sinks = True
     needs_experts = True
     expert_gating = "softmax_chosen"

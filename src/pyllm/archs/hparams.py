@@ -48,32 +48,35 @@ class HParams:
             raise ModelError(f"{self.arch}.{key} is {value!r}, not a text")
         return default if value is None else value
 
-    def per_layer(self, key: str, n_layers: int, default: int | None = None) -> list[int]:
+    def per_layer(self, key: str, n_layers: int, default: int | list[int] | None = None) -> list[int]:
         """A count of each layer; the file holds one for all, or an array of them."""
         value = self._get(key)
-        if not isinstance(value, np.ndarray | list):
-            return [self.integer(key, default)] * n_layers
-        if len(value) < n_layers:
-            raise ModelError(f"{self.arch}.{key} has {len(value)} values for {n_layers} layers")
-        return [self._as_count(key, v, _MOST) for v in value[:n_layers]]
+        if value is None and isinstance(default, list):
+            return default
+        if isinstance(value, np.ndarray | list):
+            return [self._as_count(key, v, _MOST) for v in self._of_layers(key, value, n_layers)]
+        return [self.integer(key, default if isinstance(default, int) else None)] * n_layers
 
     def pattern(self, key: str, n_layers: int, period: int) -> list[bool]:
         """A flag of each layer. The file holds an array of flags, or a period n: every n-th layer is not flagged;
         `period` where it holds neither (0: no layer is flagged)."""
         value = self._get(key)
         if isinstance(value, np.ndarray | list):
-            if len(value) < n_layers:
-                raise ModelError(f"{self.arch}.{key} has {len(value)} values for {n_layers} layers")
-            return [bool(v) for v in value[:n_layers]]
+            return [self._as_flag(key, v) for v in self._of_layers(key, value, n_layers)]
         period = period if value is None else self._as_count(key, value, _MOST)
         return [period > 0 and il % period < period - 1 for il in range(n_layers)]
 
     def _get(self, key: str) -> Any:
         """The value, None where there is none or it says "not used"."""
         value = self.metadata.get(f"{self.arch}.{key}")
-        if isinstance(value, np.ndarray | list):
-            return value if np.any(value) else None
+        if isinstance(value, np.ndarray):
+            return value if value.any() else None
         return value or None
+
+    def _of_layers(self, key: str, value: Any, n_layers: int) -> Any:
+        if len(value) < n_layers:
+            raise ModelError(f"{self.arch}.{key} has {len(value)} values for {n_layers} layers")
+        return value[:n_layers]
 
     def _default(self, key: str, default: Any) -> Any:
         if default is None:
@@ -84,3 +87,8 @@ class HParams:
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:
             raise ModelError(f"{self.arch}.{key} is {value!r}, not a count from 1 to {most}")
         return int(value)
+
+    def _as_flag(self, key: str, value: Any) -> bool:
+        if not isinstance(value, bool | int | np.bool_ | np.integer):
+            raise ModelError(f"{self.arch}.{key} holds {value!r}, not a flag")
+        return bool(value)

@@ -14,6 +14,7 @@ class Olmo2(Transformer):
     ffn_post_norm = "post_ffw_norm"
     qk_norm = "width"
     window_period = 4
+    window_rope_own = False
     window_rope_scaled = False
 
 

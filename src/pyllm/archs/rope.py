@@ -28,7 +28,6 @@ class Scaling:
     n_ctx_orig: int
     beta_fast: float
     beta_slow: float
-    ext_factor: float
     log_multiplier: float
 
     @classmethod
@@ -38,7 +37,6 @@ class Scaling:
         if kind not in ("none", "linear", "yarn", "longrope"):
             raise ModelError(f"rope scaling {kind!r} is unknown; known are none, linear, yarn and longrope")
         factor = hp.number("rope.scaling.factor", hp.number("rope.scale_linear", 1.0))
-        ext_factor = hp.number("rope.scaling.yarn_ext_factor", -1.0)
         scaling = cls(
             kind=kind,
             factor=1.0 if kind in ("none", "longrope") else factor,
@@ -46,7 +44,6 @@ class Scaling:
             n_ctx_orig=hp.integer("rope.scaling.original_context_length", n_ctx_train),
             beta_fast=hp.number("rope.scaling.yarn_beta_fast", 32.0),
             beta_slow=hp.number("rope.scaling.yarn_beta_slow", 1.0),
-            ext_factor=ext_factor if ext_factor >= 0 else 1.0,
             log_multiplier=hp.number("rope.scaling.yarn_log_multiplier", 0.0),
         )
         if min(scaling.factor, scaling.attn_factor, scaling.beta_fast, scaling.beta_slow) <= 0:
@@ -56,25 +53,27 @@ class Scaling:
     @classmethod
     def none(cls) -> Scaling:
         """Frequencies as they are."""
-        return cls("none", 1.0, 1.0, 1, 32.0, 1.0, 0.0, 0.0)
+        return cls("none", 1.0, 1.0, 1, 32.0, 1.0, 0.0)
 
     def apply(self, base: float, n_rot: int, factors: NDArray[np.floating] | None) -> tuple[tuple[float, ...], float]:
         """(frequencies [n_rot / 2], what cos and sin are multiplied by). `factors` [n_rot / 2] divide frequencies."""
-        if not base > 0 or n_rot < 2 or n_rot % 2:
+        if not base > 1 or n_rot < 2 or n_rot % 2:
             raise ModelError(f"rotary positions on {n_rot} columns with base {base} make no sense")
-        exponents = np.arange(0, n_rot, 2, dtype=np.float64) / n_rot
-        kept = base**-exponents
-        if factors is not None:
-            kept = kept / factors
-        if not np.isfinite(kept).all():
-            raise ModelError("rotary frequencies are not finite; the file's rope factors are broken")
-        if self.kind in ("none", "longrope"):
-            return as_inv_freq(kept), self.attn_factor
+        kept = base ** -(np.arange(0, n_rot, 2, dtype=np.float64) / n_rot)
+        with np.errstate(all="ignore"):
+            if factors is not None:
+                kept = kept / factors
+            scaled, mscale = self._scaled(kept, base, n_rot)
+            if not np.isfinite(scaled.astype(np.float32)).all():
+                raise ModelError("rotary frequencies are not finite: the file's rope factors or scaling are broken")
+        return as_inv_freq(scaled), mscale * self.attn_factor
+
+    def _scaled(self, kept: NDArray[np.floating], base: float, n_rot: int) -> tuple[NDArray[np.floating], float]:
         divided = kept / self.factor
         if self.kind != "yarn":
-            return as_inv_freq(divided), self.attn_factor
-        share = self._share_kept(base, n_rot) * self.ext_factor
-        return as_inv_freq(divided * (1 - share) + kept * share), self._yarn_mscale() * self.attn_factor
+            return divided, 1.0
+        share = self._share_kept(base, n_rot)
+        return divided * (1 - share) + kept * share, self._yarn_mscale()
 
     def _share_kept(self, base: float, n_rot: int) -> NDArray[np.float64]:
         """1 where a frequency is kept, 0 where it is divided, a ramp in between, [n_rot / 2]."""
@@ -88,7 +87,7 @@ class Scaling:
         return 1.0 - np.clip(ramp, 0.0, 1.0)
 
     def _yarn_mscale(self) -> float:
-        if self.factor <= 1 or self.ext_factor == 0:
+        if self.factor <= 1:
             return 1.0
         grown = 0.1 * math.log(self.factor)
         return (1 + grown) / (1 + self.log_multiplier * grown)
