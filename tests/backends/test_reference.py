@@ -1,0 +1,232 @@
+"""The reference backend itself: its ops against loops in plain Python, its cache, its limits, its interruption."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import OPTIONS, Shape, Step, random_tokens, run, transformer
+
+from pyllm import backends
+from pyllm.backends.reference import ops, weights
+from pyllm.errors import BackendError, ClosedError, FormatError
+from pyllm.gguf.tensor import TensorInfo
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# --- ops against loops
+
+
+@pytest.mark.parametrize(
+    ("window", "softcap", "sinks"), [(0, 0.0, False), (3, 0.0, False), (2, 1.5, True), (1, 0.0, True)]
+)
+def test_attention(window: int, softcap: float, sinks: bool) -> None:
+    n, n_heads, n_kv, dim, v_dim, position = 3, 4, 2, 8, 4, 5
+    q, k, v = (
+        normal(n, n_heads, dim),
+        normal(position + n, n_kv, dim, seed=1),
+        normal(position + n, n_kv, v_dim, seed=2),
+    )
+    sink = normal(n_heads, seed=3) if sinks else None
+    got = ops.attention(q, k, v, position, 0, scale=0.5, window=window, softcap=softcap, sinks=sink)
+    for t in range(n):
+        for h in range(n_heads):
+            at = position + t
+            seen = range(max(0, at - window + 1) if window else 0, at + 1)
+            scores = [0.5 * sum(float(q[t, h, i]) * float(k[s, h // 2, i]) for i in range(dim)) for s in seen]
+            if softcap:
+                scores = [softcap * math.tanh(s / softcap) for s in scores]
+            total = sum(map(math.exp, scores)) + (math.exp(float(sink[h])) if sink is not None else 0.0)
+            for i in range(v_dim):
+                wanted = sum(
+                    math.exp(s) / total * float(v[key, h // 2, i]) for s, key in zip(scores, seen, strict=True)
+                )
+                assert got[t, h * v_dim + i] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_attention_ignores_what_lies_before_the_keys_given() -> None:
+    q, k, v = normal(2, 2, 8), normal(9, 2, 8, seed=1), normal(9, 2, 8, seed=2)
+    whole = ops.attention(q, k, v, 7, 0, scale=1.0, window=4)
+    np.testing.assert_allclose(ops.attention(q, k[4:], v[4:], 7, 4, scale=1.0, window=4), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_rope_turns_pairs_by_their_angle(interleaved: bool) -> None:
+    x, positions, inv_freq = normal(4, 2 * 10), np.array([0, 1, 7, 1000], np.int32), (1.0, 0.25, 0.0625)
+    got = ops.rope(x, positions, 10, inv_freq, 1.5, interleaved).reshape(4, 2, 10)
+    for t, head in np.ndindex(4, 2):
+        row = x.reshape(4, 2, 10)[t, head]
+        for i, f in enumerate(inv_freq):
+            a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + 3)
+            turned = complex(row[a], row[b]) * 1.5 * np.exp(1j * float(positions[t]) * f)
+            assert complex(got[t, head, a], got[t, head, b]) == pytest.approx(turned, abs=1e-5)
+        np.testing.assert_array_equal(got[t, head, 6:], row[6:])
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_erf", "relu", "swiglu_oai"])
+@given(g=st.floats(-200, 200, width=32), u=st.floats(-20, 20, width=32))
+@settings(max_examples=60, deadline=None)
+def test_activations(act: str, g: float, u: float) -> None:
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+    wanted = {
+        "silu": lambda: g * sigmoid(g) * u,
+        "gelu": lambda: 0.5 * g * (1 + math.tanh(math.sqrt(2 / math.pi) * (g + 0.044715 * g**3))) * u,
+        "gelu_erf": lambda: 0.5 * g * (1 + math.erf(g / math.sqrt(2))) * u,
+        "relu": lambda: max(g, 0.0) * u,
+        "swiglu_oai": lambda: min(g, 7) * sigmoid(1.702 * min(g, 7)) * (max(-7.0, min(u, 7.0)) + 1),
+    }[act]()
+    got = ops.gated_activation(np.array([[g]], np.float32), np.array([[u]], np.float32), act)
+    assert got.dtype == np.float32
+    assert got[0, 0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def test_rms_norm_of_heads() -> None:
+    x, w = normal(3, 12), normal(4, seed=1)
+    got = ops.rms_norm(x, w, 1e-5, 4)
+    for t, head in np.ndindex(3, 3):
+        row = [float(v) for v in x[t, 4 * head : 4 * head + 4]]
+        size = math.sqrt(sum(v * v for v in row) / 4 + 1e-5)
+        for i in range(4):
+            assert got[t, 4 * head + i] == pytest.approx(row[i] / size * float(w[i]), rel=1e-5)
+
+
+@pytest.mark.parametrize("gating", ["softmax", "sigmoid", "softmax_chosen"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_route(gating: str, normalize: bool, biased: bool) -> None:
+    router, bias = normal(20, 6), normal(6, seed=1)
+    chosen, got = ops.route(
+        router, 2, gating=gating, normalize=normalize, weight_scale=3.0, choice_bias=bias if biased else None
+    )
+    for t in range(20):
+        logits = [float(v) for v in router[t]]
+        scores = {
+            "softmax": [math.exp(v) / sum(map(math.exp, logits)) for v in logits],
+            "sigmoid": [1 / (1 + math.exp(-v)) for v in logits],
+            "softmax_chosen": logits,
+        }[gating]
+        order = sorted(range(6), key=lambda e: -(scores[e] + (float(bias[e]) if biased else 0.0)))[:2]
+        weight = [scores[e] for e in order]
+        if gating == "softmax_chosen":
+            weight = [math.exp(w) / sum(map(math.exp, weight)) for w in weight]
+        if normalize:
+            weight = [w / sum(weight) for w in weight]
+        assert list(chosen[t]) == order
+        np.testing.assert_allclose(got[t], [3 * w for w in weight], rtol=1e-5)
+
+
+def test_equal_scores_choose_the_first_experts() -> None:
+    assert ops.route(np.zeros((1, 5), np.float32), 3)[0].tolist() == [[0, 1, 2]]
+
+
+# --- the executable
+
+
+@pytest.fixture(scope="module")
+def model() -> oracle.Model:
+    return transformer(Shape(n_layers=2, n_embd=64, n_ff=96, head_dim=16, n_rot=16, window=11, n_vocab=50))
+
+
+def test_cuts_and_neighbours_change_nothing(model: oracle.Model) -> None:
+    tensors, tokens = model.tensors(), random_tokens(40, 50)
+    exe = oracle.compiled("reference", model, tensors)
+    whole = run(exe, [Step(tokens, 0, [7, 3, 0, 9, 12])])
+    pages, parts = [1, 14, 2, 8, 5], []
+    for first, last in ((0, 1), (1, 18), (18, 19), (19, 40)):
+        other = Step(random_tokens(5, 50, seed=first), 3, [4], "none")
+        parts.append(run(exe, [other, Step(tokens[first:last], first, pages)]))
+    assert oracle.nmse(np.concatenate(parts), whole) < 1e-11
+
+
+def test_hidden_is_what_logits_are_made_of(model: oracle.Model) -> None:
+    tensors = model.tensors()
+    exe = oracle.compiled("reference", model, tensors)
+    step = Step(random_tokens(9, 50), 0, [0, 1], [2, 8])
+    hidden, logits = run(exe, [step], "hidden"), run(exe, [step])
+    assert hidden.shape == (2, 64)
+    np.testing.assert_allclose(hidden @ oracle.decoded(tensors["output.weight"]).T, logits, atol=1e-4)
+
+
+def test_f16_cache_halves_memory_and_hardly_changes_results(model: oracle.Model) -> None:
+    steps = [Step(random_tokens(40, 50), 0, [7, 3, 0, 9, 12])]
+    narrow = oracle.compiled("reference", model, model.tensors(), replace(OPTIONS, kv_dtype="f16"))
+    wide = oracle.compiled("reference", model, model.tensors())
+    error = oracle.nmse(run(narrow, steps), run(wide, steps))
+    assert 0 < error < 1e-5
+    assert 2 * narrow.memory()["kv"] == wide.memory()["kv"] == 2 * 2 * 4 * OPTIONS.n_pages * OPTIONS.page_size * 2 * 16
+
+
+def test_weights_that_do_not_fit_the_budget_are_decoded_at_each_use(
+    model: oracle.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, tensors = [Step(random_tokens(9, 50), 0, [0, 1])], model.tensors("Q8_0")
+    wanted = run(oracle.compiled("reference", model, tensors), steps)
+    monkeypatch.setattr(weights, "KEEP_BYTES", 30_000)
+    monkeypatch.setattr(weights, "_SLAB", 64 * 7)
+    exe = oracle.compiled("reference", model, tensors)
+    for _ in range(2):
+        np.testing.assert_allclose(run(exe, steps), wanted, atol=1e-5)
+    vectors = sum(4 * t.n_elements for t in tensors.values() if len(t.shape) == 1)
+    assert exe.memory()["weights"] <= 30_000 + vectors
+
+
+def test_interrupt_stops_the_step_and_the_next_one_works(model: oracle.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    exe = oracle.compiled("reference", model, model.tensors())
+    steps = [Step(random_tokens(9, 50), 0, [0, 1])]
+    wanted = run(exe, steps)
+    exe.interrupt()  # nothing runs: nothing happens
+    np.testing.assert_array_equal(run(exe, steps), wanted)
+    plain = ops.linear
+
+    def slow(*arguments: np.ndarray) -> np.ndarray:
+        time.sleep(0.02)
+        return plain(*arguments)
+
+    monkeypatch.setattr(ops, "linear", slow)
+    timer = threading.Timer(0.05, exe.interrupt)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run(exe, steps)
+    timer.join()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(run(exe, steps), wanted)
+
+
+def test_close(model: oracle.Model) -> None:
+    exe = oracle.compiled("reference", model, model.tensors())
+    exe.close()
+    exe.close()
+    assert exe.memory()["kv"] == exe.memory()["weights"] == 0
+    with pytest.raises(ClosedError):
+        run(exe, [Step([1], 0, [0])])
+
+
+def test_missing_weights_and_unknown_formats_are_refused(model: oracle.Model) -> None:
+    tensors = model.tensors()
+    with pytest.raises(BackendError, match=r"output\.weight"):
+        oracle.compiled("reference", model, {n: t for n, t in tensors.items() if n != "output.weight"})
+    t = tensors["output.weight"]
+    with pytest.raises(FormatError, match="Q9_X"):
+        oracle.compiled("reference", model, tensors | {t.name: TensorInfo(t.name, t.shape, "Q9_X", t.data)})
+
+
+# --- finding backends
+
+
+def test_names_and_unknown_backends() -> None:
+    assert {"reference", "cpu"} <= set(backends.names())
+    assert backends.get("reference").probe().available
+    with pytest.raises(BackendError, match=r"'abacus' is unknown.*reference"):
+        backends.get("abacus")
