@@ -18,7 +18,7 @@ def pool() -> Pool:
 
 
 def padded(x: NDArray[np.float32], filler: float = 3.0) -> NDArray[np.float32]:
-    """A value buffer [tokens, columns rounded up to 32] that holds x; the padding holds something that must not matter."""
+    """A value buffer [tokens, columns rounded up to 32]; what the padding holds must not matter."""
     out = aligned_zeros((len(x), (x.shape[1] + 31) // 32 * 32), np.float32)
     out[:] = filler
     out[:, : x.shape[1]] = x

@@ -1,4 +1,4 @@
-"""Single CPU kernels (all but matrix products and attention) against the reference's plain functions and gguf's decoder."""
+"""Single CPU kernels (no matrix products, no attention) against the reference's plain functions and gguf's decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyllm.backends.reference import ops
 
-FORMATS = "F32 F16 BF16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
+FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 
 
 def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
@@ -95,14 +95,16 @@ def test_elementwise(kind: str) -> None:
     x, b = normal(5, 5003), normal(5, 5003, seed=1)
     want = {"add": x + b, "scale": x * np.float32(2.5), "softcap": ops.soft_cap(x, 2.5), "copy": x}[kind]
     step, xb, bb, y = step_block(5), padded(x), padded(b), padded(0 * x)
-    call("elementwise", "elementwise", {"kind": kind}, step, [xb, xb.strides[0], bb, bb.strides[0], y, y.strides[0], 2.5, 5003, step, 0])  # fmt: skip
+    slots = [xb, xb.strides[0], bb, bb.strides[0], y, y.strides[0], 2.5, 5003, step, 0]
+    call("elementwise", "elementwise", {"kind": kind}, step, slots)
     np.testing.assert_allclose(y[:, :5003], want, rtol=1e-6 if kind != "softcap" else 1e-5, atol=1e-6)
 
 
 def test_copy_picks_rows() -> None:
     x, rows = normal(6, 48), [0, 4, 5]
     step, xb, y = step_block(6, rows), padded(x), padded(np.zeros((3, 48), np.float32))
-    call("elementwise", "elementwise", {"kind": "copy"}, step, [xb, xb.strides[0], xb, xb.strides[0], y, y.strides[0], 0.0, 48, step[2:], 1])  # fmt: skip
+    slots = [xb, xb.strides[0], xb, xb.strides[0], y, y.strides[0], 0.0, 48, step[2:], 1]
+    call("elementwise", "elementwise", {"kind": "copy"}, step, slots)
     np.testing.assert_array_equal(y[:, :48], x[rows])
 
 

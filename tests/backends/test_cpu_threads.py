@@ -1,4 +1,4 @@
-"""The pool of threads: every op of a table once, barriers in between, interrupts, more threads than processors, forks, ends."""
+"""The pool of threads: every op once, barriers, interrupts, more threads than processors, forks, ends."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Also what the machine has free, and giving a memory-mapped tensor's pages back.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -34,10 +35,8 @@ class Memory:
         except (OSError, ValueError, OverflowError) as e:
             raise OutOfMemoryError(f"The system refuses {n_bytes / 2**20:,.0f} MiB for {purpose} ({e}).") from e
         if n_bytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-            try:
+            with contextlib.suppress(OSError):  # a kernel without huge pages: only slower
                 self._map.madvise(mmap.MADV_HUGEPAGE)
-            except OSError:
-                pass  # a kernel without huge pages: only slower
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         align = _HUGE if n_bytes >= _HUGE else 64
         self.address = (base + align - 1) // align * align
@@ -65,7 +64,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any, align: int = 64) -> NDArra
 
 
 def release(data: NDArray[np.uint8]) -> None:
-    """Give the pages of a read-only view of a memory-mapped file back; the next reader gets them from the file again."""
+    """Give a memory-mapped tensor's pages back to the system; the next reader gets them from the file again."""
     if not hasattr(mmap, "MADV_DONTNEED") or data.flags.writeable or not _is_mapped(data):
         return
     page = mmap.PAGESIZE

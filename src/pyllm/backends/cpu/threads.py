@@ -1,4 +1,4 @@
-"""The threads that walk a table of kernels together: one is the caller, the others wait for it, spinning shortly, then asleep."""
+"""Threads that walk a table of kernels together: the caller, and workers that wait for it, spinning, then asleep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from pyllm.backends.cpu.compiler import LIBRARY, kernel
 from pyllm.backends.cpu.memory import aligned_zeros
-from pyllm.config import Progress
 from pyllm.errors import ClosedError
 
 KERNEL_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
@@ -44,11 +43,12 @@ class _Shared:
 class Pool:
     """`n_threads` threads, the caller's among them. One caller at a time."""
 
-    def __init__(self, n_threads: int, progress: Progress | None = None) -> None:
+    KERNELS = (kernel("walk", "lead"), kernel("walk", "follow"))
+
+    def __init__(self, n_threads: int) -> None:
         self.n_threads = max(1, n_threads)
-        lead, follow = kernel("walk", "lead"), kernel("walk", "follow")
-        code = LIBRARY.load([lead, follow], progress)
-        self._lead, self._follow = KERNEL_TYPE(code[lead]), KERNEL_TYPE(code[follow])
+        code = LIBRARY.load(self.KERNELS)
+        self._lead, self._follow = (KERNEL_TYPE(code[k]) for k in self.KERNELS)
         self._own = aligned_zeros((8,), np.int64)  # 0: a flag that nobody raises, 2..3: the table of `run`
         self._flag = int(self._own.ctypes.data)
         self._ticks_per_us = 0.0
@@ -88,8 +88,8 @@ class Pool:
     def walk(self, table: int, n_ops: int, flag: int | None = None) -> bool:
         """Run a table (address of pairs) on all threads; True when it was run to its end.
 
-        `flag` is the address of an int64 that ends the walk after the current op when it becomes non-zero; False is returned
-        then. An exception from a signal handler ends it likewise and is raised after every thread has left.
+        `flag` is the address of an int64 that ends the walk after the current op when it becomes non-zero; False is
+        returned then. An exception from a signal handler ends it likewise and is raised after every thread has left.
         """
         if self._shared.closed:
             raise ClosedError("The model was closed.")

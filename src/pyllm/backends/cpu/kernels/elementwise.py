@@ -58,8 +58,8 @@ _OPS = {"add": _add, "scale": _scale, "softcap": _softcap, "copy": _copy}
 def elementwise(kind: str) -> Callable[[int, int, int], None]:
     """Y = op(X, B, factor).
 
-    Slots: step, counter, X, ldx, B (X where there is none), ldb, Y, ldy, factor, columns, range, 1 where rows of X and B are
-    picked by the step's `rows`. (ld in bytes.)
+    Slots: step, counter, X, ldx, B (X where there is none), ldb, Y, ldy, factor, columns, range, 1 where rows of X
+    and B are picked by the step's `rows`. (ld in bytes.)
     """
     function: Any = _OPS[kind]
 
@@ -145,8 +145,8 @@ _ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _re
 def gated(act: str) -> Callable[[int, int, int], None]:
     """y = act(gate) * up, and its activation record.
 
-    Slots: step, counter, gate, ldg, up, ldu, Y or 0, ldy, records or 0, ld of records, columns, range, scratch, bytes of scratch
-    of a thread. (ld in bytes.)
+    Slots: step, counter, gate, ldg, up, ldu, Y or 0, ldy, records or 0, ld of records, columns, range, scratch, bytes
+    of scratch of a thread. (ld in bytes.)
     """
     function: Any = _ACTIVATIONS[act]
 
@@ -172,5 +172,30 @@ def gated(act: str) -> Callable[[int, int, int], None]:
                 store_f32x16(out + 4 * c, function(g, load_f32x16(up + t * ldu + 4 * c)))
             if records != 0:
                 store_activation(out, records + t * ld_records, columns, wide)
+
+    return k
+
+
+def quantize() -> Callable[[int, int, int], None]:
+    """Activation records of rows.
+
+    Slots: step, counter, X, ldx, records, ld of records, columns, range, 1 where rows of X are picked by the step's
+    `rows`.
+    """
+
+    def k(args, thread, n_threads):
+        step = load_i64(args)
+        counter = load_i64(args + 8)
+        x, ldx = load_i64(args + 16), load_i64(args + 24)
+        records, ld = load_i64(args + 32), load_i64(args + 40)
+        columns, rows, picked = load_i64(args + 48), load_i64(args + 56), load_i64(args + 64)
+        wide = load_i64(step + 96)
+        first, n = load_i64(rows), load_i64(rows + 8)
+        while True:
+            i = atomic_add(counter, 1)
+            if i >= n:
+                break
+            t = first + i
+            store_activation(x + row_of(step, t, picked) * ldx, records + t * ld, columns, wide)
 
     return k

@@ -1,4 +1,4 @@
-"""Rows of the token table, decoded from GGUF blocks where they lie in the file. Layouts: ggml-common.h, ggml-quants.c."""
+"""Rows of the token table, decoded from GGUF blocks where they lie in the file (ggml-common.h, ggml-quants.c)."""
 
 from __future__ import annotations
 

@@ -63,8 +63,9 @@ def _softmax(p, n):
 def route(gating: str) -> Callable[[int, int, int], None]:
     """The experts of each token and their weights, best first; of equals the one of the lower number.
 
-    Slots: step, counter, logits, ld in bytes, experts, n_used, chosen (int32 [tokens, n_used]), weights (float32 likewise),
-    1 to normalize, factor, choice bias or 0, range, scratch (8 bytes an expert), bytes of scratch of a thread.
+    Slots: step, counter, logits, ld in bytes, experts, n_used, chosen (int32 [tokens, n_used]), weights (float32
+    likewise), 1 to normalize, factor, choice bias or 0, range, scratch (8 bytes an expert), bytes of scratch of a
+    thread.
     """
     over_all, sigmoid = gating == "softmax", gating == "sigmoid"
 
@@ -118,8 +119,8 @@ def route(gating: str) -> Callable[[int, int, int], None]:
 def sort() -> Callable[[int, int, int], None]:
     """Slots by expert; a few thousand, so one thread does it.
 
-    Slots: step, counter, chosen, n_used, experts, ranges (int64 pairs first, count of each expert; then one for all rows),
-    slot of each row (int32), row of each slot (int32), range of tokens.
+    Slots: step, counter, chosen, n_used, experts, ranges (int64 pairs first, count of each expert; then one for all
+    rows), slot of each row (int32), row of each slot (int32), range of tokens.
     """
 
     def k(args, thread, n_threads):
@@ -154,7 +155,8 @@ def sort() -> Callable[[int, int, int], None]:
 def gather() -> Callable[[int, int, int], None]:
     """Each row's input: a copy of its token's record or numbers.
 
-    Slots: step, counter, X, ldx, out, ld, n_used, slot of each row, range of all rows. ld in bytes, multiples of 64.
+    Slots: step, counter, X, ldx, out, ld, n_used, slot of each row, range of all rows. ld in bytes, that of out a
+    multiple of 64.
     """
 
     def k(args, thread, n_threads):
@@ -168,8 +170,35 @@ def gather() -> Callable[[int, int, int], None]:
             if row >= n:
                 break
             src = x + load_i32(slot_of + 4 * row) // n_used * ldx
-            for i in range(0, min(ld, ldx), 64):
+            for i in range(0, ld, 64):
                 store_i8x64(out + row * ld + i, load_i8x64(src + i))
+
+    return k
+
+
+def adjust() -> Callable[[int, int, int], None]:
+    """X[row] = X[row] * scale[expert] + bias[expert], in place, for files that scale their experts.
+
+    Slots: step, counter, X, ldx, scales (float32), biases or 0, bytes of an expert's biases, chosen, slot of each
+    row, columns, range of all rows.
+    """
+
+    def k(args, thread, n_threads):
+        counter = load_i64(args + 8)
+        x, ldx = load_i64(args + 16), load_i64(args + 24)
+        scales, biases, bias_bytes = load_i64(args + 32), load_i64(args + 40), load_i64(args + 48)
+        chosen, slot_of = load_i64(args + 56), load_i64(args + 64)
+        columns, n = load_i64(args + 72), load_i64(load_i64(args + 80) + 8)
+        while True:
+            row = atomic_add(counter, 1)
+            if row >= n:
+                break
+            e = load_i32(chosen + 4 * load_i32(slot_of + 4 * row))
+            scale = splat_f32(load_f32(scales + 4 * e))
+            for c in range(0, columns, 16):
+                bias = load_f32x16(biases + e * bias_bytes + 4 * c) if biases != 0 else zero_f32()
+                at = x + row * ldx + 4 * c
+                store_f32x16(at, fma(load_f32x16(at), scale, bias))
 
     return k
 
@@ -177,7 +206,8 @@ def gather() -> Callable[[int, int, int], None]:
 def combine() -> Callable[[int, int, int], None]:
     """Y[t] = residual[t] + sum over j of weight[t, j] * rows[row of slot (t, j)], in the order of the choices.
 
-    Slots: step, counter, rows, ld of rows, Y, ldy, residual or 0, ld of it, weights, n_used, row of each slot, columns, range.
+    Slots: step, counter, rows, ld of rows, Y, ldy, residual or 0, ld of it, weights, n_used, row of each slot,
+    columns, range.
     """
 
     def k(args, thread, n_threads):

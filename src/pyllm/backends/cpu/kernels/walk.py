@@ -2,14 +2,14 @@
 
 POOL block, int64 slots, one cache line for what is written together (`threads` fills it):
 
- 0 table (pairs of kernel address, args address)  1 number of ops  2 address of the interrupt flag
- 3 address of a function that yields the processor  4 of one that sleeps  5 its argument
- 6 ticks to spin before yielding  7 ticks before sleeping  8 ticks that an idle worker stays  9 ticks of thread 0's slice
- 16 threads that have arrived at the barrier
- 24 the barrier's generation: twice its count, plus one when the step ends there because of an interrupt
- 32 number of the step that is to be walked  33 non-zero: workers leave
- 40 op at which thread 0 goes on  41 what became of it: 0 slice over, 1 done, 2 interrupted  42 the clock, for calibration
- 48 + 8 * thread: number of the last step that the worker saw
+ 0 table (pairs of kernel address, args address)   1 number of ops   2 address of the interrupt flag
+ 3 address of a function that yields the processor   4 of one that sleeps   5 its argument
+ 6 ticks to spin before yielding   7 before sleeping   8 that an idle worker stays   9 of thread 0's slice
+16 threads that have arrived at the barrier
+24 the barrier's generation: twice its count, plus one when the step ends there because of an interrupt
+32 number of the step that is to be walked   33 non-zero: workers leave
+40 op at which thread 0 goes on   41 0 its slice is over, 1 done, 2 interrupted   42 the clock, for calibration
+48 + 8 * thread: number of the last step that the worker saw
 """
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+"""The CPU backend: what it runs on, and how it compiles."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyllm.backends.base import Backend, Executable, Probe
+from pyllm.config import ExecutionOptions
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Program
+
+
+class CPUBackend(Backend):
+    """Kernels compiled for this processor by numba and llvmlite, which are imported when they are needed."""
+
+    name = "cpu"
+
+    def probe(self) -> Probe:
+        from pyllm.backends.cpu.memory import free_memory
+
+        device = _processor()
+        try:
+            from pyllm.backends.cpu.target import host
+
+            target = host()
+        except Exception as e:  # a broken library raises whatever it likes
+            reason = f"llvmlite does not load ({e}); `pip install llvmlite numba` would make it available"
+            return Probe(self.name, False, reason, device, free_memory())
+        if target.isa == "generic":
+            reason = f"there are no kernels for {platform.machine()}; x86-64 and arm64 have them"
+            return Probe(self.name, False, reason, device, free_memory())
+        n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        details = {"instructions": target.isa, "cpu": target.cpu, "processors": str(n)}
+        return Probe(self.name, True, "", device, free_memory(), details)
+
+    def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
+        from pyllm.backends.cpu.executable import CPUExecutable
+
+        return CPUExecutable(program, weights, options)
+
+
+def _processor() -> str:
+    """The processor's name as its system gives it."""
+    if sys.platform == "linux":
+        try:
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith(("model name", "Model")):
+                    return line.partition(":")[2].strip()
+        except OSError:
+            pass
+    elif sys.platform == "darwin":
+        import subprocess
+
+        try:
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass
+    return platform.processor() or platform.machine()

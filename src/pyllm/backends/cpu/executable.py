@@ -1,0 +1,158 @@
+"""A packed model on the CPU: one step is one walk over its table by all threads."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.base import Batch, Executable
+from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.compiler import LIBRARY
+from pyllm.backends.cpu.lowering import Lowering
+from pyllm.backends.cpu.memory import Memory, aligned_zeros, at, check_free
+from pyllm.backends.cpu.table import Encoded
+from pyllm.backends.cpu.target import host
+from pyllm.backends.cpu.threads import Pool
+from pyllm.config import ExecutionOptions
+from pyllm.errors import ClosedError, RequestError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Program
+from pyllm.quant import formats
+
+WIDE_TOKENS = 32
+"""Tokens of a step from which bfloat16 tiles, where the processor has them, beat 8-bit products."""
+
+_HEADROOM = 64 << 20
+"""What else the process may take while it packs: chunks of decoded weights, Python itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """A result's rows, padded; `columns` of them count."""
+
+    rows: NDArray[np.float32]
+    columns: int
+
+
+class CPUExecutable(Executable):
+    """Weights, KV and work memory of one program; `pyllm.backends.cpu.lowering` plans what the table does."""
+
+    def __init__(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
+        self.options = options
+        self._closed = False
+        low = self._low = Lowering(program, weights, options)
+        sizes = {
+            "weights": low.weights.n_bytes,
+            "kv": sum(low.page_bytes) * options.n_pages,
+            "work": low.table.arrange() + low.table.scratch_bytes * options.n_threads,
+        }
+        check_free({**sizes, "other": _HEADROOM})
+        kernels = [e.kernel for e in low.table.entries] + [p.pack_kernel for p in low.weights.plans]
+        addresses = LIBRARY.load([*Pool.KERNELS, *kernels], options.progress)
+        self._pool = Pool(options.n_threads)
+        try:
+            low.weights.allocate()
+            low.weights.pack(self._pool.run, options.progress)
+            self._kv, self._work = Memory(sizes["kv"], "the KV cache"), Memory(sizes["work"], "work space")
+        except BaseException:
+            self._pool.close()
+            low.weights.close()
+            raise
+        self._place()
+        self._step = aligned_zeros((32,), np.int64)
+        low.step.address = int(self._step.ctypes.data)
+        self._outputs = {
+            name: _Output(self._output(low.outputs[v.id].n_bytes, v.id), v.width)
+            for name, v in (("logits", program.logits), ("hidden", program.hidden))
+        }
+        self._table: Encoded = low.table.encode(low.step.address, addresses)
+        self._n_ops = {"logits": len(low.table.entries), "hidden": low.n_hidden}
+        self._wide = linear.wide_supported(host())
+        self._flag = ctypes.c_int64.from_address(low.step.address + 8 * 13)
+        self._running = False
+        self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
+        self._batch: Batch | None = None
+
+    def _place(self) -> None:
+        low, n_threads = self._low, self.options.n_threads
+        address = self._kv.address
+        for cache, n_bytes in zip(low.caches, low.page_bytes, strict=True):
+            cache.address = address
+            address += n_bytes * self.options.n_pages
+        scratch = self._work.address
+        low.table.place(scratch + low.table.scratch_bytes * n_threads, scratch)
+
+    def _output(self, n_bytes: int, value: int) -> NDArray[np.float32]:
+        rows = aligned_zeros((self.options.max_rows, n_bytes // (4 * self.options.max_rows)), np.float32)
+        self._low.outputs[value].address = int(rows.ctypes.data)
+        return rows
+
+    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
+        if self._closed:
+            raise ClosedError("The model was closed.")
+        output, n_rows = self._outputs[want], batch.n_rows
+        if not batch.n_tokens:
+            return output.rows[:0, : output.columns]
+        if batch is not self._batch:
+            self._adopt(batch)
+        step = self._step
+        step[1], step[3], step[4] = batch.n_tokens, n_rows, batch.n_seqs
+        step[12] = 1 if self._wide and batch.n_tokens >= WIDE_TOKENS else 0
+        for rows in self._low.host_rows:
+            self._decode_rows(rows.table, batch.tokens[: batch.n_tokens], rows.scale, rows.view.address, rows.view.ld)
+        with self._lock:
+            self._flag.value, self._running = 0, True
+        try:
+            done = self._pool.walk(self._table.address, self._n_ops[want], self._low.step.address + 8 * 13)
+        finally:
+            with self._lock:
+                self._running = False
+        if not done:
+            raise KeyboardInterrupt
+        return output.rows[:n_rows, : output.columns]
+
+    def _adopt(self, batch: Batch) -> None:
+        """Point the step block to a batch's arrays. Their addresses are asked for once: that is what costs."""
+        o = self.options
+        if len(batch.tokens) > o.max_tokens or len(batch.spans) > o.max_seqs or len(batch.rows) > o.max_rows:
+            raise RequestError("The batch was made for larger steps than this executable was compiled for.")
+        if batch.page_size != o.page_size:
+            raise RequestError(f"The batch has pages of {batch.page_size} positions, the KV cache of {o.page_size}.")
+        arrays = (batch.tokens, batch.positions, batch.seqs, batch.spans, batch.page_tables)
+        self._step[5:10] = [a.ctypes.data for a in arrays]
+        self._step[10] = batch.page_tables.strides[0]
+        self._step[11] = batch.rows.ctypes.data
+        self._batch = batch
+
+    def _decode_rows(self, table: str, tokens: NDArray[np.int32], scale: float, address: int, ld: int) -> None:
+        tensor = self._low.weights[table]
+        data = tensor.data.reshape(tensor.shape[0], -1)
+        out = at(address, (len(tokens), ld // 4), np.float32)
+        out[:, : tensor.shape[-1]] = formats.get(tensor.format).decode(data[tokens]) * np.float32(scale)
+
+    def interrupt(self) -> None:
+        with self._lock:
+            if self._running:
+                self._flag.value = 1
+
+    def memory(self) -> dict[str, int]:
+        if self._closed:
+            return {"weights": 0, "kv": 0, "work": 0}
+        assert self._low.weights.memory is not None
+        return {"weights": self._low.weights.memory.n_bytes, "kv": self._kv.n_bytes, "work": self._work.n_bytes}
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._pool.close()
+        self._low.weights.close()
+        self._kv.close()
+        self._work.close()
+        self._batch = None

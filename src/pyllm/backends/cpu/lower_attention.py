@@ -1,0 +1,113 @@
+"""Attention in a table: rotations and norms of queries and keys go into the op that stores keys and values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cpu import attention
+from pyllm.backends.cpu.attention import HeadNorm, RopeTable
+from pyllm.backends.cpu.table import Buffer, View
+from pyllm.program import Attention, RMSNorm, Rope, Value
+
+if TYPE_CHECKING:
+    from pyllm.backends.cpu.lowering import Lowering, Node
+
+
+def _rope_table(low: Lowering, rope: RopeTable) -> View:
+    """The step's cosines and sines, computed at their first use."""
+    if rope not in low.ropes:
+        view = View(Buffer(low.options.max_tokens * rope.row_bytes), rope.row_bytes)
+        frequencies = low.weights.constant(rope.inv_freq)
+        low.table.add(
+            rope.kernel,
+            lambda: rope.args(step=0, counter=0, inv_freq=frequencies.address, table=view.address).tolist()[2:],
+            writes=[view],
+            label="rope table",
+        )
+        low.ropes[rope] = view
+    return low.ropes[rope]
+
+
+def lower_rope(low: Lowering, node: Node, op: Rope) -> None:
+    rope, x, y = RopeTable.of(op), low.f32(op.x), low.new_f32(node)
+    angles = _rope_table(low, rope)
+    low.table.add(
+        attention.ROTATE,
+        lambda: attention.rotate_args(
+            step=0, counter=0, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld, n_heads=op.out.width // op.head_dim,
+            head_dim=op.head_dim, rope=rope, table=angles.address,
+        ).tolist()[2:],
+        reads=[x, angles],
+        writes=[y],
+        label="rope",
+    )  # fmt: skip
+
+
+def _source(low: Lowering, v: Value, head_dim: int) -> tuple[Rope | None, RMSNorm | None, Value]:
+    """The rotation and the norm of each head that lead to v and that nothing else reads, and what they start from."""
+    rope = norm = None
+    node = low.node(v)
+    if isinstance(node.op, Rope) and node.op.head_dim == head_dim and node.f32 is None and len(node.readers) == 1:
+        rope, node = node.op, low.node(node.op.x)
+    if isinstance(node.op, RMSNorm) and node.op.group == head_dim and node.f32 is None and len(node.readers) == 1:
+        norm, node = node.op, low.node(node.op.x)
+    # Rotation is in place, so the start must not be read by anybody else either.
+    if (rope or norm) and len(node.readers) > 1:
+        return None, None, v
+    return rope, norm, node.op.out
+
+
+def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
+    o = low.options
+    plan = attention.plan(op, page_size=o.page_size, dtype=o.kv_dtype, n_threads=o.n_threads)
+    q_rope, q_norm, q_value = _source(low, op.q, op.head_dim)
+    k_rope, k_norm, k_value = _source(low, op.k, op.head_dim)
+    rope = RopeTable.of(q_rope) if q_rope else None
+    if rope != (RopeTable.of(k_rope) if k_rope else None):
+        rope, q_norm, k_norm, q_value, k_value = None, None, None, op.q, op.k
+    q, k, v = low.f32(q_value), low.f32(k_value), low.f32(op.v)
+    angles = _rope_table(low, rope) if rope else None
+    cache = low.caches[op.cache]
+    low.page_bytes[op.cache] = plan.layout.page_bytes
+    low.shared.n_bytes = max(low.shared.n_bytes, plan.shared_bytes)
+    low.table.need_scratch(plan.scratch_bytes)
+    norms = [_head_norm(low, n) for n in (q_norm, k_norm)]
+    scratch = low.table.scratch
+    low.table.add(
+        plan.store_kernel,
+        lambda: plan.store_args(
+            step=0, counter=0, q=q.address, ldq=q.ld, k=k.address, ldk=k.ld, v=v.address, ldv=v.ld, cache=cache.address,
+            rope=rope, table=angles.address if angles else 0, q_norm=_placed(norms[0]), k_norm=_placed(norms[1]),
+            scratch=scratch.address, scratch_stride=low.table.scratch_bytes,
+        ).tolist()[2:],
+        reads=[q, k, v, angles],
+        label="rope, store kv",
+    )  # fmt: skip
+    sinks = low.weights.vector([(op.sinks, op.n_heads)])[0] if op.sinks else None
+    y = low.new_f32(node)
+    low.table.add(
+        plan.kernel,
+        lambda: plan.args(
+            step=0, counter=0, q=q.address, ldq=q.ld, out=y.address, ldo=y.ld, cache=cache.address,
+            sinks=sinks.address if sinks else 0, scratch=scratch.address, scratch_stride=low.table.scratch_bytes,
+            shared=low.shared.address,
+        ).tolist()[2:],
+        reads=[q],
+        writes=[y],
+        label="attention",
+    )  # fmt: skip
+
+
+def _head_norm(low: Lowering, op: RMSNorm | None) -> tuple[Buffer | None, float, int] | None:
+    """Where the weights are, eps, bytes from one head's weights to the next."""
+    if op is None:
+        return None
+    if op.weight is None:
+        return None, op.eps, 0
+    columns = low.weights[op.weight].n_elements
+    place, _ = low.weights.vector([(op.weight, columns)])
+    return place, op.eps, 4 * op.group if columns > op.group else 0
+
+
+def _placed(norm: tuple[Buffer | None, float, int] | None) -> HeadNorm | None:
+    return None if norm is None else HeadNorm(norm[0].address if norm[0] else 0, norm[1], norm[2])

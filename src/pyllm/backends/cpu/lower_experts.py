@@ -1,0 +1,146 @@
+"""A mixture of experts in a table: choose, sort, gather, three matrix products by groups of rows, sum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.compiler import kernel
+from pyllm.backends.cpu.table import Buffer, View
+from pyllm.program import MixtureOfExperts
+
+if TYPE_CHECKING:
+    from pyllm.backends.cpu.lowering import Lowering, Node
+
+
+@dataclass(frozen=True)
+class _Routing:
+    """Who goes where. A row is one token at one of its experts; rows are sorted by expert."""
+
+    op: MixtureOfExperts
+    n_rows: int
+    """At most."""
+    chosen: Buffer
+    weights: Buffer
+    ranges: Buffer
+    slot_of: Buffer
+    row_of: Buffer
+
+    @property
+    def all_rows(self) -> View:
+        """(first, count) of all rows, after those of the experts."""
+        return View(self.ranges, 16, 16 * self.op.n_experts)
+
+
+def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
+    """`node` is the value that is written: the mixture, or its sum with `residual`."""
+    source = low.node(op.x)
+    routing = _route(low, source, op)
+    gate_format, up_format = low.weights[op.gate].format, low.weights[op.up].format
+    fused = gate_format == up_format and op.n_ff % 16 == 0 and not (op.gate_scale or op.up_scale)
+    rows = {form: _gather(low, routing, form) for form in (low.x_form(op.gate), low.x_form(op.up))}
+    if fused:
+        both = _product(
+            low, routing, rows[low.x_form(op.gate)], [op.gate, op.up], [op.gate_bias, op.up_bias], [None] * 2
+        )
+        gate, up = both, View(both.buffer, both.ld, 4 * op.n_ff)
+    else:
+        gate = _product(low, routing, rows[low.x_form(op.gate)], [op.gate], [op.gate_bias], [op.gate_scale])
+        up = _product(low, routing, rows[low.x_form(op.up)], [op.up], [op.up_bias], [op.up_scale])
+    q8 = low.x_form(op.down) == "q8"
+    active = low.rows_q8(routing.n_rows, op.n_ff) if q8 else low.rows_f32(routing.n_rows, op.n_ff)
+    y, record = (None, active) if q8 else (active, None)
+    low.gate(op.act, gate, up, y, record, op.n_ff, routing.all_rows)
+    down = _product(low, routing, active, [op.down], [op.down_bias], [op.down_scale])
+    out, r = low.new_f32(node), routing
+    low.table.add(
+        kernel("experts", "combine"),
+        lambda: [
+            down.address, down.ld, out.address, out.ld, *((residual.address, residual.ld) if residual else (0, 0)),
+            r.weights.address, op.n_used, r.row_of.address, op.out.width, low.range(source).address,
+        ],
+        reads=[down, residual, r.weights, r.row_of],
+        writes=[out],
+        label="combine experts",
+    )  # fmt: skip
+
+
+def _route(low: Lowering, source: Node, op: MixtureOfExperts) -> _Routing:
+    logits = low.f32(op.router)
+    n = low.most_rows(source) * op.n_used
+    r = _Routing(op, n, Buffer(4 * n), Buffer(4 * n), Buffer(16 * (op.n_experts + 1)), Buffer(4 * n), Buffer(4 * n))
+    bias = low.weights.vector([(op.choice_bias, op.n_experts)])[0] if op.choice_bias else None
+    low.table.need_scratch(8 * op.n_experts)
+    low.table.add(
+        kernel("experts", "route", gating=op.gating),
+        lambda: [
+            logits.address, logits.ld, op.n_experts, op.n_used, r.chosen.address, r.weights.address, int(op.normalize),
+            float(op.weight_scale), bias.address if bias else 0, low.range(source).address, low.table.scratch.address,
+            low.table.scratch_bytes,
+        ],
+        reads=[logits],
+        writes=[r.chosen, r.weights],
+        label="choose experts",
+    )  # fmt: skip
+    low.table.add(
+        kernel("experts", "sort"),
+        lambda: [
+            r.chosen.address, op.n_used, op.n_experts, r.ranges.address, r.slot_of.address, r.row_of.address,
+            low.range(source).address,
+        ],
+        reads=[r.chosen],
+        writes=[r.ranges, r.slot_of, r.row_of],
+        label="sort by expert",
+    )  # fmt: skip
+    return r
+
+
+def _gather(low: Lowering, r: _Routing, form: str) -> View:
+    """The input of each row."""
+    x, width = low.form(r.op.x, form), r.op.x.width
+    out = low.rows_q8(r.n_rows, width) if form == "q8" else low.rows_f32(r.n_rows, width)
+    low.table.add(
+        kernel("experts", "gather"),
+        lambda: [x.address, x.ld, out.address, out.ld, r.op.n_used, r.slot_of.address, r.all_rows.address],
+        reads=[x, r.slot_of, r.ranges],
+        writes=[out],
+        label="gather",
+    )
+    return out
+
+
+def _product(
+    low: Lowering, r: _Routing, x: View, names: list[str], biases: list[str | None], scales: list[str | None]
+) -> View:
+    """Each expert's product with its rows; several tensors side by side, of which scaled ones come alone."""
+    plan, w = low.weights.matrix(names)
+    width = plan.rows // len(names)
+    bias, bias_bytes = None, 0
+    if any(biases):
+        bias, bias_bytes = low.weights.vector([(b, width) for b in biases], r.op.n_experts)
+    y = low.rows_f32(r.n_rows, plan.rows)
+    scaled = scales[0] is not None
+    low.table.add(
+        plan.kernel,
+        lambda: linear.args(
+            plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
+            bias=bias.address if bias and not scaled else 0, ranges=r.ranges.address, n_groups=r.op.n_experts,
+            bias_stride=bias_bytes,
+        ).tolist()[2:],
+        reads=[x, r.ranges],
+        writes=[y],
+        label=f"experts {plan.format} {plan.rows}x{plan.columns}",
+    )  # fmt: skip
+    if scaled:
+        factors, _ = low.weights.vector([(scales[0], r.op.n_experts)])
+        low.table.add(
+            kernel("experts", "adjust"),
+            lambda: [
+                y.address, y.ld, factors.address, bias.address if bias else 0, bias_bytes, r.chosen.address,
+                r.slot_of.address, width, r.all_rows.address,
+            ],
+            reads=[y, r.chosen, r.slot_of, r.ranges],
+            label="scale experts",
+        )  # fmt: skip
+    return y

@@ -1,0 +1,401 @@
+"""From a program to a table: which values are computed when, by which kernel, in which form, and what is fused.
+
+Values are computed when something asks for them, so that whoever asks decides what they are fused with: a norm takes
+the sum or the selection of rows before it along, a matrix product the residual added after it, attention the norms and
+rotations of queries and keys; products of one input and format are one product. A value has a float32 form, a form of
+activation records ("q8", kernels/activation.py), or both, as its readers want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.attention import RopeTable
+from pyllm.backends.cpu.compiler import kernel
+from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
+from pyllm.backends.cpu.lower_experts import lower_experts
+from pyllm.backends.cpu.table import Buffer, Table, View
+from pyllm.backends.cpu.weights import Weights
+from pyllm.config import ExecutionOptions
+from pyllm.errors import BackendError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import (
+    Add,
+    Attention,
+    Embed,
+    GatedActivation,
+    Linear,
+    MixtureOfExperts,
+    Op,
+    Program,
+    RMSNorm,
+    Rope,
+    Scale,
+    SelectRows,
+    Slice,
+    SoftCap,
+    Value,
+    inputs,
+)
+
+EMBED_FORMATS = frozenset(
+    ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+)
+
+
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+@dataclass(eq=False)
+class Node:
+    """A value: the op that computes it, who reads it, and the forms that it has been computed in so far."""
+
+    op: Op
+    picked: bool
+    """Its rows are the wanted ones, not all tokens."""
+    readers: list[Op] = field(default_factory=list)
+    f32: View | None = None
+    q8: View | None = None
+
+    @property
+    def only_reader(self) -> Op | None:
+        return self.readers[0] if len(self.readers) == 1 else None
+
+
+@dataclass(frozen=True)
+class HostRows:
+    """Rows of a token table in a format without a kernel: decoded before each step, into `view`."""
+
+    table: str
+    scale: float
+    view: View
+
+
+class Lowering:
+    """What one program becomes. After construction everything is planned and nothing has an address."""
+
+    def __init__(self, program: Program, tensors: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
+        self.program, self.options = program, options
+        self.weights = Weights(tensors)
+        self.table = Table()
+        self.step = Buffer(0, outside=True)
+        self.caches = [Buffer(0, outside=True) for _ in program.kv]
+        self.page_bytes = [0] * len(program.kv)
+        self.host_rows: list[HostRows] = []
+        self.ropes: dict[RopeTable, View] = {}
+        self.shared = Buffer(0)
+        self._nodes: dict[int, Node] = {}
+        for op in program.ops:
+            self._record(op)
+        self.outputs = {
+            v.id: Buffer(options.max_rows * self._ld(v.width), outside=True) for v in (program.hidden, program.logits)
+        }
+        for op in program.ops:
+            if isinstance(op, Attention):
+                self.f32(op.out)
+        self.f32(program.hidden)
+        self.n_hidden = len(self.table.entries)
+        """Entries that compute `hidden`; the rest go on to `logits`."""
+        self.f32(program.logits)
+        if self.shared.n_bytes:
+            self.table.keep(self.shared)
+
+    # --- values
+
+    def node(self, v: Value) -> Node:
+        return self._nodes[v.id]
+
+    def range(self, node: Node) -> View:
+        """Where the (first, count) of a value's rows is."""
+        return View(self.step, 16, 16 if node.picked else 0)
+
+    def most_rows(self, node: Node) -> int:
+        return self.options.max_rows if node.picked else self.options.max_tokens
+
+    def f32(self, v: Value) -> View:
+        """The value as float32, computed now if it has not been."""
+        node = self.node(v)
+        if node.f32 is None:
+            self._compute(node)
+        if node.f32 is None:
+            raise BackendError(f"The CPU backend has no float32 form of {type(node.op).__name__}.")
+        return node.f32
+
+    def q8(self, v: Value) -> View:
+        """The value as activation records."""
+        node = self.node(v)
+        if node.q8 is None and node.f32 is None and isinstance(node.op, (RMSNorm, GatedActivation)):
+            self._compute(node)
+        if node.q8 is None:
+            self._quantize(node)
+        assert node.q8 is not None
+        return node.q8
+
+    def form(self, v: Value, form: str) -> View:
+        return self.q8(v) if form == "q8" else self.f32(v)
+
+    def new_f32(self, node: Node) -> View:
+        """Room for the float32 form of a value: the output's own array, where it is one."""
+        out = node.op.out
+        if out.id in self.outputs:
+            node.f32 = View(self.outputs[out.id], self._ld(out.width))
+        else:
+            node.f32 = self.rows_f32(self.most_rows(node), out.width)
+        return node.f32
+
+    def rows_f32(self, n: int, width: int) -> View:
+        """Room for n rows of float32. A line more, because vectors read on to the next multiple of 16 columns."""
+        return View(Buffer(n * self._ld(width) + 64), self._ld(width))
+
+    def rows_q8(self, n: int, width: int) -> View:
+        ld = 2 * round_up(width, 32)
+        return View(Buffer(n * ld), ld)
+
+    @staticmethod
+    def _ld(width: int) -> int:
+        return 4 * round_up(width, 16)
+
+    def _record(self, op: Op) -> None:
+        read = [self._nodes[v.id] for v in inputs(op)]
+        for node in read:
+            node.readers.append(op)
+        self._nodes[op.out.id] = Node(op, isinstance(op, SelectRows) or any(n.picked for n in read))
+
+    def wants(self, node: Node) -> set[str]:
+        """Forms that the readers of a value ask for, and float32 for results."""
+        out = {"f32"} if node.op.out.id in self.outputs or not node.readers else set()
+        for op in node.readers:
+            if isinstance(op, Linear):
+                out.add(self.x_form(op.weight))
+            elif isinstance(op, MixtureOfExperts) and op.x == node.op.out and op.router != node.op.out:
+                out.add(self.x_form(op.gate))
+            else:
+                out.add("f32")
+        return out
+
+    def x_form(self, weight: str) -> str:
+        """The form of input that products with this weight read."""
+        t = self.weights[weight]
+        return linear.plan(t.format, t.shape[-2], t.shape[-1]).x_form
+
+    # --- ops
+
+    def _compute(self, node: Node) -> None:
+        op = node.op
+        match op:
+            case Embed():
+                self._embed(node, op)
+            case RMSNorm():
+                self._norm(node, op)
+            case Linear():
+                self._linear(node, op)
+            case Add():
+                self._add(node, op)
+            case Scale():
+                self._elementwise(node, "scale", op.x, factor=op.factor)
+            case SoftCap():
+                self._elementwise(node, "softcap", op.x, factor=op.cap)
+            case SelectRows():
+                self._elementwise(node, "copy", op.x, picks=1)
+            case Slice():
+                self._slice(node, op)
+            case Rope():
+                lower_rope(self, node, op)
+            case Attention():
+                lower_attention(self, node, op)
+            case GatedActivation():
+                self._gated(node, op)
+            case MixtureOfExperts():
+                lower_experts(self, node, op)
+            case _:
+                raise BackendError(f"The CPU backend has no op {type(op).__name__}; the reference backend may have it.")
+
+    def _embed(self, node: Node, op: Embed) -> None:
+        tensor, y = self.weights[op.table], self.new_f32(node)
+        if tensor.format not in EMBED_FORMATS:
+            self.host_rows.append(HostRows(op.table, op.scale, y))
+            self.table.touch(y.buffer, 0)
+            return
+        n = tensor.shape[-1]
+        self.table.add(
+            kernel("embed", "embed", format=tensor.format),
+            lambda: [tensor.data.ctypes.data, y.address, y.ld, n, float(op.scale)],
+            writes=[y],
+            label=f"embed {tensor.format}",
+        )
+
+    def _norm(self, node: Node, op: RMSNorm) -> None:
+        """With the sum, or the selection of rows, that it norms, where that is not there yet."""
+        source, picks = self.node(op.x), 0
+        if isinstance(source.op, SelectRows) and source.f32 is None and len(source.readers) == 1:
+            source, picks = self.node(source.op.x), 1
+        b = h = None
+        is_sum = isinstance(source.op, Add) and source.f32 is None and self._residual(source) is None
+        if is_sum and (not picks or len(source.readers) == 1):
+            assert isinstance(source.op, Add)
+            x, b = self.f32(source.op.a), self.f32(source.op.b)
+            if len(source.readers) > 1:
+                h = self.new_f32(source)
+        else:
+            x = self.f32(source.op.out)
+        wants = self.wants(node)
+        y = self.new_f32(node) if "f32" in wants else None
+        if "q8" in wants:
+            node.q8 = self.rows_q8(self.most_rows(node), op.out.width)
+        q8, n_groups = node.q8, op.out.width // op.group
+        weight, weight_step = None, 0
+        if op.weight is not None:
+            columns = self.weights[op.weight].n_elements
+            weight, _ = self.weights.vector([(op.weight, columns)])
+            weight_step = op.group if columns > op.group else 0
+        self.table.need_scratch(4 * round_up(op.out.width, 32))
+        self.table.add(
+            kernel("norm", "rms_norm"),
+            lambda: [
+                *at(x), *at(b), *at(h), *at(y), *at(q8), weight.address if weight else 0, weight_step, float(op.eps),
+                op.group, n_groups, self.range(node).address, picks, self.table.scratch.address,
+                self.table.scratch_bytes,
+            ],
+            reads=[x, b],
+            writes=[h, y, q8],
+            label="norm" + " of sum" * (b is not None),
+        )  # fmt: skip
+
+    def _add(self, node: Node, op: Add) -> None:
+        if product := self._residual(node):
+            other = self.f32(op.b if product.op.out == op.a else op.a)
+            if isinstance(product.op, MixtureOfExperts):
+                lower_experts(self, node, product.op, residual=other)
+            else:
+                assert isinstance(product.op, Linear)
+                self._linear(node, product.op, residual=other)
+        else:
+            self._elementwise(node, "add", op.a, op.b)
+
+    def _residual(self, node: Node) -> Node | None:
+        """The product that can add the rest of this sum itself: not computed yet and read by nothing else."""
+        op = node.op
+        assert isinstance(op, Add)
+        for v in (op.b, op.a):
+            n = self.node(v)
+            if isinstance(n.op, (Linear, MixtureOfExperts)) and n.f32 is None and n.only_reader is op and op.a != op.b:
+                return n
+        return None
+
+    def _linear(self, node: Node, op: Linear, residual: View | None = None) -> None:
+        """`node` is the value that is written: the product's, or of the sum with `residual`."""
+        nodes, ops = [node], [op]
+        if residual is None:
+            nodes, ops = self._siblings(node, op)
+        plan, w = self.weights.matrix([o.weight for o in ops])
+        x = self.form(op.x, plan.x_form)
+        bias, n_rows = None, self.most_rows(node)
+        if any(o.bias for o in ops):
+            bias, _ = self.weights.vector([(o.bias, o.out.width) for o in ops])
+        if len(ops) == 1:
+            y = self.new_f32(node)
+        else:
+            y, start = self.rows_f32(n_rows, sum(o.out.width for o in ops)), 0
+            for n, o in zip(nodes, ops, strict=True):
+                n.f32 = View(y.buffer, y.ld, 4 * start)
+                start += o.out.width
+        self.table.add(
+            plan.kernel,
+            lambda: linear.args(
+                plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
+                bias=bias.address if bias else 0, residual=residual.address if residual else 0,
+                ranges=self.range(node).address,
+            ).tolist()[2:],
+            reads=[x, residual],
+            writes=[y],
+            label=f"linear {plan.format} {plan.rows}x{plan.columns}",
+        )  # fmt: skip
+
+    def _siblings(self, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:
+        """Products of the same input and format that can be one, in the program's order; `op` among them."""
+        tensor = self.weights[op.weight]
+        nodes: list[Node] = []
+        ops: list[Linear] = []
+        for o in self.node(op.x).readers:
+            if not isinstance(o, Linear) or o in ops:
+                continue
+            n, t = self.node(o.out), self.weights[o.weight]
+            free = n.f32 is None and o.out.id not in self.outputs and o.out.width % 16 == 0
+            if o is op or (free and t.format == tensor.format and not self._joins_sum(n)):
+                nodes.append(n)
+                ops.append(o)
+        mergeable = op.out.id not in self.outputs and op.out.width % 16 == 0
+        return (nodes, ops) if mergeable else ([node], [op])
+
+    def _joins_sum(self, node: Node) -> bool:
+        reader = node.only_reader
+        return isinstance(reader, Add) and self._residual(self.node(reader.out)) is node
+
+    def _elementwise(
+        self, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picks: int = 0
+    ) -> None:
+        x = self.f32(a)
+        z = self.f32(b) if b is not None else x
+        self._apply(kind, x, z, self.new_f32(node), node, factor, picks)
+
+    def _apply(self, kind: str, x: View, z: View, y: View, node: Node, factor: float, picks: int) -> None:
+        width = node.op.out.width
+        self.table.add(
+            kernel("elementwise", "elementwise", kind=kind),
+            lambda: [*at(x), *at(z), *at(y), float(factor), width, self.range(node).address, picks],
+            reads=[x, z],
+            writes=[y],
+            label=kind,
+        )
+
+    def _slice(self, node: Node, op: Slice) -> None:
+        x = self.f32(op.x)
+        part = View(x.buffer, x.ld, x.offset + 4 * op.start)
+        if op.start % 16 == 0 and op.out.id not in self.outputs:
+            node.f32 = part
+        else:
+            self._apply("copy", part, part, self.new_f32(node), node, 0.0, 0)
+
+    def _gated(self, node: Node, op: GatedActivation) -> None:
+        gate, up = self.f32(op.gate), self.f32(op.up)
+        wants = self.wants(node)
+        y = self.new_f32(node) if "f32" in wants else None
+        if "q8" in wants:
+            node.q8 = self.rows_q8(self.most_rows(node), op.out.width)
+        self.gate(op.act, gate, up, y, node.q8, op.out.width, self.range(node))
+
+    def gate(self, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View) -> None:
+        """Add a gated activation of the rows in `rows` (first, count) to the table."""
+        self.table.need_scratch(4 * round_up(width, 32))
+        self.table.add(
+            kernel("elementwise", "gated", act=act),
+            lambda: [
+                *at(gate), *at(up), *at(y), *at(q8), width, rows.address, self.table.scratch.address,
+                self.table.scratch_bytes,
+            ],
+            reads=[gate, up, rows],
+            writes=[y, q8],
+            label=act,
+        )  # fmt: skip
+
+    def _quantize(self, node: Node) -> None:
+        source, picks = node, 0
+        if isinstance(node.op, SelectRows) and node.f32 is None and self.wants(node) == {"q8"}:
+            source, picks = self.node(node.op.x), 1
+        x, width = self.f32(source.op.out), node.op.out.width
+        q8 = node.q8 = self.rows_q8(self.most_rows(node), width)
+        self.table.add(
+            kernel("elementwise", "quantize"),
+            lambda: [*at(x), *at(q8), width, self.range(node).address, picks],
+            reads=[x],
+            writes=[q8],
+            label="quantize",
+        )
+
+
+def at(view: View | None) -> tuple[int, int]:
+    """The two slots of a view: address and bytes between rows."""
+    return (0, 0) if view is None else (view.address, view.ld)

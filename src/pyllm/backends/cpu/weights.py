@@ -1,0 +1,145 @@
+"""A program's weights in the layouts that kernels read: asked for, laid out in one piece of memory, packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.layouts import PANEL
+from pyllm.backends.cpu.linear import LinearPlan
+from pyllm.backends.cpu.memory import Memory, at, release
+from pyllm.backends.cpu.table import LINE, Buffer
+from pyllm.config import Progress
+from pyllm.errors import BackendError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.quant import formats
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """Matrices of one format, one below the other in the rows of a plan, for each expert anew."""
+
+    plan: LinearPlan
+    names: tuple[str, ...]
+    n_matrices: int
+    place: Buffer
+
+
+class Weights:
+    """What is asked for twice is stored once. Addresses are there after `allocate`, contents after `pack`."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+        self.tensors = tensors
+        self._matrices: dict[tuple[str, ...], _Matrix] = {}
+        self._arrays: dict[tuple[object, ...], tuple[Buffer, F32]] = {}
+        self.memory: Memory | None = None
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise BackendError(f"The program needs tensor {name}, which was not given.") from None
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(-(-b.n_bytes // LINE) * LINE for b in self._places())
+
+    @property
+    def plans(self) -> list[LinearPlan]:
+        return [m.plan for m in self._matrices.values()]
+
+    def matrix(self, names: Sequence[str]) -> tuple[LinearPlan, Buffer]:
+        """One matrix product for tensors [(experts,) rows, columns] of one format, the rows of each below those of
+        the one before.
+
+        All but the last must have a multiple of 16 rows.
+        """
+        key = tuple(names)
+        if key not in self._matrices:
+            first = self[key[0]]
+            columns, rows = first.shape[-1], sum(self[n].shape[-2] for n in key)
+            n_matrices = first.n_elements // (first.shape[-2] * columns)
+            plan = linear.plan(first.format, rows, columns)
+            self._matrices[key] = _Matrix(plan, key, n_matrices, Buffer(plan.n_bytes * n_matrices, outside=True))
+        m = self._matrices[key]
+        return m.plan, m.place
+
+    def vector(self, parts: Sequence[tuple[str | None, int]], n: int = 1) -> tuple[Buffer, int]:
+        """Small tensors ([(n,) width], None: zeros) side by side as float32, zeros up to the next multiple of 16
+        columns.
+
+        Returns where, and the bytes of one of the n rows.
+        """
+        width = -(-sum(w for _, w in parts) // 16) * 16
+        rows = np.zeros((n, width), np.float32)
+        start = 0
+        for name, w in parts:
+            if name is not None:
+                rows[:, start : start + w] = self.decode(name).reshape(n, w)
+            start += w
+        return self._array((*parts, n), rows), 4 * width
+
+    def constant(self, values: Sequence[float]) -> Buffer:
+        """Numbers of the program itself as float32, zeros up to the next multiple of 16."""
+        out = np.zeros(-(-len(values) // 16) * 16, np.float32)
+        out[: len(values)] = values
+        return self._array(("", *values), out)
+
+    def decode(self, name: str) -> F32:
+        tensor = self[name]
+        return formats.get(tensor.format).decode(tensor.data)
+
+    def allocate(self) -> None:
+        self.memory = Memory(self.n_bytes, "weights")
+        address = self.memory.address
+        for b in self._places():
+            b.address = address
+            address += -(-b.n_bytes // LINE) * LINE
+
+    def pack(self, run_parallel: linear.RunParallel, progress: Progress | None) -> None:
+        """Fill the memory, tensor by tensor; what has been read of the file is given back to the system on the way."""
+        for place, values in self._arrays.values():
+            at(place.address, values.shape, np.float32)[...] = values
+        total, done = sum(m.place.n_bytes for m in self._matrices.values()), 0
+        for m in self._matrices.values():
+            if progress:
+                progress("packing weights", done / total)
+            _pack(m, [self[n] for n in m.names], run_parallel)
+            done += m.place.n_bytes
+        if progress:
+            progress("packing weights", 1.0)
+
+    def close(self) -> None:
+        if self.memory:
+            self.memory.close()
+        self.tensors = {}
+
+    def _array(self, key: tuple[object, ...], values: F32) -> Buffer:
+        if key not in self._arrays:
+            self._arrays[key] = Buffer(values.nbytes, outside=True), values
+        return self._arrays[key][0]
+
+    def _places(self) -> list[Buffer]:
+        return [m.place for m in self._matrices.values()] + [b for b, _ in self._arrays.values()]
+
+
+def _pack(m: _Matrix, tensors: list[TensorInfo], run_parallel: linear.RunParallel) -> None:
+    start = 0  # rows done
+    for tensor in tensors:
+        plan = replace(m.plan, rows=tensor.shape[-2])
+        out = m.place.address + start // PANEL * plan.layout.panel_bytes(plan.columns)
+        if len(tensors) == 1:
+            linear.pack(plan, tensor, out, run_parallel)
+        else:
+            data = tensor.data.reshape(m.n_matrices, -1)
+            for i in range(m.n_matrices):
+                one = TensorInfo(tensor.name, (plan.rows, plan.columns), tensor.format, data[i])
+                linear.pack(plan, one, out + i * m.plan.n_bytes, run_parallel)
+        release(tensor.data)
+        start += plan.rows
