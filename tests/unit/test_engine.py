@@ -363,7 +363,7 @@ def test_close() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_whatever_the_capacities_answers_are_the_same(data: st.DataObject) -> None:
     n_seqs = data.draw(st.integers(1, 5), "max_seqs")
     engine, _ = make(

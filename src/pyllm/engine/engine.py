@@ -53,7 +53,7 @@ class Engine:
         self._stopped = False
         """Whether it was the engine that interrupted the step."""
         self._intact = True
-        """Whether an exception now leaves the books as they were."""
+        """Whether the books are right: not amid book-keeping, nor after an interrupt in it, until `_receive`."""
         self._closed = False
 
     def submit(self, request: GenerationRequest) -> Generation:
@@ -95,12 +95,14 @@ class Engine:
             self._receive()
             self._end_all()
             self._writer.forget()
+            self._intact = True
             self.executable.close()
 
     def check(self) -> None:
         """Raise AssertionError where the engine's books are wrong."""
         with self.lock:
             self._receive()
+            self._intact = True
             self.scheduler.check()
             assert {*self.scheduler.running, *self.scheduler.waiting} == set(self._live.values())
 
@@ -122,8 +124,10 @@ class Engine:
             self._settle()
 
     def _drop(self, seq: Sequence) -> None:
-        """A sequence, marked as cancelled, is not wanted any more. Finalizers call this too, at any point."""
+        """A sequence is not wanted any more. Finalizers call this too, at any point."""
         self._dropped.append(seq)
+        seq.cancelled = True
+        seq.outputs.clear()
         self._settle()
         self._stop_run()
 
@@ -134,6 +138,7 @@ class Engine:
         while self._dropped and turn.try_claim(me):
             try:
                 self._receive()
+                self._intact = True
             finally:
                 turn.owner = None
                 turn.wake()
@@ -168,7 +173,6 @@ class Engine:
                 yield block
         finally:
             if seq.finish_reason is None:
-                seq.cancelled = True
                 self._drop(seq)
 
     def _all_rows(self, tokens: Many[int] | NDArray[np.integer], hidden: bool) -> NDArray[np.float32]:
@@ -190,25 +194,20 @@ class Engine:
     # What only the thread does whose turn it is.
 
     def _step(self, own: Sequence) -> None:
-        try:
-            self._receive()
-            if self._closed:
-                self._end_all()
-            if own.ready:
-                return
+        self._receive()
+        if self._closed:
+            self._end_all()
+        if not own.ready:
             steps = self._schedule()
             rows = self._run(self._writer.write(steps), steps)
             if rows is not None:
                 self._commit(steps, rows)
-        except BaseException:
-            if not self._intact:
-                self._rebuild()
-            raise
-        finally:
-            self._intact = True
+        self._intact = True
 
     def _receive(self) -> None:
         """Take in what arrived and let go of what was dropped; each is struck off only when that is done."""
+        if not self._intact:
+            self._rebuild()
         self._intact = False
         while self._arrived:
             seq = self._arrived[0]
@@ -241,7 +240,7 @@ class Engine:
     def _run(self, batch: Batch, steps: list[Sequence]) -> NDArray[np.float32] | None:
         """The rows of a step; None where it failed, or was stopped because nobody wants it.
 
-        Until it has succeeded the books say that nothing of it is computed, so there is nothing to undo.
+        Until it has succeeded the books say that nothing of it is computed: an exception leaves nothing to undo.
         """
         changed = self.lock.changed
         with changed:

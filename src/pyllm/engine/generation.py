@@ -26,12 +26,10 @@ class Generation(Iterator[GeneratedToken]):
     def __next__(self) -> GeneratedToken:
         seq = self._seq
         outputs = seq.outputs
-        while True:
+        while not seq.cancelled:
             if outputs:
                 token: GeneratedToken = outputs.popleft()
                 return token
-            if seq.cancelled:
-                raise StopIteration
             if seq.finish_reason is None:
                 try:
                     self._advance(seq)
@@ -41,16 +39,14 @@ class Generation(Iterator[GeneratedToken]):
             elif not outputs:  # Looked at again: the last token may have come just before the end.
                 if seq.error is not None:
                     raise again(seq.error)
-                raise StopIteration
+                break
+        raise StopIteration
 
     def cancel(self) -> None:
         """Stop, from any thread: no further token comes. After the end this does nothing."""
         seq = self._seq
         if not seq.cancelled and (seq.finish_reason is None or seq.outputs):
-            seq.cancelled = True
-            seq.outputs.clear()
-            if seq.finish_reason is None:
-                self._drop(seq)
+            self._drop(seq)
 
     close = cancel
 

@@ -35,7 +35,7 @@ class Scheduler:
 
     def remove(self, seq: Sequence) -> None:
         """Take a sequence out and give back its pages."""
-        if seq.running:
+        if seq in self.running:
             self._stop(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)

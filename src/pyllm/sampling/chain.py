@@ -13,8 +13,6 @@ from pyllm.errors import BackendError, RequestError
 from pyllm.sampling import steps
 from pyllm.sampling.select import Floats, Peaks
 
-_LARGEST = float(np.finfo(np.float32).max)
-
 
 class Sampler:
     """Chooses one request's tokens. The same seed and logits give the same tokens, whatever else is in a batch.
@@ -49,7 +47,9 @@ class Sampler:
         peaks = Peaks(changed)
         if not math.isfinite(peaks.top):
             peaks = Peaks(self._repaired(logits, changed))
-        return steps.draw(self._narrowed(peaks), self._random.random())
+        # Distances between huge logits may be infinite, which is as good as huge.
+        with np.errstate(over="ignore"):
+            return steps.draw(self._narrowed(peaks), self._random.random())
 
     def _changed(self, logits: Floats, seen: NDArray[np.int32]) -> Floats:
         p = self.params
@@ -75,7 +75,7 @@ class Sampler:
 
     def _repaired(self, raw: Floats, changed: Floats) -> Floats:
         """NaN as impossible, inf as the largest number. Raises where nothing is left to choose from."""
-        repaired = np.nan_to_num(changed, nan=-np.inf, posinf=_LARGEST, neginf=-np.inf)
+        repaired = np.nan_to_num(changed, nan=-np.inf, posinf=steps.LARGEST, neginf=-np.inf)
         if repaired.max() == -np.inf:
             if np.isnan(raw).all() or not (raw > -np.inf).any():
                 raise BackendError("The model's output holds no number: the file may be damaged.")
@@ -112,4 +112,7 @@ def check(params: SamplingParams, n_vocab: int) -> None:
 def _bias_arrays(bias: Mapping[int, float]) -> tuple[NDArray[np.intp], Floats] | None:
     if not bias:
         return None
-    return np.fromiter(bias.keys(), np.intp, len(bias)), np.fromiter(bias.values(), np.float32, len(bias))
+    values = np.array(list(bias.values()), np.float64)
+    # Larger ones mean the same, and their sum with a logit stays finite.
+    values = np.where(values == -np.inf, values, np.clip(values, -1e30, 1e30))
+    return np.fromiter(bias.keys(), np.intp, len(bias)), values.astype(np.float32)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from pyllm.sampling.select import Floats, Ids, Peaks, heaviest_set, lowest_set
 
+LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = np.finfo(np.float32).tiny
 _ROWS = 64
 _FEW = 4096
 
@@ -54,10 +56,11 @@ def penalties(logits: Floats, seen: NDArray[np.int32], repeat: float, presence: 
     if not len(seen):
         return logits
     ids, counts = np.unique(seen, return_counts=True)
-    x = logits[ids]
-    x = np.where(x <= 0, x * np.float32(repeat), x / np.float32(repeat))
+    x = logits[ids].astype(np.float64)
+    y = np.where(x <= 0, x * repeat, x / repeat) - counts * frequency - presence
     logits = logits.copy()
-    logits[ids] = x - counts.astype(np.float32) * np.float32(frequency) - np.float32(presence)
+    # A large number must not become an infinite one, and what is forbidden stays so.
+    logits[ids] = np.where(x == -np.inf, x, np.clip(y, -LARGEST, LARGEST))
     return logits
 
 
@@ -75,7 +78,7 @@ def typical(c: Candidates, p: float) -> Candidates:
     total = float(w.sum())
     surprise = np.float32(c.top + math.log(total)) - c.logits
     # The largest number stands for inf, which a token of probability 0 has, so that 0 times it is 0.
-    expected = float(np.dot(w, np.minimum(surprise, np.finfo(np.float32).max))) / total
+    expected = float(np.dot(w, np.minimum(surprise, np.float32(LARGEST)))) / total
     return c.take(lowest_set(np.abs(surprise - np.float32(expected)), w, p * total), ordered=False)
 
 
@@ -111,10 +114,9 @@ def min_p(c: Candidates, p: float, peaks: Peaks | None = None) -> Candidates:
 
 def temperature(c: Candidates, t: float) -> Candidates:
     """Logits divided by t > 0, with the largest at 0."""
-    with np.errstate(over="ignore"):
-        logits = c.logits - np.float32(c.top)
-        logits /= np.float32(t)
-        return c._replace(logits=logits, top=0.0)
+    logits = c.logits - np.float32(c.top)
+    logits /= max(np.float32(t), _SMALLEST)
+    return c._replace(logits=logits, top=0.0)
 
 
 def draw(c: Candidates, u: float) -> int:
