@@ -204,9 +204,9 @@ def test_mergers_agree(vocab: Callable[[str], Tokenizer], text: str) -> None:
     assert isinstance(tokenizer, BPETokenizer)
     tokenizer._build_library()
     assert tokenizer._library is not None
-    word = text.encode().decode("latin-1").translate(bpe._LATIN_TO_CHAR)
+    word = "".join(bpe._TO_CHAR[b] for b in text.encode())
     by_hand = bpe._merge_long(list(word), tokenizer._ranks)
-    assert bpe.merge(word[:20], tokenizer._ranks) == bpe._merge_long(list(word[:20]), tokenizer._ranks)
+    assert bpe.merge(word[:40], tokenizer._ranks) == bpe._merge_long(list(word[:40]), tokenizer._ranks)
     assert tokenizer._library(word) == tokenizer._tokens(by_hand)
 
 

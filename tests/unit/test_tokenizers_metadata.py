@@ -84,13 +84,19 @@ def test_bos_and_eos_as_the_file_says() -> None:
 
 def test_stop_ids_by_role_and_by_text() -> None:
     tokenizer = from_gguf(
-        bpe_metadata(("<|im_end|>", 3), ("<|eom_id|>", 1), ("<x>", 3), eos_token_id=3, eot_token_id=7)
+        bpe_metadata(("<|im_end|>", 3), ("<|eom_id|>", 1), ("</s>", 1), ("<x>", 3), eos_token_id=3, eot_token_id=7)
     )
     named = {tokenizer.token_id("<|im_end|>"), tokenizer.token_id("<|eom_id|>")}
     assert tokenizer.stop_ids == {3, 7} | named
     assert tokenizer.is_special(tokenizer.token_id("<|eom_id|>") or 0)
-    harmony = from_gguf(bpe_metadata(("<|return|>", 3), ("<|call|>", 3), ("<|end|>", 3)))
-    assert harmony.token_id("<|end|>") not in harmony.stop_ids
+    harmony = from_gguf(bpe_metadata(("<|return|>", 3), ("<|call|>", 3), ("<|end|>", 3), ("<|channel|>", 3)))
+    text = "<|channel|>hello<|end|><|return|>"
+    ids = harmony.encode(text, parse_special=True)
+    assert len(ids) == 4
+    assert ids[2] not in harmony.stop_ids
+    assert ids[3] in harmony.stop_ids
+    assert harmony.decode(ids) == "<|channel|>hello<|end|>"
+    assert not set(harmony.encode(text)) & {ids[0], ids[2], ids[3]}
 
 
 def test_ignored_merges_take_whole_words() -> None:

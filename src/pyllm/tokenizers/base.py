@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from pyllm.errors import TokenizerError
 from pyllm.tokenizers.vocab import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
@@ -31,7 +31,7 @@ class Tokenizer(ABC):
         self._always = _Finder(vocab.user_ids, vocab.swallowing_ids)
         self._specials = _Finder(vocab.special_ids | vocab.user_ids, vocab.swallowing_ids)
         self._bytes: dict[int, bytes] = _Memo(self._find_bytes)
-        self._visible: dict[int, bytes] = _Memo(lambda i: b"" if self.is_special(i) else self.token_bytes(i))
+        self._visible: dict[int, bytes] = _Memo(self._find_visible)
 
     @property
     def n_vocab(self) -> int:
@@ -98,6 +98,10 @@ class Tokenizer(ABC):
             raise TokenizerError(f"token id {token_id} is outside the vocabulary of {len(self.vocab)} tokens")
         return token_id
 
+    def _find_visible(self, token_id: int) -> bytes:
+        hidden = self.is_special(token_id) and token_id not in self.vocab.shown_ids
+        return b"" if hidden else self.token_bytes(token_id)
+
     def _find_bytes(self, token_id: int) -> bytes:
         kind = self.vocab.types[self._check(token_id)]
         text = self.vocab.texts[token_id]
@@ -156,13 +160,12 @@ class StreamDecoder:
 class _Memo(dict[int, bytes]):
     """A table that works its entries out when they are first asked for."""
 
-    def __init__(self, find: object) -> None:
+    def __init__(self, find: Callable[[int], bytes]) -> None:
         super().__init__()
         self._find = find
 
     def __missing__(self, key: int) -> bytes:
-        value: bytes = self._find(key)  # type: ignore[operator]
-        self[key] = value
+        value = self[key] = self._find(key)
         return value
 
 

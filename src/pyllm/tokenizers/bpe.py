@@ -20,6 +20,8 @@ from pyllm.tokenizers.vocab import Vocab, string_list
 
 _MAX_KEPT = 1 << 17  # words whose ids are kept
 _MAX_KEPT_LENGTH = 64  # characters of a word worth keeping
+_LONG = 40  # characters from which a heap finds the next merge sooner than a look at all of them
+_NEVER = 1 << 62  # rank of a pair that does not merge
 _LIBRARY_FROM = 300_000  # characters merged before building the library pays: far more than a large text has new
 
 
@@ -31,7 +33,6 @@ def _byte_alphabet() -> dict[int, str]:
 
 
 _TO_CHAR = _byte_alphabet()
-_LATIN_TO_CHAR = {b: c for b, c in _TO_CHAR.items() if chr(b) != c}
 _TO_BYTE = {c: b for b, c in _TO_CHAR.items()}
 
 
@@ -50,8 +51,8 @@ class BPETokenizer(Tokenizer):
             )
         pre = pretokenizers.get(str(name or "default"))
         super().__init__(vocab, add_bos=pre.add_bos, add_eos=False)
-        if name == "gemma4":
-            self.add_bos = self.bos_id is not None  # files of the first weeks say no, and are wrong
+        if pre.add_bos and not pre.byte_level:
+            self.add_bos = self.bos_id is not None  # Gemma 4's first files say no, and are wrong
         self._byte_level = pre.byte_level
         self._ignore_merges = pre.ignore_merges
         self._merges = string_list(metadata, "tokenizer.ggml.merges")
@@ -84,7 +85,7 @@ class BPETokenizer(Tokenizer):
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         if self._byte_level:
-            word = word.encode().decode("latin-1").translate(_LATIN_TO_CHAR)
+            word = "".join(map(_TO_CHAR.__getitem__, word.encode()))
         if self._ignore_merges or (not self._byte_level and word.strip("\n") == ""):
             token = self.vocab.ids.get(word)
             if token is not None:
@@ -140,18 +141,18 @@ def merge(word: str, ranks: Mapping[str, int]) -> list[str]:
 
     `ranks` maps "left right" to a rank. n log n in the word's length.
     """
-    symbols: list[str] = list(word)
-    n = len(symbols)
-    if n > 24:
-        return _merge_long(symbols, ranks)
-    while n > 1:
-        pairs = [ranks.get(f"{symbols[i]} {symbols[i + 1]}", -1) for i in range(n - 1)]
-        best = min((rank for rank in pairs if rank >= 0), default=-1)
-        if best < 0:
-            break
-        i = pairs.index(best)
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-        n -= 1
+    if len(word) > _LONG:
+        return _merge_long(list(word), ranks)
+    get, symbols = ranks.get, list(word)
+    found = [get(f"{a} {b}", _NEVER) for a, b in pairwise(symbols)]
+    while found and (best := min(found)) < _NEVER:
+        i = found.index(best)
+        symbols[i] += symbols[i + 1]
+        del symbols[i + 1], found[i]
+        if i < len(found):
+            found[i] = get(f"{symbols[i]} {symbols[i + 1]}", _NEVER)
+        if i > 0:
+            found[i - 1] = get(f"{symbols[i - 1]} {symbols[i]}", _NEVER)
     return symbols
 
 

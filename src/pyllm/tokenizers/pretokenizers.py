@@ -104,7 +104,7 @@ _FAMILIES: tuple[tuple[PreTokenizer, str], ...] = (
     (PreTokenizer((
         r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", r"\p{N}",
     )), "deepseek-coder"),
-    (_DEEPSEEK3, "deepseek-v3 hunyuan-dense joyai-llm"),
+    (_DEEPSEEK3, "deepseek-v3 hunyuan-dense joyai-llm hy_v4"),
     (PreTokenizer((_word(r"[\p{L}\p{M}]+", r"\p{N}").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"),)), "qwen35"),
     (PreTokenizer((_NO_PUNCTUATION,)), "poro-chat bloom gpt3-finnish"),
     (PreTokenizer((_NO_PUNCTUATION, r"\p{N}")), "viking"),
@@ -135,7 +135,13 @@ _FAMILIES: tuple[tuple[PreTokenizer, str], ...] = (
     ), add_bos=True), "chameleon"),
     (PreTokenizer((_N3, _word(r"\p{L}+", r"\p{N}+")), ignore_merges=True), "minicpm5"),
     (PreTokenizer((r"[^\n]+|\n+", _QWEN2)), "laguna"),
-    (PreTokenizer(_RAW_LINES.patterns, byte_level=False, add_bos=True), "gemma4"),
+    (PreTokenizer((_cased(_SUFFIX + "?", _N3),), ignore_merges=True), "granite-embed-multi-97m"),
+    (PreTokenizer((
+        _N3, _HAN_KANA, rf"{_ASCII_PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+"
+        r"| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+", r"\p{N}",
+    )), "spark2_5"),
+    (PreTokenizer((r"\p{N}+", r"(?<!\d)\d{1,2}(?=(?:\d{3})+(?!\d))|\d{3}")), "superbpe"),
+    (PreTokenizer(_RAW_LINES.patterns, byte_level=False, add_bos=True), "gemma4 granite-embed-multi-311m"),
     (_RAW_LINES, "sarvam-moe"),
 )  # fmt: skip
 

@@ -34,8 +34,10 @@ _FIM = {
     "file": ("<|file_sep|>",),
 }  # fmt: skip
 _FIM_ENDS = ("pad", "repo", "file")  # a model that writes one of these has left the answer
-_FIM_KEYS = {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid", "pad": "fim_pad", "repo": "fim_rep",
-             "file": "fim_sep"}  # fmt: skip
+_FIM_KEYS = {  # with the names that old files use
+    "prefix": ("fim_pre", "prefix"), "suffix": ("fim_suf", "suffix"), "middle": ("fim_mid", "middle"),
+    "pad": ("fim_pad",), "repo": ("fim_rep",), "file": ("fim_sep",),
+}  # fmt: skip
 _HARMONY = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")  # structure of an answer, to be seen
 
 
@@ -66,6 +68,7 @@ class Vocab:
         self.sep_id = self.role("seperator", "separator", "sep")  # the first is how the key is spelled
         self.pad_id = self.role("padding", "pad")
         self.fim_ids: dict[str, int] = self._find_fim()
+        self.shown_ids: set[int] = set()  # control tokens that are part of an answer's text all the same
         self.stop_ids: frozenset[int] = frozenset(self._find_stops())
         self.special_ids: dict[str, int] = {}
         for i in np.flatnonzero((self.types == CONTROL) | (self.types == UNKNOWN)).tolist():
@@ -120,7 +123,7 @@ class Vocab:
     def _find_fim(self) -> dict[str, int]:
         found = {}
         for part, texts in _FIM.items():
-            i = self.role(_FIM_KEYS[part], part)
+            i = self.role(*_FIM_KEYS[part])
             if i is None:
                 i = next((j for text in texts if (j := self._control(text)) is not None), None)
             if i is not None:
@@ -131,14 +134,13 @@ class Vocab:
         known = {
             text: i for text in _END_OF_GENERATION if not self._is_html(text) and (i := self._control(text)) is not None
         }
-        for text in _HARMONY:
-            if text in self.ids:
-                self.types[self.ids[text]] = USER_DEFINED
+        self.shown_ids.update(self.ids[text] for text in _HARMONY if text in self.ids)
         # Harmony and Solar end a message, not the answer, with <|end|>; with Gemma 4 </s> is plain text.
-        if ("<|return|>" in known and "<|call|>" in known) or ("<|flush|>" in known and "<|calls|>" in known):
-            self._demote(known, "<|end|>", USER_DEFINED)
-        if "<|tool_response>" in known:
-            self._demote(known, "</s>", NORMAL)
+        ends_message = {"<|return|>", "<|call|>"} <= known.keys() or {"<|flush|>", "<|calls|>"} <= known.keys()
+        if ends_message and (end := known.pop("<|end|>", None)) is not None:
+            self.shown_ids.add(end)
+        if "<|tool_response>" in known and (end := known.pop("</s>", None)) is not None:
+            self.types[end] = NORMAL
         stops = {self.fim_ids[part] for part in _FIM_ENDS if part in self.fim_ids}
         stops.update(known.values())
         stops.update(i for name in ("eos", "eot", "eom") if (i := self.role(name)) is not None)
@@ -148,11 +150,6 @@ class Vocab:
         """Whether "</s>" is an ordinary token, as in Qwen's vocabulary: then it closes a tag, not the answer."""
         i = self.ids.get(text)
         return text == "</s>" and i is not None and self.types[i] == NORMAL and i != self.eos_id
-
-    def _demote(self, known: dict[str, int], text: str, kind: int) -> None:
-        i = known.pop(text, None)
-        if i is not None:
-            self.types[i] = kind
 
 
 def string_list(metadata: Mapping[str, Any], key: str) -> list[str]:
