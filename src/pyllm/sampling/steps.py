@@ -94,9 +94,9 @@ def top_p(c: Candidates, p: float, peaks: Peaks | None = None) -> Candidates:
     mass = p * float(w.sum())
     if peaks is not None:
         # Most of the probability is mostly with a few, which are found sooner than all are sorted.
-        for distance in (3.0, 7.0):
+        for distance in (3.0, 6.0, 10.0):
             near = peaks.at_least(c.top - distance)
-            if 8 * len(near) > len(w):
+            if 4 * len(near) > len(w):
                 break
             inside = w[near]
             if inside.sum() > mass:
