@@ -52,6 +52,8 @@ class Conversation:
                     self._ask(text.removeprefix("/") if text.startswith("//") else line)
             except ClosedError:
                 raise
+            except KeyboardInterrupt:
+                write("\n")
             except (PyllmError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise

@@ -1,0 +1,238 @@
+"""The command line as a program: exit codes, errors in one line, what is written where."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import pytest
+from tiny_gguf import write_tiny_gguf
+
+import pyllm
+from pyllm import cli
+from pyllm.cli import _options, _output
+from pyllm.config import SamplingParams
+from pyllm.errors import HubError
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Runs a command in this process, with standard input of bytes; gives exit code and output."""
+    monkeypatch.setenv("PYLLM_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("PYLLM_DATA", str(tmp_path / "data"))
+
+    def call(*arguments: str, stdin: bytes = b"") -> Done:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as left:
+            cli.main(list(arguments))
+        return Done(int(left.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+# The program
+
+
+def test_every_command_has_help(run: Run) -> None:
+    names = cli.group.list_commands(click.Context(cli.group))
+    assert {"run", "chat", "bench", "tokenize", "show", "pull", "list", "rm", "doctor", "perplexity"} <= set(names)
+    listed = run("--help").out
+    for name in names:
+        assert re.search(rf"^  {name} +\w", listed, re.MULTILINE)
+        done = run(name, "--help")
+        assert done.code == 0
+        assert "--debug" in done.out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"pyllm {pyllm.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["shw"], "Did you mean 'show'"),
+        (["run", "--temperatur", "1", "hi"], "--temperature"),
+        (["run", "hi", "-p", "ho"], "not both"),
+        (["run", "--raw", "--system", "s", "hi"], "--raw"),
+        (["run", "--logit-bias", "x", "hi"], "15043=-1.5"),
+        (["bench", "-o", "xml"], "jsonl"),
+        (["bench", "-p", "1-"], "range"),
+        (["tokenize", "a", "-p", "b"], "one of them"),
+        (["rm"], "MODEL"),
+    ],
+)
+def test_usage_errors(run: Run, arguments: list[str], words: str) -> None:
+    done = run(*arguments)
+    assert done.code == 2
+    assert done.out == ""
+    assert words in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["show", "nowhere.gguf"], "no file"),
+        (["run", "-m", "nonsense", "hi"], "nonsense"),
+        (["run", "-f", "nowhere.txt"], "nowhere.txt: No such file"),
+        (["tokenize", "-m", __file__, "hi"], "GGUF"),
+        (["pull", "nonsense"], "known are smollm2:135m"),
+        (["rm", "smollm2:135m"], "not here"),
+        (["show", "hf.co/x"], "hf.co/user/repo"),
+    ],
+)
+def test_failures_are_one_line(run: Run, arguments: list[str], words: str) -> None:
+    done = run(*arguments)
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    assert words in done.err
+
+
+def test_debug_shows_the_trace(run: Run) -> None:
+    with pytest.raises(HubError):
+        cli.main(["--debug", "show", "nonsense"])
+    with pytest.raises(HubError):
+        cli.main(["show", "nonsense", "--debug"])
+
+
+def test_a_reader_that_leaves(model: str) -> None:
+    if os.name == "nt":
+        pytest.skip("needs a POSIX shell")
+    script = f"{sys.executable} -m pyllm show {model} --json | head -c 10; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout == '{"path": "'
+    assert done.returncode in (0, 141)
+
+
+def test_control_characters_are_shown() -> None:
+    hostile = "a\x1b]0;title\x07\x9b31m\x7f\r\b\t\nö"
+    shown = _output.neutralize(hostile)
+    assert shown == "a␛]0;title␇�31m␡␍␈\t\nö"
+    assert _output.describe(HubError(hostile)).isprintable()
+
+
+def test_table() -> None:
+    assert _output.table([("A", "BB"), ("ccc", "1")], right=(1,)) == "A    BB\nccc   1\n"
+    assert _output.table([]) == ""
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (1023, "1023 B"), (98362432, "93.8 MiB"), (1 << 30, "1.00 GiB")])
+def test_size(n: int, text: str) -> None:
+    assert _output.size(n) == text
+
+
+def test_sampling_flags_cover_the_settings() -> None:
+    @click.command()
+    @_options.sampling_options
+    def command(**options: object) -> SamplingParams:
+        return _options.sampling(options)
+
+    for field in fields(SamplingParams):
+        (option,) = (p for p in command.params if p.name == field.name)
+        assert isinstance(option, click.Option)
+        assert option.help
+    given = [
+        "--temp",
+        "0.5",
+        "--top-k",
+        "7",
+        "--min-p",
+        "0",
+        "-s",
+        "3",
+        "--logit-bias",
+        "5=-inf",
+        "--logit-bias",
+        "6=1",
+    ]
+    params = command.main(given, standalone_mode=False)
+    assert params == SamplingParams(temperature=0.5, top_k=7, min_p=0.0, seed=3, logit_bias={5: float("-inf"), 6: 1.0})
+    assert command.main([], standalone_mode=False) == SamplingParams()
+
+
+# Commands that need no backend
+
+
+def test_list(run: Run) -> None:
+    done = run("list")
+    assert done.out.splitlines()[0].split() == ["NAME", "SIZE", "FORMAT", "LICENCE", "HERE"]
+    assert re.search(r"^smollm2:135m +93\.8 MiB +Q4_1 +Apache-2\.0 +no ", done.out, re.MULTILINE)
+    assert [m["name"] for m in json.loads(run("list", "--json").out)][:1] == ["smollm2:135m"]
+
+
+def test_show(run: Run, model: str) -> None:
+    text = run("show", model).out
+    assert re.search(r'^general.architecture +str +"llama"$', text, re.MULTILINE)
+    assert re.search(r"^F32 +21 +37152 +145\.1 KiB +100\.0 %$", text, re.MULTILINE)
+    assert "blk.0.ffn_down.weight" not in text
+    assert re.search(
+        r"^blk.0.ffn_down.weight +32 x 64 +F32 +8\.0 KiB$", run("show", model, "--tensors").out, re.MULTILINE
+    )
+    raw = json.loads(run("show", model, "--json").out)
+    assert raw["metadata"]["tokenizer.ggml.tokens"][-2:] == ["<eos>", "<bos>"]
+    assert raw["tensors"][0] == {"name": "token_embd.weight", "shape": [258, 32], "format": "F32", "bytes": 33024}
+    assert run("show", model, "--key", "llama.block_count").out == "2\n"
+    assert run("show", model, "--key", "nothing").code == 1
+
+
+def test_tokenize(run: Run, model: str) -> None:
+    assert (
+        run("tokenize", "-m", model, "hé").out
+        == '    257  "<bos>"\n    104  "h"\n' + "    195  b'\\xc3'\n    169  b'\\xa9'\n"
+    )
+    assert run("tokenize", "-m", model, "--ids", "--no-special", "hi").out == "[104, 105]\n"
+    assert run("tokenize", "-m", model, "--ids", stdin="é\n".encode()).out == "[257, 195, 169, 10]\n"
+    assert run("tokenize", "-m", model, "--count", "--no-special", "a<eos>").out == "6\n"
+    assert run("tokenize", "-m", model, "--count", "--no-special", "--parse-special", "a<eos>").out == "2\n"
+    assert run("tokenize", "-m", model, "--decode", "[104, 105]").out == "hi\n"
+    assert run("tokenize", "-m", model, "--decode", "999").code == 2
+
+
+def test_text_that_is_not_utf8(run: Run, model: str) -> None:
+    done = run("tokenize", "-m", model, stdin=b"\xff\xfe")
+    assert done.code == 1
+    assert "not UTF-8" in done.err
+
+
+def test_doctor(run: Run) -> None:
+    done = run("doctor")
+    assert done.code == 0
+    assert re.search(r"^  reference  available", done.out, re.MULTILINE)
+    for word in ("versions", "processor", "threads", "memory", "models", "kernels"):
+        assert word in done.out
+
+
+def test_pull_and_rm_say_what_they_did(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from pyllm import hub
+
+    monkeypatch.setattr(hub, "pull", lambda name, progress: tmp_path / name)
+    monkeypatch.setattr(hub, "remove", lambda name: [tmp_path / name])
+    assert run("pull").out == f"{tmp_path / 'smollm2:135m'}\n"
+    assert run("pull", "a", "b").out == f"{tmp_path / 'a'}\n{tmp_path / 'b'}\n"
+    assert run("rm", "a").out == f"removed {tmp_path / 'a'}\n"

@@ -1,0 +1,221 @@
+"""Commands that run a model, on a small random one with the reference backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import Run, model, run  # noqa: F401
+from tiny_gguf import write_tiny_gguf
+
+import pyllm
+
+REFERENCE = ("--backend", "reference")
+GREEDY = (*REFERENCE, "--temp", "0", "-n", "8")
+
+
+def shown(text: str) -> str:
+    """An answer as it is printed: with a line end, unless it has one."""
+    return text if text.endswith("\n") else text + "\n"
+
+
+def answer(model: str, prompt: str, **options: object) -> str:  # noqa: F811
+    """What the library answers."""
+    with pyllm.load(model, backend="reference", max_seqs=1) as llm:
+        return llm.chat(prompt, temperature=0, max_tokens=8, **options).text  # type: ignore[arg-type]
+
+
+def test_run_prints_the_answer(run: Run, model: str) -> None:  # noqa: F811
+    expected = shown(answer(model, "hi there"))
+    for arguments in (["hi there"], ["hi", "there"], ["-p", "hi there"]):
+        done = run("run", "-m", model, *GREEDY, *arguments)
+        assert (done.code, done.out, done.err) == (0, expected, "")
+    assert run("run", "-m", model, *GREEDY, stdin=b"hi there").out == expected
+
+
+def test_run_joins_prompt_and_text(run: Run, model: str, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "notes.txt"
+    file.write_text("some notes")
+    expected = shown(answer(model, "Sum:\n\nsome notes"))
+    assert run("run", "-m", model, *GREEDY, "Sum:", "-f", str(file)).out == expected
+    assert run("run", "-m", model, *GREEDY, "Sum:", "-f", "-", stdin=b"some notes").out == expected
+    command = [sys.executable, "-m", "pyllm", "run", "-m", model, *GREEDY, "Sum:"]
+    with open(file, "rb") as stdin:
+        assert subprocess.run(command, stdin=stdin, capture_output=True, check=True).stdout.decode() == expected
+    piped = subprocess.run(command, input=b"some notes", capture_output=True, check=True)
+    assert piped.stdout.decode() == expected
+
+
+def test_run_does_not_wait_for_a_silent_pipe(model: str) -> None:  # noqa: F811
+    command = [sys.executable, "-m", "pyllm", "run", "-m", model, *GREEDY, "hi"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read().decode() == shown(answer(model, "hi"))
+    assert process.wait(timeout=20) == 0
+
+
+def test_run_json_and_stats(run: Run, model: str) -> None:  # noqa: F811
+    done = run("run", "-m", model, *GREEDY, "--json", "--stats", "hi")
+    fields = json.loads(done.out)
+    assert fields["text"] == answer(model, "hi")
+    assert fields["finish_reason"] == "length"
+    assert fields["n_generated"] == len(fields["tokens"]) == 8
+    assert re.fullmatch(r"prompt 25 tokens, .*/s; answer 8 tokens, .*\n", done.err)
+
+
+def test_run_raw_seed_stop_and_system(run: Run, model: str) -> None:  # noqa: F811
+    with pyllm.load(model, backend="reference", max_seqs=1) as llm:
+        raw = llm.complete("Once", temperature=0, max_tokens=8).text
+        told = llm.chat(
+            [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}], temperature=0, max_tokens=8
+        ).text
+    assert run("run", "-m", model, *GREEDY, "--raw", "Once").out == shown(raw)
+    assert run("run", "-m", model, *GREEDY, "--system", "s", "hi").out == shown(told)
+    plain = next(c for c in answer(model, "hi")[1:] if c.isprintable())
+    stopped = run("run", "-m", model, *GREEDY, "--stop", plain, "hi").out
+    assert stopped == shown(answer(model, "hi").partition(plain)[0])
+    seeded = [run("run", "-m", model, *REFERENCE, "-n", "8", "--temp", "2", "-s", seed, "hi").out for seed in "112"]
+    assert seeded[0] == seeded[1] != seeded[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--backend", "nope", "hi"], 1, "nope"),
+        ([*REFERENCE, "   "], 2, "empty"),
+        ([*REFERENCE, "x" * 5000], 1, "context"),
+        ([*REFERENCE, "--top-p", "-3", "hi"], 1, "top_p"),
+    ],
+)
+def test_run_refuses(run: Run, model: str, arguments: list[str], code: int, words: str) -> None:  # noqa: F811
+    done = run("run", "-m", model, *arguments)
+    assert done.code == code
+    assert words in done.err.lower()
+
+
+def test_without_a_template(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    bare = str(write_tiny_gguf(tmp_path / "bare.gguf", template=None))
+    for command in (["run", "-m", bare, *REFERENCE, "hi"], ["chat", "-m", bare, *REFERENCE]):
+        done = run(*command)
+        assert done.code == 1
+        assert "--raw" in done.err
+    assert run("run", "-m", bare, *GREEDY, "--raw", "hi").code == 0
+
+
+def test_chat_from_a_pipe(run: Run, model: str, tmp_path: Path) -> None:  # noqa: F811
+    saved = tmp_path / "talk.json"
+    script = f'one\n\n"""two\nlines"""\n/save {saved}\n/regen\n/clear\n/load {saved}\n/what\n//slash\n/exit\nnever\n'
+    done = run("chat", "-m", model, *GREEDY, "--system", "s", stdin=script.encode())
+    assert done.code == 0
+    assert done.err.count("\n") == 1
+    assert "there is no /what" in done.err
+    talk = json.loads(saved.read_text())
+    assert talk["system"] == "s"
+    assert [m["role"] for m in talk["messages"]] == ["user", "assistant"] * 2
+    assert [m["content"] for m in talk["messages"]][::2] == ["one", "two\nlines"]
+    with pyllm.load(model, backend="reference", max_seqs=1) as llm:
+        history = [{"role": "system", "content": "s"}]
+        for text in ("one", "two\nlines", "/slash"):
+            history.append({"role": "user", "content": text})
+            history.append(llm.chat(history, temperature=0, max_tokens=8).message)
+    answers = [m["content"] for m in history if m["role"] == "assistant"]
+    expected = [answers[0], answers[1], f"4 messages are in {saved}.", answers[1], "The conversation is forgotten."]
+    expected += ["4 messages are loaded.", answers[2]]
+    assert done.out == "".join(map(shown, expected))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"messages": [{"role": "user", "content": "x"}]}', "not json"])
+def test_chat_refuses_what_it_did_not_save(run: Run, model: str, tmp_path: Path, content: str) -> None:  # noqa: F811
+    (tmp_path / "talk.json").write_text(content)
+    done = run("chat", "-m", model, *GREEDY, stdin=f"/load {tmp_path / 'talk.json'}\n/regen\n".encode())
+    assert done.code == 0
+    assert done.out == ""
+    assert done.err.count("error: ") == 2
+
+
+def test_perplexity(run: Run, model: str, tmp_path: Path) -> None:  # noqa: F811
+    file = tmp_path / "text.txt"
+    file.write_text("the quick brown fox jumps over the lazy dog " * 20)
+    done = run("perplexity", "-m", model, *REFERENCE, "-f", str(file), "--ctx", "64", "--chunks", "2")
+    assert done.code == 0
+    assert re.fullmatch(r"\[1\]\d+\.\d+,\[2\]\d+\.\d+,\nFinal estimate: PPL = \d+\.\d+ \+/- \d+\.\d+\n", done.out)
+    file.write_text("short")
+    assert run("perplexity", "-m", model, *REFERENCE, "-f", str(file)).code == 1
+
+
+def test_bench(run: Run, model: str) -> None:  # noqa: F811
+    done = run(
+        "bench", "-m", model, *REFERENCE, "-p", "8,16", "-n", "2", "-pg", "4,2", "-r", "2", "-t", "1", "-o", "json"
+    )
+    results = json.loads(done.out)
+    assert [(r["n_prompt"], r["n_gen"]) for r in results] == [(8, 0), (16, 0), (0, 2), (4, 2)]
+    assert all(len(r["samples_ts"]) == 2 and r["n_threads"] == 1 for r in results)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX terminal")
+def test_a_terminal(tmp_path: Path) -> None:
+    """Greeting and prompt appear, control characters are shown, Ctrl-C ends an answer and not the chat."""
+    import fcntl
+    import pty
+    import select
+    import struct
+    import termios
+
+    hostile = str(write_tiny_gguf(tmp_path / "hostile.gguf", name="evil\x1b]0;pwned\x07"))
+    screen = b""
+
+    def wait_for(words: bytes) -> None:
+        nonlocal screen
+        deadline = time.monotonic() + 20
+        while words not in screen:
+            assert time.monotonic() < deadline, screen
+            if select.select([master], [], [], 0.1)[0]:
+                screen += os.read(master, 4096)
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [
+        sys.executable,
+        "-m",
+        "pyllm",
+        "chat",
+        "-m",
+        hostile,
+        *REFERENCE,
+        "--ctx",
+        "8192",
+        "--logit-bias",
+        "90=99",
+    ]
+    env = {**os.environ, "PYLLM_DATA": str(tmp_path), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    process = subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True, close_fds=True
+    )
+    os.close(slave)
+    try:
+        wait_for(b">>>")
+        assert "evil␛]0;pwned␇, 8192 tokens of context".encode() in screen
+        screen = b""
+        os.write(master, b"talk\r")
+        wait_for(b"ZZZ")
+        process.send_signal(signal.SIGINT)
+        wait_for(b">>>")
+        screen = b""
+        os.write(master, b"/stats\r")
+        wait_for(b"first token")
+        stats = re.search(rb"answer (\d+) tokens", screen)
+        assert stats is not None
+        assert 3 <= int(stats[1]) < 8000
+        os.write(master, b"\x04")
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        os.close(master)
+    assert "talk" in (tmp_path / "chat_history").read_text()
