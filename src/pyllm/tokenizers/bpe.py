@@ -22,7 +22,7 @@ _MAX_KEPT = 1 << 17  # words whose ids are kept
 _MAX_KEPT_LENGTH = 64  # characters of a word worth keeping
 _LONG = 40  # characters from which a heap finds the next merge sooner than a look at all of them
 _NEVER = 1 << 62  # rank of a pair that does not merge
-_LIBRARY_FROM = 300_000  # characters merged before building the library pays: far more than a large text has new
+_LIBRARY_FROM = 200_000  # bytes to merge from which building the library pays; a large text has 100 000 in new words
 
 
 def _byte_alphabet() -> dict[int, str]:
@@ -76,6 +76,9 @@ class BPETokenizer(Tokenizer):
             if len(kept) + len(new) > _MAX_KEPT:
                 kept = self._kept = {}
                 new = set(words)
+            self._n_merged += len("".join(new).encode())
+            if self._n_merged > _LIBRARY_FROM and not self._library_tried:
+                self._build_library()
             fresh = {word: self._encode_word(word) for word in new}
             kept.update((w, i) for w, i in fresh.items() if len(w) <= _MAX_KEPT_LENGTH)
             get = (kept | fresh).__getitem__ if len(words) > len(new) else fresh.__getitem__
@@ -90,9 +93,6 @@ class BPETokenizer(Tokenizer):
             token = self.vocab.ids.get(word)
             if token is not None:
                 return (token,)
-        self._n_merged += len(word)
-        if self._n_merged > _LIBRARY_FROM and not self._library_tried:
-            self._build_library()
         if self._library and self._alphabet.issuperset(word):  # the library merges across what it drops
             return self._library(word)
         return self._tokens(merge(word, self._ranks))
