@@ -1,8 +1,8 @@
 """Kernels: named here, written in `kernels/`, compiled once per processor, kept as object files, loaded by llvmlite.
 
-numba turns a kernel's Python into LLVM IR; from there on the object code is ours: optimized for the target, written to the
-cache folder, and in later runs loaded straight into memory. So a warm process never imports numba (0.3 s and
-100 MB), and a cold one compiles in worker processes, several kernels at a time, with nothing of the compiler left in its own memory.
+numba turns a kernel's Python into LLVM IR; from there on the object code is ours: optimized for the target, written to
+the cache folder, and in later runs loaded straight into memory. So a warm process never imports numba (0.3 s and
+100 MB), and a cold one compiles in worker processes, with nothing of the compiler left in its own memory.
 
 A kernel is `void(int64 args, int64 thread, int64 n_threads)`; `args` is the address of 8-byte slots (`Args`).
 """
@@ -36,7 +36,7 @@ ENTRY = "pyllm_kernel"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kernel:
-    """A kernel by name: function `name` of module `kernels/<module>.py`, called with `params`, returns its Python source."""
+    """A kernel by name: `name(**params)` of module `kernels/<module>.py` returns it as a Python function."""
 
     module: str
     name: str
@@ -114,7 +114,7 @@ def compile_missing(
     progress: Progress | None = None,
     n_workers: int | None = None,
 ) -> None:
-    """Compile kernels into `folder`, in as many processes as there are processors. Raises BackendError with what failed."""
+    """Compile kernels into `folder`, in as many processes as there are processors. Raises BackendError."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
@@ -237,10 +237,41 @@ def _numba_ir(function: Any) -> tuple[str, str]:
     flags.no_cfunc_wrapper = True
     flags.error_model = "numpy"
     flags.nrt = False
-    descr = registry.cpu_target
-    descr.typing_context.refresh()
-    descr.target_context.refresh()
-    result = compiler.compile_extra(
-        descr.typing_context, descr.target_context, function, (types.int64,) * 3, types.none, flags, {}
-    )
+    cpu = registry.cpu_target
+    cpu.typing_context.refresh()
+    cpu.target_context.refresh()
+    # The usual code generator would go on to machine code for this host, in vain.
+    usual = cpu.target_context._internal_codegen
+    cpu.target_context._internal_codegen = _ir_codegen()
+    try:
+        result = compiler.compile_extra(
+            cpu.typing_context, cpu.target_context, function, (types.int64,) * 3, types.none, flags, {}
+        )
+    finally:
+        cpu.target_context._internal_codegen = usual
     return result.library.get_llvm_str(), result.fndesc.llvm_func_name
+
+
+@cache
+def _ir_codegen() -> Any:
+    """numba's code generator without its last step: it stops at IR; nobody calls the addresses it gives out."""
+    from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
+
+    class Library(JITCodeLibrary):
+        def get_pointer_to_function(self, name: str) -> int:
+            self._ensure_finalized()
+            return 0
+
+        def _finalize_specific(self) -> None:
+            pass
+
+    class Codegen(JITCPUCodegen):
+        _library_class = Library
+
+        def _add_module(self, module: Any) -> None:
+            pass
+
+        def set_env(self, env_name: str, env: Any) -> None:
+            pass
+
+    return Codegen(ENTRY)

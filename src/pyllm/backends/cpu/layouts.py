@@ -4,7 +4,8 @@ Integer layouts divide the columns into groups of 32. A panel is all its groups'
 
     integers of one group   four loads of 64 bytes; byte 4 r + j of load h: row r, column 4 h + j in the low nibble and
                             16 + 4 h + j in the high one. 8-bit layouts have eight loads of plain bytes instead.
-    5-bit layouts           64 bytes more: bit h of byte 4 r + j is the fifth bit of column 4 h + j, bit 4 + h that of 16 + 4 h + j
+    5-bit layouts           64 bytes more: bit h of byte 4 r + j is the fifth bit of column 4 h + j, bit 4 + h
+                            that of column 16 + 4 h + j
     6-bit layouts           128 bytes more: bits 2 h, 2 h + 1 of byte 4 r + j are the top bits of column 4 h + j in the
                             first 64 bytes, of column 16 + 4 h + j in the second
     scales of one block     as `Layout` says, each over the 16 rows
@@ -32,7 +33,8 @@ class Layout:
     minima: bool = False
     """Scales come with minima."""
     groups_per_block: int = 1
-    """8: super-blocks of 256 columns, 8-bit scales (and minima) by group times float16 by block. 1: float16 by group."""
+    """8: super-blocks of 256 columns, 8-bit scales (and minima) by group times float16 by block.
+    1: float16 by group."""
     scale_columns: int = 32
     """Columns that share a scale: 32, or 16 (signed 8-bit, in super-blocks only)."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +39,9 @@ _TILES = {"avx512vnni": (2, 5), "avx512": (2, 4), "dotprod": (1, 3)}
 _FLOAT_TILES = {"avx512vnni": (2, 8), "avx512": (2, 8), "dotprod": (1, 4)}
 _SMALL_TILE = (1, 3)
 
+WIDE_TOKENS = 24
+"""Steps of at least so many tokens use the wide kernels, where there are any."""
+
 _CHUNK_BYTES = 8 << 20
 
 
@@ -49,6 +55,8 @@ class LinearPlan:
     layout: Layout
     kernel: Kernel
     pack_kernel: Kernel
+    wide_kernel: Kernel | None
+    """Kernel for steps with many tokens, whose activations are bfloat16 records; same arguments."""
     decoded: bool
     """The format has no kernel of its own: it is decoded when packed, to half precision."""
 
@@ -77,13 +85,21 @@ def plan(format: str, rows: int, columns: int) -> LinearPlan:
         format, rows, columns, layout,
         kernel("linear", "linear", layout=layout.name, panels=panels, tokens=tokens),
         kernel("pack", "pack", layout=layout.name),
+        kernel("wide", "linear_wide", layout=layout.name) if wide_supported(host()) and not layout.is_float else None,
         decoded=name is None,
     )  # fmt: skip
 
 
+@cache
 def wide_supported(target: Target) -> bool:
-    """Whether many tokens at once are better served by bfloat16 activations (AMX tiles)."""
-    return False
+    """Whether many tokens at once are better served by bfloat16 activations: where there are AMX tiles, and the
+    system lets this process use them (Linux asks to be asked, once a process)."""
+    if not (target.is_x86 and target.has("amx-tile", "amx-bf16", "avx512f") and sys.platform == "linux"):
+        return False
+    syscall = ctypes.CDLL(None, use_errno=True).syscall
+    syscall.restype = ctypes.c_long
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return syscall(ctypes.c_long(arch_prctl), ctypes.c_long(request_permission), ctypes.c_long(tile_data)) == 0
 
 
 def args(

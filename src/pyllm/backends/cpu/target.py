@@ -1,7 +1,7 @@
 """The processor that kernels are compiled for: its LLVM name and features, the host's unless restricted.
 
-`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` restrict it (numba reads the same two), which is how narrower instruction sets are
-tested on a wide machine. Imports llvmlite only.
+`NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` restrict it (numba reads the same two), which is how narrower instruction
+sets are tested on a wide machine. Imports llvmlite only.
 """
 
 from __future__ import annotations

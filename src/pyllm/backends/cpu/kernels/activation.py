@@ -31,7 +31,7 @@ from pyllm.backends.cpu.simd import (
 
 @register_jitable
 def store_activation(src, dst, n_cols, wide):
-    """Store one row: `n_cols` float32 at `src`, readable and finite up to the next multiple of 32, as a record at `dst`."""
+    """Store a row of `n_cols` float32 (readable and finite up to the next multiple of 32) as a record at `dst`."""
     n_groups = (n_cols + 31) // 32
     if wide != 0:
         for i in range(2 * n_groups):

@@ -1,7 +1,7 @@
 """Matrix products: activations [tokens, columns] times packed weights [rows, columns], one kernel per layout.
 
-A tile is R panels (of 16 rows) by T tokens, held in registers over all columns; its code is generated, since it has to be
-unrolled. One kernel holds a tile for many tokens, one for two and one for a single token (the matrix-vector product).
+A tile is R panels (of 16 rows) by T tokens, held in registers over all columns; its code is generated, since it has
+to be unrolled. One kernel holds a tile for many tokens, one for two and one for a single token (the matrix-vector product).
 Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values once more.
 
 Slots: step, counter, W, panels, columns, X, ldx, Y, ldy, bias, residual, ranges, groups, W stride, bias stride
@@ -16,7 +16,7 @@ from typing import Any
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu import simd
-from pyllm.backends.cpu.layouts import LAYOUTS, Layout
+from pyllm.backends.cpu.layouts import GROUP, LAYOUTS, PANEL, Layout
 from pyllm.backends.cpu.simd import atomic_add, load_i64
 
 
@@ -134,43 +134,57 @@ def _float_body(spec: Layout, r: int, t: int) -> list[str]:
 
 
 def _integer_body(spec: Layout, r: int, t: int) -> list[str]:
-    gpb, gb = spec.groups_per_block, spec.group_bytes
-    halves = spec.scale_columns == 16
-    lines = [f"  s{i} = w{i} + blocks * {gpb * gb}" for i in range(r)]
+    gpb = spec.groups_per_block
+    panels = range(r)
+    lines = [f"  s{i} = w{i} + blocks * {gpb * spec.group_bytes}" for i in panels]
     lines += ["  for block in range(blocks):"]
+    lines += ["    " + line for i in panels for line in block_scales(spec, i)]
     pad = "    "
     if gpb > 1:
-        n_by_group = PANEL_SCALES * gpb * (2 if halves else 1)
-        d_at = n_by_group * (2 if spec.minima else 1)
-        lines += [f"{pad}d{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {d_at})" for i in range(r)]
-        if spec.minima:
-            lines += [f"{pad}e{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {d_at + 32})" for i in range(r)]
-        lines += [f"{pad}for k in range({gpb}):"]
+        lines += [f"{pad}for k in range({gpb}):", f"{pad}  g = block * {gpb} + k"]
         pad += "  "
-        lines += [f"{pad}g = block * {gpb} + k"]
-        step = 32 if halves else 16
-        for i in range(r):
-            at = f"s{i} + block * {spec.scale_bytes} + {step} * k"
-            if halves:
-                lines += [
-                    f"{pad}a{i} = to_f32(load_i8x16({at})) * d{i}",
-                    f"{pad}b{i} = to_f32(load_i8x16({at} + 16)) * d{i}",
-                ]
-            else:
-                lines += [f"{pad}a{i} = to_f32(load_u8x16({at})) * d{i}"]
-            if spec.minima:
-                lines += [f"{pad}m{i} = to_f32(load_u8x16({at} + {n_by_group})) * e{i}"]
     else:
         lines += [f"{pad}g = block"]
-        for i in range(r):
-            lines += [f"{pad}a{i} = load_f16x16(s{i} + block * {spec.scale_bytes})"]
-            if spec.minima:
-                lines += [f"{pad}m{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + 32)"]
+    lines += [pad + line for i in panels for line in group_scales(spec, i)]
     lines += [pad + line for line in _group(spec, r, t)]
     return lines
 
 
-PANEL_SCALES = 16  # bytes of one 8-bit scale for each row of a panel
+def block_scales(spec: Layout, i: int) -> list[str]:
+    """d and e: a super-block's factors of scales and minima; of s (the panel's scales) and block."""
+    if spec.groups_per_block == 1:
+        return []
+    n = PANEL * spec.groups_per_block * GROUP // spec.scale_columns * (2 if spec.minima else 1)
+    lines = [f"d{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {n})"]
+    if spec.minima:
+        lines += [f"e{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {n + 2 * PANEL})"]
+    return lines
+
+
+def group_scales(spec: Layout, i: int) -> list[str]:
+    """a: scales of one group (b: of its second half), m: minima; of s, block, k, d and e."""
+    at = f"s{i} + block * {spec.scale_bytes}"
+    if spec.groups_per_block == 1:
+        lines = [f"a{i} = load_f16x16({at})"]
+        return [*lines, f"m{i} = load_f16x16({at} + {2 * PANEL})"] if spec.minima else lines
+    if spec.scale_columns == 16:
+        at += f" + {2 * PANEL} * k"
+        return [f"a{i} = to_f32(load_i8x16({at})) * d{i}", f"b{i} = to_f32(load_i8x16({at} + {PANEL})) * d{i}"]
+    at += f" + {PANEL} * k"
+    lines = [f"a{i} = to_f32(load_u8x16({at})) * d{i}"]
+    if spec.minima:
+        lines += [f"m{i} = to_f32(load_u8x16({at} + {PANEL * spec.groups_per_block})) * e{i}"]
+    return lines
+
+
+def planes(spec: Layout, i: int) -> list[str]:
+    """u: address of a group's integers; top, pot: their bits above the fourth; of w and g."""
+    lines = [f"u{i} = w{i} + g * {spec.group_bytes}"]
+    if spec.bits in (5, 6):
+        lines += [f"top{i} = load_i8x64(u{i} + 256)"]
+    if spec.bits == 6:
+        lines += [f"pot{i} = load_i8x64(u{i} + 320)"]
+    return lines
 
 
 def _group(spec: Layout, r: int, t: int) -> list[str]:
@@ -183,25 +197,18 @@ def _group(spec: Layout, r: int, t: int) -> list[str]:
     for j in range(t):
         if spec.offset:
             at = f"x{j} + kp + kp // 4 + 8 * g"
+            first, second = f"load_i32({at})", f"load_i32({at} + 4)"
             if halves:
-                lines += [
-                    f"i{j} = splat_i32(load_i32({at}) * {-spec.offset}); h{j} = splat_i32(load_i32({at} + 4) * {-spec.offset})"
-                ]
+                lines += [f"i{j} = splat_i32({first} * {-spec.offset}); h{j} = splat_i32({second} * {-spec.offset})"]
             else:
-                lines += [
-                    f"i{j} = splat_i32((load_i32({at}) + load_i32({at} + 4)) * {-spec.offset}); h{j} = zero_i32()"
-                ]
+                lines += [f"i{j} = splat_i32(({first} + {second}) * {-spec.offset}); h{j} = zero_i32()"]
         else:
             lines += [f"i{j} = zero_i32(); h{j} = zero_i32()"]
     lines += [f"p{i}_{j} = i{j}; q{i}_{j} = h{j}" for i, j in cells]
-    lines += [f"u{i} = w{i} + g * {spec.group_bytes}" for i in range(r)]
-    if spec.bits == 5:
-        lines += [f"top{i} = load_i8x64(u{i} + 256)" for i in range(r)]
-    if spec.bits == 6:
-        lines += [f"top{i} = load_i8x64(u{i} + 256); pot{i} = load_i8x64(u{i} + 320)" for i in range(r)]
+    lines += [line for i in range(r) for line in planes(spec, i)]
     for h in range(4):
         for i in range(r):
-            lines += _unpack(spec, i, h)
+            lines += unpack(spec, i, h)
         first, second = (8 * h, 8 * h + 4) if spec.bits == 8 else (4 * h, 16 + 4 * h)
         for j in range(t):
             lines += [f"x = splat4_i8x64(x{j} + 32 * g + {first}); y = splat4_i8x64(x{j} + 32 * g + {second})"]
@@ -224,7 +231,7 @@ def _group(spec: Layout, r: int, t: int) -> list[str]:
     return lines
 
 
-def _unpack(spec: Layout, i: int, h: int) -> list[str]:
+def unpack(spec: Layout, i: int, h: int) -> list[str]:
     """lo and hi of panel i: the unsigned bytes of load h."""
     if spec.bits == 8:
         return [f"lo{i} = load_i8x64(u{i} + {128 * h}); hi{i} = load_i8x64(u{i} + {128 * h + 64})"]

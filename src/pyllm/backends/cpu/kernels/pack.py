@@ -39,7 +39,7 @@ def _gather_fifth_bits(bits, j):
     return (x | (x >> 12)) & 0xFF
 
 
-# One block of one row: `src` the GGUF block, `q` the integers of the panel's block, `s` its scales, r the row in the panel.
+# One block of one row: `src` the GGUF block, `q` the integers of the panel's block, `s` its scales, r the row in it.
 
 
 @register_jitable

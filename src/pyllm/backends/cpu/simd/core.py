@@ -65,7 +65,7 @@ def target() -> Target:
 
 
 def op(result: Any, *args: Any) -> Callable[[Callable[[Any, Any], Any]], Any]:
-    """Make a numba intrinsic of fixed signature from a function (builder, llvm arguments) -> llvm value (None for void)."""
+    """Make a numba intrinsic of fixed signature from a function (builder, llvm arguments) -> llvm value."""
 
     def wrap(emit: Callable[[Any, Any], Any]) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:

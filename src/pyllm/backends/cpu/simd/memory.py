@@ -273,7 +273,7 @@ def _like(v: Any, scalar: Any) -> Any:
 
 
 def _widen_f16(b: Any, h: Any) -> Any:
-    """int16 bits -> float32. Without an instruction for it, in integers: shift, then rescale, which also mends denormals."""
+    """int16 bits -> float32. Without an instruction: shift, then rescale, which also mends denormals."""
     f32, i32 = _like(h, F32), _like(h, I32)
     if _native_f16():
         return b.fpext(b.bitcast(h, _like(h, F16)), f32)

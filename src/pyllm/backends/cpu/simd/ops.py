@@ -1,4 +1,4 @@
-"""Arithmetic on vectors that operators do not spell, and the integer dot products that each instruction set has its own way of."""
+"""Arithmetic on vectors that operators do not spell, and integer dot products, each instruction set's own way."""
 
 from __future__ import annotations
 

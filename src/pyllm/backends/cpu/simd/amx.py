@@ -1,0 +1,98 @@
+"""Intel AMX: eight tile registers of 16 rows by 64 bytes, and the product of two bfloat16 tiles into a float32 one.
+
+Only for targets with amx-tile and amx-bf16, in processes that the system has granted the tile registers
+(`linear.wide_supported`). Tile numbers are literals.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from pyllm.backends.cpu.simd.core import F32X16, I8, I8X64, I32, I32X16, I64, VF32, VI32, call, const, op
+
+_PTR = I8.as_pointer()
+_VOID = ir.VoidType()
+
+
+def _tile_op(name: str, n_tiles: int, n_args: int) -> Any:
+    """An intrinsic whose first arguments are tile numbers, known when compiling."""
+    tiles, rest = [f"t{i}" for i in range(n_tiles)], [f"a{i}" for i in range(n_args)]
+
+    def typed(args: tuple[Any, ...]) -> Any:
+        numbers = [getattr(a, "literal_value", None) for a in args[:n_tiles]]
+        if any(n is None for n in numbers):
+            return None
+
+        def codegen(context: Any, b: Any, sig: Any, values: Any) -> Any:
+            extra = list(values[n_tiles:])
+            if extra:
+                extra[0] = b.inttoptr(extra[0], _PTR)
+            call(b, f"llvm.x86.{name}", _VOID, [ir.Constant(I8, n) for n in numbers] + extra)
+            return context.get_dummy_value()
+
+        return types.void(*args[:n_tiles], *[types.int64] * n_args), codegen
+
+    scope: dict[str, Any] = {"typed": typed}
+    params = ", ".join(tiles + rest)
+    exec(f"def {name}(typingctx, {params}):\n    return typed(({params},))", scope)
+    return intrinsic(prefer_literal=True)(scope[name])
+
+
+tile_load = _tile_op("tileloadd64", 1, 2)
+"""tile_load(tile, address, bytes between rows)."""
+tile_store = _tile_op("tilestored64", 1, 2)
+tile_zero = _tile_op("tilezero", 1, 0)
+tile_dot_bf16 = _tile_op("tdpbf16ps", 3, 0)
+"""tile_dot_bf16(c, a, b): c [m][n] += a [m][2 k] * b [k][n][2]."""
+
+
+@op(types.void, types.int64)
+def tile_config(b, a):
+    """Set the shape of all tiles from the 64-byte block at an address."""
+    call(b, "llvm.x86.ldtilecfg", _VOID, [b.inttoptr(a[0], _PTR)])
+
+
+@op(types.void)
+def tile_release(b, a):
+    call(b, "llvm.x86.tilerelease", _VOID, [])
+
+
+@intrinsic(prefer_literal=True)
+def stack_bytes(typingctx: Any, n: Any) -> Any:
+    """Address of n (a literal) bytes on this thread's stack, 64-byte aligned, valid until the kernel returns."""
+    size = n.literal_value
+
+    def codegen(context: Any, b: Any, sig: Any, values: Any) -> Any:
+        with b.goto_entry_block():
+            block = b.alloca(ir.ArrayType(I8, size))
+            block.align = 64
+        return b.ptrtoint(block, I64)
+
+    return types.int64(n), codegen
+
+
+@op(I32X16, F32X16, F32X16)
+def pair_bf16(b, a):
+    """Each lane: a0 rounded to bfloat16 in the low half, a1 in the high half (halves away from zero)."""
+    half, top = const(VI32, 0x8000), const(VI32, -65536)
+    low = b.lshr(b.add(b.bitcast(a[0], VI32), half), const(VI32, 16))
+    return b.or_(low, b.and_(b.add(b.bitcast(a[1], VI32), half), top))
+
+
+@op(I32X16, I8X64)
+def as_i32(b, a):
+    """The same bits, four bytes a lane."""
+    return b.bitcast(a[0], VI32)
+
+
+@op(F32X16, I32X16, types.int64)
+def byte_f32(b, a):
+    """Byte a1 (0 .. 3) of each lane, unsigned, as a float."""
+    n = b.shl(b.trunc(a[1], I32), ir.Constant(I32, 3))
+    v = b.insert_element(ir.Constant(VI32, ir.Undefined), n, ir.Constant(I32, 0))
+    v = b.shuffle_vector(v, ir.Constant(VI32, ir.Undefined), ir.Constant(ir.VectorType(I32, 16), [0] * 16))
+    return b.uitofp(b.and_(b.lshr(a[0], v), const(VI32, 255)), VF32)
