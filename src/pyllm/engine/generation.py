@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from copy import copy
 from time import perf_counter
 
@@ -28,8 +29,9 @@ class Generation(Iterator[GeneratedToken]):
         outputs = seq.outputs
         while not seq.cancelled:
             if outputs:
-                token: GeneratedToken = outputs.popleft()
-                return token
+                with suppress(IndexError):  # Another thread may have taken or cleared them just now.
+                    token: GeneratedToken = outputs.popleft()
+                    return token
             if seq.finish_reason is None:
                 try:
                     self._advance(seq)

@@ -1,0 +1,72 @@
+"""The engine on real architectures: whatever the company and the cuts, logits and tokens are those of one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pyllm import archs, backends
+from pyllm.config import ExecutionOptions, SamplingParams
+from pyllm.engine import Engine, GenerationRequest
+from pyllm.gguf import open_gguf
+
+GREEDY = SamplingParams(temperature=0)
+
+
+@pytest.fixture(params=["llama-dense", "gemma3-dense"])
+def model(request: pytest.FixtureRequest, shared_data: Path) -> Path:
+    return shared_data / "archs" / f"{request.param}.gguf"
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def engine(request: pytest.FixtureRequest, model: Path) -> Iterator[Engine]:
+    backend = backends.get(request.param)
+    probe = backend.probe()
+    if not probe.available:
+        pytest.skip(probe.reason)
+    with open_gguf(model) as file:
+        architecture = archs.load(file.metadata, file.tensors, 96)
+        options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
+        executable = backend.compile(architecture.program, file.tensors, options)
+        engine = Engine(executable, n_ctx=96, n_vocab=architecture.n_vocab)
+        yield engine
+        engine.close()
+
+
+def test_logits_are_llama_cpps(engine: Engine, model: Path) -> None:
+    expected = np.load(model.with_suffix(".logits.npy"))
+    i = np.arange(96)
+    tokens = 1 + (i * i * 31 + i * 17 + 5) % (engine.n_vocab - 1)
+    running = engine.submit(GenerationRequest([1, 2, 3], GREEDY, max_tokens=90))
+    next(running)
+    logits = engine.logits(tokens)
+    assert logits.shape == expected.shape
+    assert _nmse(logits, expected) <= 1e-5
+    assert engine.hidden(tokens).shape[0] == 96
+
+
+def _nmse(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(((a - b) ** 2).mean() / (b**2).mean())
+
+
+def test_eight_at_once_give_what_each_gives_alone(engine: Engine) -> None:
+    random = np.random.default_rng(0)
+    common = random.integers(1, engine.n_vocab, 20).tolist()
+    prompts = [[*common, *random.integers(1, engine.n_vocab, i + 1).tolist()] for i in range(8)]
+
+    def ask(prompt: list[int]) -> GenerationRequest:
+        return GenerationRequest(prompt, GREEDY, max_tokens=24)
+
+    together = [engine.submit(ask(p)) for p in prompts]
+    answers = [[t.id for t in g] for g in together]
+    assert [g.n_cached for g in together] == [0] + [16] * 7
+    for prompt, answer in zip(prompts, answers, strict=True):
+        engine.pool.clear()
+        alone = engine.submit(ask(prompt))
+        assert [t.id for t in alone] == answer
+        assert alone.n_cached == 0
+    engine.check()
