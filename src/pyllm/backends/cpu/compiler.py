@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from pyllm.config import Progress
 from pyllm.errors import BackendError
 
 ENTRY = "pyllm_kernel"
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,19 +94,28 @@ LIBRARY = Library()
 
 @cache
 def cache_folder(target: Target) -> Path:
-    """Where this target's object files are: one folder per processor, compiler version and state of our sources."""
-    h = hashlib.sha256(
-        repr((target, metadata.version("numba"), metadata.version("llvmlite"), sys.version_info[:2])).encode()
-    )
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("simd/*.py"), *here.glob("kernels/*.py"), here / "compiler.py", here / "target.py"]):
-        h.update(path.read_bytes())
-    return env.kernel_cache_dir() / f"{target.cpu}-{h.hexdigest()[:20]}"
+    """Where this target's object files are: one folder per processor and version of the compiler."""
+    versions = (metadata.version("numba"), metadata.version("llvmlite"), sys.version_info[:2])
+    return env.kernel_cache_dir() / f"{target.cpu}-{hashlib.sha256(repr((target, versions)).encode()).hexdigest()[:16]}"
 
 
 def _object_path(folder: Path, k: Kernel) -> Path:
     # Symbols can be longer than file names may be.
-    return folder / f"{k.symbol[:80]}-{hashlib.sha256(k.symbol.encode()).hexdigest()[:12]}.o"
+    name = hashlib.sha256(k.symbol.encode() + _sources(f"kernels.{k.module}")).hexdigest()[:20]
+    return folder / f"{k.symbol[:80]}-{name}.o"
+
+
+@cache
+def _sources(module: str) -> bytes:
+    """Digest of what a kernel is made from: its module, what that imports of this package, the vectors, this file."""
+    found: dict[str, bytes] = {}
+    todo = [module, "compiler", "target", *(f"simd.{p.stem}" for p in (_HERE / "simd").glob("*.py"))]
+    while todo:
+        path = _HERE / (todo.pop().replace(".", "/") + ".py")
+        if str(path) not in found and path.is_file():
+            found[str(path)] = text = path.read_bytes()
+            todo += [m.decode() for m in re.findall(rb"^from pyllm\.backends\.cpu\.([\w.]+) import", text, re.M)]
+    return hashlib.sha256(b"".join(found[name] for name in sorted(found))).digest()
 
 
 def compile_missing(
@@ -232,7 +243,7 @@ def _numba_ir(function: Any) -> tuple[str, str]:
     from numba.core import compiler, registry
     from numba.core.compiler import Flags
 
-    flags = Flags()
+    flags: Any = Flags()
     flags.no_cpython_wrapper = True
     flags.no_cfunc_wrapper = True
     flags.error_model = "numpy"

@@ -1,8 +1,8 @@
 """Matrix products: activations [tokens, columns] times packed weights [rows, columns], one kernel per layout.
 
 A tile is R panels (of 16 rows) by T tokens, held in registers over all columns; its code is generated, since it has
-to be unrolled. One kernel holds a tile for many tokens, one for two and one for a single token (the matrix-vector product).
-Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values once more.
+to be unrolled. One kernel holds a tile for many tokens, one for two and one for a single token (the matrix-vector
+product). Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values once more.
 
 Slots: step, counter, W, panels, columns, X, ldx, Y, ldy, bias, residual, ranges, groups, W stride, bias stride
 (ld: bytes between tokens; strides: bytes between the matrices of groups). Y = X W.T + bias + residual; each group
@@ -241,7 +241,7 @@ def unpack(spec: Layout, i: int, h: int) -> list[str]:
         lines += [f"hi{i} = hi{i} | (shift_right_i8(top{i}, {h}) & splat_i8(16))"]
     if spec.bits == 6:
         for name, plane in ((f"lo{i}", f"top{i}"), (f"hi{i}", f"pot{i}")):
-            n = 4 - 2 * h
-            bits = f"shift_left_i8({plane}, {n})" if n > 0 else f"shift_right_i8({plane}, {-n})" if n < 0 else plane
+            up = 4 - 2 * h
+            bits = f"shift_left_i8({plane}, {up})" if up > 0 else f"shift_right_i8({plane}, {-up})" if up < 0 else plane
             lines += [f"{name} = {name} | ({bits} & splat_i8(48))"]
     return lines

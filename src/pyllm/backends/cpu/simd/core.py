@@ -135,14 +135,12 @@ _OPERATORS = {
 
 
 def _register_operator(key: Any, float_name: str | None, int_name: str | None) -> None:
-    @infer_global(key)
-    class VecOperator(AbstractTemplate):
-        def generic(self, args: Any, kws: Any) -> Any:
-            if len(args) == 2 and isinstance(args[0], Vec) and args[0] == args[1]:
-                return signature(args[0], *args)
-            return None
+    def generic(self: Any, args: Any, kws: Any) -> Any:
+        if len(args) == 2 and isinstance(args[0], Vec) and args[0] == args[1]:
+            return signature(args[0], *args)
+        return None
 
-    VecOperator.key = key
+    infer_global(key)(type("VecOperator", (AbstractTemplate,), {"key": key, "generic": generic}))
 
     @lower_builtin(key, Vec, Vec)
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
