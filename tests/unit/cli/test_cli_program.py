@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import pytest
-from tiny_gguf import write_tiny_gguf
+from command import Run
 
 import pyllm
 from pyllm import cli
 from pyllm.cli import _options, _output
 from pyllm.config import SamplingParams
 from pyllm.errors import HubError
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf"))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Runs a command in this process, with standard input of bytes; gives exit code and output."""
-    monkeypatch.setenv("PYLLM_MODELS", str(tmp_path / "models"))
-    monkeypatch.setenv("PYLLM_DATA", str(tmp_path / "data"))
-
-    def call(*arguments: str, stdin: bytes = b"") -> Done:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as left:
-            cli.main(list(arguments))
-        return Done(int(left.value.code or 0), *capsys.readouterr())
-
-    return call
-
 
 # The program
 

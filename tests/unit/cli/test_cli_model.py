@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import Run, model, run  # noqa: F401
+from command import Run
 from tiny_gguf import write_tiny_gguf
 
 import pyllm
@@ -26,13 +26,13 @@ def shown(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-def answer(model: str, prompt: str, **options: object) -> str:  # noqa: F811
+def answer(model: str, prompt: str, **options: object) -> str:
     """What the library answers."""
     with pyllm.load(model, backend="reference", max_seqs=1) as llm:
         return llm.chat(prompt, temperature=0, max_tokens=8, **options).text  # type: ignore[arg-type]
 
 
-def test_run_prints_the_answer(run: Run, model: str) -> None:  # noqa: F811
+def test_run_prints_the_answer(run: Run, model: str) -> None:
     expected = shown(answer(model, "hi there"))
     for arguments in (["hi there"], ["hi", "there"], ["-p", "hi there"]):
         done = run("run", "-m", model, *GREEDY, *arguments)
@@ -40,7 +40,7 @@ def test_run_prints_the_answer(run: Run, model: str) -> None:  # noqa: F811
     assert run("run", "-m", model, *GREEDY, stdin=b"hi there").out == expected
 
 
-def test_run_joins_prompt_and_text(run: Run, model: str, tmp_path: Path) -> None:  # noqa: F811
+def test_run_joins_prompt_and_text(run: Run, model: str, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("some notes")
     expected = shown(answer(model, "Sum:\n\nsome notes"))
@@ -53,7 +53,7 @@ def test_run_joins_prompt_and_text(run: Run, model: str, tmp_path: Path) -> None
     assert piped.stdout.decode() == expected
 
 
-def test_run_does_not_wait_for_a_silent_pipe(model: str) -> None:  # noqa: F811
+def test_run_does_not_wait_for_a_silent_pipe(model: str) -> None:
     command = [sys.executable, "-m", "pyllm", "run", "-m", model, *GREEDY, "hi"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -61,7 +61,7 @@ def test_run_does_not_wait_for_a_silent_pipe(model: str) -> None:  # noqa: F811
     assert process.wait(timeout=20) == 0
 
 
-def test_run_json_and_stats(run: Run, model: str) -> None:  # noqa: F811
+def test_run_json_and_stats(run: Run, model: str) -> None:
     done = run("run", "-m", model, *GREEDY, "--json", "--stats", "hi")
     fields = json.loads(done.out)
     assert fields["text"] == answer(model, "hi")
@@ -70,7 +70,7 @@ def test_run_json_and_stats(run: Run, model: str) -> None:  # noqa: F811
     assert re.fullmatch(r"prompt 25 tokens, .*/s; answer 8 tokens, .*\n", done.err)
 
 
-def test_run_raw_seed_stop_and_system(run: Run, model: str) -> None:  # noqa: F811
+def test_run_raw_seed_stop_and_system(run: Run, model: str) -> None:
     with pyllm.load(model, backend="reference", max_seqs=1) as llm:
         raw = llm.complete("Once", temperature=0, max_tokens=8).text
         told = llm.chat(
@@ -94,13 +94,13 @@ def test_run_raw_seed_stop_and_system(run: Run, model: str) -> None:  # noqa: F8
         ([*REFERENCE, "--top-p", "-3", "hi"], 1, "top_p"),
     ],
 )
-def test_run_refuses(run: Run, model: str, arguments: list[str], code: int, words: str) -> None:  # noqa: F811
+def test_run_refuses(run: Run, model: str, arguments: list[str], code: int, words: str) -> None:
     done = run("run", "-m", model, *arguments)
     assert done.code == code
     assert words in done.err.lower()
 
 
-def test_without_a_template(run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_without_a_template(run: Run, tmp_path: Path) -> None:
     bare = str(write_tiny_gguf(tmp_path / "bare.gguf", template=None))
     for command in (["run", "-m", bare, *REFERENCE, "hi"], ["chat", "-m", bare, *REFERENCE]):
         done = run(*command)
@@ -109,7 +109,7 @@ def test_without_a_template(run: Run, tmp_path: Path) -> None:  # noqa: F811
     assert run("run", "-m", bare, *GREEDY, "--raw", "hi").code == 0
 
 
-def test_chat_from_a_pipe(run: Run, model: str, tmp_path: Path) -> None:  # noqa: F811
+def test_chat_from_a_pipe(run: Run, model: str, tmp_path: Path) -> None:
     saved = tmp_path / "talk.json"
     script = f'one\n\n"""two\nlines"""\n/save {saved}\n/regen\n/clear\n/load {saved}\n/what\n//slash\n/exit\nnever\n'
     done = run("chat", "-m", model, *GREEDY, "--system", "s", stdin=script.encode())
@@ -132,7 +132,7 @@ def test_chat_from_a_pipe(run: Run, model: str, tmp_path: Path) -> None:  # noqa
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"messages": [{"role": "user", "content": "x"}]}', "not json"])
-def test_chat_refuses_what_it_did_not_save(run: Run, model: str, tmp_path: Path, content: str) -> None:  # noqa: F811
+def test_chat_refuses_what_it_did_not_save(run: Run, model: str, tmp_path: Path, content: str) -> None:
     (tmp_path / "talk.json").write_text(content)
     done = run("chat", "-m", model, *GREEDY, stdin=f"/load {tmp_path / 'talk.json'}\n/regen\n".encode())
     assert done.code == 0
@@ -140,7 +140,7 @@ def test_chat_refuses_what_it_did_not_save(run: Run, model: str, tmp_path: Path,
     assert done.err.count("error: ") == 2
 
 
-def test_perplexity(run: Run, model: str, tmp_path: Path) -> None:  # noqa: F811
+def test_perplexity(run: Run, model: str, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_text("the quick brown fox jumps over the lazy dog " * 20)
     done = run("perplexity", "-m", model, *REFERENCE, "-f", str(file), "--ctx", "64", "--chunks", "2")
@@ -150,7 +150,7 @@ def test_perplexity(run: Run, model: str, tmp_path: Path) -> None:  # noqa: F811
     assert run("perplexity", "-m", model, *REFERENCE, "-f", str(file)).code == 1
 
 
-def test_bench(run: Run, model: str) -> None:  # noqa: F811
+def test_bench(run: Run, model: str) -> None:
     done = run(
         "bench", "-m", model, *REFERENCE, "-p", "8,16", "-n", "2", "-pg", "4,2", "-r", "2", "-t", "1", "-o", "json"
     )
@@ -171,13 +171,16 @@ def test_a_terminal(tmp_path: Path) -> None:
     hostile = str(write_tiny_gguf(tmp_path / "hostile.gguf", name="evil\x1b]0;pwned\x07"))
     screen = b""
 
-    def wait_for(words: bytes) -> None:
+    def expect(pattern: bytes) -> re.Match[bytes]:
+        """Read until the pattern is there; what stands before its end is not searched again."""
         nonlocal screen
         deadline = time.monotonic() + 20
-        while words not in screen:
+        while not (found := re.search(pattern, screen, re.DOTALL)):
             assert time.monotonic() < deadline, screen
             if select.select([master], [], [], 0.1)[0]:
                 screen += os.read(master, 4096)
+        screen = screen[found.end() :]
+        return found
 
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -200,19 +203,14 @@ def test_a_terminal(tmp_path: Path) -> None:
     )
     os.close(slave)
     try:
-        wait_for(b">>>")
-        assert "evil␛]0;pwned␇, 8192 tokens of context".encode() in screen
-        screen = b""
+        expect("evil␛]0;pwned␇, 8192 tokens of context.*>>>".encode())
         os.write(master, b"talk\r")
-        wait_for(b"ZZZ")
+        expect(b"ZZZ")
         process.send_signal(signal.SIGINT)
-        wait_for(b">>>")
-        screen = b""
+        expect(b"\n.*>>>")
         os.write(master, b"/stats\r")
-        wait_for(b"first token")
-        stats = re.search(rb"answer (\d+) tokens", screen)
-        assert stats is not None
-        assert 3 <= int(stats[1]) < 8000
+        assert 3 <= int(expect(rb"answer (\d+) tokens")[1]) < 8000
+        expect(b"threads.*>>>")
         os.write(master, b"\x04")
         assert process.wait(timeout=20) == 0
     finally:
