@@ -187,9 +187,9 @@ def test_no_rows_wanted(backend: str) -> None:
 
 def test_shared_pages(backend: str) -> None:
     """Two sequences go on from one prefix whose pages they share."""
-    tokens = oracle.random_tokens(30, 160)
-    prefix = Step(tokens[:16], 0, [6, 3], "last")
-    tails = [Step(tokens[16:24], 16, [6, 3, 10]), Step(tokens[20:30], 16, [6, 3, 1, 12])]
+    tokens = oracle.random_tokens(50, 160)
+    prefix = Step(tokens[:32], 0, [6, 3], "last")
+    tails = [Step(tokens[32:40], 32, [6, 3, 10]), Step(tokens[30:50], 32, [6, 3, 1, 12])]
     assert_close(run_both(backend, transformer(), batches=[[prefix], tails]), 1e-7)
 
 

@@ -159,6 +159,13 @@ def test_hidden_is_what_logits_are_made_of(model: oracle.Model) -> None:
     np.testing.assert_allclose(hidden @ oracle.decoded(tensors["output.weight"]).T, logits, atol=1e-4)
 
 
+def test_a_step_may_want_no_rows(model: oracle.Model) -> None:
+    exe, tokens = oracle.compiled("reference", model, model.tensors()), random_tokens(20, 50)
+    wanted = run(exe, [Step(tokens, 0, [5, 6], [19])])
+    assert run(exe, [Step(tokens[:19], 0, [0, 1], "none")]).shape == (0, 50)
+    np.testing.assert_allclose(run(exe, [Step(tokens[19:], 19, [0, 1])]), wanted, atol=1e-5)
+
+
 def test_f16_cache_halves_memory_and_hardly_changes_results(model: oracle.Model) -> None:
     steps = [Step(random_tokens(40, 50), 0, [7, 3, 0, 9, 12])]
     narrow = oracle.compiled("reference", model, model.tensors(), replace(OPTIONS, kv_dtype="f16"))

@@ -15,7 +15,7 @@ F32 = NDArray[np.float32]
 
 def rms_norm(x: F32, weight: F32 | None, eps: float, group: int) -> F32:
     """x [tokens, width], weight [group] or [width] or None → [tokens, width]."""
-    groups = x.reshape(len(x), -1, group)
+    groups = x.reshape(len(x), x.shape[1] // group, group)
     mean_square = np.mean(np.square(groups, dtype=np.float64), axis=-1, keepdims=True)
     out = (groups / np.sqrt(mean_square + eps)).astype(np.float32)
     if weight is not None:
@@ -45,7 +45,7 @@ def rope(
     angle = positions.astype(np.float32)[:, None] * np.asarray(inv_freq, np.float32)  # [tokens, half]
     cos = (np.cos(angle, dtype=np.float64) * mscale).astype(np.float32)[:, None]  # [tokens, 1, half]
     sin = (np.sin(angle, dtype=np.float64) * mscale).astype(np.float32)[:, None]
-    heads = x.reshape(len(x), -1, head_dim)
+    heads = x.reshape(len(x), x.shape[1] // head_dim, head_dim)
     out = heads.copy()
     first, second = (
         (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(half), slice(half, 2 * half))
