@@ -17,7 +17,6 @@ from pyllm.backends.cpu.kernels import attention_tiles
 from pyllm.backends.cpu.simd import (
     atomic_add,
     atomic_store,
-    exp_f32,
     first_lane,
     fma,
     hmax_f32,
@@ -36,6 +35,8 @@ from pyllm.backends.cpu.simd import (
     tanh_f32,
     zero_f32,
 )
+from pyllm.backends.cpu.simd.core import F32X16, VF32, VI32, const, op
+from pyllm.backends.cpu.simd.math import _fma
 
 TILE_ROWS = 48
 BLOCK = 128
@@ -45,19 +46,38 @@ PART = 256
 PARTS_PER_THREAD = 8
 LOWEST = -1e30
 """Start of a running maximum. Finite, so that masked scores, -inf, are always below it."""
+LOG2_E = 1.4426950408889634
+"""Scores are powers of two from the queries on."""
 ROW_COST = 8
 """Reading a position costs as much as computing this many rows."""
 
 # Scratch of a thread: tables first, then rows of queries, outputs, sums and maxima (`scratch_bytes` of the plan).
 IOTA, ALPHA, KEYS = 0, 64, 128
-VALUES = KEYS + 8 * (BLOCK // 16 + 2)
+LIST = 8 * (BLOCK // 16 + 2)
+VALUES = KEYS + 2 * LIST  # after the keys of this block and of the next, which change places
 SCORES = 512
-assert VALUES + 8 * (BLOCK // 16 + 2) <= SCORES
+assert VALUES + LIST <= SCORES
+
+# 2^f - 1 = f * (...) on [-1/2, 1/2], relative error at most 1.1e-7, and 2^0 is exactly 1.
+_EXP2 = (1.3264727065e-03, 9.6715126489e-03, 5.5507337437e-02, 2.4022242085e-01, 6.9314697760e-01)
+
+
+@op(F32X16, F32X16)
+def exp2_f32(b, a):
+    """2^x for x up to 0; 0 below -127 and for NaN."""
+    x = b.select(b.fcmp_ordered(">", a[0], const(VF32, -127.0)), a[0], const(VF32, -127.0))
+    magic = const(VF32, 12582912.0)  # 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
+    shifted = b.fadd(x, magic)
+    f = b.fsub(x, b.fsub(shifted, magic))
+    p = const(VF32, _EXP2[0])
+    for c in (*_EXP2[1:], 1.0):
+        p = _fma(b, p, f, const(VF32, c))
+    return b.bitcast(b.add(b.bitcast(p, VI32), b.shl(b.bitcast(shifted, VI32), const(VI32, 23))), VF32)
 
 
 @register_jitable
-def _exp(x):
-    return first_lane(exp_f32(splat_f32(x)))
+def _exp2(x):
+    return first_lane(exp2_f32(splat_f32(x)))
 
 
 @register_jitable
@@ -95,17 +115,24 @@ def _target_cost(step, group, n_kv, window, n_threads):
 
 
 @register_jitable
-def _load_queries(q, ldq, group, head_dim, rows, factor, dst, ld):
+def _load_queries(q, ldq, group, head_dim, tokens, factor, dst, ld):
     """Scaled queries as rows: token by token, the group's heads within."""
-    whole = head_dim // 16 * 16
+    for t in range(tokens):
+        for g in range(group):
+            _write(dst, q + 4 * head_dim * g, head_dim, factor)
+            dst += ld
+        q += ldq
+
+
+@register_jitable
+def _write(dst, src, n, factor):
+    """n columns of src times a factor."""
+    whole = n // 16 * 16
     wide = splat_f32(factor)
-    for r in range(rows):
-        src = q + r // group * ldq + r % group * 4 * head_dim
-        for i in range(0, whole, 16):
-            store_f32x16(dst + 4 * i, load_f32x16(src + 4 * i) * wide)
-        for i in range(whole, head_dim):
-            store_f32(dst + 4 * i, load_f32(src + 4 * i) * factor)
-        dst += ld
+    for i in range(0, whole, 16):
+        store_f32x16(dst + 4 * i, load_f32x16(src + 4 * i) * wide)
+    for i in range(whole, n):
+        store_f32(dst + 4 * i, load_f32(src + 4 * i) * factor)
 
 
 @register_jitable
@@ -128,39 +155,34 @@ def _mask(row, n, low, high, iota):
 
 
 @register_jitable
-def _largest(row, n, softcap):
-    """Largest of n vectors of scores, which are capped first where asked."""
-    best = splat_f32(np.float32(-np.inf))
-    if softcap > 0.0:
-        cap = splat_f32(np.float32(softcap))
-        inverse = splat_f32(np.float32(1.0 / softcap))
-        for v in range(n):
-            store_f32x16(row + 64 * v, cap * tanh_f32(load_f32x16(row + 64 * v) * inverse))
+def _cap(row, n, softcap):
+    """Capped scores, in units of a power of two."""
+    cap = splat_f32(np.float32(softcap * LOG2_E))
+    inverse = splat_f32(np.float32(1.0 / softcap))
     for v in range(n):
+        store_f32x16(row + 64 * v, cap * tanh_f32(load_f32x16(row + 64 * v) * inverse))
+
+
+@register_jitable
+def _largest(row, n):
+    """Largest of n vectors."""
+    best = load_f32x16(row)
+    for v in range(1, n):
         best = max_f32(load_f32x16(row + 64 * v), best)
     return hmax_f32(best)
 
 
 @register_jitable
-def _write(dst, src, n, factor):
-    whole = n // 16 * 16
-    wide = splat_f32(factor)
-    for i in range(0, whole, 16):
-        store_f32x16(dst + 4 * i, load_f32x16(src + 4 * i) * wide)
-    for i in range(whole, n):
-        store_f32(dst + 4 * i, load_f32(src + 4 * i) * factor)
-
-
-@register_jitable
 def _combine(parts, n_parts, part_bytes, tail, n, sink_address, dst):
     """One row from its parts: [output ... | at `tail`: maximum, sum, room for a weight]."""
-    best = load_f32(sink_address) if sink_address != 0 else np.float32(LOWEST)
+    sink = load_f32(sink_address) * np.float32(LOG2_E) if sink_address != 0 else np.float32(LOWEST)
+    best = sink
     for i in range(n_parts):
         best = max(best, load_f32(parts + i * part_bytes + tail))
-    total = _exp(load_f32(sink_address) - best) if sink_address != 0 else np.float32(0)
+    total = _exp2(sink - best) if sink_address != 0 else np.float32(0)
     for i in range(n_parts):
         p = parts + i * part_bytes + tail
-        weight = _exp(load_f32(p) - best)
+        weight = _exp2(load_f32(p) - best)
         store_f32(p + 8, weight)
         total += weight * load_f32(p + 4)
     for c in range(0, n, 16):
@@ -189,39 +211,47 @@ def attend(kv: str, width: int) -> Any:
     queries_at = SCORES + max_rows * ld
 
     @register_jitable
-    def list_block(scratch, table, cache, page_bytes, page_size, key_step, key_bytes, value_step, head_at, b0, b1):
-        """Addresses of the keys and values of each group of positions b0 .. b1."""
+    def list_block(list, table, cache, page_bytes, page_size, group_bytes, head_at, b0, b1):
+        """Addresses of what each group of positions b0 .. b1 has: keys, or values, where head_at leads to the first."""
+        table += 4 * (b0 // page_size)
+        within = b0 % page_size
+        at = within // 16 * group_bytes
         n = (b1 - b0 + 15) // 16
         for g in range(n):
-            p = b0 + 16 * g
-            head = cache + load_i32(table + 4 * (p // page_size)) * page_bytes + head_at
-            store_i64(scratch + KEYS + 8 * g, head + p % page_size // 16 * key_step)
-            store_i64(scratch + VALUES + 8 * g, head + key_bytes + p % page_size * value_step)
+            store_i64(list + 8 * g, cache + load_i32(table) * page_bytes + head_at + at)
+            within += 16
+            at += group_bytes
+            if within == page_size:
+                table += 4
+                within = at = 0
         if n % 2 == 1:  # a pair needs two addresses
-            store_i64(scratch + KEYS + 8 * n, load_i64(scratch + KEYS + 8 * (n - 1)))
+            store_i64(list + 8 * n, load_i64(list + 8 * (n - 1)))
 
     @register_jitable
-    def soften(scratch, m, n_vectors, maxima, sums, position, group, b0, window, softcap):
-        """Scores of m rows, the first a token at `position` (in units of tokens x heads), become weights; alpha, maxima
-        and sums of the running softmax follow."""
+    def soften(scratch, m, n_vectors, maxima, sums, last, head, group, window, softcap):
+        """Scores of m rows become weights; alpha, maxima and sums of the running softmax follow. The first row is
+        that of the group's `head` for a token at block position `last`."""
         iota = load_f32x16(scratch + IOTA)
         before = load_f32x16(maxima)
         for r in range(m):
             row = scratch + SCORES + r * ld
-            p = (position + r) // group - b0
-            low = p - window + 1 if window > 0 else 0
+            low = last - window + 1 if window > 0 else 0
             if softcap > 0.0:
-                _largest(row, n_vectors, softcap)
-            if p + 1 < 16 * n_vectors or low > 0:
-                _mask(row, n_vectors, low, p + 1, iota)
-            store_f32(maxima + 4 * r, max(load_f32(maxima + 4 * r), _largest(row, n_vectors, 0.0)))
-        store_f32x16(scratch + ALPHA, exp_f32(before - load_f32x16(maxima)))
+                _cap(row, n_vectors, softcap)
+            if last + 1 < 16 * n_vectors or low > 0:
+                _mask(row, n_vectors, low, last + 1, iota)
+            store_f32(maxima + 4 * r, max(load_f32(maxima + 4 * r), _largest(row, n_vectors)))
+            head += 1
+            if head == group:
+                head = 0
+                last += 1
+        store_f32x16(scratch + ALPHA, exp2_f32(before - load_f32x16(maxima)))
         for r in range(m):
             row = scratch + SCORES + r * ld
             top = splat_f32(load_f32(maxima + 4 * r))
             total = load_f32x16(sums + 64 * r) * splat_f32(load_f32(scratch + ALPHA + 4 * r))
             for v in range(n_vectors):
-                x = exp_f32(load_f32x16(row + 64 * v) - top)
+                x = exp2_f32(load_f32x16(row + 64 * v) - top)
                 store_f32x16(row + 64 * v, x)
                 total = total + x
             store_f32x16(sums + 64 * r, total)
@@ -239,18 +269,19 @@ def attend(kv: str, width: int) -> Any:
         v_padded = (load_i64(args + 96) + 15) // 16
         head_at = head * load_i64(args + 104)
         key_bytes = load_i64(args + 112)
-        scale = np.float32(load_f64(args + 120))
+        scale = load_f64(args + 120)
         window = load_i64(args + 128)
         softcap = load_f64(args + 136)
+        factor = np.float32(scale if softcap > 0.0 else scale * LOG2_E)
         cap_rows = load_i64(args + 168)
-        key_step = (head_dim + 15) // 16 * 256 * size
+        key_group = (head_dim + 15) // 16 * 256 * size
         value_step = 16 * size * v_padded
         queries = scratch + queries_at
         outputs = queries + cap_rows * ld
         sums = outputs + cap_rows * ld
         maxima = sums + cap_rows * 64
 
-        _load_queries(q + token * ldq + 4 * head_dim * head * group, ldq, group, head_dim, rows, scale, queries, ld)
+        _load_queries(q + token * ldq + 4 * head_dim * head * group, ldq, group, head_dim, rows // group, factor, queries, ld)
         n_rows = (rows - 1) // max_rows * max_rows
         n_rows += rounded(rows - n_rows)
         for r in range(rows, n_rows):
@@ -260,9 +291,14 @@ def attend(kv: str, width: int) -> Any:
         _fill(sums, n_rows, np.float32(0))
         _fill(maxima, (n_rows + max_rows - 1) // max_rows, np.float32(LOWEST))
 
+        keys, next_keys = scratch + KEYS, scratch + KEYS + LIST
+        list_block(keys, table, cache, page_bytes, page_size, key_group, head_at, low, min(low + BLOCK, high))
         for b0 in range(low, high, BLOCK):
             b1 = min(b0 + BLOCK, high)
-            list_block(scratch, table, cache, page_bytes, page_size, key_step, key_bytes, value_step, head_at, b0, b1)
+            values = scratch + VALUES
+            list_block(values, table, cache, page_bytes, page_size, 16 * value_step, head_at + key_bytes, b0, b1)
+            soon = b1 if b1 < high else b0
+            list_block(next_keys, table, cache, page_bytes, page_size, key_group, head_at, soon, min(soon + BLOCK, high))
             for r in range(0, rows, max_rows):
                 m = min(max_rows, rows - r)
                 n = min(b1, position + (r + m - 1) // group + 1) - b0
@@ -271,16 +307,19 @@ def attend(kv: str, width: int) -> Any:
                 n_vectors = (n + 15) // 16
                 for v in range(0, n_vectors, vectors):
                     tile(
-                        m, queries + r * ld, scratch + KEYS + 8 * v, 8, 0, 0, head_dim, 16 * size,
-                        scratch + SCORES + 64 * v, 0,
+                        m, queries + r * ld, keys + 8 * v, 8, 0, 0, head_dim, 16 * size, scratch + SCORES + 64 * v, 0,
+                        values - keys, 0,
                     )  # fmt: skip
-                at = maxima + r // max_rows * 64
-                soften(scratch, m, n_vectors, at, sums + 64 * r, position * group + r, group, b0, window, softcap)
+                soften(
+                    scratch, m, n_vectors, maxima + r // max_rows * 64, sums + 64 * r, position + r // group - b0,
+                    r % group, group, window, softcap,
+                )  # fmt: skip
                 for v in range(0, v_padded, vectors):
                     tile(
-                        m, scratch + SCORES, scratch + VALUES, 0, 16 * size * v, 16 * size if v + 1 < v_padded else 0,
-                        n, value_step, outputs + r * ld + 64 * v, scratch + ALPHA,
+                        m, scratch + SCORES, values, 0, 16 * size * v, 16 * size if v + 1 < v_padded else 0, n,
+                        value_step, outputs + r * ld + 64 * v, scratch + ALPHA, next_keys - values, 256 * size * v,
                     )  # fmt: skip
+            keys, next_keys = next_keys, keys
 
     @register_jitable
     def finish(args, scratch, head, token, rows):
@@ -300,10 +339,10 @@ def attend(kv: str, width: int) -> Any:
             factor = np.float32(1) / total
             if sinks != 0:
                 best = load_f32(maxima + 64 * (r // max_rows) + 4 * (r % max_rows))
-                sink = load_f32(sinks + 4 * h)
+                sink = load_f32(sinks + 4 * h) * np.float32(LOG2_E)
                 top = max(best, sink)
-                shrink = _exp(best - top)
-                factor = shrink / (total * shrink + _exp(sink - top))
+                shrink = _exp2(best - top)
+                factor = shrink / (total * shrink + _exp2(sink - top))
             _write(out + (token + r // group) * ldo + 4 * v_head_dim * h, outputs + r * ld, v_head_dim, factor)
 
     @register_jitable

@@ -1,8 +1,8 @@
 """Register tiles of attention: C[rows][vectors] = A[rows][k] x B[k][vectors], for scores and for weighted values alike.
 
-Rows of A and C lie `ld` bytes apart, a constant of the kernel, so that a tile needs one base register for all its rows.
-B is half precision or float32 in the KV cache, in segments found through a list of addresses: the dimensions of one
-group of 16 keys, or the values of 16 positions.
+Rows of A and C lie `ld` bytes apart, a constant of the kernel, so that a tile needs one base register for all its
+rows. B is half precision or float32 in the KV cache, in segments found through a list of addresses: the dimensions of
+one group of 16 keys, or the values of 16 positions. Written as LLVM IR: as Python, numba would need seconds for them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from numba.extending import register_jitable
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
 
-from pyllm.backends.cpu import simd
-from pyllm.backends.cpu.simd.core import target
+from pyllm.backends.cpu.simd.core import I8, I32, I64, VF32, VI16, call, const, op, splat, target
+from pyllm.backends.cpu.simd.math import _fma
+from pyllm.backends.cpu.simd.memory import _load, _store, _widen_f16
 
 SEGMENT = 16
 """Positions of a segment."""
@@ -45,70 +48,147 @@ def tile_shape() -> TileShape:
 
 def rounded_rows(shape: TileShape) -> Any:
     """Function n -> the number of rows of the tile that n rows take."""
-    lines = ["def rounded(n):"]
-    lines += [f"    if n <= {r}: return {r}" for r in shape.rows[:-1]]
-    return _compile([*lines, f"    return {shape.rows[-1]}"], "rounded", {})
+
+    @op(types.int64, types.int64)
+    def rounded(b, a):
+        n = const(I64, shape.rows[-1])
+        for r in reversed(shape.rows[:-1]):
+            n = b.select(b.icmp_signed("<=", a[0], const(I64, r)), const(I64, r), n)
+        return n
+
+    return rounded
+
+
+_PARAMETERS = ("a", "list", "list_step", "offset", "vector_step", "n_k", "step", "c", "alpha", "ahead", "ahead_offset")
 
 
 def build(shape: TileShape, kv: str, ld: int) -> Any:
-    """Function tile(n, a, list, list_step, offset, vector_step, n_k, step, c, alpha).
+    """Function tile(n, a, list, list_step, offset, vector_step, n_k, step, c, alpha, ahead, ahead_offset).
 
-    n <= shape.rows[-1] rows; vector v of element k of segment s is at list[s * 8 + v * list_step] + offset + v *
-    vector_step + k * step bytes; n_k elements in segments of 16, or in one segment where list_step is not 0. alpha 0: C
-    is overwritten; else C = C * alpha[row] + product.
+    n <= shape.rows[-1] rows; vector v of element k of segment s is at list[s * 8 + v * list_step] + offset +
+    v * vector_step + k * step bytes; n_k elements in segments of 16, or in one segment where list_step is not 0.
+    alpha 0: C is overwritten; else C = C * alpha[row] + product. Meanwhile as many bytes are fetched ahead, for each
+    segment from list[s * 8 + ahead] + ahead_offset on.
     """
-    scope: dict[str, Any] = {f"tile{r}": _tile(shape, r, kv, ld) for r in shape.rows}
-    names = "a, list, list_step, offset, vector_step, n_k, step, c, alpha"
-    lines = [f"def tile(n, {names}):"]
-    for i, r in enumerate(shape.rows):
-        lines += [
-            f"    {'if' if i == 0 else 'elif'} n <= {r}:" if r != shape.rows[-1] else "    else:",
-            f"        tile{r}({names})",
-        ]
-    return _compile(lines, "tile", scope)
+    arguments = (types.int64,) * (1 + len(_PARAMETERS))
+
+    @op(types.void, *arguments)
+    def tile(b, a):
+        after = b.append_basic_block("after")
+        blocks = {r: b.append_basic_block(f"rows{r}") for r in shape.rows}
+        switch = b.switch(a[0], blocks[shape.rows[-1]])
+        for n in range(1, shape.rows[-1]):
+            switch.add_case(const(I64, n), blocks[min(r for r in shape.rows if r >= n)])
+        for r, block in blocks.items():
+            b.position_at_end(block)
+            b.call(_function(b.module, shape, r, kv, ld), a[1:])
+            b.branch(after)
+        b.position_at_end(after)
+
+    return tile
 
 
-def _tile(shape: TileShape, rows: int, kv: str, ld: int) -> Any:
-    vectors, chains = shape.vectors, shape.chains(rows)
-    scope = {name: getattr(simd, name) for name in simd.__all__}
-    scope["load_b"] = simd.load_f16x16 if kv == "f16" else simd.load_f32x16
-    cells = [(r, v) for r in range(rows) for v in range(vectors)]
-    lines = [
-        "def tile(a, list, list_step, offset, vector_step, n_k, step, c, alpha):",
-        "    if alpha != 0:",
-        *(f"        s{r} = splat_f32(load_f32(alpha + {4 * r}))" for r in range(rows)),
-        *(f"        x{r}_{v}_0 = load_f32x16(c + {r * ld + 64 * v}) * s{r}" for r, v in cells),
-        "    else:",
-        *(f"        x{r}_{v}_0 = zero_f32()" for r, v in cells),
-        *(f"    x{r}_{v}_{u} = zero_f32()" for r, v in cells for u in range(1, chains)),
-        "    done = 0",
-        "    while done < n_k:",
-        *(f"        b{v} = load_i64(list + {v} * list_step) + offset + {v} * vector_step" for v in range(vectors)),
-        f"        n = n_k - done if list_step != 0 else min(n_k - done, {SEGMENT})",
-        f"        for i in range(n // {chains}):",
-        *_steps(rows, vectors, chains),
-    ]
-    if chains > 1:
-        lines += [f"        for i in range(n % {chains}):", *_steps(rows, vectors, 1)]
-    lines += ["        done += n", "        list += 8"]
-    for r, v in cells:
-        total = " + ".join(f"x{r}_{v}_{u}" for u in range(chains))
-        lines.append(f"    store_f32x16(c + {r * ld + 64 * v}, {total})")
-    lines = [line.replace("@", str(ld)) for line in lines]
-    return _compile(lines, "tile", scope)
+def _function(module: Any, shape: TileShape, rows: int, kv: str, ld: int) -> Any:
+    """The tile of a number of rows as a function of the module."""
+    name = f"attention_tile{rows}"
+    if name in module.globals:
+        return module.globals[name]
+    f = ir.Function(module, ir.FunctionType(ir.VoidType(), (I64,) * len(_PARAMETERS)), name)
+    f.linkage = "internal"
+    f.attributes.add("noinline")
+    b = ir.IRBuilder(f.append_basic_block())
+    _Tile(b, dict(zip(_PARAMETERS, f.args, strict=True)), shape, rows, kv, ld).emit()
+    b.ret_void()
+    return f
 
 
-def _steps(rows: int, vectors: int, n: int) -> list[str]:
-    lines = []
-    for u in range(n):
-        lines += [f"            w{v} = load_b(b{v} + {u} * step)" for v in range(vectors)]
-        for r in range(rows):
-            lines.append(f"            y = splat_f32(load_f32(a + {r} * @ + {4 * u}))")
-            lines += [f"            x{r}_{v}_{u} = fma(y, w{v}, x{r}_{v}_{u})" for v in range(vectors)]
-    lines += [f"            b{v} += {n} * step" for v in range(vectors)]
-    return [*lines, f"            a += {4 * n}"]
+class _Tile:
+    """Emits one tile. Variables are stack slots, which LLVM turns into registers."""
 
+    def __init__(self, b: Any, p: dict[str, Any], shape: TileShape, rows: int, kv: str, ld: int) -> None:
+        self.b, self.p, self.shape, self.rows, self.ld = b, p, shape, rows, ld
+        self.half, self.vectors, self.chains = kv == "f16", shape.vectors, shape.chains(rows)
+        self.cells = [(r, v) for r in range(rows) for v in range(self.vectors)]
+        self.fetch = rows != shape.rows[-1]  # many rows take longer than memory does
+        self.acc = {(r, v, u): b.alloca(VF32) for r, v in self.cells for u in range(self.chains)}
+        self.at = {name: b.alloca(I64) for name in ("a", "list", "ahead", *(f"b{v}" for v in range(self.vectors)))}
 
-def _compile(lines: list[str], name: str, scope: dict[str, Any]) -> Any:
-    exec("\n".join(lines), scope)
-    return register_jitable(scope[name])
+    def emit(self) -> None:
+        b, p = self.b, self.p
+        self._begin()
+        b.store(p["a"], self.at["a"])
+        b.store(p["list"], self.at["list"])
+        whole = b.icmp_signed("!=", p["list_step"], const(I64, 0))
+        segments = b.ashr(b.add(p["n_k"], const(I64, SEGMENT - 1)), const(I64, 4))
+        with cgutils.for_range(b, b.select(whole, const(I64, 1), segments)) as loop:
+            left = b.sub(p["n_k"], b.shl(loop.index, const(I64, 4)))
+            short = b.or_(whole, b.icmp_signed("<", left, const(I64, SEGMENT)))
+            self._segment(b.select(short, left, const(I64, SEGMENT)))
+        for r, v in self.cells:
+            total = b.load(self.acc[r, v, 0])
+            for u in range(1, self.chains):
+                total = b.fadd(total, b.load(self.acc[r, v, u]))
+            _store(b, total, self._cell(r, v))
+
+    def _begin(self) -> None:
+        """Accumulators start at zero, or at C scaled by row."""
+        b, alpha = self.b, self.p["alpha"]
+        for place in self.acc.values():
+            b.store(const(VF32, 0.0), place)
+        with b.if_then(b.icmp_signed("!=", alpha, const(I64, 0))):
+            for r in range(self.rows):
+                scale = splat(b, _load(b, b.add(alpha, const(I64, 4 * r)), ir.FloatType()))
+                for v in range(self.vectors):
+                    b.store(b.fmul(_load(b, self._cell(r, v), VF32), scale), self.acc[r, v, 0])
+
+    def _cell(self, r: int, v: int) -> Any:
+        return self.b.add(self.p["c"], const(I64, r * self.ld + 64 * v))
+
+    def _segment(self, n: Any) -> None:
+        b, p = self.b, self.p
+        here = b.load(self.at["list"])
+        for v in range(self.vectors):
+            first = _load(b, b.add(here, b.mul(p["list_step"], const(I64, v))), I64)
+            first = b.add(first, b.add(p["offset"], b.mul(p["vector_step"], const(I64, v))))
+            b.store(first, self.at[f"b{v}"])
+        if self.fetch:
+            b.store(b.add(_load(b, b.add(here, p["ahead"]), I64), p["ahead_offset"]), self.at["ahead"])
+        shift = self.chains.bit_length() - 1
+        with cgutils.for_range(b, b.ashr(n, const(I64, shift))):
+            self._steps(self.chains)
+        if self.chains > 1:
+            with cgutils.for_range(b, b.and_(n, const(I64, self.chains - 1))):
+                self._steps(1)
+        b.store(b.add(here, const(I64, 8)), self.at["list"])
+
+    def _steps(self, n: int) -> None:
+        """n elements of k, each into its own chain."""
+        b, step = self.b, self.p["step"]
+        a = b.load(self.at["a"])
+        for u in range(n):
+            vectors = []
+            for v in range(self.vectors):
+                place = self.at[f"b{v}"]
+                vectors.append(self._load_b(b.load(place)))
+                b.store(b.add(b.load(place), step), place)
+            for r in range(self.rows):
+                x = splat(b, _load(b, b.add(a, const(I64, r * self.ld + 4 * u)), ir.FloatType()))
+                for v in range(self.vectors):
+                    place = self.acc[r, v, u]
+                    b.store(_fma(b, x, vectors[v], b.load(place)), place)
+            if self.fetch:
+                self._fetch()
+        b.store(b.add(a, const(I64, 4 * n)), self.at["a"])
+
+    def _load_b(self, address: Any) -> Any:
+        if self.half:
+            return _widen_f16(self.b, _load(self.b, address, VI16))
+        return _load(self.b, address, VF32)
+
+    def _fetch(self) -> None:
+        b = self.b
+        place = b.load(self.at["ahead"])
+        pointer = b.inttoptr(place, I8.as_pointer())
+        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, const(I32, 0), const(I32, 2), const(I32, 1)])
+        size = (32 if self.half else 64) * self.vectors
+        b.store(b.add(place, const(I64, size)), self.at["ahead"])
