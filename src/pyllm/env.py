@@ -1,4 +1,4 @@
-"""Every environment variable that pyllm reads, and the folders that follow from them. No other module reads the environment."""
+"""Every environment variable that pyllm reads, and the folders that follow. No other module reads the environment."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ def n_threads() -> int | None:
     """`PYLLM_THREADS`: number of threads when nothing else names one."""
     value = os.environ.get("PYLLM_THREADS", "")
     return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def ca_bundle() -> str | None:
+    """Certificates, a file or a folder, that pip trusts where its settings name none (`REQUESTS_CA_BUNDLE`)."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
+
+
+def for_child(**changes: str) -> dict[str, str]:
+    """This process's environment with some changes, for a process that it starts."""
+    return {**os.environ, **changes}
+
+
+def settings() -> dict[str, str]:
+    """Those of pyllm's variables that are set."""
+    return {k: v for k, v in sorted(os.environ.items()) if k.startswith(("PYLLM_", "NUMBA_CPU_"))}
 
 
 def cpu_target() -> tuple[str | None, str | None]:

@@ -76,13 +76,14 @@ class Conversation:
     def _answer(self) -> None:
         """Stream an answer to the last message. Ctrl-C ends it early; what was said stays said."""
         stream = self._llm.chat(self._with_system(), stream=True, **self._request)
-        last = ""
+        last = "\n"
         try:
             for piece in stream:
                 write(piece)
                 last = piece or last
         except KeyboardInterrupt:
             stream.close()
+            last = ""  # the terminal shows ^C
         finally:
             if not last.endswith("\n"):
                 write("\n")

@@ -148,6 +148,6 @@ def _folder(path: Path) -> str:
 
 
 def _environment() -> Iterator[tuple[str, str]]:
-    for name, value in sorted(os.environ.items()):
-        if name.startswith("PYLLM_") or name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES"):
-            yield name, value
+    from pyllm import env
+
+    yield from env.settings().items()

@@ -106,14 +106,12 @@ def _print_stream(stream: CompletionStream) -> None:
     """The answer, and a line end unless it has one."""
     from pyllm.cli._output import write
 
-    last = ""
-    try:
-        for piece in stream:
-            write(piece)
-            last = piece or last
-    finally:
-        if not last.endswith("\n"):
-            write("\n")
+    last = "\n"
+    for piece in stream:
+        write(piece)
+        last = piece or last
+    if not last.endswith("\n"):
+        write("\n")
 
 
 def _print_json(llm: LLM, stream: CompletionStream) -> None:

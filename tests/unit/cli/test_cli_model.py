@@ -22,8 +22,8 @@ GREEDY = (*REFERENCE, "--temp", "0", "-n", "8")
 
 
 def shown(text: str) -> str:
-    """An answer as it is printed: with a line end, unless it has one."""
-    return text if text.endswith("\n") else text + "\n"
+    """An answer as it is printed: with a line end, unless it has one or is empty."""
+    return text if text.endswith("\n") or not text else text + "\n"
 
 
 def answer(model: str, prompt: str, **options: object) -> str:

@@ -17,6 +17,8 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
+from pyllm import env
+
 if TYPE_CHECKING:
     import httpx
 
@@ -124,7 +126,7 @@ def _indexes(settings: Mapping[str, str]) -> Iterator[str]:
 def _client(settings: Mapping[str, str]) -> dict[str, Any]:
     """What httpx needs to connect as pip would; proxies in the environment it finds by itself."""
     options: dict[str, Any] = {}
-    certificates = settings.get("cert") or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    certificates = settings.get("cert") or env.ca_bundle()
     if certificates:
         folder = os.path.isdir(certificates)
         options["verify"] = ssl.create_default_context(

