@@ -66,7 +66,8 @@ def describe(error: BaseException) -> str:
 def speeds(usage: Usage) -> str:
     """Tokens and speeds of a generation, in one line."""
     cached = f" ({usage.n_cached} cached)" if usage.n_cached else ""
+    rate = f", {usage.rate:.1f}/s" if usage.rate else ""
     return (
-        f"prompt {usage.n_prompt} tokens{cached}, {usage.prompt_rate:.1f}/s; "
-        f"answer {usage.n_generated} tokens, {usage.rate:.1f}/s; first token after {usage.prompt_seconds:.2f} s"
+        f"prompt: {usage.n_prompt} tokens{cached}, {usage.prompt_rate:.1f}/s; "
+        f"answer: {usage.n_generated} tokens{rate}; first token after {usage.prompt_seconds:.2f} s"
     )

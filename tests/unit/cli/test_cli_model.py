@@ -67,7 +67,7 @@ def test_run_json_and_stats(run: Run, model: str) -> None:
     assert fields["text"] == answer(model, "hi")
     assert fields["finish_reason"] == "length"
     assert fields["n_generated"] == len(fields["tokens"]) == 8
-    assert re.fullmatch(r"prompt 25 tokens, .*/s; answer 8 tokens, .*\n", done.err)
+    assert re.fullmatch(r"prompt: 25 tokens, .*/s; answer: 8 tokens, .*\n", done.err)
 
 
 def test_run_raw_seed_stop_and_system(run: Run, model: str) -> None:
@@ -209,7 +209,7 @@ def test_a_terminal(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         expect(b"\n.*>>>")
         os.write(master, b"/stats\r")
-        assert 3 <= int(expect(rb"answer (\d+) tokens")[1]) < 8000
+        assert 3 <= int(expect(rb"answer: (\d+) tokens")[1]) < 8000
         expect(b"threads.*>>>")
         os.write(master, b"\x04")
         assert process.wait(timeout=20) == 0
