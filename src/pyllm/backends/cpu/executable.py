@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,7 @@ from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.compiler import LIBRARY
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.memory import Memory, aligned_zeros, at, check_free
-from pyllm.backends.cpu.table import Encoded
+from pyllm.backends.cpu.table import Buffer, Encoded
 from pyllm.backends.cpu.target import host
 from pyllm.backends.cpu.threads import Pool
 from pyllm.config import ExecutionOptions
@@ -24,9 +25,6 @@ from pyllm.errors import ClosedError, RequestError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program
 from pyllm.quant import formats
-
-WIDE_TOKENS = 32
-"""Tokens of a step from which bfloat16 tiles, where the processor has them, beat 8-bit products."""
 
 _HEADROOM = 64 << 20
 """What else the process may take while it packs: chunks of decoded weights, Python itself."""
@@ -53,7 +51,7 @@ class CPUExecutable(Executable):
             "work": low.table.arrange() + low.table.scratch_bytes * options.n_threads,
         }
         check_free({**sizes, "other": _HEADROOM})
-        kernels = [e.kernel for e in low.table.entries] + [p.pack_kernel for p in low.weights.plans]
+        kernels = [k for e in low.table.entries for k in e.kernels] + [p.pack_kernel for p in low.weights.plans]
         addresses = LIBRARY.load([*Pool.KERNELS, *kernels], options.progress)
         self._pool = Pool(options.n_threads)
         try:
@@ -67,11 +65,12 @@ class CPUExecutable(Executable):
         self._place()
         self._step = aligned_zeros((32,), np.int64)
         low.step.address = int(self._step.ctypes.data)
+        arrays = {value: self._output(buffer) for value, buffer in low.outputs.items()}
         self._outputs = {
-            name: _Output(self._output(low.outputs[v.id].n_bytes, v.id), v.width)
-            for name, v in (("logits", program.logits), ("hidden", program.hidden))
+            name: _Output(arrays[v.id], v.width) for name, v in (("logits", program.logits), ("hidden", program.hidden))
         }
         self._table: Encoded = low.table.encode(low.step.address, addresses)
+        self._tables = self._table.addresses
         self._n_ops = {"logits": len(low.table.entries), "hidden": low.n_hidden}
         self._wide = linear.wide_supported(host())
         self._flag = ctypes.c_int64.from_address(low.step.address + 8 * 13)
@@ -88,9 +87,10 @@ class CPUExecutable(Executable):
         scratch = self._work.address
         low.table.place(scratch + low.table.scratch_bytes * n_threads, scratch)
 
-    def _output(self, n_bytes: int, value: int) -> NDArray[np.float32]:
-        rows = aligned_zeros((self.options.max_rows, n_bytes // (4 * self.options.max_rows)), np.float32)
-        self._low.outputs[value].address = int(rows.ctypes.data)
+    def _output(self, buffer: Buffer) -> NDArray[np.float32]:
+        n = self.options.max_rows
+        rows = aligned_zeros((n, buffer.n_bytes // (4 * n)), np.float32)
+        buffer.address = int(rows.ctypes.data)
         return rows
 
     def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
@@ -99,23 +99,39 @@ class CPUExecutable(Executable):
         output, n_rows = self._outputs[want], batch.n_rows
         if not batch.n_tokens:
             return output.rows[:0, : output.columns]
-        if batch is not self._batch:
-            self._adopt(batch)
-        step = self._step
-        step[1], step[3], step[4] = batch.n_tokens, n_rows, batch.n_seqs
-        step[12] = 1 if self._wide and batch.n_tokens >= WIDE_TOKENS else 0
-        for rows in self._low.host_rows:
-            self._decode_rows(rows.table, batch.tokens[: batch.n_tokens], rows.scale, rows.view.address, rows.view.ld)
+        table = self._prepare(batch)
         with self._lock:
             self._flag.value, self._running = 0, True
         try:
-            done = self._pool.walk(self._table.address, self._n_ops[want], self._low.step.address + 8 * 13)
+            done = self._pool.walk(table, self._n_ops[want], self._low.step.address + 8 * 13)
         finally:
             with self._lock:
                 self._running = False
         if not done:
             raise KeyboardInterrupt
         return output.rows[:n_rows, : output.columns]
+
+    def profile(self, batch: Batch) -> list[tuple[str, float]]:
+        """Run a step op by op; what each is called and the seconds it took, without those of the way from Python."""
+        table, out = self._prepare(batch), []
+        for i, entry in enumerate(self._low.table.entries):
+            start = time.perf_counter()
+            self._pool.walk(table, 0)
+            idle = time.perf_counter()
+            self._pool.walk(table + 16 * i, 1)
+            out.append((entry.label, time.perf_counter() - idle - (idle - start)))
+        return out
+
+    def _prepare(self, batch: Batch) -> int:
+        """Fill the step block; address of the table for so many tokens."""
+        if batch is not self._batch:
+            self._adopt(batch)
+        step = self._step
+        step[1], step[3], step[4] = batch.n_tokens, batch.n_rows, batch.n_seqs
+        wide = step[12] = 1 if self._wide and batch.n_tokens >= linear.WIDE_TOKENS else 0
+        for rows in self._low.host_rows:
+            self._decode_rows(rows.table, batch.tokens[: batch.n_tokens], rows.scale, rows.view.address, rows.view.ld)
+        return self._tables[wide]
 
     def _adopt(self, batch: Batch) -> None:
         """Point the step block to a batch's arrays. Their addresses are asked for once: that is what costs."""

@@ -130,6 +130,7 @@ def _product(
         ).tolist()[2:],
         reads=[x, r.ranges],
         writes=[y],
+        wide=plan.wide_kernel,
         label=f"experts {plan.format} {plan.rows}x{plan.columns}",
     )  # fmt: skip
     if scaled:

@@ -311,6 +311,7 @@ class Lowering:
             ).tolist()[2:],
             reads=[x, residual],
             writes=[y],
+            wide=plan.wide_kernel,
             label=f"linear {plan.format} {plan.rows}x{plan.columns}",
         )  # fmt: skip
 

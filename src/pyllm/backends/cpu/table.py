@@ -50,6 +50,12 @@ class Entry:
     kernel: Kernel
     slots: Callable[[], Sequence[int | float]]
     label: str
+    wide: Kernel | None = None
+    """Takes the kernel's place in steps of many tokens (WIDE)."""
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        return [self.kernel, self.wide] if self.wide else [self.kernel]
 
 
 @dataclass
@@ -69,12 +75,13 @@ class Table:
         reads: Iterable[View | Buffer | None] = (),
         writes: Iterable[View | Buffer | None] = (),
         label: str = "",
+        wide: Kernel | None = None,
     ) -> None:
         """Append an entry. `reads` and `writes` say how long buffers live; None stands for what is not there."""
         for item in (*writes, *reads):
             if item is not None:
                 self.touch(item.buffer if isinstance(item, View) else item, len(self.entries))
-        self.entries.append(Entry(kernel, slots, label))
+        self.entries.append(Entry(kernel, slots, label, wide))
 
     def touch(self, buffer: Buffer, at: int) -> None:
         """The buffer is used by entry `at`."""
@@ -118,7 +125,7 @@ class Table:
         width = -(-(2 + max((len(s) for s in slots), default=0)) // 8) * 8
         args = aligned_zeros((len(slots), width), np.int64)
         counters = aligned_zeros((len(slots), LINE // 8), np.int64)
-        table = aligned_zeros((len(slots), 2), np.int64)
+        tables = aligned_zeros((2, len(slots), 2), np.int64)
         for i, values in enumerate(slots):
             args[i, 0], args[i, 1] = step, counters[i].ctypes.data
             for j, v in enumerate(values):
@@ -126,21 +133,23 @@ class Table:
                     args[i].view(np.float64)[j + 2] = v
                 else:
                     args[i, j + 2] = v
-            table[i] = addresses[self.entries[i].kernel], args[i].ctypes.data
-        return Encoded(table, args, counters)
+            tables[:, i, 0] = [addresses[k] for k in (self.entries[i].kernels[0], self.entries[i].kernels[-1])]
+            tables[:, i, 1] = args[i].ctypes.data
+        return Encoded(tables, args, counters)
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The arrays that make a table; they have to live as long as it is walked."""
+    """The arrays that make a table, one for few and one for many tokens; they have to live as long as it is walked."""
 
-    table: NDArray[np.int64]
+    tables: NDArray[np.int64]
     args: NDArray[np.int64]
     counters: NDArray[np.int64]
 
     @property
-    def address(self) -> int:
-        return int(self.table.ctypes.data)
+    def addresses(self) -> tuple[int, int]:
+        """Of the usual table, and of the one with wide kernels."""
+        return int(self.tables[0].ctypes.data), int(self.tables[1].ctypes.data)
 
 
 def _lines(n_bytes: int) -> int:
