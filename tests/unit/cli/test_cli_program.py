@@ -143,6 +143,20 @@ def test_sampling_flags_cover_the_settings() -> None:
     assert command.main([], standalone_mode=False) == SamplingParams()
 
 
+def test_readme_tells_the_truth() -> None:
+    from pyllm import archs
+    from pyllm.quant import formats
+
+    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    listed = {kind: re.search(rf"^- {kind}: (.*)\.$", text, re.MULTILINE) for kind in ("Formats", "Architectures")}
+    assert listed["Formats"] is not None
+    assert set(listed["Formats"][1].split(", ")) == set(formats.names())
+    assert listed["Architectures"] is not None
+    assert set(re.sub(r" \([^)]*\)", "", listed["Architectures"][1]).split(", ")) <= set(archs.names())
+    commands = set(re.findall(r"^(?:pip install \. && )?pyllm (\w+)", text, re.MULTILINE))
+    assert commands == set(cli.group.list_commands(click.Context(cli.group)))
+
+
 # Commands that need no backend
 
 
