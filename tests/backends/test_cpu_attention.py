@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,7 @@ class Layer:
     def normal(self, *shape: int) -> NDArray[np.float32]:
         return self.random.normal(0, 1.5, shape).astype(np.float32)
 
-    def run(self, spans: Sequence[tuple[int, int]]) -> tuple[NDArray[np.float32], F64]:
+    def run(self, spans: Sequence[tuple[int, int]], kernel: Kernel | None = None) -> tuple[NDArray[np.float32], F64]:
         """A step of (sequence, number of tokens); returns outputs [tokens, heads * v_head_dim] and what the oracle
         says."""
         o, b = self.shape, self.batch
@@ -116,7 +116,7 @@ class Layer:
             ldo=out.strides[0], cache=address(self.cache), sinks=address(self.sinks) if o.sinks else 0,
             shared=address(self.shared), **self.memory,
         )  # fmt: skip
-        run(self.plan.kernel, args, self.n_threads)
+        run(kernel or self.plan.kernel, args, self.n_threads)
         assert not self.shared[: self.plan._n_parts * 8].any()
         assert np.isnan(out[n]).all()
         return out[:n], expected
@@ -243,6 +243,25 @@ def test_half_precision_cache_loses_only_its_rounding() -> None:
         for spans in STEPS:
             out, expected = layer.run(spans)
             assert nmse(out, expected) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(n_heads=9, n_kv=3, half=32),
+        Shape(n_heads=7, n_kv=1, head_dim=80, v_head_dim=88, window=50, sinks=True, page_size=16),
+        Shape(n_heads=8, n_kv=2, head_dim=128, v_head_dim=128, softcap=4.0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+def test_wide_kernels_round_values_to_bfloat16_and_scores_hardly(shape: Shape, dtype: KVDtype) -> None:
+    layer = Layer(replace(shape, dtype=dtype))
+    if layer.plan.wide_kernel is None:
+        pytest.skip("no AMX tiles here")
+    for spans in (*STEPS, [(0, 300)]):
+        out, expected = layer.run(spans, layer.plan.wide_kernel)
+        assert nmse(out, expected) < 1e-5
 
 
 @pytest.mark.parametrize("window", [0, 300])

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.cpu.compiler import Kernel, kernel
+from pyllm.backends.cpu.kernels.attention_scratch import PARTS_PER_THREAD, Scratch, tile_rows
+from pyllm.backends.cpu.linear import wide_supported
+from pyllm.backends.cpu.target import host
 from pyllm.config import KVDtype
 from pyllm.errors import BackendError
 from pyllm.program import Attention, KVSpec, Rope
-
-# As in kernels/attention.py, which only a compiling process may import.
-_TILE_ROWS = 48
-_BLOCK = 128
-_PARTS_PER_THREAD = 8
 
 
 def _up(n: int, multiple: int) -> int:
@@ -160,28 +158,32 @@ class AttentionPlan:
         return kernel("attention", "attend", kv=self.layout.dtype, width=self.width)
 
     @property
-    def _row_bytes(self) -> int:
-        return 4 * (self.width + 16)
+    def wide_kernel(self) -> Kernel | None:
+        """Takes the place of `kernel`, with the same arguments, in steps of many tokens; None where there is none."""
+        return kernel("attention", "attend_wide", kv=self.layout.dtype, width=self.width) if self._wide else None
+
+    @property
+    def _wide(self) -> bool:
+        return wide_supported(host())
 
     @property
     def _rows(self) -> int:
-        return _up(max(_TILE_ROWS, self.group), 16) + 16
+        return tile_rows(self.group, self._wide)
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of scratch of one thread, for either kernel."""
-        attend = 512 + 16 * self._row_bytes + self._rows * (2 * self._row_bytes + 128)
+        """Bytes of scratch of one thread, for any of the kernels."""
         store = 16 * (4 * _up(self.layout.spec.head_dim, 16) + 64) + 1024
-        return _up(max(attend, store), 64)
+        return _up(max(Scratch(self.width, self._wide).n_bytes(self._rows), store), 64)
 
     @property
     def _n_parts(self) -> int:
-        return 2 * _PARTS_PER_THREAD * self.n_threads
+        return 2 * PARTS_PER_THREAD * self.n_threads
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of the buffer that all threads share: tickets, then parts."""
-        return _up(8 * self._n_parts, 64) + self._n_parts * self._rows * self._row_bytes
+        return _up(8 * self._n_parts, 64) + self._n_parts * self._rows * Scratch(self.width, self._wide).ld
 
     def store_args(
         self, *, step: int, counter: int, q: int, ldq: int, k: int, ldk: int, v: int, ldv: int, cache: int,

@@ -1,0 +1,68 @@
+"""Numbers that the attention kernels and their plan share; imports no numba."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BLOCK = 128
+"""Positions whose scores are computed at a time."""
+PARTS_PER_THREAD = 8
+"""Into how many items for each thread the work is divided, where it is divisible."""
+_LIST = 8 * (BLOCK // 16 + 2)
+
+
+def tile_rows(group: int, wide: bool) -> int:
+    """Rows of scratch for a tile; a tile has at least one token, with all query heads of its kv head."""
+    return (max(TILE_ROWS[wide], group) + 31) // 16 * 16
+
+
+TILE_ROWS = {False: 48, True: 96}
+"""Most rows (tokens x query heads) that share what is read of the cache, in usual and in wide kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Offsets in a thread's scratch. Rows of queries, outputs and scores lie `ld` bytes apart."""
+
+    width: int
+    """At least head_dim and v_head_dim; a multiple of 128."""
+    wide: bool
+
+    iota = 0
+    alpha = 64
+    keys = 128
+    """Addresses of a block's keys; after them those of the next block, the two change places."""
+    list_bytes = _LIST
+    values = keys + 2 * _LIST
+    tile_shapes = 448
+    scores = 512
+
+    @property
+    def ld(self) -> int:
+        return 4 * (self.width + 16)
+
+    @property
+    def weights(self) -> int:
+        """bfloat16 [16][BLOCK], positions 16 apart side by side."""
+        return self.scores + 16 * self.ld
+
+    @property
+    def wide_keys(self) -> int:
+        """bfloat16 [BLOCK / 16][dimensions / 32][16 pairs][16 positions][2], then what rounding them down has lost."""
+        return self.weights + 32 * BLOCK
+
+    @property
+    def wide_values(self) -> int:
+        """bfloat16 [BLOCK / 32][dimensions / 16][16 pairs][16 dimensions][2]."""
+        return self.wide_keys + 4 * BLOCK * self.width
+
+    @property
+    def rows(self) -> int:
+        """Queries, outputs, vectors of sums, maxima and, in wide kernels, queries in two bfloat16 halves."""
+        return self.wide_values + 2 * BLOCK * self.width if self.wide else self.weights
+
+    def n_bytes(self, n_rows: int) -> int:
+        return self.rows + n_rows * (2 * self.ld + 128 + (4 * self.width if self.wide else 0))
+
+
+assert Scratch.values + _LIST <= Scratch.tile_shapes

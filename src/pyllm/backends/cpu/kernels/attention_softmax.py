@@ -1,0 +1,174 @@
+"""The running softmax of attention, row by row. Scores are exponents of 2: their scale includes log2(e)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from pyllm.backends.cpu.kernels.attention_scratch import Scratch
+from pyllm.backends.cpu.simd import (
+    first_lane,
+    fma,
+    hmax_f32,
+    load_f32,
+    load_f32x16,
+    max_f32,
+    select_lt,
+    splat_f32,
+    store_f32,
+    store_f32x16,
+    store_i32x16,
+    tanh_f32,
+    zero_f32,
+)
+from pyllm.backends.cpu.simd.amx import pair_bf16
+from pyllm.backends.cpu.simd.core import F32X16, VF32, VI32, const, op
+from pyllm.backends.cpu.simd.math import _fma
+
+LOG2_E = 1.4426950408889634
+LOWEST = -1e30
+"""Start of a running maximum. Finite, so that masked scores, -inf, are always below it."""
+
+# 2^f - 1 = f * (...) on [-1/2, 1/2], relative error at most 1.1e-7, and 2^0 is exactly 1.
+_EXP2 = (1.3264727065e-03, 9.6715126489e-03, 5.5507337437e-02, 2.4022242085e-01, 6.9314697760e-01)
+
+
+@op(F32X16, F32X16)
+def exp2_f32(b, a):
+    """2^x for x up to 0; 0 below -127 and for NaN."""
+    x = b.select(b.fcmp_ordered(">", a[0], const(VF32, -127.0)), a[0], const(VF32, -127.0))
+    magic = const(VF32, 12582912.0)  # 1.5 * 2^23: adding it leaves the nearest whole number in the low bits
+    shifted = b.fadd(x, magic)
+    f = b.fsub(x, b.fsub(shifted, magic))
+    p = const(VF32, _EXP2[0])
+    for c in (*_EXP2[1:], 1.0):
+        p = _fma(b, p, f, const(VF32, c))
+    return b.bitcast(b.add(b.bitcast(p, VI32), b.shl(b.bitcast(shifted, VI32), const(VI32, 23))), VF32)
+
+
+@register_jitable
+def exp2(x):
+    return first_lane(exp2_f32(splat_f32(x)))
+
+
+@register_jitable
+def fill(dst, n, value):
+    """n vectors."""
+    for i in range(n):
+        store_f32x16(dst + 64 * i, splat_f32(value))
+
+
+@register_jitable
+def write_scaled(dst, src, n, factor):
+    """n columns of src times a factor."""
+    whole = n // 16 * 16
+    wide = splat_f32(factor)
+    for i in range(0, whole, 16):
+        store_f32x16(dst + 4 * i, load_f32x16(src + 4 * i) * wide)
+    for i in range(whole, n):
+        store_f32(dst + 4 * i, load_f32(src + 4 * i) * factor)
+
+
+@register_jitable
+def _mask(row, n, low, high, iota):
+    """Of n vectors of scores, those before `low` and from `high` on become -inf."""
+    never = splat_f32(np.float32(-np.inf))
+    for v in range(max(high, 0) // 16, n):
+        x = load_f32x16(row + 64 * v)
+        store_f32x16(row + 64 * v, select_lt(iota, splat_f32(np.float32(high - 16 * v)), x, never))
+    for v in range(min((low + 15) // 16, n)):
+        x = load_f32x16(row + 64 * v)
+        store_f32x16(row + 64 * v, select_lt(iota, splat_f32(np.float32(low - 16 * v)), never, x))
+
+
+@register_jitable
+def _cap(row, n, softcap):
+    """Scores as they are, capped and in units of a power of two."""
+    cap = splat_f32(np.float32(softcap * LOG2_E))
+    inverse = splat_f32(np.float32(1.0 / softcap))
+    for v in range(n):
+        store_f32x16(row + 64 * v, cap * tanh_f32(load_f32x16(row + 64 * v) * inverse))
+
+
+@register_jitable
+def _largest(row, n):
+    """Largest of n vectors."""
+    best = load_f32x16(row)
+    for v in range(1, n):
+        best = max_f32(load_f32x16(row + 64 * v), best)
+    return hmax_f32(best)
+
+
+def softener(places: Scratch, packed: bool) -> Any:
+    """Function that makes weights of the scores of m rows of a block, the first row that of the group's `head` for a
+    token at block position `last`. Maxima and sums of the running softmax follow; `alpha` in scratch is what earlier
+    sums and outputs are to be multiplied by. Packed weights go to their own place, as bfloat16."""
+    ld, scores, weights_at, iota_at, alpha_at = places.ld, places.scores, places.weights, places.iota, places.alpha
+
+    @register_jitable
+    def weigh(row, n, top, weights):
+        """Weights of one row; returns the vector of their sums."""
+        total = zero_f32()
+        for v in range(0, n, 2):
+            x = exp2_f32(load_f32x16(row + 64 * v) - top)
+            y = zero_f32()
+            if v + 1 < n:
+                y = exp2_f32(load_f32x16(row + 64 * v + 64) - top)
+            total = total + (x + y)
+            if packed:
+                store_i32x16(weights + 32 * v, pair_bf16(x, y))
+            else:
+                store_f32x16(row + 64 * v, x)
+                store_f32x16(row + 64 * v + 64, y)
+        return total
+
+    @register_jitable
+    def soften(scratch, m, n, maxima, sums, last, head, group, window, softcap):
+        iota = load_f32x16(scratch + iota_at)
+        before = load_f32x16(maxima)
+        token, h = last, head
+        for r in range(m):
+            row = scratch + scores + r * ld
+            low = token - window + 1 if window > 0 else 0
+            if softcap > 0.0:
+                _cap(row, n, softcap)
+            if token + 1 < 16 * n or low > 0:
+                _mask(row, n, low, token + 1, iota)
+            store_f32(maxima + 4 * r, max(load_f32(maxima + 4 * r), _largest(row, n)))
+            h += 1
+            if h == group:
+                h = 0
+                token += 1
+        store_f32x16(scratch + alpha_at, exp2_f32(before - load_f32x16(maxima)))
+        for r in range(m):
+            total = weigh(
+                scratch + scores + r * ld, n, splat_f32(load_f32(maxima + 4 * r)), scratch + weights_at + 256 * r
+            )
+            alpha = splat_f32(load_f32(scratch + alpha_at + 4 * r))
+            store_f32x16(sums + 64 * r, fma(load_f32x16(sums + 64 * r), alpha, total))
+
+    return soften
+
+
+@register_jitable
+def combine(parts, n_parts, part_bytes, tail, n, sink_address, dst):
+    """One row from its parts: [output ... | at `tail`: maximum, sum, room for a weight]."""
+    sink = load_f32(sink_address) * np.float32(LOG2_E) if sink_address != 0 else np.float32(LOWEST)
+    best = sink
+    for i in range(n_parts):
+        best = max(best, load_f32(parts + i * part_bytes + tail))
+    total = exp2(sink - best) if sink_address != 0 else np.float32(0)
+    for i in range(n_parts):
+        p = parts + i * part_bytes + tail
+        weight = exp2(load_f32(p) - best)
+        store_f32(p + 8, weight)
+        total += weight * load_f32(p + 4)
+    for c in range(0, n, 16):
+        acc = zero_f32()
+        for i in range(n_parts):
+            p = parts + i * part_bytes
+            acc = fma(splat_f32(load_f32(p + tail + 8)), load_f32x16(p + 4 * c), acc)
+        store_f32x16(parts + 4 * c, acc)  # of the first part; its columns c .. are not read again
+    write_scaled(dst, parts, n, np.float32(1) / total)
