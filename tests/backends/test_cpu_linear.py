@@ -68,10 +68,9 @@ def records(x: np.ndarray, wide: bool) -> tuple[np.ndarray, np.ndarray]:
     """Activation records of x [tokens, columns] made by the kernel, and the values that they stand for."""
     n, columns = x.shape
     out = aligned(n * 2 * columns)
-    step, counter = np.zeros(32, np.int64), np.zeros(1, np.int64)
-    step[1], step[12] = n, wide
-    slots = [step.ctypes.data, counter.ctypes.data, x.ctypes.data, 4 * columns, out.ctypes.data, 2 * columns, columns]
-    call(kernel("quantize", "quantize"), np.array([*slots, step.ctypes.data], np.int64))
+    rows, counter, wide_from = np.array([0, n], np.int64), np.zeros(1, np.int64), np.array([0 if wide else n], np.int64)
+    slots = [0, counter.ctypes.data, x.ctypes.data, 4 * columns, out.ctypes.data, 2 * columns, columns]
+    call(kernel("elementwise", "quantize"), np.array([*slots, rows.ctypes.data, 0, wide_from.ctypes.data], np.int64))
     r = out.reshape(n, 2 * columns)
     if wide:
         return out, (r.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)

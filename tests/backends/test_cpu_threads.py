@@ -29,7 +29,7 @@ def chain(n_ops: int, size: int = 4096, n_rows: int = 8) -> tuple[NDArray[np.int
     step = aligned_zeros((32,), np.int64)
     step[1] = n_rows
     blocks, counters = aligned_zeros((n_ops, 16), np.int64), aligned_zeros((n_ops, 8), np.int64)
-    table = np.zeros((n_ops, 2), np.int64)
+    table = np.zeros((n_ops, 4), np.int64)
     one = values[2]
     one[:] = 1
     for i in range(n_ops):
@@ -37,7 +37,7 @@ def chain(n_ops: int, size: int = 4096, n_rows: int = 8) -> tuple[NDArray[np.int
         slots = [step, counters[i], x, 4 * size, one, 4 * size, y, 4 * size]
         blocks[i, :8] = [s if isinstance(s, int) else s.ctypes.data for s in slots]
         blocks[i, 9:12] = size, step.ctypes.data, 0
-        table[i] = address, blocks[i].ctypes.data
+        table[i] = address, blocks[i].ctypes.data, counters[i, 1:].ctypes.data, 0
     return table, values, [step, blocks, counters]
 
 
@@ -50,7 +50,7 @@ def test_every_op_runs_once_and_waits_for_the_one_before(n_threads: int) -> None
         # 101 ops: the last writes values[1]; the first of the next walk reads values[0], which is 100 after any walk.
         assert (values[1] == (101 if i == 1 else 100 * i + 1)).all()
         time.sleep(0.004 * (i % 2))  # now and then the workers are asleep
-    assert not _keep[2].any()  # type: ignore[attr-defined]
+    assert not _keep[2][:, 0].any()  # type: ignore[index]
     pool.close()
     pool.close()
     with pytest.raises(ClosedError):
@@ -145,5 +145,5 @@ def test_single_kernels_run_on_all_threads() -> None:
     pool = Pool(2)
     pool.run(int(table[0, 0]), int(table[0, 1]))
     assert (values[1] == 1).all()
-    assert ctypes.c_int64.from_address(int(_keep[2].ctypes.data)).value == 0  # type: ignore[attr-defined]
+    assert ctypes.c_int64.from_address(int(table[0, 2]) - 8).value == 0
     pool.close()

@@ -23,6 +23,9 @@ from pyllm.program import Program
 class Batch:
     """One step's work in flat, preallocated arrays. Tokens of one sequence are adjacent, their positions consecutive.
 
+    Sequences that continue with generated tokens come before those that bring tokens of a prompt: a backend may compute
+    the two in different ways, and which way a token takes must not depend on what else is in the batch.
+
     tokens      int32 [max_tokens]           token ids
     positions   int32 [max_tokens]           position of each token in its sequence
     seqs        int32 [max_tokens]           row of `page_tables` (and of `spans`) of each token
@@ -40,10 +43,10 @@ class Batch:
         self.spans = np.zeros((o.max_seqs, 2), np.int32)
         self.page_tables = np.zeros((o.max_seqs, o.n_pages), np.int32)
         self.rows = np.zeros(o.max_rows, np.int32)
-        self.n_tokens = self.n_seqs = self.n_rows = 0
+        self.n_tokens = self.n_generated = self.n_seqs = self.n_rows = 0
 
     def clear(self) -> None:
-        self.n_tokens = self.n_seqs = self.n_rows = 0
+        self.n_tokens = self.n_generated = self.n_seqs = self.n_rows = 0
 
     def add(
         self,
@@ -51,11 +54,12 @@ class Batch:
         position: int,
         pages: Sequence[int] | NDArray[np.integer],
         want: Literal["none", "last", "all"] | Sequence[int] = "last",
+        generated: bool = False,
     ) -> None:
         """Append a sequence's next tokens, the first at `position`. `pages` must cover position + len(tokens).
 
-        `want` names the tokens whose logits are wanted: indices within `tokens`, or a word. Raises ValueError
-        where the batch's capacity would be exceeded; the batch is unchanged then.
+        `want` names the tokens whose logits are wanted: indices within `tokens`, or a word. `generated` sequences come
+        first. Raises ValueError where the batch's capacity would be exceeded; the batch is unchanged then.
         """
         n, t, s = len(tokens), self.n_tokens, self.n_seqs
         rows = (
@@ -65,6 +69,8 @@ class Batch:
             raise ValueError(f"{n} tokens and {len(rows)} rows do not fit into the batch")
         if len(pages) * self.page_size < position + n or len(pages) > self.page_tables.shape[1]:
             raise ValueError(f"{len(pages)} pages do not hold positions up to {position + n}")
+        if generated and t > self.n_generated:
+            raise ValueError("sequences with generated tokens come before those with prompts")
         self.tokens[t : t + n] = tokens
         self.positions[t : t + n] = np.arange(position, position + n)
         self.seqs[t : t + n] = s
@@ -72,6 +78,8 @@ class Batch:
         self.page_tables[s, : len(pages)] = pages
         self.rows[self.n_rows : self.n_rows + len(rows)] = [t + r for r in rows]
         self.n_tokens, self.n_seqs, self.n_rows = t + n, s + 1, self.n_rows + len(rows)
+        if generated:
+            self.n_generated = self.n_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ class Workload:
         for i in range(n):
             tokens = self._tokens(len(self._pages))
             for s, pages in enumerate(self._pages):
-                self._batch.add(tokens[s : s + 1], position + i, pages)
+                self._batch.add(tokens[s : s + 1], position + i, pages, generated=True)
             self._step()
 
     def _step(self) -> None:

@@ -21,10 +21,12 @@ class BatchWriter:
         """The batch of a scheduled step."""
         b = self.batch
         tokens, positions, seqs, spans, rows = b.tokens, b.positions, b.seqs, b.spans, b.rows
-        t = r = 0
+        t = r = n_generated = 0
         for s, seq in enumerate(steps):
             start, n = seq.n_computed, seq.n_step
             if n == 1:
+                if seq.generates and n_generated == t:
+                    n_generated += 1
                 tokens[t] = seq.tokens[start]
                 positions[t] = start
                 seqs[t] = s
@@ -43,7 +45,7 @@ class BatchWriter:
             r += wanted
             if self._owners[s] is not seq or seq.row != s or seq.n_listed < len(seq.pages):
                 self._list_pages(s, seq)
-        b.n_tokens, b.n_seqs, b.n_rows = t, len(steps), r
+        b.n_tokens, b.n_generated, b.n_seqs, b.n_rows = t, n_generated, len(steps), r
         return b
 
     def forget(self) -> None:

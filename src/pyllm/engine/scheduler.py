@@ -50,7 +50,7 @@ class Scheduler:
         for seq in self.running.copy():
             if seq.hidden is not hidden or not seq.running or seq.parked or not self._grow(seq):
                 continue
-            if seq.n_tokens - seq.n_computed == 1:
+            if seq.n_tokens - seq.n_computed == 1 and seq.generates:
                 seq.n_step, seq.n_rows = 1, seq.rows_of(1)
                 steps.append(seq)
             else:
@@ -78,7 +78,7 @@ class Scheduler:
         n_keep = min(n_keep, seq.n_tokens - 2)
         n_forget = (seq.n_tokens - n_keep) // 2
         rest = seq.tokens[n_keep + n_forget : seq.n_tokens].copy()
-        seq.n_tokens = n_keep + len(rest)
+        seq.n_tokens = seq.n_given = n_keep + len(rest)
         seq.tokens[n_keep : seq.n_tokens] = rest
         self._forget(seq, n_keep // self.pool.page_size)
 

@@ -32,6 +32,7 @@ class Sequence:
         "leader",
         "n_cached",
         "n_computed",
+        "n_given",
         "n_listed",
         "n_prompt",
         "n_published",
@@ -57,7 +58,7 @@ class Sequence:
         """Order of arrival."""
         self.tokens = np.empty(capacity, np.int32)
         self.tokens[: len(tokens)] = tokens
-        self.n_prompt = self.n_tokens = len(tokens)
+        self.n_prompt = self.n_given = self.n_tokens = len(tokens)
         self.n_computed = 0
         self.pages: list[int] = []
         self.n_published = 0
@@ -81,6 +82,11 @@ class Sequence:
         self.started_at: float | None = None
         self.first_token_at: float | None = None
         self.finished_at: float | None = None
+
+    @property
+    def generates(self) -> bool:
+        """Whether the next token to compute is one that it made: not of the prompt, nor of what a shift left."""
+        return self.n_computed >= self.n_given
 
     @property
     def remaining(self) -> int:

@@ -17,7 +17,7 @@ from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.compiler import LIBRARY
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.memory import Memory, aligned_zeros, at, check_free
-from pyllm.backends.cpu.table import Buffer, Encoded
+from pyllm.backends.cpu.table import FIRST_WIDE, NARROW, NEVER, WIDE, Buffer, Encoded
 from pyllm.backends.cpu.target import host
 from pyllm.backends.cpu.threads import Pool
 from pyllm.config import ExecutionOptions
@@ -51,7 +51,7 @@ class CPUExecutable(Executable):
             "work": low.table.arrange() + low.table.scratch_bytes * options.n_threads,
         }
         check_free({**sizes, "other": _HEADROOM})
-        kernels = [k for e in low.table.entries for k in e.kernels] + [p.pack_kernel for p in low.weights.plans]
+        kernels = low.table.kernels() + [p.pack_kernel for p in low.weights.plans]
         addresses = LIBRARY.load([*Pool.KERNELS, *kernels], options.progress)
         self._pool = Pool(options.n_threads)
         try:
@@ -69,10 +69,14 @@ class CPUExecutable(Executable):
         self._outputs = {
             name: _Output(arrays[v.id], v.width) for name, v in (("logits", program.logits), ("hidden", program.hidden))
         }
-        self._table: Encoded = low.table.encode(low.step.address, addresses)
-        self._tables = self._table.addresses
-        self._n_ops = {"logits": len(low.table.entries), "hidden": low.n_hidden}
+        # Tables for steps of generated tokens, of prompts' tokens, of both. Without wide kernels all are the first.
         self._wide = linear.wide_supported(host())
+        self._tables: dict[tuple[bool, bool], Encoded] = {
+            (narrow, wide): low.table.encode(low.step.address, addresses, narrow=narrow, wide=wide)
+            for narrow, wide in ((True, False), *(((False, True), (True, True)) if self._wide else ()))
+        }
+        self._n_entries = {"logits": len(low.table.entries), "hidden": low.n_hidden}
+        self._step[NEVER] = 1 << 62
         self._flag = ctypes.c_int64.from_address(low.step.address + 8 * 13)
         self._running = False
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
@@ -103,7 +107,7 @@ class CPUExecutable(Executable):
         with self._lock:
             self._flag.value, self._running = 0, True
         try:
-            done = self._pool.walk(table, self._n_ops[want], self._low.step.address + 8 * 13)
+            done = self._pool.walk(table.address, table.n_ops(self._n_entries[want]), self._low.step.address + 8 * 13)
         finally:
             with self._lock:
                 self._running = False
@@ -114,24 +118,27 @@ class CPUExecutable(Executable):
     def profile(self, batch: Batch) -> list[tuple[str, float]]:
         """Run a step op by op; what each is called and the seconds it took, without those of the way from Python."""
         table, out = self._prepare(batch), []
-        for i, entry in enumerate(self._low.table.entries):
+        for i, label in enumerate(table.labels):
             start = time.perf_counter()
-            self._pool.walk(table, 0)
+            self._pool.walk(table.address, 0)
             idle = time.perf_counter()
-            self._pool.walk(table + 16 * i, 1)
-            out.append((entry.label, time.perf_counter() - idle - (idle - start)))
+            self._pool.walk(table.address + 32 * i, 1)
+            out.append((label, time.perf_counter() - idle - (idle - start)))
         return out
 
-    def _prepare(self, batch: Batch) -> int:
-        """Fill the step block; address of the table for so many tokens."""
+    def _prepare(self, batch: Batch) -> Encoded:
+        """Fill the step block; the table for such a batch."""
         if batch is not self._batch:
             self._adopt(batch)
         step = self._step
         step[1], step[3], step[4] = batch.n_tokens, batch.n_rows, batch.n_seqs
-        wide = step[12] = 1 if self._wide and batch.n_tokens >= linear.WIDE_TOKENS else 0
+        n_narrow = batch.n_generated if self._wide else batch.n_tokens
+        n_wide = batch.n_tokens - n_narrow
+        step[FIRST_WIDE] = n_narrow
+        step[NARROW + 1], step[WIDE], step[WIDE + 1] = n_narrow, n_narrow, n_wide
         for rows in self._low.host_rows:
             self._decode_rows(rows.table, batch.tokens[: batch.n_tokens], rows.scale, rows.view.address, rows.view.ld)
-        return self._tables[wide]
+        return self._tables[n_narrow > 0, n_wide > 0]
 
     def _adopt(self, batch: Batch) -> None:
         """Point the step block to a batch's arrays. Their addresses are asked for once: that is what costs."""

@@ -16,7 +16,7 @@ from pyllm.backends.cpu.attention import RopeTable
 from pyllm.backends.cpu.compiler import kernel
 from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
 from pyllm.backends.cpu.lower_experts import lower_experts
-from pyllm.backends.cpu.table import Buffer, Table, View
+from pyllm.backends.cpu.table import FIRST_WIDE, NARROW, NEVER, WIDE, Buffer, Entry, Table, View
 from pyllm.backends.cpu.weights import Weights
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
@@ -111,6 +111,17 @@ class Lowering:
     def range(self, node: Node) -> View:
         """Where the (first, count) of a value's rows is."""
         return View(self.step, 16, 16 if node.picked else 0)
+
+    def wide_from(self, node: Node) -> View:
+        """Where the first row is that has a wide record: rows of prompts, of values that only plain products read.
+
+        Rows whose logits are wanted, and those that experts share, take the same way in every batch.
+        """
+        return View(self.step, 0, 8 * (FIRST_WIDE if self.may_be_wide(node) else NEVER))
+
+    @staticmethod
+    def may_be_wide(node: Node) -> bool:
+        return not node.picked and not any(isinstance(op, MixtureOfExperts) for op in node.readers)
 
     def most_rows(self, node: Node) -> int:
         return self.options.max_rows if node.picked else self.options.max_tokens
@@ -257,7 +268,7 @@ class Lowering:
             lambda: [
                 *at(x), *at(b), *at(h), *at(y), *at(q8), weight.address if weight else 0, weight_step, float(op.eps),
                 op.group, n_groups, self.range(node).address, picks, self.table.scratch.address,
-                self.table.scratch_bytes,
+                self.table.scratch_bytes, self.wide_from(node).address,
             ],
             reads=[x, b],
             writes=[h, y, q8],
@@ -302,18 +313,25 @@ class Lowering:
             for n, o in zip(nodes, ops, strict=True):
                 n.f32 = View(y.buffer, y.ld, 4 * start)
                 start += o.out.width
+
+        def slots(rows: View) -> list[int]:
+            return linear.args(
+                plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
+                bias=bias.address if bias else 0, residual=residual.address if residual else 0, ranges=rows.address,
+            ).tolist()[2:]  # fmt: skip
+
+        rows, wide = self.range(node), None
+        if plan.wide_kernel and self.may_be_wide(self.node(op.x)):
+            rows, wide_rows = View(self.step, 0, 8 * NARROW), View(self.step, 0, 8 * WIDE)
+            wide = Entry(plan.wide_kernel, lambda: slots(wide_rows), label=f"wide {plan.format}")
         self.table.add(
             plan.kernel,
-            lambda: linear.args(
-                plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
-                bias=bias.address if bias else 0, residual=residual.address if residual else 0,
-                ranges=self.range(node).address,
-            ).tolist()[2:],
+            lambda: slots(rows),
             reads=[x, residual],
             writes=[y],
-            wide=plan.wide_kernel,
+            wide=wide,
             label=f"linear {plan.format} {plan.rows}x{plan.columns}",
-        )  # fmt: skip
+        )
 
     def _siblings(self, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:
         """Products of the same input and format that can be one, in the program's order; `op` among them."""
@@ -366,16 +384,18 @@ class Lowering:
         y = self.new_f32(node) if "f32" in wants else None
         if "q8" in wants:
             node.q8 = self.rows_q8(self.most_rows(node), op.out.width)
-        self.gate(op.act, gate, up, y, node.q8, op.out.width, self.range(node))
+        self.gate(op.act, gate, up, y, node.q8, op.out.width, self.range(node), self.wide_from(node))
 
-    def gate(self, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View) -> None:
+    def gate(
+        self, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View, wide_from: View
+    ) -> None:
         """Add a gated activation of the rows in `rows` (first, count) to the table."""
         self.table.need_scratch(4 * round_up(width, 32))
         self.table.add(
             kernel("elementwise", "gated", act=act),
             lambda: [
                 *at(gate), *at(up), *at(y), *at(q8), width, rows.address, self.table.scratch.address,
-                self.table.scratch_bytes,
+                self.table.scratch_bytes, wide_from.address,
             ],
             reads=[gate, up, rows],
             writes=[y, q8],
@@ -390,7 +410,7 @@ class Lowering:
         q8 = node.q8 = self.rows_q8(self.most_rows(node), width)
         self.table.add(
             kernel("elementwise", "quantize"),
-            lambda: [*at(x), *at(q8), width, self.range(node).address, picks],
+            lambda: [*at(x), *at(q8), width, self.range(node).address, picks, self.wide_from(node).address],
             reads=[x],
             writes=[q8],
             label="quantize",

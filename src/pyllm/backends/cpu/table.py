@@ -5,7 +5,7 @@ While a table is built, nothing has an address: entries keep a function that giv
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +17,10 @@ from pyllm.backends.cpu.memory import aligned_zeros
 
 LINE = 64
 """Bytes of a cache line; everything starts at one."""
+
+FIRST_WIDE, NEVER, NARROW, WIDE = 12, 14, 16, 18
+"""Slots of the STEP block: the first token with a wide record, a number that no row reaches, and the ranges (first,
+count) of the tokens without and with wide records."""
 
 
 @dataclass(eq=False, slots=True)
@@ -50,12 +54,8 @@ class Entry:
     kernel: Kernel
     slots: Callable[[], Sequence[int | float]]
     label: str
-    wide: Kernel | None = None
-    """Takes the kernel's place in steps of many tokens (WIDE)."""
-
-    @property
-    def kernels(self) -> list[Kernel]:
-        return [self.kernel, self.wide] if self.wide else [self.kernel]
+    wide: Entry | None = None
+    """Does the same for the tokens with wide records."""
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Table:
         reads: Iterable[View | Buffer | None] = (),
         writes: Iterable[View | Buffer | None] = (),
         label: str = "",
-        wide: Kernel | None = None,
+        wide: Entry | None = None,
     ) -> None:
         """Append an entry. `reads` and `writes` say how long buffers live; None stands for what is not there."""
         for item in (*writes, *reads):
@@ -119,13 +119,23 @@ class Table:
             b.address += base
         self.scratch.address = scratch
 
-    def encode(self, step: int, addresses: dict[Kernel, int]) -> Encoded:
-        """The table in memory, for the STEP block at `step`."""
-        slots = [list(e.slots()) for e in self.entries]
+    def kernels(self) -> list[Kernel]:
+        return [k for e in self.entries for k in ([e.kernel, e.wide.kernel] if e.wide else [e.kernel])]
+
+    def encode(self, step: int, addresses: dict[Kernel, int], wide: bool, narrow: bool = True) -> Encoded:
+        """The table in memory, for the STEP block at `step`: with what computes wide tokens, narrow ones, or both."""
+        chosen: list[tuple[int, Entry]] = []
+        for i, e in enumerate(self.entries):
+            if narrow or e.wide is None:
+                chosen.append((i, e))
+            if wide and e.wide is not None:
+                chosen.append((i, e.wide))
+        slots = [list(e.slots()) for _, e in chosen]
         width = -(-(2 + max((len(s) for s in slots), default=0)) // 8) * 8
         args = aligned_zeros((len(slots), width), np.int64)
         counters = aligned_zeros((len(slots), LINE // 8), np.int64)
-        tables = aligned_zeros((2, len(slots), 2), np.int64)
+        gates = aligned_zeros((len(slots), LINE // 8), np.int64)
+        table = aligned_zeros((len(slots), 4), np.int64)
         for i, values in enumerate(slots):
             args[i, 0], args[i, 1] = step, counters[i].ctypes.data
             for j, v in enumerate(values):
@@ -133,23 +143,25 @@ class Table:
                     args[i].view(np.float64)[j + 2] = v
                 else:
                     args[i, j + 2] = v
-            tables[:, i, 0] = [addresses[k] for k in (self.entries[i].kernels[0], self.entries[i].kernels[-1])]
-            tables[:, i, 1] = args[i].ctypes.data
-        return Encoded(tables, args, counters)
+            table[i, :3] = addresses[chosen[i][1].kernel], args[i].ctypes.data, gates[i].ctypes.data
+        return Encoded(
+            int(table.ctypes.data), [e.label for _, e in chosen], [i for i, _ in chosen], (table, args, counters, gates)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The arrays that make a table, one for few and one for many tokens; they have to live as long as it is walked."""
+    """A table in memory: what each op is called, and the entry that it comes from."""
 
-    tables: NDArray[np.int64]
-    args: NDArray[np.int64]
-    counters: NDArray[np.int64]
+    address: int
+    labels: list[str]
+    sources: list[int]
+    arrays: tuple[NDArray[np.int64], ...]
+    """What the table consists of; lives as long as it."""
 
-    @property
-    def addresses(self) -> tuple[int, int]:
-        """Of the usual table, and of the one with wide kernels."""
-        return int(self.tables[0].ctypes.data), int(self.tables[1].ctypes.data)
+    def n_ops(self, n_entries: int) -> int:
+        """How many ops compute the first entries."""
+        return bisect_left(self.sources, n_entries)
 
 
 def _lines(n_bytes: int) -> int:

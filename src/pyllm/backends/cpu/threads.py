@@ -31,9 +31,11 @@ SLICE_US = 50_000
 class _Shared:
     """What the threads share. Workers hold this and not the pool, so that a pool that nobody holds can end."""
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_threads: int, step: int) -> None:
         self.block: NDArray[np.int64] = aligned_zeros((48 + 8 * n_threads,), np.int64)
-        self.step = ctypes.c_int64.from_address(self.block.ctypes.data + 256)
+        self.block[24] = self.block[32] = step
+        self.block[48::8] = step
+        self.step = ctypes.c_int64.from_address(self.block.ctypes.data + 8 * 24)
         self.wake = threading.Condition()
         self.closed = False
         self.workers: list[threading.Thread] = []
@@ -49,25 +51,28 @@ class Pool:
         self.n_threads = max(1, n_threads)
         code = LIBRARY.load(self.KERNELS)
         self._lead, self._follow = (KERNEL_TYPE(code[k]) for k in self.KERNELS)
-        self._own = aligned_zeros((8,), np.int64)  # 0: a flag that nobody raises, 2..3: the table of `run`
+        self._own = aligned_zeros(
+            (16,), np.int64
+        )  # 0: a flag that nobody raises, 4..7: the table of `run`, 8: its gate
         self._flag = int(self._own.ctypes.data)
+        self._own[6] = self._flag + 64
         self._ticks_per_us = 0.0
-        self._start()
+        self._start(0)
 
-    def _start(self) -> None:
-        self._shared = s = _Shared(self.n_threads)
+    def _start(self, step: int) -> None:
+        """New threads; `step` is the number of the last step, for gates remember."""
+        self._shared = s = _Shared(self.n_threads, step)
         self._address = int(s.block.ctypes.data)
-        self._config = (ctypes.c_int64 * 3).from_address(self._address)
+        self._configs = [(ctypes.c_int64 * 3).from_address(self._address + at) for at in (64, 128)]
         self._resume = ctypes.c_int64.from_address(self._address + 320)
         self._status = ctypes.c_int64.from_address(self._address + 328)
-        self._ended = 0
-        yields, sleeps, sleep_arg = _system_calls()
-        s.block[2:6] = self._flag, yields, sleeps, sleep_arg
+        self._ended = step
+        s.block[:3] = _system_calls()
         if not self._ticks_per_us:
             self._ticks_per_us = self._calibrate()
         # With fewer processors than threads, the one that is waited for may be waiting for this processor.
         spin = SPIN_US if self.n_threads <= _n_processors() else 1
-        s.block[6:10] = [int(us * self._ticks_per_us) for us in (spin, YIELD_US, IDLE_US, SLICE_US)]
+        s.block[3:7] = [int(us * self._ticks_per_us) for us in (spin, YIELD_US, IDLE_US, SLICE_US)]
         for i in range(1, self.n_threads):
             args = (s, self._follow, self._address, i, self.n_threads)
             s.workers.append(threading.Thread(target=_work, args=args, name=f"pyllm-{i}", daemon=True))
@@ -95,13 +100,11 @@ class Pool:
             raise ClosedError("The model was closed.")
         if self._shared.pid != os.getpid():
             self._finalizer.detach()  # the workers stayed in the parent process
-            self._start()
+            self._start(self._shared.step.value)
         self._abandon()
-        step, config = self._shared.step, self._config
+        step = self._shared.step
         try:
-            config[0] = table
-            config[1] = n_ops
-            config[2] = flag or self._flag
+            self._configs[step.value + 1 & 1][:] = [table, n_ops, flag or self._flag]
             self._resume.value = self._status.value = 0
             step.value += 1
             self._finish()
@@ -111,9 +114,9 @@ class Pool:
         return self._status.value == 1
 
     def run(self, kernel_address: int, args: int) -> None:
-        """Run one kernel on all threads. Its work counter (slot 1) must be there and zero."""
-        self._own[2:4] = kernel_address, args
-        self.walk(self._flag + 16, 1)
+        """Run one kernel on all threads. Its work counter (slot 1) must be there and zero; all work must come from it."""
+        self._own[4:6] = kernel_address, args
+        self.walk(self._flag + 32, 1)
 
     def _finish(self) -> None:
         """Walk until the step is done; a step is under way while its number is not the last one that ended."""
@@ -129,7 +132,7 @@ class Pool:
         """End a walk that an exception cut short. If another exception comes, the next walk does it."""
         if self._ended == self._shared.step.value or self._shared.pid != os.getpid():
             return
-        flag = ctypes.c_int64.from_address(self._config[2])
+        flag = ctypes.c_int64.from_address(self._configs[self._shared.step.value & 1][2])
         flag.value = 1
         self._finish()
         flag.value = 0
@@ -157,13 +160,13 @@ def _end(s: _Shared) -> None:
     s.closed = True
     if s.pid != os.getpid():
         return
-    s.block[33] = 1
+    s.block[25] = 1
     s.step.value += 1
     with s.wake:
         s.wake.notify_all()
     for w in s.workers:
         if w is not threading.current_thread():
-            w.join(timeout=1.0)
+            w.join(timeout=10.0)
 
 
 def _n_processors() -> int:

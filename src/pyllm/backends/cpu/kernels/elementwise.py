@@ -146,12 +146,11 @@ def gated(act: str) -> Callable[[int, int, int], None]:
     """y = act(gate) * up, and its activation record.
 
     Slots: step, counter, gate, ldg, up, ldu, Y or 0, ldy, records or 0, ld of records, columns, range, scratch, bytes
-    of scratch of a thread. (ld in bytes.)
+    of scratch of a thread, address of the first row with a wide record. (ld in bytes.)
     """
     function: Any = _ACTIVATIONS[act]
 
     def k(args, thread, n_threads):
-        step = load_i64(args)
         counter = load_i64(args + 8)
         gate, ldg = load_i64(args + 16), load_i64(args + 24)
         up, ldu = load_i64(args + 32), load_i64(args + 40)
@@ -159,7 +158,7 @@ def gated(act: str) -> Callable[[int, int, int], None]:
         records, ld_records = load_i64(args + 64), load_i64(args + 72)
         columns, rows = load_i64(args + 80), load_i64(args + 88)
         scratch = load_i64(args + 96) + thread * load_i64(args + 104)
-        wide = load_i64(step + 96)
+        wide_from = load_i64(load_i64(args + 112))
         first, n = load_i64(rows), load_i64(rows + 8)
         while True:
             i = atomic_add(counter, 1)
@@ -171,7 +170,7 @@ def gated(act: str) -> Callable[[int, int, int], None]:
                 g = load_f32x16(gate + t * ldg + 4 * c)
                 store_f32x16(out + 4 * c, function(g, load_f32x16(up + t * ldu + 4 * c)))
             if records != 0:
-                store_activation(out, records + t * ld_records, columns, wide)
+                store_activation(out, records + t * ld_records, columns, 1 if t >= wide_from else 0)
 
     return k
 
@@ -180,7 +179,7 @@ def quantize() -> Callable[[int, int, int], None]:
     """Activation records of rows.
 
     Slots: step, counter, X, ldx, records, ld of records, columns, range, 1 where rows of X are picked by the step's
-    `rows`.
+    `rows`, address of the first row with a wide record.
     """
 
     def k(args, thread, n_threads):
@@ -189,13 +188,14 @@ def quantize() -> Callable[[int, int, int], None]:
         x, ldx = load_i64(args + 16), load_i64(args + 24)
         records, ld = load_i64(args + 32), load_i64(args + 40)
         columns, rows, picked = load_i64(args + 48), load_i64(args + 56), load_i64(args + 64)
-        wide = load_i64(step + 96)
+        wide_from = load_i64(load_i64(args + 72))
         first, n = load_i64(rows), load_i64(rows + 8)
         while True:
             i = atomic_add(counter, 1)
             if i >= n:
                 break
             t = first + i
-            store_activation(x + row_of(step, t, picked) * ldx, records + t * ld, columns, wide)
+            row = x + row_of(step, t, picked) * ldx
+            store_activation(row, records + t * ld, columns, 1 if t >= wide_from else 0)
 
     return k

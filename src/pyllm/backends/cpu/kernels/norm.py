@@ -69,7 +69,8 @@ def rms_norm() -> Callable[[int, int, int], None]:
 
     Slots: step, counter, X, ldx, B or 0, ldb, H or 0, ldh, Y or 0, ldy, records or 0, ld of records, weight or 0,
     columns from one group's weights to the next's (0: shared), eps, columns of a group, groups, range,
-    1 where rows of x and b are picked by the step's `rows`, scratch, bytes of scratch of a thread. (ld in bytes.)
+    1 where rows of x and b are picked by the step's `rows`, scratch, bytes of scratch of a thread, address of the
+    first row with a wide record. (ld in bytes.)
     """
 
     def k(args, thread, n_threads):
@@ -85,7 +86,7 @@ def rms_norm() -> Callable[[int, int, int], None]:
         group, n_groups = load_i64(args + 120), load_i64(args + 128)
         rows, picked = load_i64(args + 136), load_i64(args + 144)
         scratch = load_i64(args + 152) + thread * load_i64(args + 160)
-        wide = load_i64(step + 96)
+        wide_from = load_i64(load_i64(args + 168))
         first, n = load_i64(rows), load_i64(rows + 8)
         while True:
             i = atomic_add(counter, 1)
@@ -103,6 +104,6 @@ def rms_norm() -> Callable[[int, int, int], None]:
                 w = weight + 4 * g * weight_step if weight != 0 else 0
                 _normalize(row + 4 * g * group, out + 4 * g * group, w, eps, group)
             if records != 0:
-                store_activation(out, records + t * ld_records, group * n_groups, wide)
+                store_activation(out, records + t * ld_records, group * n_groups, 1 if t >= wide_from else 0)
 
     return k

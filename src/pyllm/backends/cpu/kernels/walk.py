@@ -1,14 +1,20 @@
-"""The compiled loop that every thread runs: call each kernel of a table, wait for the others, go on.
+"""The compiled loop that every thread runs: op by op through a table, each op only once the one before it is done.
+
+An op is done when its work items are taken and whoever took some has finished; nobody waits for threads that have not
+come. So a thread that the system has put aside between two ops holds up nothing: when it is back, it passes the ops that were
+closed meanwhile, and helps with the one that is open. This is why a kernel must take items from its counter until none is left.
+
+Table row: kernel address, args address, gate address, unused. A gate is 65536 * (last step that closed the op) + number
+of threads in its kernel.
 
 POOL block, int64 slots, one cache line for what is written together (`threads` fills it):
 
- 0 table (pairs of kernel address, args address)   1 number of ops   2 address of the interrupt flag
- 3 address of a function that yields the processor   4 of one that sleeps   5 its argument
- 6 ticks to spin before yielding   7 before sleeping   8 that an idle worker stays   9 of thread 0's slice
-16 threads that have arrived at the barrier
-24 the barrier's generation: twice its count, plus one when the step ends there because of an interrupt
-32 number of the step that is to be walked   33 non-zero: workers leave
-40 op at which thread 0 goes on   41 0 its slice is over, 1 done, 2 interrupted   42 the clock, for calibration
+ 0 address of a function that yields the processor   1 of one that sleeps   2 its argument
+ 3 ticks to spin before yielding   4 before sleeping   5 that an idle worker stays   6 of thread 0's slice
+ 8 table   9 ops   10 address of the interrupt flag; of even steps. 16, 17, 18: of odd ones
+24 number of the step that is to be walked   25 non-zero: workers leave
+32 last step that an interrupt ended
+40 op at which thread 0 goes on   41 0: its slice is over, 1: done, 2: interrupted   42 the clock, for calibration
 48 + 8 * thread: number of the last step that the worker saw
 """
 
@@ -21,7 +27,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.simd import atomic_add, atomic_load, atomic_store, load_i64, pause, store_i64
+from pyllm.backends.cpu.simd import atomic_load, atomic_store, load_i64, pause, store_i64
 from pyllm.backends.cpu.simd.core import I32, I64, call, op, target
 
 _VOID = ir.VoidType()
@@ -39,6 +45,13 @@ def call_system(b: Any, a: Any) -> Any:
     b.call(b.inttoptr(a[0], ir.FunctionType(I32, [I32]).as_pointer()), [b.trunc(a[1], I32)])
 
 
+@op(types.boolean, types.int64, types.int64, types.int64)
+def swap(b: Any, a: Any) -> Any:
+    """If the number at a0 is a1, make it a2; whether it was. A full barrier."""
+    pair = b.cmpxchg(b.inttoptr(a[0], I64.as_pointer()), a[1], a[2], "seq_cst", "seq_cst")
+    return b.extract_value(pair, 1)
+
+
 @op(types.int64)
 def ticks(b: Any, a: Any) -> Any:
     """The processor's clock, in units that `threads` calibrates."""
@@ -47,67 +60,85 @@ def ticks(b: Any, a: Any) -> Any:
 
 
 @register_jitable
-def _idle(pool: int, since: int) -> int:
+def _idle(pool, since):
     """Wait a little, by how long one has waited; returns that in ticks."""
     waited = ticks() - since
-    if waited < load_i64(pool + 48):
+    if waited < load_i64(pool + 24):
         pause()
-    elif waited < load_i64(pool + 56):
-        call_system(load_i64(pool + 24), 0)
+    elif waited < load_i64(pool + 32):
+        call_system(load_i64(pool), 0)
     else:
-        call_system(load_i64(pool + 32), load_i64(pool + 40))
+        call_system(load_i64(pool + 8), load_i64(pool + 16))
     return waited
 
 
 @register_jitable
-def _barrier(pool: int, counter: int, n_threads: int) -> int:
-    """Wait until all threads are here. The last one clears the op's work counter and decides whether the step goes on.
-
-    Returns 1 when the step ends here, the same to every thread: they read it off the generation that releases them.
-    """
-    generation = atomic_load(pool + 192)
-    if atomic_add(pool + 128, 1) == n_threads - 1:
-        store_i64(counter, 0)
-        store_i64(pool + 128, 0)
-        stop = 1 if atomic_load(load_i64(pool + 16)) != 0 else 0
-        atomic_store(pool + 192, (generation >> 1) * 2 + 2 + stop)
-        return stop
-    since = ticks()
+def _enter(gate, step):
+    """Join an op of this step, unless it is closed."""
     while True:
-        now = atomic_load(pool + 192)
-        if now != generation:
-            return now & 1
-        _idle(pool, since)
+        v = atomic_load(gate)
+        if v >> 16 >= step:
+            return False
+        if swap(gate, v, v + 1):
+            return True
 
 
 @register_jitable
-def _one(pool: int, entry: int, thread: int, n_threads: int) -> int:
-    args = load_i64(entry + 8)
-    call_kernel(load_i64(entry), args, thread, n_threads)
-    return _barrier(pool, load_i64(args + 8), n_threads)
+def _leave(pool, gate, step, counter, flag):
+    """Close the op, if nobody has: there is nothing left to take. The last one out clears the work counter, and ends the
+    step here if it is to be interrupted."""
+    while True:
+        v = atomic_load(gate)
+        inside = v & 65535
+        if v >> 16 < step:
+            swap(gate, v, (step << 16) + inside)
+        elif inside > 1:
+            if swap(gate, v, v - 1):
+                return
+        else:  # closed, so nobody else comes
+            store_i64(counter, 0)
+            if atomic_load(flag) != 0:
+                atomic_store(pool + 256, step)
+            atomic_store(gate, v - 1)
+            return
+
+
+@register_jitable
+def _one(pool, row, step, flag, thread, n_threads):
+    """Take part in one op, then wait until it is done."""
+    gate = load_i64(row + 16)
+    if _enter(gate, step):
+        args = load_i64(row + 8)
+        call_kernel(load_i64(row), args, thread, n_threads)
+        _leave(pool, gate, step, load_i64(args + 8), flag)
+    if atomic_load(gate) & 65535 != 0:
+        since = ticks()
+        while atomic_load(gate) & 65535 != 0:
+            _idle(pool, since)
 
 
 def lead() -> Callable[[int, int, int], None]:
     """Thread 0's walk. It comes back when its slice of time is over, so that Python can run signal handlers."""
 
     def k(pool: int, thread: int, n_threads: int) -> None:
-        table = load_i64(pool)
-        n_ops = load_i64(pool + 8)
+        step = load_i64(pool + 192)
+        config = pool + 64 + 64 * (step & 1)
+        table, n_ops, flag = load_i64(config), load_i64(config + 8), load_i64(config + 16)
         i = load_i64(pool + 320)
-        end = ticks() + load_i64(pool + 72)
+        end = ticks() + load_i64(pool + 48)
         status = 1
         while i < n_ops:
-            stop = _one(pool, table + 16 * i, thread, n_threads)
+            _one(pool, table + 32 * i, step, flag, thread, n_threads)
             i += 1
-            if stop != 0:
+            if atomic_load(pool + 256) >= step:
                 status = 2
                 break
             if ticks() > end and i < n_ops:
                 status = 0
                 break
         store_i64(pool + 320, i)
-        store_i64(pool + 328, status)
         store_i64(pool + 336, ticks())
+        store_i64(pool + 328, status)
 
     return k
 
@@ -120,19 +151,22 @@ def follow() -> Callable[[int, int, int], None]:
         seen = load_i64(mine)
         while True:
             since = ticks()
-            step = atomic_load(pool + 256)
+            step = atomic_load(pool + 192)
             while step == seen:
-                if _idle(pool, since) > load_i64(pool + 64):
+                if _idle(pool, since) > load_i64(pool + 40):
                     return
-                step = atomic_load(pool + 256)
+                step = atomic_load(pool + 192)
+            config = pool + 64 + 64 * (step & 1)
+            table, n_ops, flag = atomic_load(config), atomic_load(config + 8), atomic_load(config + 16)
+            if atomic_load(pool + 192) != step:
+                continue  # late: the next step is under way, and the one after it may be overwriting what was read
             seen = step
             store_i64(mine, seen)
-            if load_i64(pool + 264) != 0:
+            if load_i64(pool + 200) != 0:
                 return
-            table = load_i64(pool)
-            n_ops = load_i64(pool + 8)
             for i in range(n_ops):
-                if _one(pool, table + 16 * i, thread, n_threads) != 0:
+                _one(pool, table + 32 * i, step, flag, thread, n_threads)
+                if atomic_load(pool + 256) >= step:
                     break
 
     return k
