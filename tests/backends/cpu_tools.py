@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pyllm.backends.cpu.compiler import LIBRARY, kernel
 from pyllm.backends.cpu.memory import aligned_zeros
+from pyllm.backends.cpu.table import FIRST_WIDE
 from pyllm.backends.cpu.threads import Pool
 
 
@@ -26,13 +27,13 @@ def padded(x: NDArray[np.float32], filler: float = 3.0) -> NDArray[np.float32]:
 
 
 def step_block(
-    n_tokens: int, rows: list[int] | None = None, wide: int = 0, tokens: NDArray[np.int32] | None = None
+    n_tokens: int, rows: list[int] | None = None, tokens: NDArray[np.int32] | None = None, first_wide: int = 1 << 62
 ) -> NDArray[np.int64]:
     """A STEP block; the arrays that it points to are kept in `_keep`."""
     block = aligned_zeros((32,), np.int64)
     picked = np.array(rows or [], np.int32)
     _keep.extend([picked, tokens])
-    block[1], block[3], block[11], block[12] = n_tokens, len(picked), picked.ctypes.data, wide
+    block[1], block[3], block[11], block[FIRST_WIDE] = n_tokens, len(picked), picked.ctypes.data, first_wide
     if tokens is not None:
         block[5] = tokens.ctypes.data
     return block

@@ -9,6 +9,7 @@ from cpu_tools import call, padded, step_block
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from pyllm.backends.cpu.table import FIRST_WIDE
 from pyllm.backends.reference import ops
 
 FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
@@ -64,7 +65,7 @@ def norm(x, weight, eps, group, *, add=None, rows=None, records=False, keep_sum=
             xb, xb.strides[0], 0 if ab is None else ab, xb.strides[0], h if keep_sum else 0, h.strides[0],
             0 if records else y, y.strides[0], record if records else 0, 2 * width,
             0 if w is None else w, group if weight is not None and len(weight) == width != group else 0,
-            float(eps), group, width // group, step[2:] if rows else step, 1 if rows else 0, scratch, 4096,
+            float(eps), group, width // group, step[2:] if rows else step, 1 if rows else 0, scratch, 4096, step[FIRST_WIDE:],
         ],
     )  # fmt: skip
     out = read_records(record, width) if records else y[:, :width]
@@ -114,13 +115,23 @@ def test_gated_activation(act: str) -> None:
     want = ops.gated_activation(gate, up, act)
     step, g, u, y = step_block(6), padded(gate), padded(up), padded(0 * gate)
     records, scratch = np.zeros((6, 192), np.uint8), np.zeros((2, 4096), np.uint8)
-    slots = [g, g.strides[0], u, u.strides[0], y, y.strides[0], 0, 192, 96, step, scratch, 4096]
+    slots = [g, g.strides[0], u, u.strides[0], y, y.strides[0], 0, 192, 96, step, scratch, 4096, step[FIRST_WIDE:]]
     call("elementwise", "gated", {"act": act}, step, slots)
     np.testing.assert_allclose(y[:, :96], want, rtol=1e-5, atol=4e-6)
     slots[4], slots[6] = 0, records
     call("elementwise", "gated", {"act": act}, step, slots)
     steps = np.repeat(np.abs(want).reshape(6, 3, 32).max(axis=-1) / 127, 32, axis=1)
     assert (np.abs(read_records(records, 96) - want) <= 0.501 * steps + 1e-6).all()
+
+
+def test_records_of_picked_rows_and_wide_ones() -> None:
+    x, rows = normal(7, 96), [0, 2, 3, 6]
+    step, xb, records = step_block(7, rows, first_wide=2), padded(x), np.zeros((4, 192), np.uint8)
+    call("elementwise", "quantize", {}, step, [xb, xb.strides[0], records, 192, 96, step[2:], 1, step[FIRST_WIDE:]])
+    steps = np.repeat(np.abs(x[rows[:2]]).reshape(2, 3, 32).max(axis=-1) / 127, 32, axis=1)
+    assert (np.abs(read_records(records[:2], 96) - x[rows[:2]]) <= 0.501 * steps).all()
+    wide = (records[2:].view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(wide, x[rows[2:]], rtol=2**-8)
 
 
 @pytest.mark.parametrize("gating", ["softmax", "sigmoid", "softmax_chosen"])

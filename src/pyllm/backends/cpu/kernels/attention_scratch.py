@@ -13,7 +13,7 @@ _LIST = 8 * (BLOCK // 16 + 2)
 
 def tile_rows(group: int, wide: bool) -> int:
     """Rows of scratch for a tile; a tile has at least one token, with all query heads of its kv head."""
-    return (max(TILE_ROWS[wide], group) + 31) // 16 * 16
+    return (max(TILE_ROWS[wide], group) + 63) // 32 * 32
 
 
 TILE_ROWS = {False: 48, True: 96}
@@ -30,12 +30,13 @@ class Scratch:
 
     iota = 0
     alpha = 64
-    keys = 128
+    """What outputs so far are to be multiplied by, for 32 rows."""
+    keys = 192
     """Addresses of a block's keys; after them those of the next block, the two change places."""
     list_bytes = _LIST
     values = keys + 2 * _LIST
-    tile_shapes = 448
-    scores = 512
+    tile_shapes = 512
+    scores = 576
 
     @property
     def ld(self) -> int:
@@ -43,13 +44,13 @@ class Scratch:
 
     @property
     def weights(self) -> int:
-        """bfloat16 [16][BLOCK], positions 16 apart side by side."""
-        return self.scores + 16 * self.ld
+        """bfloat16 [32][BLOCK]."""
+        return self.scores + 32 * self.ld
 
     @property
     def wide_keys(self) -> int:
         """bfloat16 [BLOCK / 16][dimensions / 32][16 pairs][16 positions][2], then what rounding them down has lost."""
-        return self.weights + 32 * BLOCK
+        return self.weights + 64 * BLOCK
 
     @property
     def wide_values(self) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.kernels.attention_scratch import Scratch
+from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, Scratch
 from pyllm.backends.cpu.simd import (
     first_lane,
     fma,
@@ -19,13 +21,12 @@ from pyllm.backends.cpu.simd import (
     splat_f32,
     store_f32,
     store_f32x16,
-    store_i32x16,
     tanh_f32,
     zero_f32,
 )
-from pyllm.backends.cpu.simd.amx import pair_bf16
-from pyllm.backends.cpu.simd.core import F32X16, VF32, VI32, const, op
+from pyllm.backends.cpu.simd.core import F32X16, I16, I64, VF32, VI16, VI32, call, const, op, target
 from pyllm.backends.cpu.simd.math import _fma
+from pyllm.backends.cpu.simd.memory import _store
 
 LOG2_E = 1.4426950408889634
 LOWEST = -1e30
@@ -46,6 +47,34 @@ def exp2_f32(b, a):
     for c in (*_EXP2[1:], 1.0):
         p = _fma(b, p, f, const(VF32, c))
     return b.bitcast(b.add(b.bitcast(p, VI32), b.shl(b.bitcast(shifted, VI32), const(VI32, 23))), VF32)
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+@op(types.void, types.int64, F32X16, F32X16)
+def store_bf16x32(b, a):
+    """a1, then a2, rounded to bfloat16."""
+    address, x, y = a
+    if target().is_x86 and target().has("avx512bf16"):
+        both = call(b, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", ir.VectorType(_BFloat(), 32), [y, x])
+        _store(b, b.bitcast(both, ir.VectorType(I16, 32)), address)
+    else:
+        for i, v in enumerate((x, y)):
+            bits = b.bitcast(v, VI32)
+            odd = b.and_(b.lshr(bits, const(VI32, 16)), const(VI32, 1))
+            rounded = b.lshr(b.add(bits, b.add(odd, const(VI32, 0x7FFF))), const(VI32, 16))
+            _store(b, b.trunc(rounded, VI16), b.add(address, const(I64, 32 * i)))
 
 
 @register_jitable
@@ -102,8 +131,8 @@ def _largest(row, n):
 
 
 def softener(places: Scratch, packed: bool) -> Any:
-    """Function that makes weights of the scores of m rows of a block, the first row that of the group's `head` for a
-    token at block position `last`. Maxima and sums of the running softmax follow; `alpha` in scratch is what earlier
+    """Function that makes weights of the scores of up to 16 rows from r0 on, the first row that of the group's `head`
+    for a token at block position `last`. Maxima and sums of the running softmax follow; `alpha` in scratch is what earlier
     sums and outputs are to be multiplied by. Packed weights go to their own place, as bfloat16."""
     ld, scores, weights_at, iota_at, alpha_at = places.ld, places.scores, places.weights, places.iota, places.alpha
 
@@ -118,35 +147,39 @@ def softener(places: Scratch, packed: bool) -> Any:
                 y = exp2_f32(load_f32x16(row + 64 * v + 64) - top)
             total = total + (x + y)
             if packed:
-                store_i32x16(weights + 32 * v, pair_bf16(x, y))
+                store_bf16x32(weights + 32 * v, x, y)
             else:
                 store_f32x16(row + 64 * v, x)
                 store_f32x16(row + 64 * v + 64, y)
         return total
 
     @register_jitable
-    def soften(scratch, m, n, maxima, sums, last, head, group, window, softcap):
+    def soften(scratch, r0, m, n, maxima, sums, last, head, group, window, softcap):
         iota = load_f32x16(scratch + iota_at)
         before = load_f32x16(maxima)
         token, h = last, head
+        row = scratch + scores + r0 * ld
         for r in range(m):
-            row = scratch + scores + r * ld
             low = token - window + 1 if window > 0 else 0
             if softcap > 0.0:
                 _cap(row, n, softcap)
             if token + 1 < 16 * n or low > 0:
                 _mask(row, n, low, token + 1, iota)
             store_f32(maxima + 4 * r, max(load_f32(maxima + 4 * r), _largest(row, n)))
+            row += ld
             h += 1
             if h == group:
                 h = 0
                 token += 1
-        store_f32x16(scratch + alpha_at, exp2_f32(before - load_f32x16(maxima)))
+        alphas = scratch + alpha_at + 4 * r0
+        store_f32x16(alphas, exp2_f32(before - load_f32x16(maxima)))
+        row = scratch + scores + r0 * ld
+        weights = scratch + weights_at + 2 * BLOCK * r0
         for r in range(m):
-            total = weigh(
-                scratch + scores + r * ld, n, splat_f32(load_f32(maxima + 4 * r)), scratch + weights_at + 256 * r
-            )
-            alpha = splat_f32(load_f32(scratch + alpha_at + 4 * r))
+            total = weigh(row, n, splat_f32(load_f32(maxima + 4 * r)), weights)
+            row += ld
+            weights += 2 * BLOCK
+            alpha = splat_f32(load_f32(alphas + 4 * r))
             store_f32x16(sums + 64 * r, fma(load_f32x16(sums + 64 * r), alpha, total))
 
     return soften
