@@ -65,7 +65,8 @@ def norm(x, weight, eps, group, *, add=None, rows=None, records=False, keep_sum=
             xb, xb.strides[0], 0 if ab is None else ab, xb.strides[0], h if keep_sum else 0, h.strides[0],
             0 if records else y, y.strides[0], record if records else 0, 2 * width,
             0 if w is None else w, group if weight is not None and len(weight) == width != group else 0,
-            float(eps), group, width // group, step[2:] if rows else step, 1 if rows else 0, scratch, 4096, step[FIRST_WIDE:],
+            float(eps), group, width // group, step[2:] if rows else step, 1 if rows else 0, scratch, 4096,
+            step[FIRST_WIDE:],
         ],
     )  # fmt: skip
     out = read_records(record, width) if records else y[:, :width]

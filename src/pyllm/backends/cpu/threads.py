@@ -114,7 +114,7 @@ class Pool:
         return self._status.value == 1
 
     def run(self, kernel_address: int, args: int) -> None:
-        """Run one kernel on all threads. Its work counter (slot 1) must be there and zero; all work must come from it."""
+        """Run one kernel on all threads. All work must come from its counter (slot 1), which must be zero."""
         self._own[4:6] = kernel_address, args
         self.walk(self._flag + 32, 1)
 

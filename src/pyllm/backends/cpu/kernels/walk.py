@@ -1,8 +1,9 @@
 """The compiled loop that every thread runs: op by op through a table, each op only once the one before it is done.
 
 An op is done when its work items are taken and whoever took some has finished; nobody waits for threads that have not
-come. So a thread that the system has put aside between two ops holds up nothing: when it is back, it passes the ops that were
-closed meanwhile, and helps with the one that is open. This is why a kernel must take items from its counter until none is left.
+come. So a thread that the system has put aside between two ops holds up nothing: when it is back, it passes the ops
+that were closed meanwhile, and helps with the one that is open. This is why a kernel must take items from its counter
+until none is left.
 
 Table row: kernel address, args address, gate address, unused. A gate is 65536 * (last step that closed the op) + number
 of threads in its kernel.
@@ -85,8 +86,8 @@ def _enter(gate, step):
 
 @register_jitable
 def _leave(pool, gate, step, counter, flag):
-    """Close the op, if nobody has: there is nothing left to take. The last one out clears the work counter, and ends the
-    step here if it is to be interrupted."""
+    """Close the op, if nobody has: there is nothing left to take. The last one out clears the work counter, and ends
+    the step here if it is to be interrupted."""
     while True:
         v = atomic_load(gate)
         inside = v & 65535
