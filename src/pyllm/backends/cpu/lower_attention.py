@@ -81,7 +81,7 @@ def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
             scratch=scratch.address, scratch_stride=low.table.scratch_bytes,
         ).tolist()[2:],
         reads=[q, k, v, angles],
-        label="rope, store kv",
+        label="store kv",
     )  # fmt: skip
     sinks = low.weights.vector([(op.sinks, op.n_heads)])[0] if op.sinks else None
     y = low.new_f32(node)

@@ -1,0 +1,37 @@
+"""The whole backend on narrower processors than this one: a process each, with numba's own variables."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Formats of all kinds in one small model; what the reference computes is close to what 8-bit activations give.
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from oracle import Shape, assert_close, run_both, transformer
+from pyllm.backends.cpu.target import host
+assert host().isa == {isa!r}, host().isa
+model = transformer(Shape(n_layers=1))
+tensors = model.tensors("Q4_K")
+for part, format in (("attn_v", "Q8_0"), ("attn_output", "Q4_1"), ("ffn_down", "Q6_K"), ("token_embd", "Q5_0")):
+    other = model.tensors(format)
+    tensors.update({{name: t for name, t in other.items() if part in name}})
+assert_close(run_both("cpu", model, tensors=tensors), 2e-3)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 processors")
+@pytest.mark.parametrize(("cpu", "isa"), [("generic", "sse2"), ("haswell", "avx2")])
+def test_narrower_instruction_sets(cpu: str, isa: str) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "NUMBA_CPU_NAME": cpu}
+    env.pop("NUMBA_CPU_FEATURES", None)
+    script = SCRIPT.format(folder=str(Path(__file__).parent), isa=isa)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
