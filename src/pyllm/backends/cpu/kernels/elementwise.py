@@ -9,7 +9,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.kernels.activation import store_activation
-from pyllm.backends.cpu.kernels.rows import row_of
+from pyllm.backends.cpu.kernels.rows import row_of, rows_at_once
 from pyllm.backends.cpu.simd import (
     abs_f32,
     atomic_add,
@@ -139,7 +139,7 @@ def _swiglu_oai(g, u):
     return g * sigmoid_f32(g * splat_f32(np.float32(1.702))) * (u + one)
 
 
-_ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _relu, "swiglu_oai": _swiglu_oai}
+ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _relu, "swiglu_oai": _swiglu_oai}
 
 
 def gated(act: str) -> Callable[[int, int, int], None]:
@@ -148,7 +148,7 @@ def gated(act: str) -> Callable[[int, int, int], None]:
     Slots: step, counter, gate, ldg, up, ldu, Y or 0, ldy, records or 0, ld of records, columns, range, scratch, bytes
     of scratch of a thread, address of the first row with a wide record. (ld in bytes.)
     """
-    function: Any = _ACTIVATIONS[act]
+    function: Any = ACTIVATIONS[act]
 
     def k(args, thread, n_threads):
         counter = load_i64(args + 8)
@@ -160,17 +160,18 @@ def gated(act: str) -> Callable[[int, int, int], None]:
         scratch = load_i64(args + 96) + thread * load_i64(args + 104)
         wide_from = load_i64(load_i64(args + 112))
         first, n = load_i64(rows), load_i64(rows + 8)
+        at_once = rows_at_once(n, n_threads)
         while True:
-            i = atomic_add(counter, 1)
-            if i >= n:
+            item = atomic_add(counter, at_once)
+            if item >= n:
                 break
-            t = first + i
-            out = y + t * ldy if y != 0 else scratch
-            for c in range(0, columns, 16):
-                g = load_f32x16(gate + t * ldg + 4 * c)
-                store_f32x16(out + 4 * c, function(g, load_f32x16(up + t * ldu + 4 * c)))
-            if records != 0:
-                store_activation(out, records + t * ld_records, columns, 1 if t >= wide_from else 0)
+            for t in range(first + item, first + min(item + at_once, n)):
+                out = y + t * ldy if y != 0 else scratch
+                for c in range(0, columns, 16):
+                    g = load_f32x16(gate + t * ldg + 4 * c)
+                    store_f32x16(out + 4 * c, function(g, load_f32x16(up + t * ldu + 4 * c)))
+                if records != 0:
+                    store_activation(out, records + t * ld_records, columns, 1 if t >= wide_from else 0)
 
     return k
 
@@ -190,12 +191,13 @@ def quantize() -> Callable[[int, int, int], None]:
         columns, rows, picked = load_i64(args + 48), load_i64(args + 56), load_i64(args + 64)
         wide_from = load_i64(load_i64(args + 72))
         first, n = load_i64(rows), load_i64(rows + 8)
+        at_once = rows_at_once(n, n_threads)
         while True:
-            i = atomic_add(counter, 1)
-            if i >= n:
+            item = atomic_add(counter, at_once)
+            if item >= n:
                 break
-            t = first + i
-            row = x + row_of(step, t, picked) * ldx
-            store_activation(row, records + t * ld, columns, 1 if t >= wide_from else 0)
+            for t in range(first + item, first + min(item + at_once, n)):
+                row = x + row_of(step, t, picked) * ldx
+                store_activation(row, records + t * ld, columns, 1 if t >= wide_from else 0)
 
     return k

@@ -8,7 +8,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.kernels.activation import store_activation
-from pyllm.backends.cpu.kernels.rows import row_of
+from pyllm.backends.cpu.kernels.rows import row_of, rows_at_once
 from pyllm.backends.cpu.simd import (
     atomic_add,
     fma,
@@ -88,22 +88,23 @@ def rms_norm() -> Callable[[int, int, int], None]:
         scratch = load_i64(args + 152) + thread * load_i64(args + 160)
         wide_from = load_i64(load_i64(args + 168))
         first, n = load_i64(rows), load_i64(rows + 8)
+        at_once = rows_at_once(n, n_threads)
         while True:
-            i = atomic_add(counter, 1)
-            if i >= n:
+            item = atomic_add(counter, at_once)
+            if item >= n:
                 break
-            t = first + i
-            s = row_of(step, t, picked)
-            row = x + s * ldx
-            out = y + t * ldy if y != 0 else scratch
-            if b != 0:
-                total = h + t * ldh if h != 0 else out
-                _add_rows(row, b + s * ldb, total, group * n_groups)
-                row = total
-            for g in range(n_groups):
-                w = weight + 4 * g * weight_step if weight != 0 else 0
-                _normalize(row + 4 * g * group, out + 4 * g * group, w, eps, group)
-            if records != 0:
-                store_activation(out, records + t * ld_records, group * n_groups, 1 if t >= wide_from else 0)
+            for t in range(first + item, first + min(item + at_once, n)):
+                s = row_of(step, t, picked)
+                row = x + s * ldx
+                out = y + t * ldy if y != 0 else scratch
+                if b != 0:
+                    total = h + t * ldh if h != 0 else out
+                    _add_rows(row, b + s * ldb, total, group * n_groups)
+                    row = total
+                for g in range(n_groups):
+                    w = weight + 4 * g * weight_step if weight != 0 else 0
+                    _normalize(row + 4 * g * group, out + 4 * g * group, w, eps, group)
+                if records != 0:
+                    store_activation(out, records + t * ld_records, group * n_groups, 1 if t >= wide_from else 0)
 
     return k
