@@ -12,6 +12,7 @@ pytest.importorskip("llvmlite")
 
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.compiler import LIBRARY, Kernel, assembly, kernel
+from pyllm.backends.cpu.layouts import GATED_SCRATCH
 from pyllm.backends.cpu.target import Target, host
 from pyllm.gguf.tensor import TensorInfo
 
@@ -99,39 +100,81 @@ def test_activation_records(wide: bool) -> None:
         np.testing.assert_allclose(scaled, scale * q.reshape(9, 3, 32).sum(-1), rtol=1e-6)
 
 
-@pytest.mark.parametrize("wide", [False, True], ids=["", "wide"])
+class Case:
+    """A random product: packed weights, activations in the kernels' form, and what the result should be."""
+
+    def __init__(self, p: linear.LinearPlan, n: int, wide: bool, rng: np.random.Generator) -> None:
+        tensor, w = weights(p.format, p.rows, p.columns, rng)
+        self.packed = aligned(p.n_bytes)
+        linear.pack(p, tensor, self.packed.ctypes.data, run)
+        x = rng.standard_normal((n, p.columns)).astype(np.float32)
+        self.x, value = records(x, wide) if p.x_form == "q8" else (x, x.astype(np.float64))
+        self.ldx = p.columns * (2 if p.x_form == "q8" else 4)
+        padded = p.n_panels * 16
+        self.y, self.residual = (aligned(n * padded * 4).view(np.float32).reshape(n, padded) for _ in range(2))
+        self.bias = np.zeros(padded, np.float32)
+        self.bias[: p.rows] = rng.standard_normal(p.rows)
+        self.residual[:] = rng.standard_normal((n, padded))
+        self.step, self.counter = np.zeros(32, np.int64), np.zeros(1, np.int64)
+        self.step[1] = n
+        self.scratch = aligned(GATED_SCRATCH)
+        self.product = value @ w.T + self.bias[: p.rows]
+        self.expected = self.product + self.residual[:, : p.rows]
+
+    def wide_args(self, p: linear.LinearPlan, y: np.ndarray, ldy: int, residual: bool) -> np.ndarray:
+        slots = linear.wide_args(
+            p, w=self.packed.ctypes.data, x=self.x.ctypes.data, ldx=self.ldx, y=y.ctypes.data, ldy=ldy,
+            bias=self.bias.ctypes.data, residual=self.residual.ctypes.data if residual else 0,
+            rows=self.step.ctypes.data, scratch=self.scratch.ctypes.data, scratch_bytes=len(self.scratch),
+        )  # fmt: skip
+        return np.array([self.step.ctypes.data, self.counter.ctypes.data, *slots], np.int64)
+
+
+def nmse(y: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.mean((y - expected) ** 2) / np.mean(expected**2))
+
+
 @pytest.mark.parametrize("format", FORMATS)
-def test_products(format: str, wide: bool) -> None:
+def test_products(format: str) -> None:
     rng = np.random.default_rng(len(format))
     for rows, columns, n in SHAPES:
         p = linear.plan(format, rows, columns)
-        if wide and p.wide_kernel is None:
-            pytest.skip("no wide kernel for this format on this processor")
-        tensor, w = weights(format, rows, columns, rng)
-        packed = aligned(p.n_bytes)
-        linear.pack(p, tensor, packed.ctypes.data, run)
-        x = rng.standard_normal((n, columns)).astype(np.float32)
-        if p.x_form == "q8":
-            source, value = records(x, wide)
-            ldx = 2 * columns
-        else:
-            source, value, ldx = x, x.astype(np.float64), 4 * columns
-        padded = p.n_panels * 16
-        y, residual = (aligned(n * padded * 4).view(np.float32).reshape(n, padded) for _ in range(2))
-        bias = np.zeros(padded, np.float32)
-        bias[:rows] = rng.standard_normal(rows)
-        residual[:] = rng.standard_normal((n, padded))
-        step, counter = np.zeros(32, np.int64), np.zeros(1, np.int64)
-        step[1] = n
+        c = Case(p, n, False, rng)
         args = linear.args(
-            p, step=step.ctypes.data, counter=counter.ctypes.data, w=packed.ctypes.data, x=source.ctypes.data,
-            ldx=ldx, y=y.ctypes.data, ldy=4 * padded, bias=bias.ctypes.data, residual=residual.ctypes.data,
-            ranges=step.ctypes.data,
+            p, step=c.step.ctypes.data, counter=c.counter.ctypes.data, w=c.packed.ctypes.data, x=c.x.ctypes.data,
+            ldx=c.ldx, y=c.y.ctypes.data, ldy=c.y.strides[0], bias=c.bias.ctypes.data,
+            residual=c.residual.ctypes.data, ranges=c.step.ctypes.data,
         )  # fmt: skip
-        call(p.wide_kernel if wide and p.wide_kernel else p.kernel, args)
-        expected = value @ w.T + bias[:rows] + residual[:, :rows]
-        nmse = np.mean((y[:, :rows] - expected) ** 2) / np.mean(expected**2)
-        assert nmse < (2e-5 if wide else 1e-7 if p.decoded else 1e-11), (rows, columns, n)
+        call(p.kernel, args)
+        assert nmse(c.y[:, :rows], c.expected) < (1e-7 if p.decoded else 1e-11), (rows, columns, n)
+
+
+@pytest.mark.skipif(not linear.wide_supported(host()), reason="this processor has no AMX")
+@pytest.mark.parametrize("format", [f for f in FORMATS if linear.plan(f, 16, 256).wide_kernel])
+def test_wide_products(format: str) -> None:
+    rng = np.random.default_rng(len(format))
+    # Several stretches of columns, several items, a single panel, full and partial tiles of tokens.
+    for rows, columns, n in [*SHAPES, (48, 2048, 33), (304, 1792, 17), (16, 256, 600)]:
+        p = linear.plan(format, rows, columns)
+        c = Case(p, n, True, rng)
+        assert p.wide_kernel is not None
+        call(p.wide_kernel, c.wide_args(p, c.y, c.y.strides[0], residual=True))
+        assert nmse(c.y[:, :rows], c.expected) < 2e-5, (rows, columns, n)
+
+
+@pytest.mark.skipif(not linear.wide_supported(host()), reason="this processor has no AMX")
+def test_wide_products_of_gates() -> None:
+    rng = np.random.default_rng(3)
+    for rows, columns, n in [(64, 256, 1), (608, 2048, 50), (32, 512, 530)]:
+        p = linear.plan("Q4_K", rows, columns)
+        c, half = Case(p, n, True, rng), rows // 2
+        k = p.gated_kernel("silu")
+        assert k is not None
+        out = aligned(2 * n * half)
+        call(k, c.wide_args(p, out, 2 * half, residual=False))
+        y = (out.view(np.uint16).reshape(n, half).astype(np.uint32) << 16).view(np.float32)
+        gate, up = c.product[:, :half], c.product[:, half:]
+        assert nmse(y, gate / (1 + np.exp(-gate)) * up) < 5e-5, (rows, columns, n)
 
 
 def test_dot_products_become_the_instructions_of_each_processor() -> None:

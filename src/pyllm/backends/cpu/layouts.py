@@ -20,6 +20,14 @@ from dataclasses import dataclass
 PANEL = 16
 GROUP = 32
 
+WIDE_PAIRS, WIDE_STRETCH, WIDE_TOKENS = 8, 48, 512
+"""Most pairs of panels, groups of columns and tokens that a wide kernel (`kernels/wide.py`) works on at a time."""
+WIDE_BUFFER = 2 * WIDE_PAIRS * WIDE_STRETCH * 1024
+"""Bytes of scratch memory for decoded weights; then come tile shapes, then sums of gated products."""
+WIDE_SHAPES = 64
+WIDE_SCRATCH = WIDE_BUFFER + WIDE_SHAPES
+GATED_SCRATCH = WIDE_SCRATCH + WIDE_TOKENS * WIDE_PAIRS * 128
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

@@ -39,9 +39,6 @@ _TILES = {"avx512vnni": (2, 5), "avx512": (2, 4), "dotprod": (1, 3)}
 _FLOAT_TILES = {"avx512vnni": (2, 8), "avx512": (2, 8), "dotprod": (1, 4)}
 _SMALL_TILE = (1, 3)
 
-WIDE_TOKENS = 24
-"""Steps of at least so many tokens use the wide kernels, where there are any."""
-
 _CHUNK_BYTES = 8 << 20
 
 
@@ -56,7 +53,7 @@ class LinearPlan:
     kernel: Kernel
     pack_kernel: Kernel
     wide_kernel: Kernel | None
-    """Kernel for steps with many tokens, whose activations are bfloat16 records; same arguments."""
+    """Kernel for tokens of prompts, whose activations are bfloat16 records, where the processor has one."""
     decoded: bool
     """The format has no kernel of its own: it is decoded when packed, to half precision."""
 
@@ -73,6 +70,11 @@ class LinearPlan:
     def n_bytes(self) -> int:
         """Bytes of one packed matrix."""
         return self.layout.matrix_bytes(self.rows, self.columns)
+
+    def gated_kernel(self, act: str) -> Kernel | None:
+        """Wide kernel that goes on to act(gate) * up, for a matrix whose first half of rows are gates."""
+        whole = self.n_panels % 2 == 0 and self.rows % (2 * PANEL) == 0
+        return kernel("wide", "gated_wide", layout=self.layout.name, act=act) if self.wide_kernel and whole else None
 
 
 def plan(format: str, rows: int, columns: int) -> LinearPlan:
@@ -127,6 +129,14 @@ def args(
         ],
         np.int64,
     )
+
+
+def wide_args(
+    p: LinearPlan, *, w: int, x: int, ldx: int, y: int, ldy: int, bias: int, residual: int, rows: int, scratch: int,
+    scratch_bytes: int,
+) -> list[int]:  # fmt: skip
+    """Argument slots of wide kernels, after step and counter; `scratch_bytes` are those of one thread."""
+    return [w, p.n_panels, p.columns, x, ldx, y, ldy, bias, residual, rows, scratch, scratch_bytes]
 
 
 def pack(p: LinearPlan, tensor: TensorInfo, out: int, run_parallel: RunParallel) -> None:

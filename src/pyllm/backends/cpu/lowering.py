@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.attention import RopeTable
 from pyllm.backends.cpu.compiler import kernel
+from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
 from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
 from pyllm.backends.cpu.lower_experts import lower_experts
 from pyllm.backends.cpu.table import FIRST_WIDE, NARROW, NEVER, WIDE, Buffer, Entry, Table, View
@@ -63,6 +64,14 @@ class Node:
     @property
     def only_reader(self) -> Op | None:
         return self.readers[0] if len(self.readers) == 1 else None
+
+
+@dataclass(frozen=True)
+class _Gated:
+    """What a product of gates and their counterparts goes on to, and where its records go."""
+
+    act: str
+    q8: View
 
 
 @dataclass(frozen=True)
@@ -296,8 +305,11 @@ class Lowering:
                 return n
         return None
 
-    def _linear(self, node: Node, op: Linear, residual: View | None = None) -> None:
-        """`node` is the value that is written: the product's, or of the sum with `residual`."""
+    def _linear(self, node: Node, op: Linear, residual: View | None = None, gated: _Gated | None = None) -> None:
+        """`node` is the value that is written: the product's, or of the sum with `residual`.
+
+        With `gated`, the product's wide tokens go straight on to that; `op` and its sibling are its gate and up.
+        """
         nodes, ops = [node], [op]
         if residual is None:
             nodes, ops = self._siblings(node, op)
@@ -313,25 +325,32 @@ class Lowering:
             for n, o in zip(nodes, ops, strict=True):
                 n.f32 = View(y.buffer, y.ld, 4 * start)
                 start += o.out.width
-
-        def slots(rows: View) -> list[int]:
-            return linear.args(
-                plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
-                bias=bias.address if bias else 0, residual=residual.address if residual else 0, ranges=rows.address,
-            ).tolist()[2:]  # fmt: skip
-
         rows, wide = self.range(node), None
-        if plan.wide_kernel and self.may_be_wide(self.node(op.x)):
-            rows, wide_rows = View(self.step, 0, 8 * NARROW), View(self.step, 0, 8 * WIDE)
-            wide = Entry(plan.wide_kernel, lambda: slots(wide_rows), label=f"wide {plan.format}")
+        wide_kernel = plan.gated_kernel(gated.act) if gated else plan.wide_kernel
+        if wide_kernel and self.may_be_wide(self.node(op.x)):
+            rows, out = View(self.step, 0, 8 * NARROW), gated.q8 if gated else y
+            self.table.need_scratch(GATED_SCRATCH if gated else WIDE_SCRATCH)
+            wide = Entry(
+                wide_kernel,
+                lambda: linear.wide_args(
+                    plan, w=w.address, x=x.address, ldx=x.ld, y=out.address, ldy=out.ld,
+                    bias=bias.address if bias else 0, residual=residual.address if residual else 0,
+                    rows=self.step.address + 8 * WIDE, scratch=self.table.scratch.address,
+                    scratch_bytes=self.table.scratch_bytes,
+                ),
+                label=f"wide {plan.format} {gated.act if gated else ''}".rstrip(),
+            )  # fmt: skip
         self.table.add(
             plan.kernel,
-            lambda: slots(rows),
+            lambda: linear.args(
+                plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
+                bias=bias.address if bias else 0, residual=residual.address if residual else 0, ranges=rows.address,
+            ).tolist()[2:],
             reads=[x, residual],
-            writes=[y],
+            writes=[y, gated.q8 if gated else None],
             wide=wide,
             label=f"linear {plan.format} {plan.rows}x{plan.columns}",
-        )
+        )  # fmt: skip
 
     def _siblings(self, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:
         """Products of the same input and format that can be one, in the program's order; `op` among them."""
@@ -379,17 +398,38 @@ class Lowering:
             self._apply("copy", part, part, self.new_f32(node), node, 0.0, 0)
 
     def _gated(self, node: Node, op: GatedActivation) -> None:
-        gate, up = self.f32(op.gate), self.f32(op.up)
         wants = self.wants(node)
         y = self.new_f32(node) if "f32" in wants else None
         if "q8" in wants:
             node.q8 = self.rows_q8(self.most_rows(node), op.out.width)
-        self.gate(op.act, gate, up, y, node.q8, op.out.width, self.range(node), self.wide_from(node))
+        rows, fused = self.range(node), False
+        if node.q8 and not y and self._is_gated_product(node, op):
+            product = self.node(op.gate)
+            assert isinstance(product.op, Linear)
+            self._linear(product, product.op, gated=_Gated(op.act, node.q8))
+            rows, fused = View(self.step, 0, 8 * NARROW), True
+        gate, up = self.f32(op.gate), self.f32(op.up)
+        self.gate(op.act, gate, up, y, node.q8, op.out.width, rows, self.wide_from(node), narrow=fused)
+
+    def _is_gated_product(self, node: Node, op: GatedActivation) -> bool:
+        """Whether gate and up are one product that nothing else reads, and a kernel does both for wide tokens."""
+        gate, up = self.node(op.gate), self.node(op.up)
+        linear_gate, linear_up = gate.op, up.op
+        if not (isinstance(linear_gate, Linear) and isinstance(linear_up, Linear)):
+            return False
+        if gate.f32 or up.f32 or gate.only_reader is not op or up.only_reader is not op or op.gate == op.up:
+            return False
+        if self._siblings(gate, linear_gate)[1] != [linear_gate, linear_up]:
+            return False
+        plan, _ = self.weights.matrix([linear_gate.weight, linear_up.weight])
+        wide = self.may_be_wide(node) and self.may_be_wide(self.node(linear_gate.x))
+        return wide and op.gate.width == op.up.width and plan.gated_kernel(op.act) is not None
 
     def gate(
-        self, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View, wide_from: View
-    ) -> None:
-        """Add a gated activation of the rows in `rows` (first, count) to the table."""
+        self, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View, wide_from: View,
+        narrow: bool = False,
+    ) -> None:  # fmt: skip
+        """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not of wide tokens."""
         self.table.need_scratch(4 * round_up(width, 32))
         self.table.add(
             kernel("elementwise", "gated", act=act),
@@ -400,6 +440,7 @@ class Lowering:
             reads=[gate, up, rows],
             writes=[y, q8],
             label=act,
+            narrow=narrow,
         )  # fmt: skip
 
     def _quantize(self, node: Node) -> None:

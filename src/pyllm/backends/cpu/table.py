@@ -56,6 +56,8 @@ class Entry:
     label: str
     wide: Entry | None = None
     """Does the same for the tokens with wide records."""
+    narrow: bool = False
+    """Only for the tokens without; the others have it done elsewhere."""
 
 
 @dataclass
@@ -76,12 +78,13 @@ class Table:
         writes: Iterable[View | Buffer | None] = (),
         label: str = "",
         wide: Entry | None = None,
+        narrow: bool = False,
     ) -> None:
         """Append an entry. `reads` and `writes` say how long buffers live; None stands for what is not there."""
         for item in (*writes, *reads):
             if item is not None:
                 self.touch(item.buffer if isinstance(item, View) else item, len(self.entries))
-        self.entries.append(Entry(kernel, slots, label, wide))
+        self.entries.append(Entry(kernel, slots, label, wide, narrow))
 
     def touch(self, buffer: Buffer, at: int) -> None:
         """The buffer is used by entry `at`."""
@@ -126,9 +129,9 @@ class Table:
         """The table in memory, for the STEP block at `step`: with what computes wide tokens, narrow ones, or both."""
         chosen: list[tuple[int, Entry]] = []
         for i, e in enumerate(self.entries):
-            if narrow or e.wide is None:
+            if narrow or not (e.wide or e.narrow):
                 chosen.append((i, e))
-            if wide and e.wide is not None:
+            if wide and e.wide:
                 chosen.append((i, e.wide))
         slots = [list(e.slots()) for _, e in chosen]
         width = -(-(2 + max((len(s) for s in slots), default=0)) // 8) * 8

@@ -2,7 +2,8 @@
 
 A tile is R panels (of 16 rows) by T tokens, held in registers over all columns; its code is generated, since it has
 to be unrolled. One kernel holds a tile for many tokens, one for two and one for a single token (the matrix-vector
-product). Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values once more.
+product). Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values
+once more.
 
 Slots: step, counter, W, panels, columns, X, ldx, Y, ldy, bias, residual, ranges, groups, W stride, bias stride
 (ld: bytes between tokens; strides: bytes between the matrices of groups). Y = X W.T + bias + residual; each group
@@ -209,9 +210,9 @@ def _group(spec: Layout, r: int, t: int) -> list[str]:
     for h in range(4):
         for i in range(r):
             lines += unpack(spec, i, h)
-        first, second = (8 * h, 8 * h + 4) if spec.bits == 8 else (4 * h, 16 + 4 * h)
+        low, high = (8 * h, 8 * h + 4) if spec.bits == 8 else (4 * h, 16 + 4 * h)
         for j in range(t):
-            lines += [f"x = splat4_i8x64(x{j} + 32 * g + {first}); y = splat4_i8x64(x{j} + 32 * g + {second})"]
+            lines += [f"x = splat4_i8x64(x{j} + 32 * g + {low}); y = splat4_i8x64(x{j} + 32 * g + {high})"]
             for i in range(r):
                 lines += [f"p{i}_{j} = {dot}(p{i}_{j}, lo{i}, x)"]
                 lines += [f"q{i}_{j} = {dot}(q{i}_{j}, hi{i}, y)" if split else f"p{i}_{j} = {dot}(p{i}_{j}, hi{i}, y)"]

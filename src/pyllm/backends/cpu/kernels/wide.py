@@ -1,8 +1,11 @@
 """Matrix products for many tokens on processors with AMX: weights decoded to bfloat16 tiles, sums in float32.
 
-A work item is some panels by some tokens. For each stretch of columns its panels are decoded into a buffer that stays
-in the second-level cache; then every 32 tokens meet every two panels in four accumulator tiles, which are carried
-between stretches in Y itself. Slots as in `linear.py`; the activations are the bfloat16 records of `activation.py`.
+A work item is some pairs of panels by some tokens. For each stretch of columns its panels are decoded into scratch
+memory that stays in the second-level cache; then every 32 tokens meet every pair in four accumulator tiles, which are
+carried between stretches in memory. Activations are the bfloat16 records of `activation.py`.
+
+Slots: step, counter, W, panels, columns, X, ldx, Y, ldy, bias, residual, range, scratch, bytes of scratch of a thread
+(ld: bytes between tokens). Y = X W.T + bias + residual.
 """
 
 from __future__ import annotations
@@ -13,23 +16,47 @@ import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu import simd
+from pyllm.backends.cpu.kernels.elementwise import ACTIVATIONS
 from pyllm.backends.cpu.kernels.linear import block_scales, group_scales, planes, unpack
-from pyllm.backends.cpu.layouts import LAYOUTS, Layout
-from pyllm.backends.cpu.simd import amx, atomic_add, load_f32x16, load_i64, store_f32x16, store_i8, store_i64, zero_f32
-from pyllm.backends.cpu.simd.amx import stack_bytes, tile_config, tile_dot_bf16, tile_load, tile_release, tile_store
+from pyllm.backends.cpu.layouts import LAYOUTS, WIDE_BUFFER, WIDE_PAIRS, WIDE_SHAPES, WIDE_STRETCH, WIDE_TOKENS, Layout
+from pyllm.backends.cpu.simd import (
+    amx,
+    atomic_add,
+    load_f32x16,
+    load_i64,
+    store_bf16x16,
+    store_f32x16,
+    store_i8,
+    store_i64,
+    zero_f32,
+)
+from pyllm.backends.cpu.simd.amx import tile_config, tile_dot_bf16, tile_load, tile_release, tile_store, tile_zero
 
-_PANELS = 8  # of one item; even
-_STRETCH = 32
-_BUFFER = _PANELS * _STRETCH * 1024
+_TILE = 1024
+_SUMS = 128 * WIDE_PAIRS  # bytes of one token's sums in scratch memory
 
 
 def linear_wide(layout: str) -> Any:
-    """Kernel for a layout, for steps with many tokens."""
-    spec = LAYOUTS[layout]
-    decode = _decoder(spec)
-    gpb, block_columns, panel_block = (
-        spec.groups_per_block, spec.block_columns, spec.group_bytes * spec.groups_per_block + spec.scale_bytes,
-    )  # fmt: skip
+    """The product as it is."""
+    return _kernel(LAYOUTS[layout], None)
+
+
+def gated_wide(layout: str, act: str) -> Any:
+    """Of a matrix whose first half of rows are gates: act(gate) * up, stored as bfloat16 records in Y."""
+    return _kernel(LAYOUTS[layout], ACTIVATIONS[act])
+
+
+def _kernel(spec: Layout, act: Any) -> Any:
+    block = _block(spec)
+    gated = act is not None
+    block_columns, panel_block = spec.block_columns, spec.group_bytes * spec.groups_per_block + spec.scale_bytes
+
+    @register_jitable
+    def finish(sums, y, ldy, n_pairs, n):
+        for t in range(n):
+            for i in range(n_pairs):
+                s = sums + t * _SUMS + 128 * i
+                store_bf16x16(y + t * ldy + 32 * i, act(load_f32x16(s), load_f32x16(s + 64)))
 
     def kernel(args, thread, n_threads):
         counter = load_i64(args + 8)
@@ -42,116 +69,117 @@ def linear_wide(layout: str) -> Any:
         ldy = load_i64(args + 64)
         bias = load_i64(args + 72)
         residual = load_i64(args + 80)
-        ranges = load_i64(args + 88)
-        n_sets = load_i64(args + 96)
-        w_stride = load_i64(args + 104)
-        bias_stride = load_i64(args + 112)
+        rows = load_i64(args + 88)
+        scratch = load_i64(args + 96) + thread * load_i64(args + 104)
         blocks = columns // block_columns
-        groups = blocks * gpb
         panel_bytes = (blocks * panel_block + 63) // 64 * 64
-        delta = residual - y if residual != 0 else 0
-        buffer = stack_bytes(_BUFFER)
-        config = stack_bytes(64)
+        # Gates and their counterparts are a pair, half a matrix apart; otherwise neighbours are.
+        apart = n_panels // 2 if gated else 1
+        n_pairs = (n_panels + 1) // 2
+        n_tokens = load_i64(rows + 8)
         # As many items as threads, or a multiple: equal shares. Tokens are divided where panels are too few.
-        rounds = (n_panels + n_threads * _PANELS - 1) // (n_threads * _PANELS)
-        share = (n_panels + n_threads * rounds - 1) // (n_threads * rounds)
-        share = (share + 1) // 2 * 2
-        items = (n_panels + share - 1) // share
-        slices = max(1, n_threads // (items * n_sets))
+        rounds = (n_pairs + n_threads * WIDE_PAIRS - 1) // (n_threads * WIDE_PAIRS)
+        share = (n_pairs + n_threads * rounds - 1) // (n_threads * rounds)
+        items = (n_pairs + share - 1) // share
+        slices = max((n_tokens + WIDE_TOKENS - 1) // WIDE_TOKENS, n_threads // items)
+        slice_tokens = ((n_tokens + slices - 1) // slices + 31) // 32 * 32
+        first = load_i64(rows)
         while True:
             item = atomic_add(counter, 1)
-            if item >= items * n_sets * slices:
+            if item >= items * slices:
                 break
-            g = item // (items * slices)
-            p = item // slices % items * share
-            n = load_i64(ranges + 16 * g + 8)
-            slice_tokens = ((n + slices - 1) // slices + 31) // 32 * 32
-            first = item % slices * slice_tokens
-            n = min(slice_tokens, n - first)
+            pair = item // slices * share
+            n_item = min(share, n_pairs - pair)
+            t = item % slices * slice_tokens
+            n = min(slice_tokens, n_tokens - t)
             if n <= 0:
                 continue
-            first += load_i64(ranges + 16 * g)
-            m = min(share, n_panels - p)
-            _block(
-                w + g * w_stride + p * panel_bytes, panel_bytes, m, blocks, groups, x + first * ldx, ldx,
-                y + first * ldy + 64 * p, ldy, bias + g * bias_stride + 64 * p if bias != 0 else 0, delta, n,
-                buffer, config,
-            )  # fmt: skip
+            t += first
+            if gated:
+                sums = scratch + WIDE_BUFFER + WIDE_SHAPES
+                block(
+                    w, panel_bytes, pair, n_item, apart, n_panels, blocks, x + t * ldx, ldx, sums, 128, 64, _SUMS,
+                    bias, 0, n, scratch,
+                )  # fmt: skip
+                finish(sums, y + t * ldy + 32 * pair, ldy, n_item, n)
+            else:
+                block(
+                    w, panel_bytes, pair, n_item, apart, n_panels, blocks, x + t * ldx, ldx, y + t * ldy + 128 * pair,
+                    128, 64, ldy, bias, residual - y if residual != 0 else 0, n, scratch,
+                )  # fmt: skip
         tile_release()
-
-    @register_jitable
-    def _block(w, panel_bytes, m, blocks, groups, x, ldx, y, ldy, bias, delta, n, buffer, config):
-        for g0 in range(0, groups, _STRETCH):
-            count = min(_STRETCH, groups - g0)
-            for i in range(m):
-                for g in range(g0, g0 + count):
-                    decode(w + i * panel_bytes, blocks, g, buffer + (i * _STRETCH + g - g0) * 1024)
-            t = 0
-            while t < n:
-                _configure(config, min(16, n - t), max(1, min(16, n - t - 16)))
-                if n - t > 16:
-                    for i in range(0, m, 2):
-                        j = min(i + 1, m - 1)
-                        if g0 == 0:
-                            _start(
-                                y + t * ldy + 64 * i,
-                                y + t * ldy + 64 * j,
-                                ldy,
-                                bias + 64 * i,
-                                bias + 64 * j,
-                                bias,
-                                delta,
-                                min(32, n - t),
-                            )
-                        bi = buffer + i * _STRETCH * 1024
-                        if j > i:
-                            _tiles4(x + t * ldx + g0 * 64, ldx, bi, y + t * ldy + 64 * i, ldy, count)
-                        else:
-                            _tiles2(x + t * ldx + g0 * 64, ldx, bi, y + t * ldy + 64 * i, ldy, count)
-                else:
-                    for i in range(m):
-                        if g0 == 0:
-                            _start(
-                                y + t * ldy + 64 * i,
-                                y + t * ldy + 64 * i,
-                                ldy,
-                                bias + 64 * i,
-                                bias + 64 * i,
-                                bias,
-                                delta,
-                                n - t,
-                            )
-                        _tiles1(
-                            x + t * ldx + g0 * 64, ldx, buffer + i * _STRETCH * 1024, y + t * ldy + 64 * i, ldy, count
-                        )
-                t += 32
 
     return kernel
 
 
+def _block(spec: Layout) -> Any:
+    """Some pairs by some tokens. Sums of pair i are at y + i * pair_step and `step` further on."""
+    decode = _decoder(spec)
+    gpb = spec.groups_per_block
+
+    @register_jitable
+    def block(
+        w, panel_bytes, pair, n_pairs, apart, n_panels, blocks, x, ldx, y, pair_step, step, ldy, bias, delta, n, scratch
+    ):
+        shapes = scratch + WIDE_BUFFER
+        groups = blocks * gpb
+        for g0 in range(0, groups, WIDE_STRETCH):
+            count = min(WIDE_STRETCH, groups - g0)
+            for i in range(2 * n_pairs):
+                p = min(n_panels - 1, _panel(pair + i // 2, i % 2, apart))
+                for g in range(count):
+                    decode(w + p * panel_bytes, blocks, g0 + g, scratch + (i * WIDE_STRETCH + g) * _TILE)
+            for t in range(0, n, 32):
+                m = min(32, n - t)
+                if t == 0 or m < 32:
+                    _configure(shapes, min(16, m), max(1, m - 16))
+                for i in range(n_pairs):
+                    p0 = _panel(pair + i, 0, apart)
+                    p1 = min(n_panels - 1, _panel(pair + i, 1, apart))
+                    y0 = y + t * ldy + i * pair_step
+                    y1 = y0 + (step if p1 > p0 else 0)
+                    carried = g0 > 0
+                    if not carried and (bias != 0 or delta != 0):
+                        b0 = load_f32x16(bias + 64 * p0) if bias != 0 else zero_f32()
+                        b1 = load_f32x16(bias + 64 * p1) if bias != 0 else zero_f32()
+                        _start(y0, y1, ldy, b0, b1, delta, m)
+                        carried = True
+                    b = scratch + 2 * i * WIDE_STRETCH * _TILE
+                    if m > 16:
+                        _tiles(x + t * ldx + g0 * 64, ldx, b, y0, y1, ldy, count, carried)
+                    else:
+                        _half_tiles(x + t * ldx + g0 * 64, ldx, b, y0, y1, ldy, count, carried)
+
+    return block
+
+
 @register_jitable
-def _configure(config, rows0, rows1):
+def _panel(pair, which, apart):
+    return 2 * pair + which if apart == 1 else pair + which * apart
+
+
+@register_jitable
+def _configure(shapes, rows0, rows1):
     """Tiles 0, 1: sums of the first 16 tokens by two panels; 2, 3: of the next 16; 4, 5: activations; 6, 7: weights."""
     for i in range(8):
-        store_i64(config + 8 * i, 0)
-    store_i8(config, 1)
+        store_i64(shapes + 8 * i, 0)
+    store_i8(shapes, 1)
     for i in range(8):
-        store_i8(config + 16 + 2 * i, 64)
-        store_i8(config + 48 + i, 16)
-    store_i8(config + 48, rows0)
-    store_i8(config + 49, rows0)
-    store_i8(config + 50, rows1)
-    store_i8(config + 51, rows1)
-    store_i8(config + 52, rows0)
-    store_i8(config + 53, rows1)
-    tile_config(config)
+        store_i8(shapes + 16 + 2 * i, 64)
+    store_i8(shapes + 48, rows0)
+    store_i8(shapes + 49, rows0)
+    store_i8(shapes + 50, rows1)
+    store_i8(shapes + 51, rows1)
+    store_i8(shapes + 52, rows0)
+    store_i8(shapes + 53, rows1)
+    store_i8(shapes + 54, 16)
+    store_i8(shapes + 55, 16)
+    tile_config(shapes)
 
 
 @register_jitable
-def _start(y0, y1, ldy, bias0, bias1, bias, delta, n):
+def _start(y0, y1, ldy, b0, b1, delta, n):
     """Sums begin as bias and residual."""
-    b0 = load_f32x16(bias0) if bias != 0 else zero_f32()
-    b1 = load_f32x16(bias1) if bias != 0 else zero_f32()
     for t in range(n):
         v0 = b0
         v1 = b1
@@ -163,56 +191,53 @@ def _start(y0, y1, ldy, bias0, bias1, bias, delta, n):
 
 
 @register_jitable
-def _tiles4(x, ldx, b, y, ldy, count):
-    """32 tokens by two panels."""
+def _tiles(x, ldx, b, y0, y1, ldy, count, carried):
+    """32 tokens (or as many as configured) by two panels."""
     x1 = x + 16 * ldx
-    y1 = y + 16 * ldy
-    b1 = b + _STRETCH * 1024
-    tile_load(0, y, ldy)
-    tile_load(1, y + 64, ldy)
-    tile_load(2, y1, ldy)
-    tile_load(3, y1 + 64, ldy)
+    b1 = b + WIDE_STRETCH * _TILE
+    if carried:
+        tile_load(0, y0, ldy)
+        tile_load(1, y1, ldy)
+        tile_load(2, y0 + 16 * ldy, ldy)
+        tile_load(3, y1 + 16 * ldy, ldy)
+    else:
+        tile_zero(0)
+        tile_zero(1)
+        tile_zero(2)
+        tile_zero(3)
     for k in range(count):
         tile_load(4, x + 64 * k, ldx)
-        tile_load(6, b + 1024 * k, 64)
-        tile_load(7, b1 + 1024 * k, 64)
+        tile_load(6, b + _TILE * k, 64)
+        tile_load(7, b1 + _TILE * k, 64)
         tile_load(5, x1 + 64 * k, ldx)
         tile_dot_bf16(0, 4, 6)
         tile_dot_bf16(1, 4, 7)
         tile_dot_bf16(2, 5, 6)
         tile_dot_bf16(3, 5, 7)
-    tile_store(0, y, ldy)
-    tile_store(1, y + 64, ldy)
-    tile_store(2, y1, ldy)
-    tile_store(3, y1 + 64, ldy)
+    tile_store(0, y0, ldy)
+    tile_store(1, y1, ldy)
+    tile_store(2, y0 + 16 * ldy, ldy)
+    tile_store(3, y1 + 16 * ldy, ldy)
 
 
 @register_jitable
-def _tiles2(x, ldx, b, y, ldy, count):
-    """32 tokens by one panel."""
-    x1 = x + 16 * ldx
-    y1 = y + 16 * ldy
-    tile_load(0, y, ldy)
-    tile_load(2, y1, ldy)
+def _half_tiles(x, ldx, b, y0, y1, ldy, count, carried):
+    """Up to 16 tokens by two panels."""
+    b1 = b + WIDE_STRETCH * _TILE
+    if carried:
+        tile_load(0, y0, ldy)
+        tile_load(1, y1, ldy)
+    else:
+        tile_zero(0)
+        tile_zero(1)
     for k in range(count):
         tile_load(4, x + 64 * k, ldx)
-        tile_load(6, b + 1024 * k, 64)
-        tile_load(5, x1 + 64 * k, ldx)
+        tile_load(6, b + _TILE * k, 64)
+        tile_load(7, b1 + _TILE * k, 64)
         tile_dot_bf16(0, 4, 6)
-        tile_dot_bf16(2, 5, 6)
-    tile_store(0, y, ldy)
-    tile_store(2, y1, ldy)
-
-
-@register_jitable
-def _tiles1(x, ldx, b, y, ldy, count):
-    """Up to 16 tokens by one panel."""
-    tile_load(0, y, ldy)
-    for k in range(count):
-        tile_load(4, x + 64 * k, ldx)
-        tile_load(6, b + 1024 * k, 64)
-        tile_dot_bf16(0, 4, 6)
-    tile_store(0, y, ldy)
+        tile_dot_bf16(1, 4, 7)
+    tile_store(0, y0, ldy)
+    tile_store(1, y1, ldy)
 
 
 def _decoder(spec: Layout) -> Any:

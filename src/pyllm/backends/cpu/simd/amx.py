@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from pyllm.backends.cpu.simd.core import F32X16, I8, I8X64, I32, I32X16, I64, VF32, VI32, call, const, op
+from pyllm.backends.cpu.simd.core import F32X16, I8, I8X64, I32, I32X16, VF32, VI32, call, const, op
 
 _PTR = I8.as_pointer()
 _VOID = ir.VoidType()
@@ -59,20 +59,6 @@ def tile_config(b, a):
 @op(types.void)
 def tile_release(b, a):
     call(b, "llvm.x86.tilerelease", _VOID, [])
-
-
-@intrinsic(prefer_literal=True)
-def stack_bytes(typingctx: Any, n: Any) -> Any:
-    """Address of n (a literal) bytes on this thread's stack, 64-byte aligned, valid until the kernel returns."""
-    size = n.literal_value
-
-    def codegen(context: Any, b: Any, sig: Any, values: Any) -> Any:
-        with b.goto_entry_block():
-            block = b.alloca(ir.ArrayType(I8, size))
-            block.align = 64
-        return b.ptrtoint(block, I64)
-
-    return types.int64(n), codegen
 
 
 @op(I32X16, F32X16, F32X16)
