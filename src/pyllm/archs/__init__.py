@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from pyllm.errors import ModelError
 from pyllm.program import Program
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from pyllm.archs.blocks import Transformer
     from pyllm.gguf.tensor import TensorInfo
 
@@ -54,16 +55,23 @@ def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: 
 
 def names() -> list[str]:
     """Names of the known architectures, as files give them, in alphabetical order."""
-    return sorted({*_own(), *(point.name for point in entry_points(group=_GROUP))})
+    return sorted({*_own(), *(point.name for point in _foreign())})
 
 
 def _find(name: str) -> type[Transformer]:
     if name in _own():
         return _own()[name]
-    for point in entry_points(group=_GROUP, name=name):
-        found: type[Transformer] = point.load()
-        return found
+    for point in _foreign():
+        if point.name == name:
+            found: type[Transformer] = point.load()
+            return found
     raise ModelError(f"architecture {name!r} is unknown; known are {', '.join(names())}")
+
+
+def _foreign() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points  # 30 ms, and rarely needed
+
+    return entry_points(group=_GROUP)
 
 
 @cache

@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from pyllm.errors import BackendError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from pyllm.backends.base import Backend
 
 _GROUP = "pyllm.backends"
@@ -33,7 +34,7 @@ def get(name: str) -> Backend:
     """
     from pyllm.backends.base import Backend
 
-    if name not in names():
+    if name not in _own() and name not in _foreign():
         raise BackendError(f"backend {name!r} is unknown; there are {', '.join(names())}")
     try:
         if name in _own():
@@ -53,4 +54,6 @@ def _own() -> set[str]:
 
 
 def _foreign() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # 30 ms, and rarely needed
+
     return {point.name: point for point in entry_points(group=_GROUP)}

@@ -21,10 +21,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 from llvmlite import binding as llvm
 
 from pyllm import env
@@ -95,8 +96,9 @@ LIBRARY = Library()
 @cache
 def cache_folder(target: Target) -> Path:
     """Where this target's object files are: one folder per processor and version of the compiler."""
-    versions = (metadata.version("numba"), metadata.version("llvmlite"), sys.version_info[:2])
-    return env.kernel_cache_dir() / f"{target.cpu}-{hashlib.sha256(repr((target, versions)).encode()).hexdigest()[:16]}"
+    # Each release of numba goes with one of llvmlite, whose version is at hand.
+    key = repr((target, llvmlite.__version__))
+    return env.kernel_cache_dir() / f"{target.cpu}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
 def _object_path(folder: Path, k: Kernel) -> Path:
@@ -148,7 +150,7 @@ def compile_missing(
             )
             p = subprocess.Popen(
                 [sys.executable, "-c", "from pyllm.backends.cpu.compiler import _worker; _worker()"],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=env.for_child(PYTHONPATH=path),
             )  # fmt: skip
             workers.append((p, errors))
             assert p.stdin is not None
