@@ -266,7 +266,7 @@ def test_an_entry_point_adds_an_architecture(monkeypatch: pytest.MonkeyPatch) ->
     def entry_points(*, group: str, name: str | None = None) -> list[SimpleNamespace]:
         return [point] if group == "pyllm.archs" and name in (None, "my-llama") else []
 
-    monkeypatch.setattr(archs, "entry_points", entry_points)
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
     metadata = {k.replace("llama.", "my-llama."): v for k, v in LLAMA.items()} | {"general.architecture": "my-llama"}
     assert archs.load(metadata, infos(shapes()), 64).name == "my-llama"
     assert "my-llama" in archs.names()
