@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyllm.backends.base import Batch
 from pyllm.backends.cpu import attention as att
 from pyllm.backends.cpu.compiler import LIBRARY, Kernel, kernel
+from pyllm.backends.cpu.linear import wide_supported
 from pyllm.backends.cpu.memory import Memory, aligned_zeros
 from pyllm.backends.cpu.target import host
 from pyllm.config import ExecutionOptions
@@ -68,7 +69,9 @@ def seconds(
 class Case:
     """A batch of sequences at a depth, and the arguments of both kernels for each of several layers."""
 
-    def __init__(self, shape: tuple[int, int, int], spans: list[tuple[int, int]], n_threads: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], spans: list[tuple[int, int]], n_threads: int, wide: bool = False
+    ) -> None:
         self.n_heads, self.n_kv, self.dim = shape
         self.n_threads, self.spans = n_threads, spans
         value = Value(0, 1)
@@ -76,7 +79,7 @@ class Case:
             out=value, layer=0, q=value, k=value, v=value, cache=0, n_heads=self.n_heads, n_kv_heads=self.n_kv,
             head_dim=self.dim, v_head_dim=self.dim, scale=self.dim**-0.5,
         )  # fmt: skip
-        self.plan = plan = att.plan(op, page_size=32, dtype="f16", n_threads=n_threads)
+        self.plan = plan = att.plan(op, page_size=32, dtype="f16", n_threads=n_threads, wide=wide)
         needed = [(depth + n + 31) // 32 for depth, n in spans]
         n_pages, n = sum(needed), sum(n for _, n in spans)
         layer = n_pages * plan.layout.page_bytes
@@ -113,7 +116,7 @@ class Case:
             "scratch_stride": self.plan.scratch_bytes, "q": self.x.ctypes.data, "ldq": self.x.strides[0],
         }  # fmt: skip
 
-    def attend(self, wide: bool = False) -> float:
+    def attend(self) -> float:
         calls = [
             self.plan.args(
                 out=self.out.ctypes.data,
@@ -124,9 +127,7 @@ class Case:
             )
             for c in self.layers
         ]
-        kernel = self.plan.wide_kernel if wide else self.plan.kernel
-        assert kernel is not None
-        return seconds(kernel, calls, self.n_threads, self.counter)
+        return seconds(self.plan.kernel, calls, self.n_threads, self.counter)
 
     def store(self) -> float:
         k = self.x.ctypes.data + 4 * self.n_heads * self.dim
@@ -187,10 +188,12 @@ def report(n_threads: int, only: Callable[[str], bool]) -> None:
             else:
                 speed, share = f"{case.bytes_read() / t / 1e9:.1f} GB/s", case.bytes_read() / t / read
             row(f"{name}, {title}", f"{t * 1e6:.1f} us", speed, f"{share:.0%}", f"store {s * 1e6:.1f} us")
-            if case.plan.wide_kernel and "prompt" in title:
-                t = case.attend(wide=True)
-                row(f"{name}, {title}, wide", f"{t * 1e6:.1f} us", f"{case.products() / t / 1e9:.1f} GMAC/s")
             case.memory.close()
+            if "prompt" in title and wide_supported(host()):
+                case = Case(shape, spans, n_threads, wide=True)
+                t = case.attend()
+                row(f"{name}, {title}, wide", f"{t * 1e6:.1f} us", f"{case.products() / t / 1e9:.1f} GMAC/s")
+                case.memory.close()
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def _slots(*values: int | float) -> NDArray[np.int64]:
 class KVLayout:
     """One layer's cache: [pages][kv heads][keys | values], in half precision or float32.
 
-    Keys of 16 positions lie side by side, [position / 16][dimension][16]; values are [position][dimension].
-    Dimensions are padded to 16. A cache of layers is one such block for each, anywhere; fresh memory must be zero.
+    `kernels/kv.py` says how keys and values lie in a page; dimensions of keys are padded to 16, of values to 32. A
+    cache of layers is one such block for each, anywhere; fresh memory must be zero.
     """
 
     spec: KVSpec
@@ -54,7 +54,7 @@ class KVLayout:
     @property
     def head_bytes(self) -> int:
         """Bytes of one head in a page, keys and values."""
-        return self.key_bytes + self.page_size * _up(self.spec.v_head_dim, 16) * self.item_bytes
+        return self.key_bytes + self.page_size * _up(self.spec.v_head_dim, 32) * self.item_bytes
 
     @property
     def page_bytes(self) -> int:
@@ -137,6 +137,8 @@ class AttentionPlan:
     scale: float
     softcap: float
     n_threads: int
+    wide: bool
+    """Whether tiles of many rows (prompts) are computed in bfloat16 on AMX, see `kernels/attention_wide.py`."""
 
     @property
     def group(self) -> int:
@@ -155,26 +157,19 @@ class AttentionPlan:
 
     @property
     def kernel(self) -> Kernel:
+        if self.wide:
+            return kernel("attention", "attend_wide", width=self.width)
         return kernel("attention", "attend", kv=self.layout.dtype, width=self.width)
 
     @property
-    def wide_kernel(self) -> Kernel | None:
-        """Takes the place of `kernel`, with the same arguments, in steps of many tokens; None where there is none."""
-        return kernel("attention", "attend_wide", kv=self.layout.dtype, width=self.width) if self._wide else None
-
-    @property
-    def _wide(self) -> bool:
-        return wide_supported(host())
-
-    @property
     def _rows(self) -> int:
-        return tile_rows(self.group, self._wide)
+        return tile_rows(self.group, self.wide)
 
     @property
     def scratch_bytes(self) -> int:
         """Bytes of scratch of one thread, for any of the kernels."""
         store = 16 * (4 * _up(self.layout.spec.head_dim, 16) + 64) + 1024
-        return _up(max(Scratch(self.width, self._wide).n_bytes(self._rows), store), 64)
+        return _up(max(Scratch(self.width, self.wide).n_bytes(self._rows), store), 64)
 
     @property
     def _n_parts(self) -> int:
@@ -183,7 +178,7 @@ class AttentionPlan:
     @property
     def shared_bytes(self) -> int:
         """Bytes of the buffer that all threads share: tickets, then parts."""
-        return _up(8 * self._n_parts, 64) + self._n_parts * self._rows * Scratch(self.width, self._wide).ld
+        return _up(8 * self._n_parts, 64) + self._n_parts * self._rows * Scratch(self.width, self.wide).ld
 
     def store_args(
         self, *, step: int, counter: int, q: int, ldq: int, k: int, ldk: int, v: int, ldv: int, cache: int,
@@ -215,9 +210,13 @@ class AttentionPlan:
         )  # fmt: skip
 
 
-def plan(op: Attention, *, page_size: int, dtype: KVDtype, n_threads: int) -> AttentionPlan:
-    """Plan an attention op. Raises BackendError for shapes that the kernels do not do."""
+def plan(op: Attention, *, page_size: int, dtype: KVDtype, n_threads: int, wide: bool | None = None) -> AttentionPlan:
+    """Plan an attention op. `wide`: None for where the processor can; never with a float32 cache, which is there for
+    precision. Raises BackendError for shapes that the kernels do not do."""
     if page_size % 16:
         raise BackendError(f"The CPU backend needs pages of a multiple of 16 positions, not {page_size}.")
+    if op.head_dim % 2:
+        raise BackendError(f"The CPU backend needs heads of an even number of columns, not {op.head_dim}.")
+    wide = dtype == "f16" and (wide_supported(host()) if wide is None else wide)
     spec = KVSpec(op.n_kv_heads, op.head_dim, op.v_head_dim, op.window)
-    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, n_threads)
+    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, n_threads, wide)

@@ -16,6 +16,7 @@ from numba.extending import register_jitable
 from pyllm.backends.cpu.kernels import attention_tiles, attention_wide
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, PARTS_PER_THREAD, TILE_ROWS, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
+from pyllm.backends.cpu.kernels.kv import key_unit
 from pyllm.backends.cpu.simd import (
     atomic_add,
     atomic_store,
@@ -68,16 +69,23 @@ def _target_cost(step, tokens, group, n_kv, window, n_threads):
 
 
 @register_jitable
-def _list_block(list, table, cache, page_bytes, page_size, group_bytes, head_at, b0, b1):
-    """Addresses of what each group of positions b0 .. b1 has: keys, or values, where head_at leads to the first."""
+def _list_block(list, table, base, page_bytes, page_size, unit_bytes, odd_bytes, b0, b1):
+    """An address for each group of 16 positions b0 .. b1: `base` is where its head has them in page 0, unit_bytes lie
+    between units of `key_unit` positions, odd_bytes between the two groups of a unit."""
     table += 4 * (b0 // page_size)
     within = b0 % page_size
-    at = within // 16 * group_bytes
+    unit = key_unit(page_size)
+    at = within // unit * unit_bytes
+    odd = 0
     n = (b1 - b0 + 15) // 16
     for g in range(n):
-        store_i64(list + 8 * g, cache + load_i32(table) * page_bytes + head_at + at)
+        store_i64(list + 8 * g, base + load_i32(table) * page_bytes + at + odd * odd_bytes)
+        if odd == 0 and unit == 32:
+            odd = 1
+        else:
+            odd = 0
+            at += unit_bytes
         within += 16
-        at += group_bytes
         if within == page_size:
             table += 4
             within = at = 0
@@ -90,6 +98,8 @@ def _narrow_engine(kv: str, places: Scratch) -> tuple[Any, Any, Any, Any]:
     of the tile `scores` (of the block's first n_vectors groups of positions) and `weigh` (outputs * alpha + weights x
     values)."""
     ld, scores_at, alpha = places.ld, places.scores, places.alpha
+    keys_at, values_at = places.keys, places.values
+    keys_ahead, values_ahead = places.keys_ahead, places.values_ahead
     size = 2 if kv == "f16" else 4
     shape = attention_tiles.tile_shape()
     tile = attention_tiles.build(shape, kv, ld)
@@ -103,23 +113,24 @@ def _narrow_engine(kv: str, places: Scratch) -> tuple[Any, Any, Any, Any]:
             fill(queries + r * ld, (head_dim + 15) // 16, 0.0)
 
     @register_jitable
-    def begin(scratch, keys, values, n, head_dim, v_padded):
+    def begin(scratch, page_size, n, head_dim, v_padded):
         pass
 
     @register_jitable
-    def scores(scratch, m, queries, r, keys, values, n_vectors, head_dim, cap_rows):
+    def scores(scratch, m, queries, r, page_size, n_vectors, head_dim, cap_rows):
+        step = key_unit(page_size) * size
         for v in range(0, n_vectors, vectors):
             tile(
-                m, queries + r * ld, keys + 8 * v, 8, 0, 0, head_dim, 16 * size, scratch + scores_at + 64 * v, 0,
-                values - keys, 0,
+                m, queries + r * ld, scratch + keys_at + 8 * v, 8, 0, 0, head_dim, step, scratch + scores_at + 64 * v,
+                0, values_ahead - keys_at, 0,
             )  # fmt: skip
 
     @register_jitable
-    def weigh(scratch, m, outputs, values, n, v_padded, next_keys):
+    def weigh(scratch, m, outputs, page_size, n, v_padded):
         for v in range(0, v_padded, vectors):
             tile(
-                m, scratch + scores_at, values, 0, 16 * size * v, 16 * size if v + 1 < v_padded else 0, n,
-                16 * size * v_padded, outputs + 64 * v, scratch + alpha, next_keys - values, 256 * size * v,
+                m, scratch + scores_at, scratch + values_at, 0, (v // 2 * 2 * page_size + v % 2) * 16 * size, 16 * size,
+                n, 32 * size, outputs + 64 * v, scratch + alpha, keys_ahead - values_at, 256 * size * v,
             )  # fmt: skip
 
     return start, begin, scores, weigh
@@ -129,10 +140,11 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
     """Function that computes the rows of one tile over positions low .. high - 1: outputs, sums and maxima in scratch,
     not yet divided."""
     ld, size = places.ld, 2 if kv == "f16" else 4
-    start, begin, scores, weigh = (attention_wide.engine if wide else _narrow_engine)(kv, places)
+    start, begin, scores, weigh = attention_wide.engine(places) if wide else _narrow_engine(kv, places)
     step_rows = attention_wide.STEP_ROWS if wide else attention_tiles.tile_shape().rows[-1]
     soften = softener(places, packed=wide)
-    rows_at, keys_at, values_at, list_bytes = places.rows, places.keys, places.values, places.list_bytes
+    rows_at, keys_at, values_at = places.rows, places.keys, places.values
+    keys_ahead, values_ahead = places.keys_ahead, places.values_ahead
 
     @register_jitable
     def attend_range(args, scratch, table, head, token, rows, position, low, high):
@@ -142,14 +154,15 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
         page_size = load_i64(args + 64)
         group = load_i64(args + 80)
         head_dim = load_i64(args + 88)
-        v_padded = (load_i64(args + 96) + 15) // 16
-        head_at = head * load_i64(args + 104)
-        key_bytes = load_i64(args + 112)
+        v_padded = (load_i64(args + 96) + 31) // 32 * 2
+        keys = cache + head * load_i64(args + 104)
+        values = keys + load_i64(args + 112)
         window = load_i64(args + 128)
         softcap = load_f64(args + 136)
         cap_rows = load_i64(args + 168)
-        key_group = (head_dim + 15) // 16 * 256 * size
-        value_group = 256 * size * v_padded
+        unit = key_unit(page_size)
+        key_bytes = (head_dim + 15) // 16 * 16 * size * unit
+        value_bytes = 16 * size * v_padded * unit
         queries = scratch + rows_at
         outputs = queries + cap_rows * ld
         sums = outputs + cap_rows * ld
@@ -165,22 +178,24 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
                 row += ld
             q += ldq
         start(scratch, queries, rows, head_dim, cap_rows)
-        for r in range(min(rows + 15, cap_rows)):
-            fill(outputs + r * ld, (v_padded + 1) // 2 * 2, 0.0)
+        for r in range(min(rows + 31, cap_rows)):
+            fill(outputs + r * ld, v_padded, 0.0)
         fill(sums, rows, 0.0)
-        fill(maxima, rows // 16 + 2, LOWEST)
+        fill(maxima, rows // 16 + 3, LOWEST)
 
-        keys, next_keys = scratch + keys_at, scratch + keys_at + list_bytes
-        values = scratch + values_at
-        _list_block(keys, table, cache, page_bytes, page_size, key_group, head_at, low, min(low + BLOCK, high))
         for b0 in range(low, high, BLOCK):
             b1 = min(b0 + BLOCK, high)
-            _list_block(values, table, cache, page_bytes, page_size, value_group, head_at + key_bytes, b0, b1)
+            _list_block(scratch + keys_at, table, keys, page_bytes, page_size, key_bytes, 16 * size, b0, b1)
+            _list_block(scratch + values_at, table, values, page_bytes, page_size, 32 * size * unit, 512 * size, b0, b1)
+            _list_block(
+                scratch + values_ahead, table, values, page_bytes, page_size, value_bytes, value_bytes // 2, b0, b1
+            )
             soon = b1 if b1 < high else b0
             _list_block(
-                next_keys, table, cache, page_bytes, page_size, key_group, head_at, soon, min(soon + BLOCK, high)
-            )
-            begin(scratch, keys, values, b1 - b0, head_dim, v_padded)
+                scratch + keys_ahead, table, keys, page_bytes, page_size, key_bytes, key_bytes // 2, soon,
+                min(soon + BLOCK, high),
+            )  # fmt: skip
+            begin(scratch, page_size, b1 - b0, head_dim, v_padded)
             for r in range(0, rows, step_rows):
                 m = min(step_rows, rows - r)
                 first = position + r // group - b0
@@ -188,10 +203,15 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
                 if n <= 0 or (window > 0 and b1 - b0 <= first - window + 1):
                     continue
                 n_vectors = (n + 15) // 16
-                scores(scratch, m, queries, r, keys, values, n_vectors, head_dim, cap_rows)
-                soften(scratch, m, n_vectors, maxima + 4 * r, sums + 64 * r, first, r % group, group, window, softcap)
-                weigh(scratch, m, outputs + r * ld, values, n, v_padded, next_keys)
-            keys, next_keys = next_keys, keys
+                scores(scratch, m, queries, r, page_size, n_vectors, head_dim, cap_rows)
+                for h in range(0, m, 16):
+                    at = r + h
+                    last = position + at // group - b0
+                    soften(
+                        scratch, h, min(16, m - h), n_vectors, maxima + 4 * at, sums + 64 * at, last, at % group, group,
+                        window, softcap,
+                    )  # fmt: skip
+                weigh(scratch, m, outputs + r * ld, page_size, n, v_padded)
 
     return attend_range
 
@@ -267,9 +287,9 @@ def attend(kv: str, width: int) -> Any:
     return _kernel(kv, Scratch(width, False))
 
 
-def attend_wide(kv: str, width: int) -> Any:
-    """`attend` with AMX tiles for what has rows enough."""
-    return _kernel(kv, Scratch(width, True))
+def attend_wide(width: int) -> Any:
+    """`attend` of a cache in half precision, with AMX tiles for what has rows enough."""
+    return _kernel("f16", Scratch(width, True))
 
 
 def _kernel(kv: str, places: Scratch) -> Any:

@@ -32,9 +32,10 @@ class Scratch:
     alpha = 64
     """What outputs so far are to be multiplied by, for 32 rows."""
     keys = 192
-    """Addresses of a block's keys; after them those of the next block, the two change places."""
-    list_bytes = _LIST
-    values = keys + 2 * _LIST
+    """Addresses of a block's keys, for each 16 positions; then of its values, and of what to fetch ahead."""
+    values = keys + _LIST
+    keys_ahead = values + _LIST
+    values_ahead = keys_ahead + _LIST
     tile_shapes = 512
     scores = 576
 
@@ -66,4 +67,4 @@ class Scratch:
         return self.rows + n_rows * (2 * self.ld + 128 + (4 * self.width if self.wide else 0))
 
 
-assert Scratch.values + _LIST <= Scratch.tile_shapes
+assert Scratch.values_ahead + _LIST <= Scratch.tile_shapes

@@ -125,33 +125,42 @@ def _cap(row, n, softcap):
 def _largest(row, n):
     """Largest of n vectors."""
     best = load_f32x16(row)
-    for v in range(1, n):
+    other = load_f32x16(row + 64 * n - 64)
+    for v in range(1, n - 1, 2):
         best = max_f32(load_f32x16(row + 64 * v), best)
-    return hmax_f32(best)
+        other = max_f32(load_f32x16(row + 64 * v + 64), other)
+    return hmax_f32(max_f32(best, other))
 
 
 def softener(places: Scratch, packed: bool) -> Any:
     """Function that makes weights of the scores of up to 16 rows from r0 on, the first row that of the group's `head`
-    for a token at block position `last`. Maxima and sums of the running softmax follow; `alpha` in scratch is what earlier
-    sums and outputs are to be multiplied by. Packed weights go to their own place, as bfloat16."""
+    for a token at block position `last`. Maxima and sums of the running softmax follow; `alpha` in scratch is what
+    earlier sums and outputs are to be multiplied by. Packed weights go to their own place, as bfloat16."""
     ld, scores, weights_at, iota_at, alpha_at = places.ld, places.scores, places.weights, places.iota, places.alpha
 
     @register_jitable
     def weigh(row, n, top, weights):
         """Weights of one row; returns the vector of their sums."""
         total = zero_f32()
-        for v in range(0, n, 2):
+        other = zero_f32()
+        for v in range(0, n - 1, 2):
             x = exp2_f32(load_f32x16(row + 64 * v) - top)
-            y = zero_f32()
-            if v + 1 < n:
-                y = exp2_f32(load_f32x16(row + 64 * v + 64) - top)
-            total = total + (x + y)
+            y = exp2_f32(load_f32x16(row + 64 * v + 64) - top)
+            total = total + x
+            other = other + y
             if packed:
                 store_bf16x32(weights + 32 * v, x, y)
             else:
                 store_f32x16(row + 64 * v, x)
                 store_f32x16(row + 64 * v + 64, y)
-        return total
+        if n % 2 == 1:
+            x = exp2_f32(load_f32x16(row + 64 * n - 64) - top)
+            total = total + x
+            if packed:
+                store_bf16x32(weights + 32 * n - 32, x, zero_f32())
+            else:
+                store_f32x16(row + 64 * n - 64, x)
+        return total + other
 
     @register_jitable
     def soften(scratch, r0, m, n, maxima, sums, last, head, group, window, softcap):

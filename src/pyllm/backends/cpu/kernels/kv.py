@@ -1,7 +1,8 @@
 """Queries rotated in place, keys normed and rotated into the cache, values into the cache: one op before attention.
 
-The cache of one layer is [pages][kv heads][keys | values]. Keys: [position / 16][head_dim rounded up to 16][16
-positions]; values: [position][v_head_dim rounded up to 16].
+The cache of one layer is [pages][kv heads][keys | values]. Keys: [position / unit][head_dim rounded up to 16][unit],
+where a unit is 32 positions (16 in pages of an odd number of 16); values: [v_head_dim / 32][page size][32]. So a kernel
+that takes 32 positions, or 32 dimensions, at a time reads memory from one end to the other.
 """
 
 from __future__ import annotations
@@ -61,6 +62,12 @@ def transpose_16x16(b, a):
 assert VF32.element == F32
 
 
+@register_jitable
+def key_unit(page_size):
+    """Positions whose keys lie side by side."""
+    return 32 if page_size % 32 == 0 else 16
+
+
 def store(kv: str) -> Any:
     """Slots: step, counter, Q, ldq bytes, K, ldk bytes, V, ldv bytes, cache, bytes of a page, page size, kv heads,
     query heads per kv head, head_dim, v_head_dim, bytes of a head in a page, bytes of its keys, table, bytes of a table
@@ -81,32 +88,33 @@ def store(kv: str) -> Any:
             store_f32x16(address, x)
 
     @register_jitable
-    def store_keys(rows, ld, n, first, head_dim, dst, spare):
+    def store_keys(rows, ld, n, first, head_dim, dst, step, spare):
         """`n` rows of keys (padded to 16 columns) at lanes first .. of the group at `dst`."""
         for c in range(0, head_dim, 16):
-            block = dst + 16 * size * c
+            block = dst + step * c
             if n == 16:
                 transpose_16x16(rows + 4 * c, ld, spare)
                 for i in range(16):
-                    store_vector(block + 16 * size * i, load_f32x16(spare + 64 * i))
+                    store_vector(block + step * i, load_f32x16(spare + 64 * i))
             else:
                 for t in range(n):
                     store_vector(spare, load_f32x16(rows + t * ld + 4 * c))
                     for i in range(16):
                         if half_floats:
-                            store_i16(block + 32 * i + 2 * (first + t), load_u16(spare + 2 * i))
+                            store_i16(block + step * i + 2 * (first + t), load_u16(spare + 2 * i))
                         else:
-                            store_i32(block + 64 * i + 4 * (first + t), load_i32(spare + 4 * i))
+                            store_i32(block + step * i + 4 * (first + t), load_i32(spare + 4 * i))
 
     @register_jitable
-    def store_value(src, n, dst, spare):
-        whole = n // 16 * 16
-        for i in range(0, whole, 16):
-            store_vector(dst + size * i, load_f32x16(src + 4 * i))
-        if whole < n:
-            for i in range(16):
-                store_f32(spare + 4 * i, load_f32(src + 4 * (whole + i)) if whole + i < n else np.float32(0))
-            store_vector(dst + size * whole, load_f32x16(spare))
+    def store_value(src, n, dst, page_size, spare):
+        for i in range(0, (n + 31) // 32 * 32, 16):
+            place = dst + (i // 32 * page_size * 32 + i % 32) * size
+            if i + 16 <= n:
+                store_vector(place, load_f32x16(src + 4 * i))
+            else:
+                for j in range(16):
+                    store_f32(spare + 4 * j, load_f32(src + 4 * (i + j)) if i + j < n else np.float32(0))
+                store_vector(place, load_f32x16(spare))
 
     def kernel(args, thread, n_threads):
         step = load_i64(args)
@@ -143,7 +151,7 @@ def store(kv: str) -> Any:
         tables = load_i64(step + 72)
         table_bytes = load_i64(step + 80)
         padded = (head_dim + 15) // 16 * 16
-        v_padded = (v_head_dim + 15) // 16 * 16
+        unit = key_unit(page_size)
         ld = 4 * padded + 64
         spare = scratch + 16 * ld
 
@@ -170,8 +178,8 @@ def store(kv: str) -> Any:
             page = load_i32(tables + s * table_bytes + 4 * (at // page_size))
             keys = cache + page * page_bytes + head * head_bytes
             within = at % page_size
-            values = keys + key_bytes + size * v_padded * (within + low - at)
-            keys += size * padded * within
+            values = keys + key_bytes + 32 * size * (within + low - at)
+            keys += size * (padded * (within // unit * unit) + within % unit)
             for j in range(m):
                 t = t0 + j
                 row = table + t * row_bytes
@@ -194,7 +202,7 @@ def store(kv: str) -> Any:
                     k + t * ldk + 4 * head_dim * head, scratch + j * ld, head_dim, k_weight + head * k_weight_stride,
                     k_eps, row, row + row_bytes // 2, half, interleaved,
                 )  # fmt: skip
-                store_value(v + t * ldv + 4 * v_head_dim * head, v_head_dim, values + size * v_padded * j, spare)
-            store_keys(scratch, ld, m, low - at, head_dim, keys, spare)
+                store_value(v + t * ldv + 4 * v_head_dim * head, v_head_dim, values + 32 * size * j, page_size, spare)
+            store_keys(scratch, ld, m, low - at, head_dim, keys, size * unit, spare)
 
     return kernel
