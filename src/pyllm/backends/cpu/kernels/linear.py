@@ -189,60 +189,61 @@ def planes(spec: Layout, i: int) -> list[str]:
 
 
 def _group(spec: Layout, r: int, t: int) -> list[str]:
-    """32 columns: integer dot products, then scales. a, b: scales of panel i (of its halves), m: minima."""
-    halves = spec.scale_columns == 16
+    """32 columns: integer products, then scales. Columns with scales of their own take turns, to spare registers."""
+    lines = [line for i in range(r) for line in planes(spec, i)]
+    if spec.scale_columns == 16:
+        return lines + _columns(spec, r, t, ["lo"], "a") + _columns(spec, r, t, ["hi"], "b")
+    return lines + _columns(spec, r, t, ["lo", "hi"], "a")
+
+
+def _columns(spec: Layout, r: int, t: int, halves: list[str], scale: str) -> list[str]:
+    """The low and high nibbles' columns of a group, or one of the two: `scale` of panel i, m: its minima."""
     dot = "dot4_wide" if spec.bits == 8 else "dot4"
     cells = [(i, j) for j in range(t) for i in range(r)]
-    split = halves or r * t <= 4  # two sums: for two scales, or for enough independent chains
+    # Two sums where one chain of products would wait for itself.
+    sums = dict(zip(halves, "pq" if r * t <= 4 else "pp", strict=False))
     lines = []
     for j in range(t):
+        start = "zero_i32()"
         if spec.offset:
             at = f"x{j} + kp + kp // 4 + 8 * g"
-            first, second = f"load_i32({at})", f"load_i32({at} + 4)"
-            if halves:
-                lines += [f"i{j} = splat_i32({first} * {-spec.offset}); h{j} = splat_i32({second} * {-spec.offset})"]
-            else:
-                lines += [f"i{j} = splat_i32(({first} + {second}) * {-spec.offset}); h{j} = zero_i32()"]
-        else:
-            lines += [f"i{j} = zero_i32(); h{j} = zero_i32()"]
-    lines += [f"p{i}_{j} = i{j}; q{i}_{j} = h{j}" for i, j in cells]
-    lines += [line for i in range(r) for line in planes(spec, i)]
+            parts = [f"load_i32({at} + {4 * (h == 'hi')})" for h in halves]
+            start = f"splat_i32(({' + '.join(parts)}) * {-spec.offset})"
+        lines += [f"i{j} = {start}"]
+    lines += [f"p{i}_{j} = i{j}" + (f"; q{i}_{j} = zero_i32()" if "q" in sums.values() else "") for i, j in cells]
     for h in range(4):
-        for i in range(r):
-            lines += unpack(spec, i, h)
+        lines += [line for i in range(r) for line in unpack(spec, i, h, halves)]
         low, high = (8 * h, 8 * h + 4) if spec.bits == 8 else (4 * h, 16 + 4 * h)
-        for j in range(t):
-            lines += [f"x = splat4_i8x64(x{j} + 32 * g + {low}); y = splat4_i8x64(x{j} + 32 * g + {high})"]
-            for i in range(r):
-                lines += [f"p{i}_{j} = {dot}(p{i}_{j}, lo{i}, x)"]
-                lines += [f"q{i}_{j} = {dot}(q{i}_{j}, hi{i}, y)" if split else f"p{i}_{j} = {dot}(p{i}_{j}, hi{i}, y)"]
+        for half, at in (("lo", low), ("hi", high)):
+            if half in halves:
+                for j in range(t):
+                    lines += [f"x = splat4_i8x64(x{j} + 32 * g + {at})"]
+                    s = sums[half]
+                    lines += [f"{s}{i}_{j} = {dot}({s}{i}_{j}, {half}{i}, x)" for i in range(r)]
     for j in range(t):
         lines += [f"xs = splat_f32(load_f32(x{j} + kp + 4 * g))"]
         if spec.minima:
             lines += [f"xm = splat_f32(load_f32(x{j} + kp + kp // 8 + 4 * g))"]
         for i in range(r):
-            f = f"f{i}_{j}"
-            if halves:
-                lines += [f"{f} = fma(fma(to_f32(q{i}_{j}), b{i}, to_f32(p{i}_{j}) * a{i}), xs, {f})"]
-            else:
-                total = f"p{i}_{j} + q{i}_{j}" if split else f"p{i}_{j}"
-                lines += [f"{f} = fma(to_f32({total}), a{i} * xs, {f})"]
+            total = f"p{i}_{j} + q{i}_{j}" if "q" in sums.values() else f"p{i}_{j}"
+            lines += [f"f{i}_{j} = fma(to_f32({total}), {scale}{i} * xs, f{i}_{j})"]
             if spec.minima:
-                lines += [f"{f} = fma(m{i}, xm, {f})"]
+                lines += [f"f{i}_{j} = fma(m{i}, xm, f{i}_{j})"]
     return lines
 
 
-def unpack(spec: Layout, i: int, h: int) -> list[str]:
-    """lo and hi of panel i: the unsigned bytes of load h."""
+def unpack(spec: Layout, i: int, h: int, halves: list[str]) -> list[str]:
+    """lo and hi (or one of them) of panel i: the unsigned bytes of load h."""
     if spec.bits == 8:
-        return [f"lo{i} = load_i8x64(u{i} + {128 * h}); hi{i} = load_i8x64(u{i} + {128 * h + 64})"]
-    lines = [f"n = load_i8x64(u{i} + {64 * h})", f"lo{i} = nibbles_low(n); hi{i} = nibbles_high(n)"]
-    if spec.bits == 5:
-        lines += [f"lo{i} = lo{i} | (shift_left_i8(top{i}, {4 - h}) & splat_i8(16))"]
-        lines += [f"hi{i} = hi{i} | (shift_right_i8(top{i}, {h}) & splat_i8(16))"]
-    if spec.bits == 6:
-        for name, plane in ((f"lo{i}", f"top{i}"), (f"hi{i}", f"pot{i}")):
-            up = 4 - 2 * h
+        return [f"{half}{i} = load_i8x64(u{i} + {128 * h + 64 * (half == 'hi')})" for half in halves]
+    lines = [f"n = load_i8x64(u{i} + {64 * h})"]
+    lines += [f"{half}{i} = nibbles_{'low' if half == 'lo' else 'high'}(n)" for half in halves]
+    for half in halves:
+        if spec.bits == 5:
+            bits = f"shift_left_i8(top{i}, {4 - h})" if half == "lo" else f"shift_right_i8(top{i}, {h})"
+            lines += [f"{half}{i} = {half}{i} | ({bits} & splat_i8(16))"]
+        if spec.bits == 6:
+            plane, up = f"{'top' if half == 'lo' else 'pot'}{i}", 4 - 2 * h
             bits = f"shift_left_i8({plane}, {up})" if up > 0 else f"shift_right_i8({plane}, {-up})" if up < 0 else plane
-            lines += [f"{name} = {name} | ({bits} & splat_i8(48))"]
+            lines += [f"{half}{i} = {half}{i} | ({bits} & splat_i8(48))"]
     return lines

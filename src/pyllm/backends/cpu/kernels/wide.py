@@ -252,7 +252,7 @@ def _decoder(spec: Layout) -> Any:
             body += [f"n0 = b0 * splat_f32(float32({-spec.offset}))"]
             halves["hi0"] = ("b0", "n0")
     for h in range(4):
-        body += unpack(spec, 0, h)
+        body += unpack(spec, 0, h, ["lo", "hi"])
         for name, (scale, minimum) in halves.items():
             # Columns 4 h + j and 16 + 4 h + j, or 8 h + j and 8 h + 4 + j where integers are whole bytes.
             pair = (4 * h + (2 if name == "hi0" else 0)) if spec.bits == 8 else (2 * h + (8 if name == "hi0" else 0))
