@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +21,10 @@ from pyllm.backends.cpu.compiler import LIBRARY, Kernel, kernel
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.backends.cpu.memory import Memory, aligned_zeros
 from pyllm.backends.cpu.target import host
+from pyllm.backends.cpu.threads import Pool
 from pyllm.config import ExecutionOptions
 from pyllm.program import Attention, Value
 
-ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 SHAPES = {
     "SmolLM2 135M": (9, 3, 64),
     "Qwen2.5 1.5B": (12, 2, 128),
@@ -36,33 +35,16 @@ SHAPES = {
 CACHE_BYTES = 256 << 20
 
 
-def seconds(
-    k: Kernel, calls: list[NDArray[np.int64]], n_threads: int, counter: NDArray[np.int64], least: float = 0.4
-) -> float:
+def seconds(k: Kernel, calls: list[NDArray[np.int64]], pool: Pool, counter: NDArray[np.int64]) -> float:
     """Seconds of the quickest call: others may be using the machine."""
-    entry = ENTRY(LIBRARY.load([k])[k])
+    address = LIBRARY.load([k])[k]
     times: list[float] = []
-    barrier = threading.Barrier(n_threads)
-
-    def work(thread: int) -> None:
+    while sum(times) < 0.4 or len(times) < 5:
         for args in calls:
-            barrier.wait()
-            if thread == 0:
-                counter[0] = 0
-            barrier.wait()
+            counter[0] = 0
             start = time.perf_counter()
-            entry(args.ctypes.data, thread, n_threads)
-            barrier.wait()
-            if thread == 0:
-                times.append(time.perf_counter() - start)
-
-    while sum(times) < least or len(times) < 5:
-        others = [threading.Thread(target=work, args=(i,)) for i in range(1, n_threads)]
-        for t in others:
-            t.start()
-        work(0)
-        for t in others:
-            t.join()
+            pool.run(address, args.ctypes.data)
+            times.append(time.perf_counter() - start)
     return min(times)
 
 
@@ -70,10 +52,10 @@ class Case:
     """A batch of sequences at a depth, and the arguments of both kernels for each of several layers."""
 
     def __init__(
-        self, shape: tuple[int, int, int], spans: list[tuple[int, int]], n_threads: int, wide: bool = False
+        self, shape: tuple[int, int, int], spans: list[tuple[int, int]], pool: Pool, wide: bool = False
     ) -> None:
         self.n_heads, self.n_kv, self.dim = shape
-        self.n_threads, self.spans = n_threads, spans
+        self.pool, self.spans, n_threads = pool, spans, pool.n_threads
         value = Value(0, 1)
         op = Attention(
             out=value, layer=0, q=value, k=value, v=value, cache=0, n_heads=self.n_heads, n_kv_heads=self.n_kv,
@@ -127,7 +109,7 @@ class Case:
             )
             for c in self.layers
         ]
-        return seconds(self.plan.kernel, calls, self.n_threads, self.counter)
+        return seconds(self.plan.kernel, calls, self.pool, self.counter)
 
     def store(self) -> float:
         k = self.x.ctypes.data + 4 * self.n_heads * self.dim
@@ -138,7 +120,7 @@ class Case:
             )
             for c in self.layers
         ]
-        return seconds(self.plan.store_kernel, calls, self.n_threads, self.counter, 0.1)
+        return seconds(self.plan.store_kernel, calls, self.pool, self.counter)
 
     def products(self) -> int:
         """Multiply-adds for visible pairs."""
@@ -149,17 +131,17 @@ class Case:
         return sum(depth + n for depth, n in self.spans) * 2 * self.n_kv * self.dim * 2
 
 
-def peaks(n_threads: int) -> tuple[float, float]:
+def peaks(pool: Pool) -> tuple[float, float]:
     """Multiply-adds and bytes a second."""
-    counter, room = np.zeros(8, np.int64), aligned_zeros((n_threads + 1, 16), np.float32)
-    rounds = 2_000_000
-    args = np.array([0, 0, rounds, room.ctypes.data], np.int64)
-    products = rounds * 12 * 16 * n_threads / seconds(kernel("peak", "multiply_add"), [args], n_threads, counter)
-    n = 256 << 20
-    memory = Memory(n, "reading")
-    ctypes.memset(memory.address, 0, n)
-    args = np.array([0, 0, memory.address, n, room.ctypes.data], np.int64)
-    read = n / seconds(kernel("peak", "read"), [args], n_threads, counter)
+    counter, room = np.zeros(8, np.int64), aligned_zeros((pool.n_threads + 1, 16), np.float32)
+    items, rounds = 64, 100_000
+    args = np.array([0, counter.ctypes.data, items, rounds, room.ctypes.data], np.int64)
+    products = items * rounds * 12 * 16 / seconds(kernel("peak", "multiply_add"), [args], pool, counter)
+    items, n = 256, 1 << 20
+    memory = Memory(items * n, "reading")
+    ctypes.memset(memory.address, 0, items * n)
+    args = np.array([0, counter.ctypes.data, items, n, room.ctypes.data, memory.address], np.int64)
+    read = items * n / seconds(kernel("peak", "read"), [args], pool, counter)
     memory.close()
     return products, read
 
@@ -168,9 +150,9 @@ def row(name: str, *cells: Any) -> None:
     print(f"{name:38s}" + "".join(f"{c:>16}" for c in cells), flush=True)
 
 
-def report(n_threads: int, only: Callable[[str], bool]) -> None:
-    products, read = peaks(n_threads)
-    row(f"{host().cpu}, {n_threads} threads", f"{products / 1e9:.0f} GMAC/s", f"{read / 1e9:.1f} GB/s")
+def report(pool: Pool, only: Callable[[str], bool]) -> None:
+    products, read = peaks(pool)
+    row(f"{host().cpu}, {pool.n_threads} threads", f"{products / 1e9:.0f} GMAC/s", f"{read / 1e9:.1f} GB/s")
     for name, shape in SHAPES.items():
         if not only(name):
             continue
@@ -181,7 +163,7 @@ def report(n_threads: int, only: Callable[[str], bool]) -> None:
             ("1 token at 4096", [(4096, 1)]),
             ("16 sequences at 512", [(512, 1)] * 16),
         ):
-            case = Case(shape, spans, n_threads)
+            case = Case(shape, spans, pool)
             t, s = case.attend(), case.store()
             if "prompt" in title:
                 speed, share = f"{case.products() / t / 1e9:.1f} GMAC/s", case.products() / t / products
@@ -190,7 +172,7 @@ def report(n_threads: int, only: Callable[[str], bool]) -> None:
             row(f"{name}, {title}", f"{t * 1e6:.1f} us", speed, f"{share:.0%}", f"store {s * 1e6:.1f} us")
             case.memory.close()
             if "prompt" in title and wide_supported(host()):
-                case = Case(shape, spans, n_threads, wide=True)
+                case = Case(shape, spans, pool, wide=True)
                 t = case.attend()
                 row(f"{name}, {title}, wide", f"{t * 1e6:.1f} us", f"{case.products() / t / 1e9:.1f} GMAC/s")
                 case.memory.close()
@@ -198,4 +180,4 @@ def report(n_threads: int, only: Callable[[str], bool]) -> None:
 
 if __name__ == "__main__":
     words = sys.argv[2:]
-    report(int(sys.argv[1]) if len(sys.argv) > 1 else 1, lambda name: not words or any(w in name for w in words))
+    report(Pool(int(sys.argv[1]) if len(sys.argv) > 1 else 1), lambda name: not words or any(w in name for w in words))

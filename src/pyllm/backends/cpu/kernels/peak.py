@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyllm.backends.cpu.simd import fma, load_f32x16, load_i64, store_f32x16
+from pyllm.backends.cpu.simd import atomic_add, fma, load_f32x16, load_i64, store_f32x16
 from pyllm.backends.cpu.simd.core import target
 
 CHAINS = 12
 
 
 def multiply_add() -> Any:
-    """Slots: unused, unused, rounds, address of 64 bytes for each thread and 64 more. A round is CHAINS times 16
-    products; there are as many chains as registers allow."""
-    scope: dict[str, Any] = {"fma": fma, "load_f32x16": load_f32x16, "load_i64": load_i64, "store_f32x16": store_f32x16}
+    """Slots: step, counter, items, rounds of an item, address of 64 bytes and 64 more for each thread. A round is
+    CHAINS times 16 products; there are as many chains as registers allow."""
+    scope: dict[str, Any] = {
+        "atomic_add": atomic_add, "fma": fma, "load_f32x16": load_f32x16, "load_i64": load_i64,
+        "store_f32x16": store_f32x16,
+    }  # fmt: skip
     n = CHAINS if target().isa.startswith("avx512") else CHAINS // 4
-    lines = ["def kernel(args, thread, n_threads):", "    p = load_i64(args + 24)", "    y = load_f32x16(p)"]
+    lines = ["def kernel(args, thread, n_threads):", "    p = load_i64(args + 32)", "    y = load_f32x16(p)"]
     lines += [f"    x{i} = load_f32x16(p)" for i in range(n)]
-    lines += [f"    for i in range(load_i64(args + 16) * {CHAINS // n}):"]
-    lines += [f"        x{i} = fma(x{i}, y, y)" for i in range(n)]
+    lines += ["    while atomic_add(load_i64(args + 8), 1) < load_i64(args + 16):"]
+    lines += [f"        for i in range(load_i64(args + 24) * {CHAINS // n}):"]
+    lines += [f"            x{i} = fma(x{i}, y, y)" for i in range(n)]
     lines += [f"    x0 = x0 + x{i}" for i in range(1, n)]
     lines += ["    store_f32x16(p + 64 + 64 * thread, x0)"]
     exec("\n".join(lines), scope)
@@ -26,19 +30,22 @@ def multiply_add() -> Any:
 
 
 def read() -> Any:
-    """Slots: unused, unused, address, bytes (a multiple of 1024 for each thread), address as in `multiply_add`. Each
-    thread reads its share once."""
+    """Slots: step, counter, items, bytes of an item (a multiple of 256), address as in `multiply_add`, memory."""
 
     def kernel(args, thread, n_threads):
-        n = load_i64(args + 24) // n_threads // 1024 * 1024
-        first = load_i64(args + 16) + thread * n
+        n = load_i64(args + 24)
         p = load_i64(args + 32)
+        memory = load_i64(args + 40)
         a = b = c = d = load_f32x16(p)
-        for q in range(first, first + n, 256):
-            a = a + load_f32x16(q)
-            b = b + load_f32x16(q + 64)
-            c = c + load_f32x16(q + 128)
-            d = d + load_f32x16(q + 192)
+        while True:
+            item = atomic_add(load_i64(args + 8), 1)
+            if item >= load_i64(args + 16):
+                break
+            for q in range(memory + item * n, memory + item * n + n, 256):
+                a = a + load_f32x16(q)
+                b = b + load_f32x16(q + 64)
+                c = c + load_f32x16(q + 128)
+                d = d + load_f32x16(q + 192)
         store_f32x16(p + 64 + 64 * thread, a + b + c + d)
 
     return kernel
