@@ -276,6 +276,17 @@ def test_long_contexts_are_divided_and_combined(window: int) -> None:
         assert nmse(out, expected) < 1e-11
 
 
+def test_an_interrupted_step_leaves_no_trace() -> None:
+    layer = Layer(Shape(n_heads=3, n_kv=1, head_dim=32, v_head_dim=32))
+    layer.run([(0, 1500)])
+    layer.step[13] = 1
+    out, _ = layer.run([(0, 1), (1, 9)])
+    assert np.isnan(out).all()
+    layer.step[13] = 0
+    out, expected = layer.run([(0, 1), (1, 2)])
+    assert nmse(out, expected) < 1e-11
+
+
 def test_rotations_stay_exact_at_high_positions() -> None:
     for interleaved in (False, True):
         rope = att.RopeTable(att_inv_freq(32), 1.0, interleaved)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyllm.backends.cpu.kernels.attention_tiles import tile_shape
 from pyllm.backends.cpu.simd import atomic_add, fma, load_f32x16, load_i64, store_f32x16
-from pyllm.backends.cpu.simd.core import target
 
 CHAINS = 12
 
@@ -17,7 +17,7 @@ def multiply_add() -> Any:
         "atomic_add": atomic_add, "fma": fma, "load_f32x16": load_f32x16, "load_i64": load_i64,
         "store_f32x16": store_f32x16,
     }  # fmt: skip
-    n = CHAINS if target().isa.startswith("avx512") else CHAINS // 4
+    n = CHAINS // tile_shape().registers
     lines = ["def kernel(args, thread, n_threads):", "    p = load_i64(args + 32)", "    y = load_f32x16(p)"]
     lines += [f"    x{i} = load_f32x16(p)" for i in range(n)]
     lines += ["    while atomic_add(load_i64(args + 8), 1) < load_i64(args + 16):"]
