@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.compiler import kernel
+from pyllm.backends.cpu.lower_linear import add_gate
 from pyllm.backends.cpu.table import NEVER, Buffer, View
 from pyllm.program import MixtureOfExperts
 
@@ -51,7 +52,7 @@ def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: Vie
     q8 = low.x_form(op.down) == "q8"
     active = low.rows_q8(routing.n_rows, op.n_ff) if q8 else low.rows_f32(routing.n_rows, op.n_ff)
     y, record = (None, active) if q8 else (active, None)
-    low.gate(op.act, gate, up, y, record, op.n_ff, routing.all_rows, View(low.step, 0, 8 * NEVER))
+    add_gate(low, op.act, gate, up, y, record, op.n_ff, routing.all_rows, View(low.step, 0, 8 * NEVER))
     down = _product(low, routing, active, [op.down], [op.down_bias], [op.down_scale])
     out, r = low.new_f32(node), routing
     low.table.add(

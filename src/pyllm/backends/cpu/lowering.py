@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.attention import RopeTable
 from pyllm.backends.cpu.compiler import kernel
-from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
 from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
 from pyllm.backends.cpu.lower_experts import lower_experts
-from pyllm.backends.cpu.table import FIRST_WIDE, NARROW, NEVER, WIDE, Buffer, Entry, Table, View
+from pyllm.backends.cpu.lower_linear import lower_gated, lower_linear, product_of_sum
+from pyllm.backends.cpu.table import FIRST_WIDE, NEVER, Buffer, Table, View, at, round_up
 from pyllm.backends.cpu.weights import Weights
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
@@ -46,10 +46,6 @@ EMBED_FORMATS = frozenset(
 )
 
 
-def round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
 @dataclass(eq=False)
 class Node:
     """A value: the op that computes it, who reads it, and the forms that it has been computed in so far."""
@@ -64,14 +60,6 @@ class Node:
     @property
     def only_reader(self) -> Op | None:
         return self.readers[0] if len(self.readers) == 1 else None
-
-
-@dataclass(frozen=True)
-class _Gated:
-    """What a product of gates and their counterparts goes on to, and where its records go."""
-
-    act: str
-    q8: View
 
 
 @dataclass(frozen=True)
@@ -211,7 +199,7 @@ class Lowering:
             case RMSNorm():
                 self._norm(node, op)
             case Linear():
-                self._linear(node, op)
+                lower_linear(self, node, op)
             case Add():
                 self._add(node, op)
             case Scale():
@@ -227,7 +215,7 @@ class Lowering:
             case Attention():
                 lower_attention(self, node, op)
             case GatedActivation():
-                self._gated(node, op)
+                lower_gated(self, node, op)
             case MixtureOfExperts():
                 lower_experts(self, node, op)
             case _:
@@ -253,7 +241,7 @@ class Lowering:
         if isinstance(source.op, SelectRows) and source.f32 is None and len(source.readers) == 1:
             source, picks = self.node(source.op.x), 1
         b = h = None
-        is_sum = isinstance(source.op, Add) and source.f32 is None and self._residual(source) is None
+        is_sum = isinstance(source.op, Add) and source.f32 is None and product_of_sum(self, source) is None
         if is_sum and (not picks or len(source.readers) == 1):
             assert isinstance(source.op, Add)
             x, b = self.f32(source.op.a), self.f32(source.op.b)
@@ -285,92 +273,15 @@ class Lowering:
         )  # fmt: skip
 
     def _add(self, node: Node, op: Add) -> None:
-        if product := self._residual(node):
+        if product := product_of_sum(self, node):
             other = self.f32(op.b if product.op.out == op.a else op.a)
             if isinstance(product.op, MixtureOfExperts):
                 lower_experts(self, node, product.op, residual=other)
             else:
                 assert isinstance(product.op, Linear)
-                self._linear(node, product.op, residual=other)
+                lower_linear(self, node, product.op, residual=other)
         else:
             self._elementwise(node, "add", op.a, op.b)
-
-    def _residual(self, node: Node) -> Node | None:
-        """The product that can add the rest of this sum itself: not computed yet and read by nothing else."""
-        op = node.op
-        assert isinstance(op, Add)
-        for v in (op.b, op.a):
-            n = self.node(v)
-            if isinstance(n.op, (Linear, MixtureOfExperts)) and n.f32 is None and n.only_reader is op and op.a != op.b:
-                return n
-        return None
-
-    def _linear(self, node: Node, op: Linear, residual: View | None = None, gated: _Gated | None = None) -> None:
-        """`node` is the value that is written: the product's, or of the sum with `residual`.
-
-        With `gated`, the product's wide tokens go straight on to that; `op` and its sibling are its gate and up.
-        """
-        nodes, ops = [node], [op]
-        if residual is None:
-            nodes, ops = self._siblings(node, op)
-        plan, w = self.weights.matrix([o.weight for o in ops])
-        x = self.form(op.x, plan.x_form)
-        bias, n_rows = None, self.most_rows(node)
-        if any(o.bias for o in ops):
-            bias, _ = self.weights.vector([(o.bias, o.out.width) for o in ops])
-        if len(ops) == 1:
-            y = self.new_f32(node)
-        else:
-            y, start = self.rows_f32(n_rows, sum(o.out.width for o in ops)), 0
-            for n, o in zip(nodes, ops, strict=True):
-                n.f32 = View(y.buffer, y.ld, 4 * start)
-                start += o.out.width
-        rows, wide = self.range(node), None
-        wide_kernel = plan.gated_kernel(gated.act) if gated else plan.wide_kernel
-        if wide_kernel and self.may_be_wide(self.node(op.x)):
-            rows, out = View(self.step, 0, 8 * NARROW), gated.q8 if gated else y
-            self.table.need_scratch(GATED_SCRATCH if gated else WIDE_SCRATCH)
-            wide = Entry(
-                wide_kernel,
-                lambda: linear.wide_args(
-                    plan, w=w.address, x=x.address, ldx=x.ld, y=out.address, ldy=out.ld,
-                    bias=bias.address if bias else 0, residual=residual.address if residual else 0,
-                    rows=self.step.address + 8 * WIDE, scratch=self.table.scratch.address,
-                    scratch_bytes=self.table.scratch_bytes,
-                ),
-                label=f"wide {plan.format} {gated.act if gated else ''}".rstrip(),
-            )  # fmt: skip
-        self.table.add(
-            plan.kernel,
-            lambda: linear.args(
-                plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
-                bias=bias.address if bias else 0, residual=residual.address if residual else 0, ranges=rows.address,
-            ).tolist()[2:],
-            reads=[x, residual],
-            writes=[y, gated.q8 if gated else None],
-            wide=wide,
-            label=f"linear {plan.format} {plan.rows}x{plan.columns}",
-        )  # fmt: skip
-
-    def _siblings(self, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:
-        """Products of the same input and format that can be one, in the program's order; `op` among them."""
-        tensor = self.weights[op.weight]
-        nodes: list[Node] = []
-        ops: list[Linear] = []
-        for o in self.node(op.x).readers:
-            if not isinstance(o, Linear) or o in ops:
-                continue
-            n, t = self.node(o.out), self.weights[o.weight]
-            free = n.f32 is None and o.out.id not in self.outputs and o.out.width % 16 == 0
-            if o is op or (free and t.format == tensor.format and not self._joins_sum(n)):
-                nodes.append(n)
-                ops.append(o)
-        mergeable = op.out.id not in self.outputs and op.out.width % 16 == 0
-        return (nodes, ops) if mergeable else ([node], [op])
-
-    def _joins_sum(self, node: Node) -> bool:
-        reader = node.only_reader
-        return isinstance(reader, Add) and self._residual(self.node(reader.out)) is node
 
     def _elementwise(
         self, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picks: int = 0
@@ -397,52 +308,6 @@ class Lowering:
         else:
             self._apply("copy", part, part, self.new_f32(node), node, 0.0, 0)
 
-    def _gated(self, node: Node, op: GatedActivation) -> None:
-        wants = self.wants(node)
-        y = self.new_f32(node) if "f32" in wants else None
-        if "q8" in wants:
-            node.q8 = self.rows_q8(self.most_rows(node), op.out.width)
-        rows, fused = self.range(node), False
-        if node.q8 and not y and self._is_gated_product(node, op):
-            product = self.node(op.gate)
-            assert isinstance(product.op, Linear)
-            self._linear(product, product.op, gated=_Gated(op.act, node.q8))
-            rows, fused = View(self.step, 0, 8 * NARROW), True
-        gate, up = self.f32(op.gate), self.f32(op.up)
-        self.gate(op.act, gate, up, y, node.q8, op.out.width, rows, self.wide_from(node), narrow=fused)
-
-    def _is_gated_product(self, node: Node, op: GatedActivation) -> bool:
-        """Whether gate and up are one product that nothing else reads, and a kernel does both for wide tokens."""
-        gate, up = self.node(op.gate), self.node(op.up)
-        linear_gate, linear_up = gate.op, up.op
-        if not (isinstance(linear_gate, Linear) and isinstance(linear_up, Linear)):
-            return False
-        if gate.f32 or up.f32 or gate.only_reader is not op or up.only_reader is not op or op.gate == op.up:
-            return False
-        if self._siblings(gate, linear_gate)[1] != [linear_gate, linear_up]:
-            return False
-        plan, _ = self.weights.matrix([linear_gate.weight, linear_up.weight])
-        wide = self.may_be_wide(node) and self.may_be_wide(self.node(linear_gate.x))
-        return wide and op.gate.width == op.up.width and plan.gated_kernel(op.act) is not None
-
-    def gate(
-        self, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View, wide_from: View,
-        narrow: bool = False,
-    ) -> None:  # fmt: skip
-        """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not of wide tokens."""
-        self.table.need_scratch(4 * round_up(width, 32))
-        self.table.add(
-            kernel("elementwise", "gated", act=act),
-            lambda: [
-                *at(gate), *at(up), *at(y), *at(q8), width, rows.address, self.table.scratch.address,
-                self.table.scratch_bytes, wide_from.address,
-            ],
-            reads=[gate, up, rows],
-            writes=[y, q8],
-            label=act,
-            narrow=narrow,
-        )  # fmt: skip
-
     def _quantize(self, node: Node) -> None:
         source, picks = node, 0
         if isinstance(node.op, SelectRows) and node.f32 is None and self.wants(node) == {"q8"}:
@@ -456,8 +321,3 @@ class Lowering:
             writes=[q8],
             label="quantize",
         )
-
-
-def at(view: View | None) -> tuple[int, int]:
-    """The two slots of a view: address and bytes between rows."""
-    return (0, 0) if view is None else (view.address, view.ld)

@@ -23,6 +23,10 @@ FIRST_WIDE, NEVER, NARROW, WIDE = 12, 14, 16, 18
 count) of the tokens without and with wide records."""
 
 
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
 @dataclass(eq=False, slots=True)
 class Buffer:
     """Work memory from the entry that first writes it to the one that last reads it (or outside of the table's)."""
@@ -45,6 +49,11 @@ class View:
     @property
     def address(self) -> int:
         return self.buffer.address + self.offset
+
+
+def at(view: View | None) -> tuple[int, int]:
+    """The two slots of a view: address and bytes between rows."""
+    return (0, 0) if view is None else (view.address, view.ld)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +177,7 @@ class Encoded:
 
 
 def _lines(n_bytes: int) -> int:
-    return -(-n_bytes // LINE) * LINE
+    return round_up(n_bytes, LINE)
 
 
 def _take(free: list[tuple[int, int]], n: int, end: int) -> tuple[int, int]:
