@@ -45,17 +45,18 @@ class Scratch:
 
     @property
     def weights(self) -> int:
-        """bfloat16 [32][BLOCK]."""
+        """bfloat16 [2][BLOCK / 32][16 rows][32 positions]."""
         return self.scores + 32 * self.ld
 
     @property
     def wide_keys(self) -> int:
-        """bfloat16 [BLOCK / 16][dimensions / 32][16 pairs][16 positions][2], then what rounding them down has lost."""
+        """bfloat16 [BLOCK / 32][dimensions / 32][2][2][16 pairs][16 positions][2]: of 32 dimensions two groups of 16
+        positions, then what rounding those down has lost."""
         return self.weights + 64 * BLOCK
 
     @property
     def wide_values(self) -> int:
-        """bfloat16 [BLOCK / 32][dimensions / 16][16 pairs][16 dimensions][2]."""
+        """bfloat16 [dimensions / 32][BLOCK / 32][2][16 pairs][16 dimensions][2]."""
         return self.wide_keys + 4 * BLOCK * self.width
 
     @property

@@ -149,7 +149,7 @@ def softener(places: Scratch, packed: bool) -> Any:
             total = total + x
             other = other + y
             if packed:
-                store_bf16x32(weights + 32 * v, x, y)
+                store_bf16x32(weights + 512 * v, x, y)
             else:
                 store_f32x16(row + 64 * v, x)
                 store_f32x16(row + 64 * v + 64, y)
@@ -157,7 +157,7 @@ def softener(places: Scratch, packed: bool) -> Any:
             x = exp2_f32(load_f32x16(row + 64 * n - 64) - top)
             total = total + x
             if packed:
-                store_bf16x32(weights + 32 * n - 32, x, zero_f32())
+                store_bf16x32(weights + 512 * n - 512, x, zero_f32())
             else:
                 store_f32x16(row + 64 * n - 64, x)
         return total + other
@@ -187,7 +187,7 @@ def softener(places: Scratch, packed: bool) -> Any:
         for r in range(m):
             total = weigh(row, n, splat_f32(load_f32(maxima + 4 * r)), weights)
             row += ld
-            weights += 2 * BLOCK
+            weights += 64
             alpha = splat_f32(load_f32(alphas + 4 * r))
             store_f32x16(sums + 64 * r, fma(load_f32x16(sums + 64 * r), alpha, total))
 

@@ -75,8 +75,7 @@ def configure(config):
 
 def engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
     """Functions start, begin, scores, weigh, as in `attention.py`."""
-    ld, q_stride = places.ld, 2 * places.width
-    lost = 2 * BLOCK * places.width
+    ld = places.ld
     wide_keys, wide_values, weights, alpha_at = places.wide_keys, places.wide_values, places.weights, places.alpha
     rows_at, scores_at, keys_at, values_at = places.rows, places.scores, places.keys, places.values
 
@@ -91,31 +90,35 @@ def engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
             for v in range(n):
                 x = load_f32x16(queries + r * ld + 64 * v)
                 top = top_half(x)
-                store_bf16x16(halves + r * q_stride + 32 * v, top)
-                store_bf16x16(halves + (cap_rows + r) * q_stride + 32 * v, x - top)
+                dst = halves + (r // 16 * n + v // 2 * 2) * 1024 + r % 16 * 64 + v % 2 * 32
+                store_bf16x16(dst, top)
+                store_bf16x16(dst + 1024, x - top)
 
     @register_jitable
     def begin(scratch, page_size, n, head_dim, v_padded):
         """Convert a block of n positions."""
-        pairs = (head_dim + 31) // 32 * 16
+        chunks = (head_dim + 31) // 32
         step = key_unit(page_size) * 2
-        dst = scratch + wide_keys
         for g in range((n + 15) // 16):
             src = load_i64(scratch + keys_at + 8 * g)
-            for _ in range(head_dim // 2):
-                x = load_f16x16(src)
-                y = load_f16x16(src + step)
-                store_i32x16(dst, pair_tops(x, y))
-                store_i32x16(dst + lost, pair_tops(x - top_half(x), y - top_half(y)))
-                src += 2 * step
-                dst += 64
-            for _ in range(head_dim // 2, pairs):
-                store_i32x16(dst, zero_i32())
-                store_i32x16(dst + lost, zero_i32())
-                dst += 64
+            dst = scratch + wide_keys + (g // 2 * chunks * 4 + g % 2) * 1024
+            for c in range(0, 32 * chunks, 32):
+                whole = min(head_dim - c, 32) // 2
+                for _ in range(whole):
+                    x = load_f16x16(src)
+                    y = load_f16x16(src + step)
+                    store_i32x16(dst, pair_tops(x, y))
+                    store_i32x16(dst + 2048, pair_tops(x - top_half(x), y - top_half(y)))
+                    src += 2 * step
+                    dst += 64
+                for _ in range(whole, 16):
+                    store_i32x16(dst, zero_i32())
+                    store_i32x16(dst + 2048, zero_i32())
+                    dst += 64
+                dst += 3072
         for i in range(0, (n + 31) // 32 * 32, 2):
             src = load_i64(scratch + values_at + i // 16 * 8) + i % 16 * 64
-            dst = scratch + wide_values + i // 32 * 1024 * v_padded + i % 32 * 32
+            dst = scratch + wide_values + i // 32 * 2048 + i % 32 * 32
             for v in range(v_padded):
                 p = src + (v // 2 * 2 * page_size + v % 2) * 32
                 pair = zero_i32()
@@ -123,7 +126,7 @@ def engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
                     pair = pair_rounded(load_f16x16(p), load_f16x16(p + 64))
                 elif i < n:
                     pair = pair_rounded(load_f16x16(p), zero_f32())
-                store_i32x16(dst + 1024 * v, pair)
+                store_i32x16(dst + v // 2 * 64 * BLOCK + v % 2 * 1024, pair)
 
     @register_jitable
     def store4(p0, p1):
@@ -136,39 +139,37 @@ def engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
     def scores(scratch, m, queries, r, page_size, n_vectors, head_dim, cap_rows):
         """Of 32 rows; two groups of 16 positions at a time. Tiles 0 to 3: sums; 4, 5: queries; 6, 7: keys."""
         chunks = (head_dim + 31) // 32
-        a0 = scratch + rows_at + cap_rows * (2 * ld + 128) + r * q_stride
-        a1 = a0 + 16 * q_stride
-        rest = cap_rows * q_stride
+        queries = scratch + rows_at + cap_rows * (2 * ld + 128) + r // 16 * chunks * 2048
         for v in range(0, n_vectors, 2):
             tile_zero(0)
             tile_zero(1)
             tile_zero(2)
             tile_zero(3)
-            b0 = scratch + wide_keys + v * chunks * 1024
-            b1 = b0 + chunks * 1024
-            for c in range(0, 64 * chunks, 64):
-                tile_load(6, b0, 64)
-                tile_load(7, b1, 64)
-                tile_load(4, a0 + rest + c, q_stride)
+            b = scratch + wide_keys + v * chunks * 2048
+            for c in range(chunks):
+                a0 = queries + 2048 * c
+                a1 = a0 + 2048 * chunks
+                tile_load(6, b, 64)
+                tile_load(7, b + 1024, 64)
+                tile_load(4, a0 + 1024, 64)
                 tile_dot_bf16(0, 4, 6)
                 tile_dot_bf16(1, 4, 7)
-                tile_load(5, a1 + rest + c, q_stride)
+                tile_load(5, a1 + 1024, 64)
                 tile_dot_bf16(2, 5, 6)
                 tile_dot_bf16(3, 5, 7)
-                tile_load(4, a0 + c, q_stride)
+                tile_load(4, a0, 64)
                 tile_dot_bf16(0, 4, 6)
                 tile_dot_bf16(1, 4, 7)
-                tile_load(5, a1 + c, q_stride)
+                tile_load(5, a1, 64)
                 tile_dot_bf16(2, 5, 6)
                 tile_dot_bf16(3, 5, 7)
-                tile_load(6, b0 + lost, 64)
-                tile_load(7, b1 + lost, 64)
+                tile_load(6, b + 2048, 64)
+                tile_load(7, b + 3072, 64)
                 tile_dot_bf16(0, 4, 6)
                 tile_dot_bf16(1, 4, 7)
                 tile_dot_bf16(2, 5, 6)
                 tile_dot_bf16(3, 5, 7)
-                b0 += 1024
-                b1 += 1024
+                b += 4096
             out = scratch + scores_at + 64 * v
             store4(out, out + 16 * ld)
 
@@ -192,17 +193,17 @@ def engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
             tile_load(1, out + 64, ld)
             tile_load(2, out + 16 * ld, ld)
             tile_load(3, out + 16 * ld + 64, ld)
-            b = scratch + wide_values + v * 1024
-            for c in range(0, 64 * chunks, 64):
-                tile_load(4, a0 + c, 2 * BLOCK)
+            b = scratch + wide_values + v * 32 * BLOCK
+            for c in range(0, 1024 * chunks, 1024):
+                tile_load(4, a0 + c, 64)
                 tile_load(6, b, 64)
                 tile_dot_bf16(0, 4, 6)
                 tile_load(7, b + 1024, 64)
                 tile_dot_bf16(1, 4, 7)
-                tile_load(5, a1 + c, 2 * BLOCK)
+                tile_load(5, a1 + c, 64)
                 tile_dot_bf16(2, 5, 6)
                 tile_dot_bf16(3, 5, 7)
-                b += 1024 * v_padded
+                b += 2048
             store4(out, out + 16 * ld)
 
     return start, begin, scores, weigh
