@@ -58,17 +58,17 @@ def test_every_op_runs_once_and_waits_for_the_one_before(n_threads: int) -> None
 
 
 def test_a_flag_ends_the_walk_and_the_next_one_works() -> None:
-    table, values, _keep = chain(20_000)
+    table, values, _keep = chain(40_000)
     flag = aligned_zeros((8,), np.int64)
     pool = Pool(2)
     timer = threading.Timer(0.02, lambda: flag.__setitem__(0, 1))
     timer.start()
     started = time.perf_counter()
     assert not pool.walk(table.ctypes.data, len(table), flag.ctypes.data)
-    assert time.perf_counter() - started < 0.2
+    assert time.perf_counter() - started < 0.5
     flag[0] = 0
     done = values.max()
-    assert 0 < done < 20_000
+    assert 0 < done < 40_000
     values[:2] = 0
     assert pool.walk(table.ctypes.data, 100, flag.ctypes.data)
     assert (values[0] == 100).all()
@@ -90,7 +90,7 @@ def test_a_signal_handler_that_raises_ends_the_walk() -> None:
             started = time.perf_counter()
             with pytest.raises(KeyboardInterrupt):
                 pool.walk(table.ctypes.data, len(table))
-            assert time.perf_counter() - started < 0.25
+            assert time.perf_counter() - started < 0.5
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
