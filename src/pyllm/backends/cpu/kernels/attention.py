@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.kernels import attention_tiles, attention_wide
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, PARTS_PER_THREAD, TILE_ROWS, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
+from pyllm.backends.cpu.kernels.attention_tiles import build, rounded_rows, tile_shape
+from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, configure, wide_engine
 from pyllm.backends.cpu.kernels.kv import key_unit
 from pyllm.backends.cpu.simd import (
     atomic_add,
@@ -101,9 +102,9 @@ def _narrow_engine(kv: str, places: Scratch) -> tuple[Any, Any, Any, Any]:
     keys_at, values_at = places.keys, places.values
     keys_ahead, values_ahead = places.keys_ahead, places.values_ahead
     size = 2 if kv == "f16" else 4
-    shape = attention_tiles.tile_shape()
-    tile = attention_tiles.build(shape, kv, ld)
-    rounded = attention_tiles.rounded_rows(shape)
+    shape = tile_shape()
+    tile = build(shape, kv, ld)
+    rounded = rounded_rows(shape)
     step_rows, vectors = shape.rows[-1], shape.vectors
 
     @register_jitable
@@ -140,8 +141,8 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
     """Function that computes the rows of one tile over positions low .. high - 1: outputs, sums and maxima in scratch,
     not yet divided."""
     ld, size = places.ld, 2 if kv == "f16" else 4
-    start, begin, scores, weigh = attention_wide.engine(places) if wide else _narrow_engine(kv, places)
-    step_rows = attention_wide.STEP_ROWS if wide else attention_tiles.tile_shape().rows[-1]
+    start, begin, scores, weigh = wide_engine(places) if wide else _narrow_engine(kv, places)
+    step_rows = STEP_ROWS if wide else tile_shape().rows[-1]
     soften = softener(places, packed=wide)
     rows_at, keys_at, values_at = places.rows, places.keys, places.values
     keys_ahead, values_ahead = places.keys_ahead, places.values_ahead
@@ -297,7 +298,7 @@ def _kernel(kv: str, places: Scratch) -> Any:
     attend_range = _range(kv, places, False)
     attend_wide_range = _range(kv, places, True) if wide else attend_range
     finish, keep_part, combine_tile = _endings(places)
-    iota, tile_shapes, configure = places.iota, places.tile_shapes, attention_wide.configure
+    iota, tile_shapes = places.iota, places.tile_shapes
 
     def kernel(args, thread, n_threads):
         step = load_i64(args)

@@ -73,7 +73,7 @@ def configure(config):
     tile_config(config)
 
 
-def engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
+def wide_engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
     """Functions start, begin, scores, weigh, as in `attention.py`."""
     ld = places.ld
     wide_keys, wide_values, weights, alpha_at = places.wide_keys, places.wide_values, places.weights, places.alpha
