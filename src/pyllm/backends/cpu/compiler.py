@@ -116,7 +116,10 @@ def _sources(module: str) -> bytes:
         path = _HERE / (todo.pop().replace(".", "/") + ".py")
         if str(path) not in found and path.is_file():
             found[str(path)] = text = path.read_bytes()
-            todo += [m.decode() for m in re.findall(rb"^from pyllm\.backends\.cpu\.([\w.]+) import", text, re.M)]
+            for package, names in re.findall(
+                rb"^from pyllm\.backends\.cpu\.([\w.]+) import \(?([\w, \n]+)", text, re.M
+            ):
+                todo += [package.decode(), *(f"{package.decode()}.{n}" for n in re.findall(r"\w+", names.decode()))]
     return hashlib.sha256(b"".join(found[name] for name in sorted(found))).digest()
 
 
@@ -274,6 +277,13 @@ def _ir_codegen() -> Any:
         def get_pointer_to_function(self, name: str) -> int:
             self._ensure_finalized()
             return 0
+
+        # What is linked together is optimized once, as one module, in `compile_module`.
+        def _optimize_functions(self, ll_module: Any) -> None:
+            ll_module.data_layout = self._codegen._data_layout
+
+        def _optimize_final_module(self) -> None:
+            pass
 
         def _finalize_specific(self) -> None:
             pass

@@ -29,36 +29,18 @@ from pyllm.backends.cpu.simd import (
     zero_f32,
     zero_i32,
 )
-from pyllm.backends.cpu.simd.amx import tile_config, tile_dot_bf16, tile_load, tile_store, tile_zero
-from pyllm.backends.cpu.simd.core import F32X16, I32X16, VF32, VI32, call, const, op
+from pyllm.backends.cpu.simd.amx import (
+    pair_bf16,
+    pair_tops,
+    tile_config,
+    tile_dot_bf16,
+    tile_load,
+    tile_store,
+    tile_zero,
+    top_half,
+)
 
 STEP_ROWS = 32
-
-
-@op(F32X16, F32X16)
-def top_half(b, a):
-    """Rounded towards zero to bfloat16."""
-    return b.bitcast(b.and_(b.bitcast(a[0], VI32), const(VI32, -65536)), VF32)
-
-
-def _pair(b: Any, x: Any, y: Any) -> Any:
-    """Upper halves: of x in the low half of each lane, of y in the high one. Not as a shuffle of 16-bit lanes, which
-    LLVM would choose by itself and which costs three operations."""
-    sixteen = const(VI32, 16)
-    return call(b, "llvm.fshr.v16i32", VI32, [b.lshr(y, sixteen), x, sixteen])
-
-
-@op(I32X16, F32X16, F32X16)
-def pair_tops(b, a):
-    """a0 and a1, rounded towards zero to bfloat16, in each lane."""
-    return _pair(b, b.bitcast(a[0], VI32), b.bitcast(a[1], VI32))
-
-
-@op(I32X16, F32X16, F32X16)
-def pair_rounded(b, a):
-    """a0 and a1, rounded to bfloat16 (halves away from zero), in each lane."""
-    half = const(VI32, 0x8000)
-    return _pair(b, b.add(b.bitcast(a[0], VI32), half), b.add(b.bitcast(a[1], VI32), half))
 
 
 @register_jitable
@@ -123,9 +105,9 @@ def wide_engine(places: Scratch) -> tuple[Any, Any, Any, Any]:
                 p = src + (v // 2 * 2 * page_size + v % 2) * 32
                 pair = zero_i32()
                 if i + 1 < n:
-                    pair = pair_rounded(load_f16x16(p), load_f16x16(p + 64))
+                    pair = pair_bf16(load_f16x16(p), load_f16x16(p + 64))
                 elif i < n:
-                    pair = pair_rounded(load_f16x16(p), zero_f32())
+                    pair = pair_bf16(load_f16x16(p), zero_f32())
                 store_i32x16(dst + v // 2 * 64 * BLOCK + v % 2 * 1024, pair)
 
     @register_jitable

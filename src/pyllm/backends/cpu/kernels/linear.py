@@ -214,10 +214,10 @@ def _columns(spec: Layout, r: int, t: int, halves: list[str], scale: str) -> lis
     for h in range(4):
         lines += [line for i in range(r) for line in unpack(spec, i, h, halves)]
         low, high = (8 * h, 8 * h + 4) if spec.bits == 8 else (4 * h, 16 + 4 * h)
-        for half, at in (("lo", low), ("hi", high)):
+        for half, first in (("lo", low), ("hi", high)):
             if half in halves:
                 for j in range(t):
-                    lines += [f"x = splat4_i8x64(x{j} + 32 * g + {at})"]
+                    lines += [f"x = splat4_i8x64(x{j} + 32 * g + {first})"]
                     s = sums[half]
                     lines += [f"{s}{i}_{j} = {dot}({s}{i}_{j}, {half}{i}, x)" for i in range(r)]
     for j in range(t):

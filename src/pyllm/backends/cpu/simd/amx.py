@@ -61,12 +61,30 @@ def tile_release(b, a):
     call(b, "llvm.x86.tilerelease", _VOID, [])
 
 
+@op(F32X16, F32X16)
+def top_half(b, a):
+    """Rounded towards zero to bfloat16."""
+    return b.bitcast(b.and_(b.bitcast(a[0], VI32), const(VI32, -65536)), VF32)
+
+
+def _pair(b: Any, x: Any, y: Any) -> Any:
+    """Upper halves: of x in the low half of each lane, of y in the high one. Not as a shuffle of 16-bit lanes, which
+    LLVM would choose by itself and which costs three operations."""
+    sixteen = const(VI32, 16)
+    return call(b, "llvm.fshr.v16i32", VI32, [b.lshr(y, sixteen), x, sixteen])
+
+
+@op(I32X16, F32X16, F32X16)
+def pair_tops(b, a):
+    """a0 and a1, rounded towards zero to bfloat16, in each lane."""
+    return _pair(b, b.bitcast(a[0], VI32), b.bitcast(a[1], VI32))
+
+
 @op(I32X16, F32X16, F32X16)
 def pair_bf16(b, a):
-    """Each lane: a0 rounded to bfloat16 in the low half, a1 in the high half (halves away from zero)."""
-    half, top = const(VI32, 0x8000), const(VI32, -65536)
-    low = b.lshr(b.add(b.bitcast(a[0], VI32), half), const(VI32, 16))
-    return b.or_(low, b.and_(b.add(b.bitcast(a[1], VI32), half), top))
+    """a0 and a1, rounded to bfloat16 (halves away from zero), in each lane."""
+    half = const(VI32, 0x8000)
+    return _pair(b, b.add(b.bitcast(a[0], VI32), half), b.add(b.bitcast(a[1], VI32), half))
 
 
 @op(I32X16, I8X64)
