@@ -1,4 +1,4 @@
-"""Fixtures: where reference data and real models are; a test that needs what is not there is skipped, with the reason."""
+"""Fixtures: where reference data and real models are; a test that needs what is not there is skipped, and says so."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""Every kernel of a small model, cross-compiled for arm64: what does not run here can at least be compiled and read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("llvmlite")
+
+# A process of its own: helpers that numba has inlined for one target must not be met by another.
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+from oracle import OPTIONS, Shape, transformer
+from pyllm.backends.cpu import attention, compiler, executable, linear
+from pyllm.backends.cpu.lowering import Lowering
+from pyllm.backends.cpu.target import Target
+from pyllm.backends.cpu.threads import Pool
+
+arm = Target("aarch64-unknown-linux-gnu", "neoverse-n1", "")
+assert arm.isa == "dotprod"
+for module in (linear, attention):
+    for name, value in (("host", lambda: arm), ("wide_supported", lambda target: False)):
+        if hasattr(module, name):
+            setattr(module, name, value)
+model = transformer(Shape(n_layers=1))
+low = Lowering(model.program, model.tensors("Q4_K"), OPTIONS)
+kernels = [*Pool.KERNELS, *low.table.kernels(), *(p.pack_kernel for p in low.weights.plans)]
+for kernel in dict.fromkeys(kernels):
+    text = compiler.assembly(kernel, arm)
+    print(kernel.symbol, len(text.splitlines()), "sdot" in text)
+"""
+
+
+@pytest.mark.slow
+def test_all_kernels_compile_for_arm64() -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    script = SCRIPT.format(folder=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) >= 10
+    assert all(int(n) > 10 for _, n, _ in lines)
+    products = [uses for name, _, uses in lines if name.startswith("linear_")]
+    assert products
+    assert all(uses == "True" for uses in products)
