@@ -33,7 +33,7 @@ from pyllm.backends.cpu.simd import (
 from pyllm.backends.cpu.simd.amx import tile_config, tile_dot_bf16, tile_load, tile_release, tile_store, tile_zero
 
 _TILE = 1024
-_SUMS = 128 * WIDE_PAIRS  # bytes of one token's sums in scratch memory
+_SUMS = 128 * WIDE_TOKENS  # bytes of one pair's sums in scratch memory: tokens one after another, without gaps
 
 
 def linear_wide(layout: str) -> Any:
@@ -53,9 +53,9 @@ def _kernel(spec: Layout, act: Any) -> Any:
 
     @register_jitable
     def finish(sums, y, ldy, n_pairs, n):
-        for t in range(n):
-            for i in range(n_pairs):
-                s = sums + t * _SUMS + 128 * i
+        for i in range(n_pairs):
+            for t in range(n):
+                s = sums + i * _SUMS + 128 * t
                 store_bf16x16(y + t * ldy + 32 * i, act(load_f32x16(s), load_f32x16(s + 64)))
 
     def kernel(args, thread, n_threads):
@@ -98,7 +98,7 @@ def _kernel(spec: Layout, act: Any) -> Any:
             if gated:
                 sums = scratch + WIDE_BUFFER + WIDE_SHAPES
                 block(
-                    w, panel_bytes, pair, n_item, apart, n_panels, blocks, x + t * ldx, ldx, sums, 128, 64, _SUMS,
+                    w, panel_bytes, pair, n_item, apart, n_panels, blocks, x + t * ldx, ldx, sums, _SUMS, 64, 128,
                     bias, 0, n, scratch,
                 )  # fmt: skip
                 finish(sums, y + t * ldy + 32 * pair, ldy, n_item, n)
