@@ -16,7 +16,7 @@ from numba.extending import register_jitable
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, PARTS_PER_THREAD, TILE_ROWS, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
 from pyllm.backends.cpu.kernels.attention_tiles import build, rounded_rows, tile_shape
-from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, configure, wide_engine
+from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, wide_engine
 from pyllm.backends.cpu.kernels.kv import key_unit
 from pyllm.backends.cpu.simd import (
     atomic_add,
@@ -31,7 +31,7 @@ from pyllm.backends.cpu.simd import (
     store_f32x16,
     store_i64,
 )
-from pyllm.backends.cpu.simd.amx import tile_release
+from pyllm.backends.cpu.simd.amx import tile_release, tile_shapes
 
 PART = 256
 """Positions below which a range is not divided."""
@@ -298,7 +298,7 @@ def _kernel(kv: str, places: Scratch) -> Any:
     attend_range = _range(kv, places, False)
     attend_wide_range = _range(kv, places, True) if wide else attend_range
     finish, keep_part, combine_tile = _endings(places)
-    iota, tile_shapes = places.iota, places.tile_shapes
+    iota, shapes = places.iota, places.tile_shapes
 
     def kernel(args, thread, n_threads):
         step = load_i64(args)
@@ -320,7 +320,7 @@ def _kernel(kv: str, places: Scratch) -> Any:
         for i in range(16):
             store_f32(scratch + iota + 4 * i, np.float32(i))
         if wide:
-            configure(scratch + tile_shapes)
+            tile_shapes(scratch + shapes, 16, 16)
 
         # Items are numbered by sequence, tile (the last, heaviest, first), kv head, part; each thread walks along.
         s, i_tile, base, count = -1, 0, 0, 0

@@ -23,16 +23,13 @@ from pyllm.backends.cpu.simd import (
     splat_f32,
     store_bf16x16,
     store_f32x16,
-    store_i8,
     store_i32x16,
-    store_i64,
     zero_f32,
     zero_i32,
 )
 from pyllm.backends.cpu.simd.amx import (
     pair_bf16,
     pair_tops,
-    tile_config,
     tile_dot_bf16,
     tile_load,
     tile_store,
@@ -41,18 +38,6 @@ from pyllm.backends.cpu.simd.amx import (
 )
 
 STEP_ROWS = 32
-
-
-@register_jitable
-def configure(config):
-    """All tiles 16 rows of 64 bytes."""
-    for i in range(8):
-        store_i64(config + 8 * i, 0)
-    store_i8(config, 1)
-    for i in range(8):
-        store_i8(config + 16 + 2 * i, 64)
-        store_i8(config + 48 + i, 16)
-    tile_config(config)
 
 
 def wide_engine(places: Scratch) -> tuple[Any, Any, Any, Any]:

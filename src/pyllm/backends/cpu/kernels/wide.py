@@ -26,11 +26,9 @@ from pyllm.backends.cpu.simd import (
     load_i64,
     store_bf16x16,
     store_f32x16,
-    store_i8,
-    store_i64,
     zero_f32,
 )
-from pyllm.backends.cpu.simd.amx import tile_config, tile_dot_bf16, tile_load, tile_release, tile_store, tile_zero
+from pyllm.backends.cpu.simd.amx import tile_dot_bf16, tile_load, tile_release, tile_shapes, tile_store, tile_zero
 
 _TILE = 1024
 _SUMS = 128 * WIDE_TOKENS  # bytes of one pair's sums in scratch memory: tokens one after another, without gaps
@@ -132,7 +130,7 @@ def _block(spec: Layout) -> Any:
             for t in range(0, n, 32):
                 m = min(32, n - t)
                 if t == 0 or m < 32:
-                    _configure(shapes, min(16, m), max(1, m - 16))
+                    tile_shapes(shapes, min(16, m), max(1, m - 16))
                 for i in range(n_pairs):
                     p0 = _panel(pair + i, 0, apart)
                     p1 = min(n_panels - 1, _panel(pair + i, 1, apart))
@@ -156,25 +154,6 @@ def _block(spec: Layout) -> Any:
 @register_jitable
 def _panel(pair, which, apart):
     return 2 * pair + which if apart == 1 else pair + which * apart
-
-
-@register_jitable
-def _configure(shapes, rows0, rows1):
-    """Tiles 0, 1: sums of the first 16 tokens by two panels; 2, 3: of the next 16; 4, 5: activations; 6, 7: weights."""
-    for i in range(8):
-        store_i64(shapes + 8 * i, 0)
-    store_i8(shapes, 1)
-    for i in range(8):
-        store_i8(shapes + 16 + 2 * i, 64)
-    store_i8(shapes + 48, rows0)
-    store_i8(shapes + 49, rows0)
-    store_i8(shapes + 50, rows1)
-    store_i8(shapes + 51, rows1)
-    store_i8(shapes + 52, rows0)
-    store_i8(shapes + 53, rows1)
-    store_i8(shapes + 54, 16)
-    store_i8(shapes + 55, 16)
-    tile_config(shapes)
 
 
 @register_jitable

@@ -10,9 +10,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 from pyllm.backends.cpu.simd.core import F32X16, I8, I8X64, I32, I32X16, VF32, VI32, call, const, op
+from pyllm.backends.cpu.simd.memory import store_i8, store_i64
 
 _PTR = I8.as_pointer()
 _VOID = ir.VoidType()
@@ -54,6 +55,26 @@ tile_dot_bf16 = _tile_op("tdpbf16ps", 3, 0)
 def tile_config(b, a):
     """Set the shape of all tiles from the 64-byte block at an address."""
     call(b, "llvm.x86.ldtilecfg", _VOID, [b.inttoptr(a[0], _PTR)])
+
+
+@register_jitable
+def tile_shapes(block, rows0, rows1):
+    """Shape all tiles, through 64 bytes of memory at `block`. 64 bytes a row; 0, 1 (sums) and 4 (activations) have
+    `rows0` rows, 2, 3 and 5 have `rows1`, 6 and 7 (weights) have 16."""
+    for i in range(8):
+        store_i64(block + 8 * i, 0)
+    store_i8(block, 1)
+    for i in range(8):
+        store_i8(block + 16 + 2 * i, 64)
+    store_i8(block + 48, rows0)
+    store_i8(block + 49, rows0)
+    store_i8(block + 50, rows1)
+    store_i8(block + 51, rows1)
+    store_i8(block + 52, rows0)
+    store_i8(block + 53, rows1)
+    store_i8(block + 54, 16)
+    store_i8(block + 55, 16)
+    tile_config(block)
 
 
 @op(types.void)

@@ -72,11 +72,6 @@ def load_i32(b, a):
 
 
 @op(types.int64, ADDR)
-def load_i16(b, a):
-    return b.sext(_load(b, a[0], I16), I64)
-
-
-@op(types.int64, ADDR)
 def load_u16(b, a):
     return b.zext(_load(b, a[0], I16), I64)
 
@@ -134,11 +129,6 @@ def load_f16x16(b, a):
 def load_bf16x16(b, a):
     """16 bfloat16, widened."""
     return b.bitcast(b.shl(b.zext(_load(b, a[0], VI16), VI32), const(VI32, 16)), VF32)
-
-
-@op(I32X16, ADDR)
-def load_i32x16(b, a):
-    return _load(b, a[0], VI32)
 
 
 @op(I32X16, ADDR)

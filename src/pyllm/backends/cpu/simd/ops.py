@@ -74,11 +74,6 @@ def round_to_i32(b, a):
     return b.sub(b.bitcast(b.fadd(a[0], magic), VI32), const(VI32, 0x4B400000))
 
 
-@op(I32X16, I32X16, I32X16)
-def mul_i32(b, a):
-    return b.mul(a[0], a[1])
-
-
 @op(types.float32, F32X16)
 def hsum_f32(b, a):
     """Sum of the lanes, as a tree."""
