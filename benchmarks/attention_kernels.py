@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch
 from pyllm.backends.cpu import attention as att
-from pyllm.backends.cpu.compiler import LIBRARY, Kernel, kernel
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.linear import wide_supported
-from pyllm.backends.cpu.memory import Memory, aligned_zeros
-from pyllm.backends.cpu.target import host
-from pyllm.backends.cpu.threads import Pool
 from pyllm.config import ExecutionOptions
+from pyllm.jit.compiler import LIBRARY, Kernel
+from pyllm.jit.memory import Memory, aligned_zeros
+from pyllm.jit.target import host
+from pyllm.jit.threads import Pool
 from pyllm.program import Attention, Value
 
 SHAPES = {

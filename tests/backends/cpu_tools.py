@@ -7,10 +7,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.cpu.compiler import LIBRARY, kernel
-from pyllm.backends.cpu.memory import aligned_zeros
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.table import FIRST_WIDE
-from pyllm.backends.cpu.threads import Pool
+from pyllm.jit.compiler import LIBRARY
+from pyllm.jit.memory import aligned_zeros
+from pyllm.jit.threads import Pool
 
 
 @cache

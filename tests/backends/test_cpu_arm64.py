@@ -16,10 +16,11 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
 from oracle import OPTIONS, Shape, transformer
-from pyllm.backends.cpu import attention, compiler, executable, linear
+from pyllm.backends.cpu import attention, executable, linear
+from pyllm.jit import compiler
 from pyllm.backends.cpu.lowering import Lowering
-from pyllm.backends.cpu.target import Target
-from pyllm.backends.cpu.threads import Pool
+from pyllm.jit.target import Target
+from pyllm.jit.threads import Pool
 
 arm = Target("aarch64-unknown-linux-gnu", "neoverse-n1", "")
 assert arm.isa == "dotprod"

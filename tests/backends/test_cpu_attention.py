@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch
 from pyllm.backends.cpu import attention as att
-from pyllm.backends.cpu.compiler import LIBRARY, Kernel
 from pyllm.backends.cpu.linear import wide_supported
-from pyllm.backends.cpu.memory import aligned_zeros
-from pyllm.backends.cpu.target import host
 from pyllm.config import ExecutionOptions, KVDtype
 from pyllm.errors import BackendError
+from pyllm.jit.compiler import LIBRARY, Kernel
+from pyllm.jit.memory import aligned_zeros
+from pyllm.jit.target import host
 from pyllm.program import Attention, Value
 
 F64 = NDArray[np.float64]

@@ -19,13 +19,14 @@ from oracle import OPTIONS, Shape, Step, assert_close, nmse, ragged_batches, run
 
 from pyllm import archs
 from pyllm.backends.base import Batch
-from pyllm.backends.cpu import BACKEND, lowering, memory
+from pyllm.backends.cpu import BACKEND, lowering
 from pyllm.backends.cpu.executable import CPUExecutable
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.table import Buffer, Table
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, OutOfMemoryError, RequestError
 from pyllm.gguf import open_gguf
+from pyllm.jit import memory
 
 
 @pytest.fixture(autouse=True)

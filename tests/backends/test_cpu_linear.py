@@ -11,10 +11,11 @@ import pytest
 pytest.importorskip("llvmlite")
 
 from pyllm.backends.cpu import linear
-from pyllm.backends.cpu.compiler import LIBRARY, Kernel, assembly, kernel
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.layouts import GATED_SCRATCH
-from pyllm.backends.cpu.target import Target, host
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.compiler import LIBRARY, Kernel, assembly
+from pyllm.jit.target import Target, host
 
 FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 SCALES_AT = {

@@ -15,7 +15,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
 from oracle import Shape, assert_close, run_both, transformer
-from pyllm.backends.cpu.target import host
+from pyllm.jit.target import host
 assert host().isa == {isa!r}, host().isa
 model = transformer(Shape(n_layers=1))
 tensors = model.tensors("Q4_K")

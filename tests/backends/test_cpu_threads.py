@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyllm.backends.cpu.compiler import LIBRARY, kernel
-from pyllm.backends.cpu.memory import aligned_zeros
-from pyllm.backends.cpu.threads import Pool
 from pyllm.errors import ClosedError
+from pyllm.jit.compiler import LIBRARY, kernel
+from pyllm.jit.memory import aligned_zeros
+from pyllm.jit.threads import Pool
 
 
 def chain(n_ops: int, size: int = 4096, n_rows: int = 8) -> tuple[NDArray[np.int64], NDArray[np.float32], list[object]]:
     """A table of sums, each op's input the one before's output, so that a missing barrier or a lost row shows."""
-    k = kernel("elementwise", "elementwise", kind="add")
+    k = kernel("backends.cpu.kernels.elementwise", "elementwise", kind="add")
     address = LIBRARY.load([k])[k]
     values = aligned_zeros((3, n_rows, size), np.float32)
     step = aligned_zeros((32,), np.int64)
@@ -117,7 +117,7 @@ def test_a_forked_child_gets_threads_of_its_own() -> None:
 import os, sys
 sys.path.insert(0, {folder!r})
 from test_cpu_threads import chain
-from pyllm.backends.cpu.threads import Pool
+from pyllm.jit.threads import Pool
 table, values, keep = chain(10)
 pool = Pool(2)
 pool.walk(table.ctypes.data, 10)

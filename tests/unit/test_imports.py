@@ -17,6 +17,7 @@ SOURCE = Path(pyllm.__file__).parent
 
 LAYERS = [
     {"errors", "config", "env"},
+    {"jit"},
     {"gguf", "quant", "tokenizers", "chat", "hub"},
     {"program", "archs", "backends", "cache", "sampling"},
     {"engine"},

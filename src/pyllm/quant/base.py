@@ -31,6 +31,9 @@ class QuantFormat(ABC):
     """Weights of a block."""
     layout: ClassVar[np.dtype[Any]]
     """A block, as a structured type without padding."""
+    encoder: ClassVar[str | None] = None
+    """Module of `pyllm.quant.kernels` whose `encode(format, source)` is the kernel that encodes rows; None: there is
+    none."""
 
     def __init_subclass__(cls) -> None:
         known = REGISTRY.get(cls.name)
@@ -71,6 +74,21 @@ class QuantFormat(ABC):
                 part = out[i : i + step]
                 part[...] = self.decode_blocks(blocks[i : i + step]).reshape(part.shape)
         return out.reshape(*data.shape[:-1], data.shape[-1] // self.block_bytes * self.block_size)
+
+    def encode(
+        self, weights: NDArray[np.float32], importance: NDArray[np.float32] | None = None, n_threads: int = 1
+    ) -> NDArray[np.uint8]:
+        """Rows as they are stored: float32 [..., n_weights] -> uint8 [..., n_bytes].
+
+        The error sum of importance (decoded - weights)² of each row is made small; `importance` [n_weights] is
+        not negative, None: all ones. Raises FormatError where rows are not whole blocks or weights are not finite.
+        """
+        from pyllm.quant.encoder import Encoder
+
+        rows = np.ascontiguousarray(weights, np.float32)
+        with Encoder(n_threads) as encoder:
+            data, _ = encoder.encode(self, rows.reshape(-1, rows.shape[-1]).view(np.uint8), "F32", importance)
+        return data.reshape(*rows.shape[:-1], -1)
 
     def __repr__(self) -> str:
         return f"<format {self.name}: {self.block_size} weights in {self.block_bytes} bytes>"

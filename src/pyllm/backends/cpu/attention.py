@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.cpu.compiler import Kernel, kernel
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.kernels.attention_scratch import PARTS_PER_THREAD, Scratch, tile_rows
 from pyllm.backends.cpu.linear import wide_supported
-from pyllm.backends.cpu.target import host
 from pyllm.config import KVDtype
 from pyllm.errors import BackendError
+from pyllm.jit.compiler import Kernel
+from pyllm.jit.target import host
 from pyllm.program import Attention, KVSpec, Rope
 
 

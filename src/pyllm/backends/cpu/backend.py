@@ -20,11 +20,11 @@ class CPUBackend(Backend):
     name = "cpu"
 
     def probe(self) -> Probe:
-        from pyllm.backends.cpu.memory import free_memory
+        from pyllm.jit.memory import free_memory
 
         device = _processor()
         try:
-            from pyllm.backends.cpu.target import host
+            from pyllm.jit.target import host
 
             target = host()
         except Exception as e:  # a broken library raises whatever it likes

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch, Executable
 from pyllm.backends.cpu import linear
-from pyllm.backends.cpu.compiler import LIBRARY
 from pyllm.backends.cpu.lowering import Lowering
-from pyllm.backends.cpu.memory import Memory, aligned_zeros, at, check_free
 from pyllm.backends.cpu.table import FIRST_WIDE, NARROW, NEVER, WIDE, Buffer, Encoded
-from pyllm.backends.cpu.target import host
-from pyllm.backends.cpu.threads import Pool
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, RequestError
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.compiler import LIBRARY
+from pyllm.jit.memory import Memory, aligned_zeros, at, check_free
+from pyllm.jit.target import host
+from pyllm.jit.threads import Pool
 from pyllm.program import Program
 from pyllm.quant import formats
 

@@ -11,10 +11,11 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.cpu.compiler import LIBRARY, Kernel, kernel
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.layouts import LAYOUTS, PANEL, Layout
-from pyllm.backends.cpu.target import Target, host
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.compiler import LIBRARY, Kernel
+from pyllm.jit.target import Target, host
 from pyllm.quant import formats
 
 RunParallel = Callable[[int, int], None]

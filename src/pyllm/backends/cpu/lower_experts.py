@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu import linear
-from pyllm.backends.cpu.compiler import kernel
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.lower_linear import add_gate
 from pyllm.backends.cpu.table import NEVER, Buffer, View
 from pyllm.program import MixtureOfExperts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu import linear
-from pyllm.backends.cpu.compiler import kernel
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
 from pyllm.backends.cpu.table import NARROW, WIDE, Entry, View, at, round_up
 from pyllm.program import Add, GatedActivation, Linear, MixtureOfExperts

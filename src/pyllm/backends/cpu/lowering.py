@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.attention import RopeTable
-from pyllm.backends.cpu.compiler import kernel
+from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
 from pyllm.backends.cpu.lower_experts import lower_experts
 from pyllm.backends.cpu.lower_linear import lower_gated, lower_linear, product_of_sum

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.cpu.compiler import Kernel
-from pyllm.backends.cpu.memory import aligned_zeros
+from pyllm.jit.compiler import Kernel
+from pyllm.jit.memory import aligned_zeros
 
 LINE = 64
 """Bytes of a cache line; everything starts at one."""

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.layouts import PANEL
 from pyllm.backends.cpu.linear import LinearPlan
-from pyllm.backends.cpu.memory import Memory, at, release
 from pyllm.backends.cpu.table import LINE, Buffer
 from pyllm.config import Progress
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.memory import Memory, at, release
 from pyllm.quant import formats
 
 F32 = NDArray[np.float32]

@@ -27,6 +27,7 @@ class Q8_0(QuantFormat):
     ggml_type = 8
     block_size = 32
     layout = LAYOUT
+    encoder = "legacy"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         return blocks["qs"].astype(np.float32) * blocks["d"].astype(np.float32)[:, None]

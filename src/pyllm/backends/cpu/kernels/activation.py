@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     abs_f32,
     hmax_f32,
     hsum_i32,

@@ -18,7 +18,7 @@ from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine
 from pyllm.backends.cpu.kernels.attention_tiles import build, rounded_rows, tile_shape
 from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, wide_engine
 from pyllm.backends.cpu.kernels.kv import key_unit
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     atomic_add,
     atomic_store,
     hsum_f32,
@@ -31,7 +31,7 @@ from pyllm.backends.cpu.simd import (
     store_f32x16,
     store_i64,
 )
-from pyllm.backends.cpu.simd.amx import tile_release, tile_shapes
+from pyllm.jit.simd.amx import tile_release, tile_shapes
 
 PART = 256
 """Positions below which a range is not divided."""

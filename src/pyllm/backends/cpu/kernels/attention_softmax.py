@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, Scratch
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     first_lane,
     fma,
     hmax_f32,
@@ -24,9 +24,9 @@ from pyllm.backends.cpu.simd import (
     tanh_f32,
     zero_f32,
 )
-from pyllm.backends.cpu.simd.core import F32X16, I16, I64, VF32, VI16, VI32, call, const, op, target
-from pyllm.backends.cpu.simd.math import _fma
-from pyllm.backends.cpu.simd.memory import _store
+from pyllm.jit.simd.core import F32X16, I16, I64, VF32, VI16, VI32, call, const, op, target
+from pyllm.jit.simd.math import _fma
+from pyllm.jit.simd.memory import _store
 
 LOG2_E = 1.4426950408889634
 LOWEST = -1e30

@@ -14,9 +14,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from pyllm.backends.cpu.simd.core import I8, I32, I64, VF32, VI16, call, const, op, splat, target
-from pyllm.backends.cpu.simd.math import _fma
-from pyllm.backends.cpu.simd.memory import _load, _store, _widen_f16
+from pyllm.jit.simd.core import I8, I32, I64, VF32, VI16, call, const, op, splat, target
+from pyllm.jit.simd.math import _fma
+from pyllm.jit.simd.memory import _load, _store, _widen_f16
 
 SEGMENT = 16
 """Positions of a segment."""

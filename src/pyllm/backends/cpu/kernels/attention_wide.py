@@ -14,7 +14,7 @@ from numba.extending import register_jitable
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import fill
 from pyllm.backends.cpu.kernels.kv import key_unit
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     hsum_f32,
     load_f16x16,
     load_f32,
@@ -27,7 +27,7 @@ from pyllm.backends.cpu.simd import (
     zero_f32,
     zero_i32,
 )
-from pyllm.backends.cpu.simd.amx import (
+from pyllm.jit.simd.amx import (
     pair_bf16,
     pair_tops,
     tile_dot_bf16,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     atomic_add,
     exp_f32,
     first_lane,

@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.kernels.rope import turn_head
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     atomic_add,
     load_f32,
     load_f32x16,
@@ -32,7 +32,7 @@ from pyllm.backends.cpu.simd import (
     store_i16,
     store_i32,
 )
-from pyllm.backends.cpu.simd.core import F32, VF32, op, shuffle
+from pyllm.jit.simd.core import F32, VF32, op, shuffle
 
 LARGEST_F16 = 65504.0
 

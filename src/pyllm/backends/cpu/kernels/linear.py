@@ -16,9 +16,9 @@ from typing import Any
 
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu import simd
 from pyllm.backends.cpu.layouts import GROUP, LAYOUTS, PANEL, Layout
-from pyllm.backends.cpu.simd import atomic_add, load_i64
+from pyllm.jit import simd
+from pyllm.jit.simd import atomic_add, load_i64
 
 
 def linear(layout: str, panels: int, tokens: int) -> Any:

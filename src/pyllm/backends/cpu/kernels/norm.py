@@ -9,7 +9,7 @@ from numba.extending import register_jitable
 
 from pyllm.backends.cpu.kernels.activation import store_activation
 from pyllm.backends.cpu.kernels.rows import row_of, rows_at_once
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     atomic_add,
     fma,
     hsum_f32,

@@ -11,7 +11,7 @@ from typing import Any
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.layouts import LAYOUTS
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     atomic_add,
     load_i32,
     load_i64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyllm.backends.cpu.kernels.attention_tiles import tile_shape
-from pyllm.backends.cpu.simd import atomic_add, fma, load_f32x16, load_i64, store_f32x16
+from pyllm.jit.simd import atomic_add, fma, load_f32x16, load_i64, store_f32x16
 
 CHAINS = 12
 

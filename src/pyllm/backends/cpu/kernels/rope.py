@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.simd import (
+from pyllm.jit.simd import (
     atomic_add,
     first_lane,
     fma,
@@ -28,7 +28,7 @@ from pyllm.backends.cpu.simd import (
     store_f32x16,
     zero_f32,
 )
-from pyllm.backends.cpu.simd.core import F32X16, op, shuffle
+from pyllm.jit.simd.core import F32X16, op, shuffle
 
 TOKENS_PER_ITEM = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.simd import load_i32, load_i64
+from pyllm.jit.simd import load_i32, load_i64
 
 
 @register_jitable

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu import simd
 from pyllm.backends.cpu.kernels.elementwise import ACTIVATIONS
 from pyllm.backends.cpu.kernels.linear import block_scales, group_scales, planes, unpack
 from pyllm.backends.cpu.layouts import LAYOUTS, WIDE_BUFFER, WIDE_PAIRS, WIDE_SHAPES, WIDE_STRETCH, WIDE_TOKENS, Layout
-from pyllm.backends.cpu.simd import (
+from pyllm.jit import simd
+from pyllm.jit.simd import (
     amx,
     atomic_add,
     load_f32x16,
@@ -28,7 +28,7 @@ from pyllm.backends.cpu.simd import (
     store_f32x16,
     zero_f32,
 )
-from pyllm.backends.cpu.simd.amx import tile_dot_bf16, tile_load, tile_release, tile_shapes, tile_store, tile_zero
+from pyllm.jit.simd.amx import tile_dot_bf16, tile_load, tile_release, tile_shapes, tile_store, tile_zero
 
 _TILE = 1024
 _SUMS = 128 * WIDE_TOKENS  # bytes of one pair's sums in scratch memory: tokens one after another, without gaps

@@ -1,4 +1,4 @@
-"""Kernels: named here, written in `kernels/`, compiled once per processor, kept as object files, loaded by llvmlite.
+"""Kernels: Python functions of any room, compiled once per processor, kept as object files, loaded by llvmlite.
 
 numba turns a kernel's Python into LLVM IR; from there on the object code is ours: optimized for the target, written to
 the cache folder, and in later runs loaded straight into memory. So a warm process never imports numba (0.3 s and
@@ -29,17 +29,17 @@ import llvmlite
 from llvmlite import binding as llvm
 
 from pyllm import env
-from pyllm.backends.cpu.target import Target, host
 from pyllm.config import Progress
 from pyllm.errors import BackendError
+from pyllm.jit.target import Target, host
 
 ENTRY = "pyllm_kernel"
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kernel:
-    """A kernel by name: `name(**params)` of module `kernels/<module>.py` returns it as a Python function."""
+    """A kernel by name: `name(**params)` of `module` (below `pyllm`) returns it as a Python function."""
 
     module: str
     name: str
@@ -47,7 +47,7 @@ class Kernel:
 
     @property
     def symbol(self) -> str:
-        return "_".join([self.module, self.name, *(f"{k}{v}" for k, v in self.params)])
+        return "_".join([self.module.rpartition(".")[2], self.name, *(f"{k}{v}" for k, v in self.params)])
 
 
 def kernel(module: str, name: str, **params: int | str) -> Kernel:
@@ -103,22 +103,20 @@ def cache_folder(target: Target) -> Path:
 
 def _object_path(folder: Path, k: Kernel) -> Path:
     # Symbols can be longer than file names may be.
-    name = hashlib.sha256(k.symbol.encode() + _sources(f"kernels.{k.module}")).hexdigest()[:20]
+    name = hashlib.sha256(f"{k.module} {k.symbol}".encode() + _sources(k.module)).hexdigest()[:20]
     return folder / f"{k.symbol[:80]}-{name}.o"
 
 
 @cache
 def _sources(module: str) -> bytes:
-    """Digest of what a kernel is made from: its module, what that imports of this package, the vectors, this file."""
+    """Digest of what a kernel is made from: its module, what that imports of this package, this room."""
     found: dict[str, bytes] = {}
-    todo = [module, "compiler", "target", *(f"simd.{p.stem}" for p in (_HERE / "simd").glob("*.py"))]
+    todo = [module, "jit.compiler", "jit.target", *(f"jit.simd.{p.stem}" for p in (_PACKAGE / "jit/simd").glob("*.py"))]
     while todo:
-        path = _HERE / (todo.pop().replace(".", "/") + ".py")
+        path = _PACKAGE / (todo.pop().replace(".", "/") + ".py")
         if str(path) not in found and path.is_file():
             found[str(path)] = text = path.read_bytes()
-            for package, names in re.findall(
-                rb"^from pyllm\.backends\.cpu\.([\w.]+) import \(?([\w, \n]+)", text, re.M
-            ):
+            for package, names in re.findall(rb"^from pyllm\.([\w.]+) import \(?([\w, \n]+)", text, re.M):
                 todo += [package.decode(), *(f"{package.decode()}.{n}" for n in re.findall(r"\w+", names.decode()))]
     return hashlib.sha256(b"".join(found[name] for name in sorted(found))).digest()
 
@@ -152,7 +150,7 @@ def compile_missing(
                 {"folder": str(folder), "kernels": [[k.module, k.name, dict(k.params)] for k in kernels[i::n]]}
             )
             p = subprocess.Popen(
-                [sys.executable, "-c", "from pyllm.backends.cpu.compiler import _worker; _worker()"],
+                [sys.executable, "-c", "from pyllm.jit.compiler import _worker; _worker()"],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=env.for_child(PYTHONPATH=path),
             )  # fmt: skip
             workers.append((p, errors))
@@ -205,10 +203,10 @@ def assembly(k: Kernel, target: Target) -> str:
 
 def compile_module(k: Kernel, target: Target) -> llvm.ModuleRef:
     """Optimized LLVM module whose only visible function is the kernel."""
-    from pyllm.backends.cpu import simd
+    from pyllm.jit import simd
 
     simd.set_target(target)
-    function = getattr(import_module(f"pyllm.backends.cpu.kernels.{k.module}"), k.name)(**dict(k.params))
+    function = getattr(import_module(f"pyllm.{k.module}"), k.name)(**dict(k.params))
     text, name = _numba_ir(function)
     module = llvm.parse_assembly(text)
     # numba's own convention: a return slot, an exception slot, then the arguments. Kernels do not raise.

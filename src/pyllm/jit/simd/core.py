@@ -12,7 +12,7 @@ from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
-from pyllm.backends.cpu.target import Target, host
+from pyllm.jit.target import Target, host
 
 LANES = 16
 

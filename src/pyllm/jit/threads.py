@@ -12,9 +12,9 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.cpu.compiler import LIBRARY, kernel
-from pyllm.backends.cpu.memory import aligned_zeros
 from pyllm.errors import ClosedError
+from pyllm.jit.compiler import LIBRARY, kernel
+from pyllm.jit.memory import aligned_zeros
 
 KERNEL_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
@@ -45,7 +45,7 @@ class _Shared:
 class Pool:
     """`n_threads` threads, the caller's among them. One caller at a time."""
 
-    KERNELS = (kernel("walk", "lead"), kernel("walk", "follow"))
+    KERNELS = (kernel("jit.walk", "lead"), kernel("jit.walk", "follow"))
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = max(1, n_threads)

@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from pyllm.backends.cpu.simd.core import (
+from pyllm.jit.simd.core import (
     F32X16,
     I8,
     I8X64,

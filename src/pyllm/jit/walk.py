@@ -28,8 +28,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.simd import atomic_load, atomic_store, load_i64, pause, store_i64
-from pyllm.backends.cpu.simd.core import I32, I64, call, op, target
+from pyllm.jit.simd import atomic_load, atomic_store, load_i64, pause, store_i64
+from pyllm.jit.simd.core import I32, I64, call, op, target
 
 _VOID = ir.VoidType()
 

@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from pyllm.backends.cpu.simd.core import (
+from pyllm.jit.simd.core import (
     F16,
     F32,
     F32X16,
@@ -108,6 +108,17 @@ def store_i8(b, a):
 
 @op(types.void, ADDR, types.float32)
 def store_f32(b, a):
+    _store(b, a[1], a[0])
+
+
+@op(types.void, ADDR, types.float32)
+def store_f16(b, a):
+    """Rounded to a half, ties to even."""
+    _store(b, _narrow_f16(b, a[1]), a[0])
+
+
+@op(types.void, ADDR, types.float64)
+def store_f64(b, a):
     _store(b, a[1], a[0])
 
 
@@ -251,6 +262,24 @@ def pause(b, a):
 
 
 # half precision
+
+
+@op(types.float32, types.float32)
+def round_f16(b, a):
+    """The nearest finite half."""
+    most = const(F32, 65504.0)
+    x = b.select(b.fcmp_ordered(">", a[0], most), most, a[0])
+    x = b.select(b.fcmp_ordered("<", x, const(F32, -65504.0)), const(F32, -65504.0), x)
+    return _widen_f16(b, _narrow_f16(b, x))
+
+
+@op(F32X16, F32X16)
+def round_f16x16(b, a):
+    """The nearest finite halves."""
+    most, least = const(VF32, 65504.0), const(VF32, -65504.0)
+    x = b.select(b.fcmp_ordered(">", a[0], most), most, a[0])
+    x = b.select(b.fcmp_ordered("<", x, least), least, x)
+    return _widen_f16(b, _narrow_f16(b, x))
 
 
 def _native_f16() -> bool:

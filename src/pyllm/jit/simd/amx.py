@@ -12,8 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
-from pyllm.backends.cpu.simd.core import F32X16, I8, I8X64, I32, I32X16, VF32, VI32, call, const, op
-from pyllm.backends.cpu.simd.memory import store_i8, store_i64
+from pyllm.jit.simd.core import F32X16, I8, I8X64, I32, I32X16, VF32, VI32, call, const, op
+from pyllm.jit.simd.memory import store_i8, store_i64
 
 _PTR = I8.as_pointer()
 _VOID = ir.VoidType()

@@ -5,9 +5,9 @@ splits them, so loops are written once. Addresses are int64 and offsets are adde
 Imported only where kernels are compiled.
 """
 
-from pyllm.backends.cpu.simd.core import set_target
-from pyllm.backends.cpu.simd.math import exp_f32, sigmoid_f32, tanh_f32
-from pyllm.backends.cpu.simd.memory import (
+from pyllm.jit.simd.core import set_target
+from pyllm.jit.simd.math import exp_f32, sigmoid_f32, tanh_f32
+from pyllm.jit.simd.memory import (
     atomic_add,
     atomic_load,
     atomic_store,
@@ -27,14 +27,18 @@ from pyllm.backends.cpu.simd.memory import (
     load_u16,
     pause,
     prefetch,
+    round_f16,
+    round_f16x16,
     splat4_i8x64,
     splat_f32,
     splat_i8,
     splat_i32,
     store_bf16x16,
+    store_f16,
     store_f16x16,
     store_f32,
     store_f32x16,
+    store_f64,
     store_i8,
     store_i8x16,
     store_i8x64,
@@ -45,7 +49,7 @@ from pyllm.backends.cpu.simd.memory import (
     zero_f32,
     zero_i32,
 )
-from pyllm.backends.cpu.simd.ops import (
+from pyllm.jit.simd.ops import (
     abs_f32,
     dot4,
     dot4_wide,
@@ -99,6 +103,8 @@ __all__ = [
     "nibbles_low",
     "pause",
     "prefetch",
+    "round_f16",
+    "round_f16x16",
     "round_to_i32",
     "select_lt",
     "set_target",
@@ -111,9 +117,11 @@ __all__ = [
     "splat_i32",
     "sqrt_f32",
     "store_bf16x16",
+    "store_f16",
     "store_f16x16",
     "store_f32",
     "store_f32x16",
+    "store_f64",
     "store_i8",
     "store_i8x16",
     "store_i8x64",

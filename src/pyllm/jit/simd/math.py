@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyllm.backends.cpu.simd.core import F32X16, VF32, VI32, call, const, op, target
+from pyllm.jit.simd.core import F32X16, VF32, VI32, call, const, op, target
 
 # exp(r) on [-ln2/2, ln2/2]: the minimax polynomial of degree 6 that Cephes uses (S. Moshier, expf).
 _EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)

@@ -1,0 +1,119 @@
+"""Rows encoded in compiled code, on several threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.errors import FormatError
+from pyllm.jit.compiler import LIBRARY, Kernel, kernel
+from pyllm.jit.memory import aligned_zeros
+from pyllm.jit.threads import Pool
+from pyllm.quant.base import QuantFormat
+
+EXTRA_SCRATCH = 1 << 18
+"""Bytes that an encoder of rows may use, beside the row and what it is decoded to; a multiple of 64."""
+
+_SOURCES = {"F32": ("f32", 4), "F16": ("f16", 2), "BF16": ("bf16", 2)}
+"""Formats of rows that kernels read: their name there, and bytes of a weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingError:
+    """What encoding did to some rows, summed over their weights x with importance w (1 where none was given)."""
+
+    squared: float
+    """Sum of w (decoded - x)²."""
+    power: float
+    """Sum of w x²."""
+
+    @property
+    def relative(self) -> float:
+        """Root of the share of the power that was lost; 0: lossless."""
+        return float(np.sqrt(self.squared / self.power)) if self.power > 0 else 0.0
+
+
+def encoding_kernel(format: QuantFormat, source: str) -> Kernel:
+    """The kernel from rows of `source` ("F32", "F16" or "BF16") to `format`. Raises FormatError if there is none."""
+    if format.encoder is None:
+        raise FormatError(f"pyllm cannot encode {format.name}")
+    if source not in _SOURCES:
+        raise FormatError(f"rows to encode must be {', '.join(_SOURCES)}, not {source}")
+    return kernel(f"quant.kernels.{format.encoder}", "encode", format=format.name, source=_SOURCES[source][0])
+
+
+class Encoder:
+    """Threads that encode. One caller at a time; `close` ends them."""
+
+    def __init__(self, n_threads: int) -> None:
+        self._pool = Pool(n_threads)
+
+    def encode(
+        self,
+        format: QuantFormat,
+        rows: NDArray[np.uint8],
+        source: str,
+        importance: NDArray[np.float32] | None = None,
+        out: NDArray[np.uint8] | None = None,
+    ) -> tuple[NDArray[np.uint8], EncodingError]:
+        """Rows [n_rows, bytes] of `source` ("F32", "F16", "BF16") -> uint8 [n_rows, n_bytes], and the error.
+
+        `importance` [n_weights] weighs the squared errors of columns: finite, not negative. `out` takes the result.
+        Raises FormatError where rows are not whole blocks or weights are not finite; `out` is then half-written.
+        """
+        k = encoding_kernel(format, source)
+        n_rows, n_columns = len(rows), rows.shape[1] // _SOURCES[source][1]
+        if n_columns % format.block_size:
+            raise FormatError(
+                f"rows of {n_columns} weights are not whole blocks of {format.name}'s {format.block_size}"
+            )
+        n_bytes = n_columns // format.block_size * format.block_bytes
+        if out is None:
+            out = np.empty((n_rows, n_bytes), np.uint8)
+        if out.shape != (n_rows, n_bytes) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise FormatError(f"encoded rows need uint8 [{n_rows}, {n_bytes}], not {out.dtype} {out.shape}")
+        rows = np.ascontiguousarray(rows)
+        if importance is not None:
+            importance = np.ascontiguousarray(importance, np.float32)
+            if importance.shape != (n_columns,) or not np.all((importance >= 0) & (importance < np.inf)):
+                raise FormatError(f"importance must be {n_columns} finite values that are not negative")
+        errors = np.zeros((n_rows, 2), np.float64)
+        counter = np.zeros(1, np.int64)
+        scratch_bytes = -(-8 * n_columns // 64) * 64 + EXTRA_SCRATCH
+        scratch = aligned_zeros((self._pool.n_threads * scratch_bytes,), np.uint8)
+        slots = np.array(
+            [
+                0,
+                counter.ctypes.data,
+                rows.ctypes.data,
+                rows.shape[1],
+                n_rows,
+                n_columns,
+                0 if importance is None else importance.ctypes.data,
+                out.ctypes.data,
+                n_bytes,
+                errors.ctypes.data,
+                scratch.ctypes.data,
+                scratch_bytes,
+            ],
+            np.int64,
+        )
+        self._pool.run(LIBRARY.load([k])[k], slots.ctypes.data)
+        bad = np.flatnonzero(~np.isfinite(errors[:, 0]))
+        if bad.size:
+            raise FormatError(f"{bad.size} rows hold values that are infinite or no numbers, row {bad[0]} first")
+        squared, power = errors.sum(axis=0)
+        return out, EncodingError(float(squared), float(power))
+
+    def close(self) -> None:
+        """End the threads. Calling it again does nothing."""
+        self._pool.close()
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,176 @@
+"""Blocks decoded to float32, compiled: what `QuantFormat.decode_blocks` says, one block at a time (sources there)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from pyllm.jit.simd import (
+    load_f16,
+    load_i8,
+    load_i32,
+    load_u8,
+    load_u16,
+    store_f32,
+    store_i32,
+)
+
+
+@register_jitable
+def _f(q):
+    return np.float32(q)
+
+
+# Each decodes one block at `src` to float32 at `dst`.
+
+
+@register_jitable
+def _f32(src, dst):
+    store_i32(dst, load_i32(src))
+
+
+@register_jitable
+def _f16(src, dst):
+    store_f32(dst, load_f16(src))
+
+
+@register_jitable
+def _bf16(src, dst):
+    store_i32(dst, load_u16(src) << 16)
+
+
+@register_jitable
+def _q4_0(src, dst):
+    d = load_f16(src)
+    for j in range(16):
+        q = load_u8(src + 2 + j)
+        store_f32(dst + 4 * j, d * _f((q & 15) - 8))
+        store_f32(dst + 64 + 4 * j, d * _f((q >> 4) - 8))
+
+
+@register_jitable
+def _q4_1(src, dst):
+    d, m = load_f16(src), load_f16(src + 2)
+    for j in range(16):
+        q = load_u8(src + 4 + j)
+        store_f32(dst + 4 * j, d * _f(q & 15) + m)
+        store_f32(dst + 64 + 4 * j, d * _f(q >> 4) + m)
+
+
+@register_jitable
+def _q5_0(src, dst):
+    d, high = load_f16(src), load_i32(src + 2)
+    for j in range(16):
+        q = load_u8(src + 6 + j)
+        store_f32(dst + 4 * j, d * _f((q & 15 | (high >> j & 1) << 4) - 16))
+        store_f32(dst + 64 + 4 * j, d * _f((q >> 4 | (high >> j + 16 & 1) << 4) - 16))
+
+
+@register_jitable
+def _q5_1(src, dst):
+    d, m, high = load_f16(src), load_f16(src + 2), load_i32(src + 4)
+    for j in range(16):
+        q = load_u8(src + 8 + j)
+        store_f32(dst + 4 * j, d * _f(q & 15 | (high >> j & 1) << 4) + m)
+        store_f32(dst + 64 + 4 * j, d * _f(q >> 4 | (high >> j + 16 & 1) << 4) + m)
+
+
+@register_jitable
+def _q8_0(src, dst):
+    d = load_f16(src)
+    for j in range(32):
+        store_f32(dst + 4 * j, d * _f(load_i8(src + 2 + j)))
+
+
+@register_jitable
+def _q2_k(src, dst):
+    d, dmin = load_f16(src + 80), load_f16(src + 82)
+    for g in range(16):
+        sc = load_u8(src + g)
+        scale, low = d * _f(sc & 15), dmin * _f(sc >> 4)
+        qs, shift = src + 16 + 32 * (g >> 3) + 16 * (g & 1), 2 * (g >> 1 & 3)
+        for j in range(16):
+            store_f32(dst + 64 * g + 4 * j, scale * _f(load_u8(qs + j) >> shift & 3) - low)
+
+
+@register_jitable
+def _q3_k(src, dst):
+    d = load_f16(src + 108)
+    for g in range(16):
+        low = load_u8(src + 96 + (g & 7)) >> 4 * (g >> 3) & 15
+        high = load_u8(src + 104 + (g & 3)) >> 2 * (g >> 2) & 3
+        scale = d * _f((low | high << 4) - 32)
+        half, bit, shift = 16 * (g & 1), g >> 1, 2 * (g >> 1 & 3)
+        for j in range(16):
+            q = load_u8(src + 32 + 32 * (g >> 3) + half + j) >> shift & 3
+            top = load_u8(src + half + j) >> bit & 1
+            store_f32(dst + 64 * g + 4 * j, scale * _f(q - 4 + 4 * top))
+
+
+@register_jitable
+def _k_scale(p, g):
+    """6-bit scale g of the twelve bytes at p."""
+    if g < 4:
+        return load_u8(p + g) & 63
+    return load_u8(p + g + 4) & 15 | load_u8(p + g - 4) >> 6 << 4
+
+
+@register_jitable
+def _k_min(p, g):
+    if g < 4:
+        return load_u8(p + g + 4) & 63
+    return load_u8(p + g + 4) >> 4 | load_u8(p + g) >> 6 << 4
+
+
+@register_jitable
+def _q4_k(src, dst):
+    d, dmin = load_f16(src), load_f16(src + 2)
+    for g in range(8):
+        scale, low = d * _f(_k_scale(src + 4, g)), dmin * _f(_k_min(src + 4, g))
+        qs, shift = src + 16 + 32 * (g >> 1), 4 * (g & 1)
+        for j in range(32):
+            store_f32(dst + 128 * g + 4 * j, scale * _f(load_u8(qs + j) >> shift & 15) - low)
+
+
+@register_jitable
+def _q5_k(src, dst):
+    d, dmin = load_f16(src), load_f16(src + 2)
+    for g in range(8):
+        scale, low = d * _f(_k_scale(src + 4, g)), dmin * _f(_k_min(src + 4, g))
+        qs, shift = src + 48 + 32 * (g >> 1), 4 * (g & 1)
+        for j in range(32):
+            q = load_u8(qs + j) >> shift & 15 | (load_u8(src + 16 + j) >> g & 1) << 4
+            store_f32(dst + 128 * g + 4 * j, scale * _f(q) - low)
+
+
+@register_jitable
+def _q6_k(src, dst):
+    d = load_f16(src + 208)
+    for g in range(16):
+        scale = d * _f(load_i8(src + 192 + g))
+        half, part, sub = g >> 3, g >> 1 & 3, 16 * (g & 1)
+        low, shift = src + 64 * half + 32 * (part & 1) + sub, 4 * (part >> 1)
+        high = src + 128 + 32 * half + sub
+        for j in range(16):
+            q = load_u8(low + j) >> shift & 15 | (load_u8(high + j) >> 2 * part & 3) << 4
+            store_f32(dst + 64 * g + 4 * j, scale * _f(q - 32))
+
+
+BLOCKS: dict[str, tuple[Any, int, int]] = {
+    "F32": (_f32, 1, 4),
+    "F16": (_f16, 1, 2),
+    "BF16": (_bf16, 1, 2),
+    "Q4_0": (_q4_0, 32, 18),
+    "Q4_1": (_q4_1, 32, 20),
+    "Q5_0": (_q5_0, 32, 22),
+    "Q5_1": (_q5_1, 32, 24),
+    "Q8_0": (_q8_0, 32, 34),
+    "Q2_K": (_q2_k, 256, 84),
+    "Q3_K": (_q3_k, 256, 110),
+    "Q4_K": (_q4_k, 256, 144),
+    "Q5_K": (_q5_k, 256, 176),
+    "Q6_K": (_q6_k, 256, 210),
+}
+"""Decoder, weights and bytes of a block, by format."""
