@@ -4,6 +4,7 @@
     python peer.py first      MODEL -t 2 -p "The capital of France is"
     python peer.py perplexity MODEL TEXT -t 2 -c 512 --windows 20
     python peer.py logits     MODEL TOKENS.json OUT.npy -t 2
+    python peer.py quantize   MODEL OUT.gguf Q4_K_M -t 2 [--imatrix FILE] [--pure]
 
 Runs in any Python that has llama-cpp-python and numpy; it needs nothing of pyllm.
 """
@@ -104,7 +105,7 @@ def speed(a: argparse.Namespace) -> dict[str, Any]:
         "tg": _generation_rates(model, a.n, 1, a.r),
         # Before the parallel run, whose KV cache is another size for each engine.
         "peak_bytes": peak_bytes(),
-        "tg_parallel": _generation_rates(model, a.n, a.parallel, a.r),
+        "tg_parallel": _generation_rates(model, a.n, a.parallel, a.r) if a.parallel else [],
     }
 
 
@@ -180,5 +181,41 @@ def logits(a: argparse.Namespace) -> dict[str, Any]:
     return {"n_tokens": len(tokens)}
 
 
+def quantize(a: argparse.Namespace) -> dict[str, Any]:
+    ll.llama_log_set(_silent, ctypes.c_void_p(0))
+    ll.llama_backend_init()
+    params = ll.llama_model_quantize_default_params()
+    params.ftype = getattr(ll, f"LLAMA_FTYPE_MOSTLY_{a.recipe}")
+    params.nthread = a.t
+    params.pure = a.pure
+    params.allow_requantize = True
+    if a.imatrix:
+        keep = _importance(a.imatrix)
+        params.imatrix = keep[0]
+    start = time.perf_counter()
+    if ll.llama_model_quantize(a.model.encode(), a.out.encode(), params) != 0:
+        raise SystemExit(f"llama.cpp cannot make {a.recipe} of {a.model}")
+    return {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
+
+
+def _importance(path: str) -> tuple[Any, ...]:
+    """A GGUF imatrix file as the array that llama_model_quantize takes, and what must be kept alive with it."""
+    from gguf import GGUFReader
+
+    tensors = {t.name: t.data for t in GGUFReader(path).tensors}
+    names = [n.removesuffix(".in_sum2") for n in tensors if n.endswith(".in_sum2")]
+    data_type = ll.llama_model_quantize_params().imatrix._type_
+    entries, keep = (data_type * (len(names) + 1))(), []
+    for entry, name in zip(entries, names, strict=False):
+        counts = np.maximum(tensors[f"{name}.counts"].reshape(-1, 1), 1)
+        means = np.ascontiguousarray(tensors[f"{name}.in_sum2"].reshape(len(counts), -1) / counts, np.float32)
+        keep.append(means)
+        entry.name = name.encode()
+        entry.data = means.ctypes.data_as(type(entry.data))
+        entry.size = means.size
+    return ctypes.cast(entries, ctypes.POINTER(data_type)), entries, keep
+
+
 if __name__ == "__main__":
-    main(__doc__, {"speed": speed, "first": first, "perplexity": perplexity, "logits": logits})
+    commands = {"speed": speed, "first": first, "perplexity": perplexity, "logits": logits, "quantize": quantize}
+    main(__doc__, commands)

@@ -9,7 +9,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_POSITIONAL = {"speed": (), "first": (), "perplexity": ("text",), "logits": ("tokens", "out")}
+_POSITIONAL = {
+    "speed": (),
+    "first": (),
+    "perplexity": ("text",),
+    "logits": ("tokens", "out"),
+    "quantize": ("out", "recipe"),
+    "divergence": ("text", "base"),
+}
 
 
 def main(description: str | None, commands: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]]) -> None:
@@ -26,6 +33,11 @@ def main(description: str | None, commands: Mapping[str, Callable[[argparse.Name
             command.add_argument("-p", type=int, default=512)
         for flag, default in (("-t", 2), ("-n", 64), ("-r", 3), ("-c", 512), ("--parallel", 16), ("--windows", 20)):
             command.add_argument(flag, type=int, default=default)
+        if name == "quantize":
+            command.add_argument("--imatrix", help="a GGUF imatrix file")
+            command.add_argument("--pure", action="store_true", help="every matrix in the recipe's own format")
+        if name == "divergence":
+            command.add_argument("--write", action="store_true", help="write the base, of this model")
         command.add_argument("--backend", default="cpu", help="pyllm's; llama.cpp runs on what it was built for")
     arguments = parser.parse_args()
     print(json.dumps(commands[arguments.command](arguments)))
