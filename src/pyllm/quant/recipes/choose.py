@@ -1,0 +1,193 @@
+"""A recipe applied to a model: the format of each of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pyllm.errors import FormatError
+from pyllm.gguf.types import by_name
+from pyllm.quant.recipes.conditions import ModelShape, Place
+from pyllm.quant.recipes.roles import EMBEDDINGS, OUTPUT, Role, is_quantized, layer_of, role_of
+from pyllm.quant.recipes.table import ALIASES, RECIPES, Recipe
+
+_SMALLER_BLOCKS = {
+    "Q4_0": ("Q2_K", "Q3_K", "TQ1_0", "TQ2_0", "Q2_0", "Q1_0", "NVFP4"),
+    "IQ4_NL": ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
+    "Q5_0": ("Q4_K",),
+    "Q5_1": ("Q5_K",),
+    "Q8_0": ("Q6_K",),
+}
+_FALLBACKS = {wanted: instead for instead, many in _SMALLER_BLOCKS.items() for wanted in many}
+_NEEDS_IMPORTANCE = frozenset(("IQ3_XXS", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ1_M", "IQ1_S"))
+_FEED_FORWARD = (Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN)
+
+
+class Tensor(Protocol):
+    """What recipes need to know of a tensor (`TensorInfo`, `TensorSpec` and `SourceTensor` are such)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def format(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeOptions:
+    """What the user wants otherwise than the recipe has it. Formats are ggml's names ("Q6_K")."""
+
+    tensor_types: Sequence[tuple[str, str]] = ()
+    """(pattern, format): tensors in whose name the regular expression is found; the first pair that fits counts."""
+    output_format: str | None = None
+    """Of the output matrix, and of token embeddings that serve as one."""
+    embedding_format: str | None = None
+    """Of token embeddings; goes before `output_format`."""
+    pure: bool = False
+    """Every matrix takes the recipe's base format."""
+    leave_output: bool = False
+    """The output matrix stays as it is."""
+    has_imatrix: bool = False
+    """Some recipes choose differently when an importance matrix is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The format of a tensor."""
+
+    name: str
+    format: str
+    reason: str = ""
+    """Why the format that recipe or user name was not taken: rows that are not whole blocks of it."""
+    needs_importance: bool = False
+    """Without an importance matrix, the format would spoil this tensor."""
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of this name or alias, in any case. Raises FormatError if there is none."""
+    upper = name.upper()
+    try:
+        return RECIPES[ALIASES.get(upper, upper)]
+    except KeyError:
+        raise FormatError(f"{name!r} is no recipe; there are {', '.join(RECIPES)}") from None
+
+
+def choose(
+    recipe: Recipe, metadata: Mapping[str, Any], tensors: Iterable[Tensor], options: RecipeOptions | None = None
+) -> list[Choice]:
+    """The format of each tensor, in the order of `tensors`; what is not quantized keeps its own.
+
+    Overrides go before the recipe, the formats of output and embeddings before overrides. Raises FormatError for a
+    format or a pattern that is none.
+    """
+    options = options or RecipeOptions()
+    tensors = list(tensors)
+    patterns = [(_pattern(p), by_name(format).name) for p, format in options.tensor_types]
+    for format in (options.output_format, options.embedding_format):
+        if format is not None:
+            by_name(format)
+    chooser = _Chooser(recipe, ModelShape.of(metadata), options, patterns, [t.name for t in tensors])
+    # llama.cpp counts tensors in this order, whatever that of the file is
+    order = sorted(range(len(tensors)), key=lambda i: _layer_then_name(tensors[i].name))
+    chosen = {i: chooser.choice(tensors[i]) for i in order}
+    return [chosen[i] for i in range(len(tensors))]
+
+
+def fitting(format: str, columns: int, instead: str | None = None) -> str:
+    """`format`, or what stands in for it where rows of `columns` weights are not whole blocks; F16 in the end.
+
+    `instead` is tried in place of the usual stand-in.
+    """
+    for candidate in (format, instead or _FALLBACKS.get(format, "F16")):
+        if columns % by_name(candidate).block_size == 0:
+            return candidate
+    return "F16"
+
+
+class _Chooser:
+    """Tensors must come layer by layer: how many of its kind came before is part of a tensor's place."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: ModelShape,
+        options: RecipeOptions,
+        patterns: Sequence[tuple[re.Pattern[str], str]],
+        names: Sequence[str],
+    ) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._options = options
+        self._patterns = patterns
+        self._is_tied = OUTPUT not in names
+        self._n_values = sum(role_of(name) is Role.ATTN_V for name in names)
+        self._seen: Counter[Role] = Counter()
+
+    def choice(self, tensor: Tensor) -> Choice:
+        if not is_quantized(tensor.name, tensor.shape) or (self._options.leave_output and tensor.name == OUTPUT):
+            return Choice(tensor.name, tensor.format)
+        columns = tensor.shape[-1]
+        asked_for = self._asked_for(tensor.name)
+        if asked_for is None:
+            wanted = self._by_rules(tensor)
+            format = fitting(wanted, columns, "Q8_0" if self._role(tensor.name) is Role.OUTPUT else None)
+        else:
+            wanted, format = asked_for, fitting(asked_for, columns)
+        reason = ""
+        if format != wanted:
+            block = by_name(wanted).block_size
+            reason = f"rows of {columns} are not whole blocks of {block}: {wanted} → {format}"
+        return Choice(tensor.name, format, reason, self._needs_importance(tensor.name, format))
+
+    def _asked_for(self, name: str) -> str | None:
+        """The format that the options name, None where they leave it to the recipe."""
+        options, role = self._options, role_of(name)
+        override = next((format for pattern, format in self._patterns if pattern.search(name)), None)
+        # a table of embeddings for every layer is large: an override may name it beside the embeddings proper
+        if role is Role.EMBEDDING and options.embedding_format and not (override and name != EMBEDDINGS[0]):
+            return options.embedding_format
+        if role is Role.OUTPUT and options.output_format:
+            return options.output_format
+        if override is None and options.pure:
+            return self._recipe.base
+        if override is None and self._role(name) is Role.OUTPUT:
+            return options.output_format
+        return override
+
+    def _by_rules(self, tensor: Tensor) -> str:
+        role = self._role(tensor.name)
+        index, count = self._seen[role], self._n_values if role is Role.ATTN_V else self._model.n_layers
+        self._seen[role] += 1
+        if role in _FEED_FORWARD and self._model.n_experts > 1 and not self._recipe.in_order:
+            layer = layer_of(tensor.name)
+            index = index if layer is None else layer
+        is_stacked = len(tensor.shape) > 2 and tensor.shape[-3] > 1
+        place = Place(index, count, self._model, self._options.has_imatrix, is_stacked)
+        rules = self._recipe.rules.get(role, ())
+        return next((format for condition, format in rules if condition(place)), self._recipe.base)
+
+    def _role(self, name: str) -> Role:
+        """The role for rules: embeddings that serve as output matrix are treated as one."""
+        role = role_of(name)
+        return Role.OUTPUT if self._is_tied and role is Role.EMBEDDING else role
+
+    def _needs_importance(self, name: str, format: str) -> bool:
+        if role_of(name) in (Role.EMBEDDING, Role.OUTPUT):
+            return False
+        return format in _NEEDS_IMPORTANCE or (format == "Q2_K" and self._recipe.name == "Q2_K_S")
+
+
+def _layer_then_name(name: str) -> tuple[int, str]:
+    layer = layer_of(name)
+    return -1 if layer is None else layer, name
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise FormatError(f"{text!r} is no regular expression: {error}") from None
