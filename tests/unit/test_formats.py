@@ -1,7 +1,8 @@
-"""Every format's decoder against the gguf package's, bit for bit."""
+"""Every format's decoders against the gguf package's, bit for bit; else against golden blocks of ggml."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,13 @@ from pyllm.gguf.types import by_name
 from pyllm.quant import formats
 from pyllm.quant.formats import QuantFormat
 
-NAMES = ["F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "BF16"]
+NAMES = [
+    "F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K",
+    "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S", "IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "IQ1_M", "BF16", "TQ1_0", "TQ2_0",
+    "MXFP4", "NVFP4", "Q1_0", "Q2_0",
+]  # fmt: skip
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "blocks.json").read_text())
+IN_GGUF = [name for name in NAMES if name not in GOLDEN]
 SPECIAL_HALVES = [0x0000, 0x8000, 0x0001, 0x83FF, 0x0400, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7C01, 0x7E00, 0xFFFF]
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:gguf")
@@ -51,16 +58,19 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sizes(name: str) -> None:
-    fmt, kind = formats.get(name), gguf.GGMLQuantizationType[name]
-    assert (fmt.name, fmt.ggml_type) == (name, kind)
-    assert (fmt.block_size, fmt.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
+    fmt = formats.get(name)
+    assert (fmt.name, fmt.ggml_type) == (name, by_name(name).id)
+    if name in IN_GGUF:
+        kind = gguf.GGMLQuantizationType[name]
+        assert fmt.ggml_type == kind
+        assert (fmt.block_size, fmt.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
     assert (fmt.block_size, fmt.block_bytes) == (by_name(name).block_size, by_name(name).block_bytes)
     assert fmt.bits_per_weight == 8 * fmt.block_bytes / fmt.block_size
     offsets = sorted((offset, part.itemsize) for part, offset, *_ in fmt.layout.fields.values())
     assert sum(size for _, size in offsets) == fmt.block_bytes, "no padding between the fields"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_GGUF)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_bytes(name: str, data: st.DataObject) -> None:
@@ -79,7 +89,7 @@ def test_any_bytes(name: str, data: st.DataObject) -> None:
     assert_same(fmt, blocks.reshape(rows, n * fmt.block_bytes))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_GGUF)
 def test_many_blocks(name: str) -> None:
     """More than are decoded at once, with ordinary scales."""
     fmt = formats.get(name)
@@ -93,7 +103,27 @@ def test_many_blocks(name: str) -> None:
     assert_same(fmt, data.reshape(1, -1))
 
 
-@pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K"])
+@pytest.mark.parametrize("name", ["Q1_0", "Q2_0", "Q8_K"])
+def test_golden_blocks(name: str) -> None:
+    """Blocks that ggml decoded, some with scales that are infinite, subnormal or zero."""
+    blocks = np.frombuffer(bytes.fromhex(GOLDEN[name]["blocks"]), np.uint8)
+    want = np.frombuffer(bytes.fromhex(GOLDEN[name]["values"]), np.float32)
+    got = formats.get(name).decode(blocks)
+    np.testing.assert_array_equal(got, want)
+    assert np.array_equal(np.signbit(got), np.signbit(want))
+
+
+def test_q8_1_decodes_what_ggml_encoded() -> None:
+    blocks = np.frombuffer(bytes.fromhex(GOLDEN["Q8_1"]["blocks"]), np.uint8).reshape(-1, 36)
+    source = np.frombuffer(bytes.fromhex(GOLDEN["Q8_1"]["source"]), np.float32).reshape(-1, 32)
+    step = np.abs(source).max(axis=1, keepdims=True) / 127
+    fmt = formats.get("Q8_1")
+    assert np.all(np.abs(fmt.decode(blocks) - source) <= 0.57 * step), "half a step, and d rounded to a half"
+    sums = blocks.view(fmt.layout)["s"].astype(np.float32)
+    np.testing.assert_allclose(fmt.decode(blocks).sum(axis=1, keepdims=True), sums, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["F32", "Q8_0", "Q4_K", "IQ2_XXS"])
 def test_shapes(name: str) -> None:
     fmt = formats.get(name)
     data = np.random.default_rng(2).integers(0, 120, (2, 3, 4 * fmt.block_bytes), dtype=np.uint8)
@@ -122,8 +152,8 @@ def test_wrong_data(data: NDArray[np.uint8]) -> None:
 
 
 def test_unknown_format() -> None:
-    with pytest.raises(FormatError, match="cannot decode the format 'IQ2_XS'; it can decode F32, F16"):
-        formats.get("IQ2_XS")
+    with pytest.raises(FormatError, match="cannot decode the format 'IQ5_XS'; it can decode F32, F16"):
+        formats.get("IQ5_XS")
 
 
 def test_a_name_is_taken_once() -> None:

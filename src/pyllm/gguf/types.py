@@ -53,7 +53,7 @@ TYPES: tuple[GGMLType, ...] = tuple(
         (6, "Q5_0", 32, 22),
         (7, "Q5_1", 32, 24),
         (8, "Q8_0", 32, 34),
-        (9, "Q8_1", 32, 40),
+        (9, "Q8_1", 32, 36),
         (10, "Q2_K", 256, 84),
         (11, "Q3_K", 256, 110),
         (12, "Q4_K", 256, 144),
@@ -80,6 +80,7 @@ TYPES: tuple[GGMLType, ...] = tuple(
         (39, "MXFP4", 32, 17),
         (40, "NVFP4", 64, 36),
         (41, "Q1_0", 128, 18),
+        (42, "Q2_0", 64, 18),
     )
 )
 """Every tensor type that ggml has today, those included that pyllm cannot decode."""
