@@ -28,7 +28,7 @@ assert LAYOUT.itemsize == 36
 
 
 @cache
-def _scales() -> NDArray[np.float32]:
+def scales() -> NDArray[np.float32]:
     """Half of what each of the 256 scales stands for: float32 [256]."""
     code = np.arange(256)
     exponent, mantissa = code >> 3 & 15, code & 7
@@ -44,4 +44,4 @@ class NVFP4(QuantFormat):
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         values = VALUES[planes(blocks["qs"], 8, 4).reshape(-1, 4, 16)].astype(np.float32)
-        return _scales()[blocks["d"]][:, :, None] * values
+        return scales()[blocks["d"]][:, :, None] * values

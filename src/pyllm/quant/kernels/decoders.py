@@ -9,6 +9,7 @@ from numba.extending import register_jitable
 
 from pyllm.jit.simd import (
     load_f16,
+    load_f32,
     load_i8,
     load_i32,
     load_u8,
@@ -16,6 +17,15 @@ from pyllm.jit.simd import (
     store_f32,
     store_i32,
 )
+from pyllm.quant.formats.iq4_nl import VALUES as IQ4_VALUES
+from pyllm.quant.formats.mxfp4 import VALUES as FP4_VALUES
+from pyllm.quant.formats.nvfp4 import scales
+from pyllm.quant.kernels.decoders_iq import IQ_BLOCKS
+from pyllm.quant.kernels.tables import table
+
+_iq4_values = table(IQ4_VALUES.tobytes)
+_fp4_values = table(FP4_VALUES.tobytes)
+_nvfp4_scales = table(lambda: scales().tobytes())
 
 
 @register_jitable
@@ -158,6 +168,102 @@ def _q6_k(src, dst):
             store_f32(dst + 64 * g + 4 * j, scale * _f(q - 32))
 
 
+@register_jitable
+def _q8_1(src, dst):
+    d = load_f16(src)
+    for j in range(32):
+        store_f32(dst + 4 * j, d * _f(load_i8(src + 4 + j)))
+
+
+@register_jitable
+def _q8_k(src, dst):
+    d = load_f32(src)
+    for j in range(256):
+        store_f32(dst + 4 * j, d * _f(load_i8(src + 4 + j)))
+
+
+@register_jitable
+def _q1_0(src, dst):
+    d = load_f16(src)
+    for j in range(128):
+        store_f32(dst + 4 * j, d if load_u8(src + 2 + (j >> 3)) >> (j & 7) & 1 else -d)
+
+
+@register_jitable
+def _q2_0(src, dst):
+    d = load_f16(src)
+    for j in range(64):
+        store_f32(dst + 4 * j, d * _f((load_u8(src + 2 + (j >> 2)) >> 2 * (j & 3) & 3) - 1))
+
+
+# Nibbles that stand for values of a table.
+
+
+@register_jitable
+def _nibbles(values, src, n, scale, dst):
+    """n bytes: first the weights in their low halves, then those in their high halves."""
+    for j in range(n):
+        q = load_u8(src + j)
+        store_f32(dst + 4 * j, scale * _f(load_i8(values + (q & 15))))
+        store_f32(dst + 4 * (n + j), scale * _f(load_i8(values + (q >> 4))))
+
+
+@register_jitable
+def _iq4_nl(src, dst):
+    _nibbles(_iq4_values(), src + 2, 16, load_f16(src), dst)
+
+
+@register_jitable
+def _iq4_xs(src, dst):
+    d, high = load_f16(src), load_u16(src + 2)
+    for g in range(8):
+        low = load_u8(src + 4 + (g >> 1)) >> 4 * (g & 1) & 15
+        scale = d * _f((low | (high >> 2 * g & 3) << 4) - 32)
+        _nibbles(_iq4_values(), src + 8 + 16 * g, 16, scale, dst + 128 * g)
+
+
+@register_jitable
+def _mxfp4(src, dst):
+    e = load_u8(src)
+    store_i32(dst, 1 << 21 + e if e < 2 else e - 1 << 23)  # a float32's bits, widened through memory that is at hand
+    _nibbles(_fp4_values(), src + 1, 16, load_f32(dst), dst)
+
+
+@register_jitable
+def _nvfp4(src, dst):
+    for g in range(4):
+        scale = load_f32(_nvfp4_scales() + 4 * load_u8(src + g))
+        _nibbles(_fp4_values(), src + 4 + 8 * g, 8, scale, dst + 64 * g)
+
+
+# Three values.
+
+
+@register_jitable
+def _tq1_0(src, dst):
+    d = load_f16(src + 52)
+    for i in range(52):
+        q = load_u8(src + i)
+        # weights of a run of bytes: where they start, how far a byte's are apart, how many a byte has
+        if i < 32:
+            first, step, n = i, 32, 5
+        elif i < 48:
+            first, step, n = 128 + i, 16, 5
+        else:
+            first, step, n = 192 + i, 4, 4
+        for k in range(n):
+            store_f32(dst + 4 * (first + step * k), d * _f((3 * q >> 8) - 1))
+            q = 3 * q & 255
+
+
+@register_jitable
+def _tq2_0(src, dst):
+    d = load_f16(src + 64)
+    for j in range(256):
+        q = load_u8(src + 32 * (j >> 7) + (j & 31)) >> 2 * (j >> 5 & 3) & 3
+        store_f32(dst + 4 * j, d * _f(q - 1))
+
+
 BLOCKS: dict[str, tuple[Any, int, int]] = {
     "F32": (_f32, 1, 4),
     "F16": (_f16, 1, 2),
@@ -172,5 +278,16 @@ BLOCKS: dict[str, tuple[Any, int, int]] = {
     "Q4_K": (_q4_k, 256, 144),
     "Q5_K": (_q5_k, 256, 176),
     "Q6_K": (_q6_k, 256, 210),
+    "Q8_1": (_q8_1, 32, 36),
+    "Q8_K": (_q8_k, 256, 292),
+    "Q1_0": (_q1_0, 128, 18),
+    "Q2_0": (_q2_0, 64, 18),
+    "IQ4_NL": (_iq4_nl, 32, 18),
+    "IQ4_XS": (_iq4_xs, 256, 136),
+    "MXFP4": (_mxfp4, 32, 17),
+    "NVFP4": (_nvfp4, 64, 36),
+    "TQ1_0": (_tq1_0, 256, 54),
+    "TQ2_0": (_tq2_0, 256, 66),
+    **IQ_BLOCKS,
 }
 """Decoder, weights and bytes of a block, by format."""
