@@ -39,7 +39,7 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecipeOptions:
-    """What the user wants otherwise than the recipe has it. Formats are ggml's names ("Q6_K")."""
+    """What the user wants otherwise than the recipe has it. Formats are ggml's names, in any case."""
 
     tensor_types: Sequence[tuple[str, str]] = ()
     """(pattern, format): tensors in whose name the regular expression is found; the first pair that fits counts."""
@@ -84,13 +84,8 @@ def choose(
     Overrides go before the recipe, the formats of output and embeddings before overrides. Raises FormatError for a
     format or a pattern that is none.
     """
-    options = options or RecipeOptions()
     tensors = list(tensors)
-    patterns = [(_pattern(p), by_name(format).name) for p, format in options.tensor_types]
-    for format in (options.output_format, options.embedding_format):
-        if format is not None:
-            by_name(format)
-    chooser = _Chooser(recipe, ModelShape.of(metadata), options, patterns, [t.name for t in tensors])
+    chooser = _Chooser(recipe, ModelShape.of(metadata), options or RecipeOptions(), [t.name for t in tensors])
     # llama.cpp counts tensors in this order, whatever that of the file is
     order = sorted(range(len(tensors)), key=lambda i: _layer_then_name(tensors[i].name))
     chosen = {i: chooser.choice(tensors[i]) for i in order}
@@ -111,18 +106,13 @@ def fitting(format: str, columns: int, instead: str | None = None) -> str:
 class _Chooser:
     """Tensors must come layer by layer: how many of its kind came before is part of a tensor's place."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: ModelShape,
-        options: RecipeOptions,
-        patterns: Sequence[tuple[re.Pattern[str], str]],
-        names: Sequence[str],
-    ) -> None:
+    def __init__(self, recipe: Recipe, model: ModelShape, options: RecipeOptions, names: Sequence[str]) -> None:
         self._recipe = recipe
         self._model = model
         self._options = options
-        self._patterns = patterns
+        self._overrides = [(_pattern(text), _format(format)) for text, format in options.tensor_types]
+        self._output = _format(options.output_format) if options.output_format else None
+        self._embedding = _format(options.embedding_format) if options.embedding_format else None
         self._is_tied = OUTPUT not in names
         self._n_values = sum(role_of(name) is Role.ATTN_V for name in names)
         self._seen: Counter[Role] = Counter()
@@ -145,17 +135,17 @@ class _Chooser:
 
     def _asked_for(self, name: str) -> str | None:
         """The format that the options name, None where they leave it to the recipe."""
-        options, role = self._options, role_of(name)
-        override = next((format for pattern, format in self._patterns if pattern.search(name)), None)
+        role = role_of(name)
+        override = next((format for pattern, format in self._overrides if pattern.search(name)), None)
         # a table of embeddings for every layer is large: an override may name it beside the embeddings proper
-        if role is Role.EMBEDDING and options.embedding_format and not (override and name != EMBEDDINGS[0]):
-            return options.embedding_format
-        if role is Role.OUTPUT and options.output_format:
-            return options.output_format
-        if override is None and options.pure:
+        if role is Role.EMBEDDING and self._embedding and not (override and name != EMBEDDINGS[0]):
+            return self._embedding
+        if role is Role.OUTPUT and self._output:
+            return self._output
+        if override is None and self._options.pure:
             return self._recipe.base
         if override is None and self._role(name) is Role.OUTPUT:
-            return options.output_format
+            return self._output
         return override
 
     def _by_rules(self, tensor: Tensor) -> str:
@@ -184,6 +174,10 @@ class _Chooser:
 def _layer_then_name(name: str) -> tuple[int, str]:
     layer = layer_of(name)
     return -1 if layer is None else layer, name
+
+
+def _format(name: str) -> str:
+    return by_name(name.upper()).name
 
 
 def _pattern(text: str) -> re.Pattern[str]:
