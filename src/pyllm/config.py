@@ -25,6 +25,8 @@ class ExecutionOptions:
     """Most rows of logits of one step."""
     kv_dtype: KVDtype = "f16"
     n_threads: int = 1
+    collect_importance: bool = False
+    """Sum the squares of every matrix product's input; `Executable.importance` gives them."""
     progress: Progress | None = field(default=None, compare=False)
 
 

@@ -16,8 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.config import ExecutionOptions
+from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program
+
+ImportanceSums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
+"""By weight: sums of squared inputs [n_matrices, columns], tokens in them [n_matrices]; n_matrices: experts, or 1."""
 
 
 class Batch:
@@ -119,6 +123,14 @@ class Executable(ABC):
     @abstractmethod
     def memory(self) -> dict[str, int]:
         """Bytes held, by purpose: "weights", "kv", "work"."""
+
+    def importance(self) -> ImportanceSums:
+        """Sums over the rows of all steps that succeeded, for the weights of every matrix product that was computed.
+
+        An expert's count the rows that it was chosen for; what follows `SelectRows`, the rows whose logits were
+        wanted. Raises BackendError unless it was compiled with `collect_importance`, and where the backend cannot.
+        """
+        raise BackendError(f"{type(self).__name__} does not collect importance; the cpu and reference backends can.")
 
     @abstractmethod
     def close(self) -> None:

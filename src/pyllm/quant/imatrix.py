@@ -86,10 +86,10 @@ class ImportanceMatrix:
         tensors: list[TensorSpec] = []
         data: list[NDArray[np.float32]] = []
         for name, entry in sorted(self.sums.items(), key=lambda item: item[0].encode()):
-            for suffix, values in ((_SUMS, entry.squares), (_COUNTS, entry.counts[:, None])):
+            for suffix, floats in ((_SUMS, _f32(entry.squares)), (_COUNTS, _f32(entry.counts[:, None]))):
                 # One matrix is stored as a vector, as llama.cpp leaves out trailing axes of one.
-                tensors.append(TensorSpec(name + suffix, values.shape if len(values) > 1 else values.shape[1:], "F32"))
-                data.append(np.ascontiguousarray(values, "<f4"))
+                tensors.append(TensorSpec(name + suffix, floats.shape if len(floats) > 1 else floats.shape[1:], "F32"))
+                data.append(floats)
         with GGUFWriter(Path(path), metadata, tensors, overwrite=overwrite) as writer:
             for values in data:
                 writer.write(values)
@@ -152,6 +152,10 @@ class ImportanceMatrix:
         if not sums.counts.all():
             mean = np.where(counts > 0, mean, sums.squares.sum(axis=0) / sums.counts.sum())
         return mean.astype(np.float32)
+
+
+def _f32(values: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values, "<f4")
 
 
 def _split(sums: Sums, n: int) -> Sums:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Executable
+from pyllm.backends.base import Batch, Executable, ImportanceSums
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.table import FIRST_WIDE, NARROW, NEVER, WIDE, Buffer, Encoded
@@ -50,6 +50,8 @@ class CPUExecutable(Executable):
             "kv": sum(low.page_bytes) * options.n_pages,
             "work": low.table.arrange() + low.table.scratch_bytes * options.n_threads,
         }
+        if low.statistics:
+            sizes["importance"] = low.statistics.n_bytes
         check_free({**sizes, "other": _HEADROOM})
         kernels = low.table.kernels() + [p.pack_kernel for p in low.weights.plans]
         addresses = LIBRARY.load([*Pool.KERNELS, *kernels], options.progress)
@@ -63,6 +65,8 @@ class CPUExecutable(Executable):
             low.weights.close()
             raise
         self._place()
+        if low.statistics:
+            low.statistics.allocate()
         self._step = aligned_zeros((32,), np.int64)
         low.step.address = int(self._step.ctypes.data)
         arrays = {value: self._output(buffer) for value, buffer in low.outputs.items()}
@@ -103,7 +107,9 @@ class CPUExecutable(Executable):
         output, n_rows = self._outputs[want], batch.n_rows
         if not batch.n_tokens:
             return output.rows[:0, : output.columns]
-        table = self._prepare(batch)
+        table, statistics = self._prepare(batch), self._low.statistics
+        if statistics:
+            statistics.begin()
         with self._lock:
             self._flag.value, self._running = 0, True
         try:
@@ -113,6 +119,8 @@ class CPUExecutable(Executable):
                 self._running = False
         if not done:
             raise KeyboardInterrupt
+        if statistics:
+            statistics.commit()
         return output.rows[:n_rows, : output.columns]
 
     def profile(self, batch: Batch) -> list[tuple[str, float]]:
@@ -159,6 +167,9 @@ class CPUExecutable(Executable):
         data = tensor.data.reshape(tensor.shape[0], -1)
         out = at(address, (len(tokens), ld // 4), np.float32)
         out[:, : tensor.shape[-1]] = formats.get(tensor.format).decode(data[tokens]) * np.float32(scale)
+
+    def importance(self) -> ImportanceSums:
+        return self._low.statistics.result() if self._low.statistics else super().importance()
 
     def interrupt(self) -> None:
         with self._lock:

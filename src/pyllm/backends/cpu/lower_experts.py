@@ -41,6 +41,8 @@ def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: Vie
     gate_format, up_format = low.weights[op.gate].format, low.weights[op.up].format
     fused = gate_format == up_format and op.n_ff % 16 == 0 and not (op.gate_scale or op.up_scale)
     rows = {form: _gather(low, routing, form) for form in (low.x_form(op.gate), low.x_form(op.up))}
+    if low.statistics:
+        _observe(low, routing, [op.gate, op.up], rows.get("f32") or _gather(low, routing, "f32"), op.x.width)
     if fused:
         both = _product(
             low, routing, rows[low.x_form(op.gate)], [op.gate, op.up], [op.gate_bias, op.up_bias], [None] * 2
@@ -52,7 +54,11 @@ def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: Vie
     q8 = low.x_form(op.down) == "q8"
     active = low.rows_q8(routing.n_rows, op.n_ff) if q8 else low.rows_f32(routing.n_rows, op.n_ff)
     y, record = (None, active) if q8 else (active, None)
+    if low.statistics:
+        y = y or low.rows_f32(routing.n_rows, op.n_ff)
     add_gate(low, op.act, gate, up, y, record, op.n_ff, routing.all_rows, View(low.step, 0, 8 * NEVER))
+    if low.statistics and y:
+        _observe(low, routing, [op.down], y, op.n_ff)
     down = _product(low, routing, active, [op.down], [op.down_bias], [op.down_scale])
     out, r = low.new_f32(node), routing
     low.table.add(
@@ -109,6 +115,12 @@ def _gather(low: Lowering, r: _Routing, form: str) -> View:
         label="gather",
     )
     return out
+
+
+def _observe(low: Lowering, r: _Routing, weights: list[str], x: View, columns: int) -> None:
+    """Collect the importance of experts' weights from the rows that each gets."""
+    assert low.statistics is not None
+    low.statistics.observe(low.table, None, weights, x, columns, View(r.ranges, 16), r.op.n_experts)
 
 
 def _product(

@@ -35,6 +35,7 @@ def lower_linear(
         nodes, ops = _siblings(low, node, op)
     plan, w = low.weights.matrix([o.weight for o in ops])
     x = low.form(op.x, plan.x_form)
+    low.observe(op.x, [o.weight for o in ops])
     bias, n_rows = None, low.most_rows(node)
     if any(o.bias for o in ops):
         bias, _ = low.weights.vector([(o.bias, o.out.width) for o in ops])

@@ -17,6 +17,7 @@ from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
 from pyllm.backends.cpu.lower_experts import lower_experts
 from pyllm.backends.cpu.lower_linear import lower_gated, lower_linear, product_of_sum
+from pyllm.backends.cpu.statistics import Statistics
 from pyllm.backends.cpu.table import FIRST_WIDE, NEVER, Buffer, Table, View, at, round_up
 from pyllm.backends.cpu.weights import Weights
 from pyllm.config import ExecutionOptions
@@ -84,6 +85,7 @@ class Lowering:
         self.host_rows: list[HostRows] = []
         self.ropes: dict[RopeTable, View] = {}
         self.shared = Buffer(0)
+        self.statistics = Statistics() if options.collect_importance else None
         self._nodes: dict[int, Node] = {}
         for op in program.ops:
             self._record(op)
@@ -182,12 +184,20 @@ class Lowering:
                 out.add(self.x_form(op.gate))
             else:
                 out.add("f32")
+            if self.statistics and isinstance(op, (Linear, MixtureOfExperts)):
+                out.add("f32")
         return out
 
     def x_form(self, weight: str) -> str:
         """The form of input that products with this weight read."""
         t = self.weights[weight]
         return linear.plan(t.format, t.shape[-2], t.shape[-1]).x_form
+
+    def observe(self, v: Value, weights: list[str]) -> None:
+        """Collect the importance of weights that multiply a value, where it is asked for."""
+        if self.statistics:
+            rows = self.range(self.node(v))
+            self.statistics.observe(self.table, v.id, weights, self.f32(v), v.width, rows, 1)
 
     # --- ops
 

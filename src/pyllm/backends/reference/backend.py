@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import program as p
-from pyllm.backends.base import Backend, Batch, Executable, Probe
+from pyllm.backends.base import Backend, Batch, Executable, ImportanceSums, Probe
 from pyllm.backends.reference import ops
 from pyllm.backends.reference.weights import Weights
 from pyllm.config import ExecutionOptions
@@ -54,6 +54,8 @@ class ReferenceExecutable(Executable):
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
         self._last_use = _last_uses(program)
+        self._sums: ImportanceSums = {}
+        self._seen: list[tuple[str, int, int, NDArray[np.float64], int]] = []
         self._interrupted = False
         self._closed = False
 
@@ -63,6 +65,7 @@ class ReferenceExecutable(Executable):
         self._interrupted = False
         wanted = self.program.logits if want == "logits" else self.program.hidden
         state: dict[int, F32] = {}
+        self._seen.clear()
         for at, op in enumerate(self.program.ops):
             self.check_interrupt()
             state[op.out.id] = _RULES[type(op)](self, op, batch, state)
@@ -70,7 +73,27 @@ class ReferenceExecutable(Executable):
                 break
             for spent in self._last_use[at]:
                 state.pop(spent, None)
+        self._commit()
         return state[wanted.id]
+
+    def observe(self, weight: str, x: F32, matrix: int = 0, n_matrices: int = 1) -> None:
+        """x [rows, columns] is multiplied by a weight, or by the matrix of one of its experts."""
+        if self.options.collect_importance:
+            self._seen.append((weight, matrix, n_matrices, np.square(x, dtype=np.float64).sum(axis=0), len(x)))
+
+    def importance(self) -> ImportanceSums:
+        if not self.options.collect_importance:
+            return super().importance()
+        return {name: (sums.copy(), counts.copy()) for name, (sums, counts) in self._sums.items()}
+
+    def _commit(self) -> None:
+        """The step has succeeded: what it showed counts."""
+        for weight, matrix, n, squares, rows in self._seen:
+            if weight not in self._sums:
+                self._sums[weight] = np.zeros((n, len(squares))), np.zeros(n, np.int64)
+            sums, counts = self._sums[weight]
+            sums[matrix] += squares
+            counts[matrix] += rows
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -122,6 +145,7 @@ def _rms_norm(exe: ReferenceExecutable, op: p.RMSNorm, batch: Batch, state: Stat
 
 
 def _linear(exe: ReferenceExecutable, op: p.Linear, batch: Batch, state: State) -> F32:
+    exe.observe(op.weight, state[op.x.id])
     out = exe.matmul(state[op.x.id], op.weight, 0, op.out.width)
     bias = exe.weights.whole(op.bias)
     return out if bias is None else out + bias
@@ -174,6 +198,7 @@ def _mixture_of_experts(exe: ReferenceExecutable, op: p.MixtureOfExperts, batch:
     x = state[op.x.id]
 
     def project(e: int, rows: F32, part: str, n: int) -> F32:
+        exe.observe(getattr(op, part), rows, e, op.n_experts)
         out = exe.matmul(rows, getattr(op, part), e * n, (e + 1) * n)
         scale, bias = whole(getattr(op, f"{part}_scale")), whole(getattr(op, f"{part}_bias"))
         if scale is not None:

@@ -1,0 +1,107 @@
+"""Importance of weights, collected in steps: what is summed where, and the totals over all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.table import View, round_up
+from pyllm.jit.memory import aligned_zeros
+
+if TYPE_CHECKING:
+    from pyllm.backends.base import ImportanceSums
+    from pyllm.backends.cpu.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Sums of one input: `n_groups` rows of `columns` from float `start` on, and counts from `group` on."""
+
+    start: int
+    group: int
+    n_groups: int
+    columns: int
+
+    @property
+    def padded(self) -> int:
+        return round_up(self.columns, 16)
+
+
+class Statistics:
+    """Weights that multiply the same input share its sums. A step counts when it has succeeded."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, ...], _Place] = {}
+        self._of_value: dict[int, _Place] = {}
+        self._of_weight: dict[str, _Place] = {}
+        self._n_floats = self._n_groups = 0
+        self._step: NDArray[np.float32] = np.empty((2, 0), np.float32)
+        self._counts: NDArray[np.int64] = np.empty(0, np.int64)
+
+    @property
+    def n_bytes(self) -> int:
+        return 16 * self._n_floats + 16 * self._n_groups
+
+    def observe(
+        self,
+        table: Table,
+        value: int | None,
+        weights: Sequence[str],
+        x: View,
+        columns: int,
+        ranges: View,
+        n_groups: int,
+    ) -> None:
+        """Sum squares of the rows of `x` in each of the `n_groups` ranges; they are importance of `weights`.
+
+        `value` is the id of the program's value that `x` is, if it is one: it is summed once.
+        """
+        place = self._of_value.get(value) if value is not None else None
+        if place is None:
+            place = _Place(self._n_floats, self._n_groups, n_groups, columns)
+            self._n_floats += n_groups * place.padded
+            self._n_groups += n_groups
+            if value is not None:
+                self._of_value[value] = place
+            table.add(
+                kernel("statistics", "sum_squares"),
+                lambda: [x.address, x.ld, columns, ranges.address, n_groups, *self._addresses(place)],
+                reads=[x, ranges],
+                label="sum squares",
+            )
+        self._of_weight.update(dict.fromkeys(weights, place))
+
+    def allocate(self) -> None:
+        """Zeroed sums; what was observed is complete."""
+        self._step = aligned_zeros((2, self._n_floats), np.float32)
+        self._counts = aligned_zeros((self._n_groups,), np.int64)
+        self._totals = np.zeros(self._n_floats, np.float64)
+        self._total_counts = np.zeros(self._n_groups, np.int64)
+
+    def begin(self) -> None:
+        """A step begins: forget what one that was cut short may have left."""
+        self._step.fill(0)
+        self._counts.fill(0)
+
+    def commit(self) -> None:
+        """The step has succeeded."""
+        for part in self._step:
+            self._totals += part
+        self._total_counts += self._counts
+
+    def result(self) -> ImportanceSums:
+        """As `Executable.importance` gives it."""
+        out = {}
+        for name, p in self._of_weight.items():
+            sums = self._totals[p.start : p.start + p.n_groups * p.padded].reshape(p.n_groups, p.padded)
+            out[name] = sums[:, : p.columns].copy(), self._total_counts[p.group : p.group + p.n_groups].copy()
+        return out
+
+    def _addresses(self, p: _Place) -> tuple[int, int, int]:
+        start = self._step.ctypes.data + 4 * p.start
+        return start, 4 * self._n_floats, self._counts.ctypes.data + 8 * p.group
