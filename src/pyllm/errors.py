@@ -11,7 +11,7 @@ class PyllmError(Exception):
 
 
 class GGUFError(PyllmError):
-    """A GGUF file cannot be read: names the file, the byte offset and what was wrong there."""
+    """A GGUF file cannot be read (names the file, the byte offset and what was wrong there) or written."""
 
 
 class FormatError(PyllmError):

@@ -1,6 +1,7 @@
-"""GGUF files: metadata and tensors over a memory map, nothing decoded before it is asked for."""
+"""GGUF files: metadata and tensors over a memory map, nothing decoded before it is asked for; written whole."""
 
 from pyllm.gguf.reader import GGUFFile, open_gguf
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.writer import GGUFWriter, TensorSpec, Value, copy_metadata
 
-__all__ = ["GGUFFile", "TensorInfo", "open_gguf"]
+__all__ = ["GGUFFile", "GGUFWriter", "TensorInfo", "TensorSpec", "Value", "copy_metadata", "open_gguf"]

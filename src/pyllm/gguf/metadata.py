@@ -90,11 +90,7 @@ def read(file: MappedFile, field: Field) -> Any:
     if field.item_type is ValueType.STRING:
         return strings.decode(file, field.offset, field.count)
     if field.item_type is ValueType.ARRAY:
-        items, offset = [], field.offset
-        for _ in range(field.count):
-            item, offset = locate(file, offset, ValueType.ARRAY)
-            items.append(read(file, item))
-        return items
+        return [read(file, item) for item in arrays_in(file, field)]
     kind = field.type if field.item_type is None else field.item_type
     values = np.frombuffer(file.map, DTYPES[kind], field.count, field.offset)
     if kind is ValueType.BOOL:
@@ -108,6 +104,15 @@ def read(file: MappedFile, field: Field) -> Any:
     return array
 
 
+def arrays_in(file: MappedFile, field: Field) -> list[Field]:
+    """The items of an array of arrays."""
+    items, offset = [], field.offset
+    for _ in range(field.count):
+        item, offset = locate(file, offset, ValueType.ARRAY)
+        items.append(item)
+    return items
+
+
 class Metadata(Mapping[str, Any]):
     """Keys and values of a file, in file order.
 
@@ -115,11 +120,11 @@ class Metadata(Mapping[str, Any]):
     read-only numpy arrays of the stored type, arrays of strings lists of str (bytes that are not UTF-8 as lone
     surrogates, "surrogateescape": tokens may be any bytes), nested arrays lists of these. A value is decoded when
     first asked for, then kept; `field` names its type without. Raises ClosedError for what is asked for after the
-    file was closed.
+    file was closed. `file` is what they are read from.
     """
 
     def __init__(self, file: MappedFile, fields: dict[str, Field]) -> None:
-        self._file = file
+        self.file = file
         self._fields = fields
         self._values: dict[str, Any] = {}
 
@@ -127,7 +132,7 @@ class Metadata(Mapping[str, Any]):
         try:
             return self._values[key]
         except KeyError:
-            value = self._values[key] = read(self._file, self._fields[key])
+            value = self._values[key] = read(self.file, self._fields[key])
             return value
 
     def __contains__(self, key: object) -> bool:

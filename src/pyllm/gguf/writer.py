@@ -1,0 +1,229 @@
+"""Writing GGUF files: the header at once, tensors as they come, and the final name only for what is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.errors import GGUFError
+from pyllm.gguf.parts import ALIGNMENT, Part, TensorSpec, part_path, plan
+from pyllm.gguf.values import Value, copy_metadata
+
+__all__ = ["GGUFWriter", "TensorSpec", "Value", "copy_metadata", "part_path"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class GGUFWriter:
+    """Writes a GGUF file, whole or not at all.
+
+        with GGUFWriter(path, metadata, tensors) as writer:
+            writer.write(data)  # the tensors' bytes in order, in pieces of any size
+
+    The file grows under a temporary name beside its target and gets its own when the block is left normally;
+    when it is left by an exception, nothing stays. With `split_bytes` (or `split_tensors`), what is more than a file of
+    so many bytes (tensors) becomes several, NAME-00001-of-00003.gguf; a tensor is never divided. `alignment` None: as
+    `metadata` has it, else 32. `sources` are files that are read meanwhile: none of them may be replaced.
+
+    Raises GGUFError where a target exists (unless `overwrite`), the disk has not enough room, writing fails, or too few
+    or too many bytes come.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        metadata: Mapping[str, Value],
+        tensors: Sequence[TensorSpec],
+        *,
+        alignment: int | None = None,
+        overwrite: bool = False,
+        split_bytes: int | None = None,
+        split_tensors: int | None = None,
+        sources: Iterable[str | os.PathLike[str]] = (),
+    ) -> None:
+        self.path = Path(path)
+        self._alignment = _checked_alignment(alignment, metadata)
+        self._parts = plan(self.path, metadata, tensors, self._alignment, split_bytes, split_tensors)
+        self._overwrite = overwrite
+        self._sources = [Path(s) for s in sources]
+        self._wanted = self._walk()
+        self._missing = 0  # bytes of the present tensor
+        self._written = 0
+        self._file: int | None = None
+        self._temporary: dict[Path, Path] = {}  # targets and what they are called while they grow
+        self._placed: list[Path] = []
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files: one, or the parts of a split model."""
+        return tuple(part.path for part in self._parts)
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(part.n_bytes for part in self._parts)
+
+    def write(self, chunk: bytes | bytearray | memoryview | NDArray[Any]) -> None:
+        """The next bytes of the tensors' data."""
+        if isinstance(chunk, np.ndarray):
+            chunk = np.ascontiguousarray(chunk).reshape(-1).view(np.uint8).data
+        view = memoryview(chunk).cast("B")
+        while len(view):
+            self._missing = self._missing or next(self._wanted, 0)
+            if self._missing == 0:
+                raise GGUFError(f"{self.path}: {len(view)} bytes came after the last tensor's data")
+            taken = view[: self._missing]
+            self._put(taken)
+            self._missing -= len(taken)
+            view = view[len(taken) :]
+
+    def check(self) -> None:
+        """Raises GGUFError where a target may not be written or the disk has not enough room; writes nothing."""
+        for path in self.paths:
+            self._check_target(path)
+        free = shutil.disk_usage(self.path.parent).free
+        if free < self.n_bytes:
+            raise GGUFError(
+                f"{self.path} needs {_mib(self.n_bytes)}, but only {_mib(free)} are free there; free some room or "
+                "name another folder"
+            )
+
+    def __enter__(self) -> GGUFWriter:
+        self.check()
+        with self._removing():
+            self._missing = next(self._wanted, 0)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with self._removing():
+            if error is None:
+                self._finish()
+        if error is not None:
+            self._remove()
+
+    def _walk(self) -> Iterator[int]:
+        """Opens and closes the files as it goes; yields how many bytes the next tensor needs."""
+        for part in self._parts:
+            self._open(part)
+            self._put(memoryview(part.header))
+            for tensor in part.tensors:
+                if tensor.n_bytes:
+                    yield tensor.n_bytes
+                    self._put(memoryview(bytes(-tensor.n_bytes % self._alignment)))
+            self._close()
+
+    def _open(self, part: Part) -> None:
+        temporary = self.path.with_name(f".pyllm-{secrets.token_hex(8)}.part")
+        self._temporary[part.path] = temporary
+        try:
+            self._file = os.open(temporary, _FLAGS, 0o666)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _put(self, view: memoryview) -> None:
+        assert self._file is not None
+        try:
+            while len(view):
+                n = os.write(self._file, view[: 1 << 30])
+                self._written += n
+                view = view[n:]
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _close(self) -> None:
+        """What was written is on the disk before the file gets its name."""
+        assert self._file is not None
+        try:
+            os.fsync(self._file)
+            file, self._file = self._file, None
+            os.close(file)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def _finish(self) -> None:
+        if self._missing or next(self._wanted, 0):
+            raise GGUFError(f"{self.path} is not complete: the data of its tensors ended too early")
+        # The first part last: a split model that can be opened is whole.
+        for path, temporary in reversed(self._temporary.items()):
+            self._check_target(path)
+            try:
+                os.replace(temporary, path)
+            except OSError as error:
+                raise self._error(error) from error
+            self._placed.append(path)
+        _sync_folder(self.path.parent)
+
+    @contextlib.contextmanager
+    def _removing(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._remove()
+            raise
+
+    def _remove(self) -> None:
+        """Take away all that was made."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                os.close(file)
+        for path, temporary in self._temporary.items():
+            for name in (temporary, path) if path in self._placed else (temporary,):
+                with contextlib.suppress(OSError):
+                    name.unlink(missing_ok=True)
+
+    def _check_target(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            raise GGUFError(f"{path} cannot be written: there is no folder {path.parent}")
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            return
+        if not stat.S_ISREG(mode):
+            raise GGUFError(f"{path} cannot be written: something that is no file has this name")
+        if not self._overwrite:
+            raise GGUFError(f"{path} exists; name another file, or allow overwriting (--overwrite)")
+        if any(source.exists() and source.samefile(path) for source in self._sources):
+            raise GGUFError(f"{path} is the file that is read; name another one")
+
+    def _error(self, error: OSError) -> GGUFError:
+        if error.errno in _FULL:
+            return GGUFError(
+                f"{self.path} cannot be written: the disk is full after {_mib(self._written)} of {_mib(self.n_bytes)}; "
+                "free some room or name another folder"
+            )
+        return GGUFError(f"{self.path} cannot be written: {error.strerror or error}")
+
+
+def _checked_alignment(alignment: int | None, metadata: Mapping[str, Value]) -> int:
+    if alignment is None:
+        alignment = metadata[ALIGNMENT].value if ALIGNMENT in metadata else 32
+    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        raise GGUFError(f"{ALIGNMENT} must be a power of two, not {alignment!r}")
+    return alignment
+
+
+def _sync_folder(path: Path) -> None:
+    """Have the names on the disk, too, where the system can."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / (1 << 20):.1f} MiB"
