@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import oracle
 import pytest
 
-import oracle
 from pyllm.backends.base import ImportanceSums
 from pyllm.errors import BackendError
 from pyllm.program import Value

@@ -21,7 +21,7 @@ LAYERS = [
     {"gguf", "quant", "tokenizers", "chat", "hub"},
     {"program", "archs", "backends", "cache", "sampling"},
     {"engine"},
-    {"loading", "options", "results", "stops", "llm", "perplexity", "bench"},
+    {"loading", "options", "results", "stops", "llm", "calibration", "imatrix", "kl_divergence", "perplexity", "bench"},
     {"cli", "__main__"},
 ]
 """Rooms of the package; each layer may import from itself and from those above it in this list."""

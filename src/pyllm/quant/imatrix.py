@@ -104,7 +104,7 @@ class ImportanceMatrix:
                 continue
             for name, sums in part.sums.items():
                 out.add(name, sums)
-            out.datasets += part.datasets
+            out.datasets += [name for name in part.datasets if name not in out.datasets]
             out.chunks = out.most_counted // out.chunk_size
         if out is None:
             raise RequestError("there is no importance matrix to merge")
