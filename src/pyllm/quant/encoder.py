@@ -45,6 +45,15 @@ def encoding_kernel(format: QuantFormat, source: str) -> Kernel:
     return kernel(f"quant.kernels.{format.encoder}", "encode", format=format.name, source=_SOURCES[source][0])
 
 
+def _search_weights(importance: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Importance as encoders take it: of mean 1, whatever its unit, and nowhere quite 0.
+
+    So groups without any importance are quantized as if it were the same everywhere; None: nothing is important.
+    """
+    mean = float(importance.mean(dtype=np.float64))
+    return (importance.astype(np.float64) / mean + 1e-6).astype(np.float32) if mean > 0 else None
+
+
 class Encoder:
     """Threads that encode. One caller at a time; `close` ends them."""
 
@@ -80,6 +89,7 @@ class Encoder:
             importance = np.ascontiguousarray(importance, np.float32)
             if importance.shape != (n_columns,) or not np.all((importance >= 0) & (importance < np.inf)):
                 raise FormatError(f"importance must be {n_columns} finite values that are not negative")
+        weights = None if importance is None else _search_weights(importance)
         errors = np.zeros((n_rows, 2), np.float64)
         counter = np.zeros(1, np.int64)
         scratch_bytes = -(-8 * n_columns // 64) * 64 + EXTRA_SCRATCH
@@ -93,6 +103,7 @@ class Encoder:
                 n_rows,
                 n_columns,
                 0 if importance is None else importance.ctypes.data,
+                0 if weights is None else weights.ctypes.data,
                 out.ctypes.data,
                 n_bytes,
                 errors.ctypes.data,

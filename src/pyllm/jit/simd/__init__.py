@@ -6,12 +6,24 @@ Imported only where kernels are compiled.
 """
 
 from pyllm.jit.simd.core import set_target
+from pyllm.jit.simd.lanes import (
+    lane_bits,
+    max4_f32,
+    max8_f32,
+    max16_f32,
+    shift_right_i32,
+    sum4_f32,
+    sum8_f32,
+    sum16_f32,
+    transpose_f32,
+)
 from pyllm.jit.simd.math import exp_f32, sigmoid_f32, tanh_f32
 from pyllm.jit.simd.memory import (
     atomic_add,
     atomic_load,
     atomic_store,
     load_bf16x16,
+    load_e4m3x16,
     load_f16,
     load_f16x16,
     load_f32,
@@ -58,6 +70,7 @@ from pyllm.jit.simd.ops import (
     hmax_f32,
     hsum_f32,
     hsum_i32,
+    lookup_i8,
     max_f32,
     min_f32,
     nibbles_high,
@@ -67,6 +80,7 @@ from pyllm.jit.simd.ops import (
     shift_left_i8,
     shift_right_i8,
     sqrt_f32,
+    table_i8,
     to_f32,
 )
 
@@ -83,7 +97,9 @@ __all__ = [
     "hmax_f32",
     "hsum_f32",
     "hsum_i32",
+    "lane_bits",
     "load_bf16x16",
+    "load_e4m3x16",
     "load_f16",
     "load_f16x16",
     "load_f32",
@@ -97,6 +113,10 @@ __all__ = [
     "load_u8",
     "load_u8x16",
     "load_u16",
+    "lookup_i8",
+    "max4_f32",
+    "max8_f32",
+    "max16_f32",
     "max_f32",
     "min_f32",
     "nibbles_high",
@@ -110,6 +130,7 @@ __all__ = [
     "set_target",
     "shift_left_i8",
     "shift_right_i8",
+    "shift_right_i32",
     "sigmoid_f32",
     "splat4_i8x64",
     "splat_f32",
@@ -129,8 +150,13 @@ __all__ = [
     "store_i32",
     "store_i32x16",
     "store_i64",
+    "sum4_f32",
+    "sum8_f32",
+    "sum16_f32",
+    "table_i8",
     "tanh_f32",
     "to_f32",
+    "transpose_f32",
     "zero_f32",
     "zero_i32",
 ]

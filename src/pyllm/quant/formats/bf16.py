@@ -18,6 +18,7 @@ class BF16(QuantFormat):
     ggml_type = 30
     block_size = 1
     layout = LAYOUT
+    encoder = "floats"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         return (blocks["x"].astype(np.uint32) << np.uint32(16)).view(np.float32)

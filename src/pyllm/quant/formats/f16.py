@@ -18,6 +18,7 @@ class F16(QuantFormat):
     ggml_type = 1
     block_size = 1
     layout = LAYOUT
+    encoder = "floats"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         return blocks["x"].astype(np.float32)

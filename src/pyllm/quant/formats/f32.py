@@ -18,6 +18,7 @@ class F32(QuantFormat):
     ggml_type = 0
     block_size = 1
     layout = LAYOUT
+    encoder = "floats"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         return blocks["x"]

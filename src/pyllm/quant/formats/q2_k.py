@@ -33,6 +33,7 @@ class Q2_K(QuantFormat):
     ggml_type = 10
     block_size = 256
     layout = LAYOUT
+    encoder = "k_quants"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         scales = blocks["scales"]

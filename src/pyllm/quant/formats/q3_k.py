@@ -34,6 +34,7 @@ class Q3_K(QuantFormat):
     ggml_type = 11
     block_size = 256
     layout = LAYOUT
+    encoder = "k_quants"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         packed = blocks["scales"]

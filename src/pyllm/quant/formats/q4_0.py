@@ -28,6 +28,7 @@ class Q4_0(QuantFormat):
     ggml_type = 2
     block_size = 32
     layout = LAYOUT
+    encoder = "legacy"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         d = blocks["d"].astype(np.float32)[:, None, None]

@@ -30,6 +30,7 @@ class Q4_1(QuantFormat):
     ggml_type = 3
     block_size = 32
     layout = LAYOUT
+    encoder = "legacy"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         d = blocks["d"].astype(np.float32)[:, None, None]

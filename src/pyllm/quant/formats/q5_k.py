@@ -34,6 +34,7 @@ class Q5_K(QuantFormat):
     ggml_type = 13
     block_size = 256
     layout = LAYOUT
+    encoder = "k_quants"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         scales, mins = k_scales_mins(blocks["scales"])  # [n, 8]

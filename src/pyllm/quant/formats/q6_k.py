@@ -32,6 +32,7 @@ class Q6_K(QuantFormat):
     ggml_type = 14
     block_size = 256
     layout = LAYOUT
+    encoder = "k_quants"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         d = blocks["d"].astype(np.float32)[:, None] * blocks["scales"].astype(np.float32)  # [n, 16]

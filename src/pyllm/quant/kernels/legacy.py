@@ -1,48 +1,153 @@
-"""Encoders of the formats with one scale to 32 weights."""
+"""Encoders of the formats with one scale, or a scale and a least weight, to 32 weights."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.jit.simd import (
-    abs_f32,
-    hmax_f32,
+    lane_bits,
+    load_f32,
     load_f32x16,
-    max_f32,
-    min_f32,
-    round_f16,
+    round_f16x16,
     round_to_i32,
+    select_lt,
     splat_f32,
+    splat_i32,
     store_f16,
+    store_f32x16,
     store_i8x16,
+    store_i32,
+    zero_f32,
 )
 from pyllm.quant.kernels.rows import encode_rows
+from pyllm.quant.kernels.vertical import RESULTS, Affine, Scale, chunks, integers, inverse_of, splat_at, starts
 
 
 def encode(format: str, source: str) -> Any:
     """Kernel that encodes rows (`rows.encode_rows`)."""
-    return encode_rows(_ROWS[format], format, source)
+    return encode_rows(_ROWS[format](), format, source)
 
 
 @register_jitable
-def _q8_0(x, w, columns, target, scratch):
-    """The largest weight of a block becomes 127: with 8 bits, searching for a better scale gains next to nothing."""
-    for b in range(columns // 32):
-        v0, v1 = load_f32x16(x + 128 * b), load_f32x16(x + 128 * b + 64)
-        d = round_f16(hmax_f32(max_f32(abs_f32(v0), abs_f32(v1))) / np.float32(127))
-        store_f16(target + 34 * b, d)
-        inverse = splat_f32(np.float32(1) / d if d > np.float32(0) else np.float32(0))
-        store_i8x16(target + 34 * b + 2, _byte(v0 * inverse))
-        store_i8x16(target + 34 * b + 18, _byte(v1 * inverse))
+def finer(error, chunk, scale):
+    """Scales as halves: the nearest, or one of its neighbours where that is better."""
+    best = round_f16x16(scale)
+    least = error(chunk, best)
+    for k in (-1, 1):
+        nudge = splat_f32(np.float32(1 + k / 1024))
+        other = round_f16x16(scale * nudge)
+        e = error(chunk, other)
+        best = select_lt(e, least, other, best)
+        least = select_lt(e, least, e, least)
+    return best
+
+
+def _scaled(low: int, high: int, extents: Sequence[float], block_bytes: int, pack: Any) -> Any:
+    """Rows of w = d * q, q from low to high. `pack(target, q0, q1)` stores a block's levels, d excepted."""
+    quantize = integers(low, high)
+    groups = Scale(32, quantize, extents)
+    fit, error, sums = groups.fit, groups.error, groups.sums
+
+    @register_jitable
+    def chunk(x, first, n_groups, target, scratch):
+        scale = fit(scratch)
+        xq, qq = sums(scratch, inverse_of(scale))
+        scale = finer(error, scratch, xq * inverse_of(qq))
+        store_f32x16(scratch + RESULTS, scale)
+        store_f32x16(scratch + RESULTS + 64, inverse_of(scale))
+        for g in range(n_groups):
+            out = target + block_bytes * (first // 32 + g)
+            store_f16(out, load_f32(scratch + RESULTS + 4 * g))
+            inverse = splat_at(scratch + RESULTS + 64 + 4 * g)
+            q0 = quantize(load_f32x16(x + 128 * g), inverse)
+            q1 = quantize(load_f32x16(x + 128 * g + 64), inverse)
+            pack(out, round_to_i32(q0), round_to_i32(q1))
+
+    return chunks(32, chunk)
+
+
+def _affine(most: int, levels: Sequence[tuple[float, float]], block_bytes: int, pack: Any) -> Any:
+    """Rows of w = d * q + m, q from 0 to most. `pack(target, q0, q1)` stores a block's levels, d and m excepted."""
+    groups = Affine(32, most, levels, below=False)
+    anchor, fit, error, quantize = groups.anchor, groups.fit, groups.error, groups.quantize
+
+    @register_jitable
+    def chunk(x, first, n_groups, target, scratch):
+        low, span = anchor(scratch)
+        scale, offset = fit(scratch, low, span)
+        scale, base = round_f16x16(scale), round_f16x16(low + offset)
+        least = error(scratch, scale, base - low)
+        for k in range(8):
+            a, b = (k + (k > 3)) // 3 - 1, (k + (k > 3)) % 3 - 1
+            s = round_f16x16(scale * splat_f32(np.float32(1 + a / 1024)))
+            m = round_f16x16(base * splat_f32(np.float32(1 + b / 1024)))
+            e = error(scratch, s, m - low)
+            scale, base = select_lt(e, least, s, scale), select_lt(e, least, m, base)
+            least = select_lt(e, least, e, least)
+        inverse = inverse_of(scale)
+        store_f32x16(scratch + RESULTS, scale)
+        store_f32x16(scratch + RESULTS + 64, base)
+        store_f32x16(scratch + RESULTS + 128, inverse)
+        store_f32x16(scratch + RESULTS + 192, zero_f32() - base * inverse)
+        for g in range(n_groups):
+            out, at = target + block_bytes * (first // 32 + g), scratch + RESULTS + 4 * g
+            store_f16(out, load_f32(at))
+            store_f16(out + 2, load_f32(at + 64))
+            q0 = quantize(load_f32x16(x + 128 * g), splat_at(at + 128), splat_at(at + 192))
+            q1 = quantize(load_f32x16(x + 128 * g + 64), splat_at(at + 128), splat_at(at + 192))
+            pack(out, round_to_i32(q0), round_to_i32(q1))
+
+    return chunks(32, chunk)
+
+
+def _nibbles(at: int, bias: int) -> Any:
+    """pack: four bits of each level + bias, from byte `at` on."""
+
+    @register_jitable
+    def pack(target, q0, q1):
+        mask = splat_i32(15)
+        q0, q1 = (q0 + splat_i32(bias)) & mask, (q1 + splat_i32(bias)) & mask
+        store_i8x16(target + at, q0 | q1 * splat_i32(16))
+
+    return pack
+
+
+def _fives(at: int, bias: int) -> Any:
+    """pack: the fifth bits of each level + bias from byte `at` on, then the four below."""
+    low = _nibbles(at + 4, bias)
+
+    @register_jitable
+    def pack(target, q0, q1):
+        low(target, q0, q1)
+        fifth = splat_i32(16)
+        bits = lane_bits((q0 + splat_i32(bias)) & fifth) | lane_bits((q1 + splat_i32(bias)) & fifth) << 16
+        store_i32(target + at, bits)
+
+    return pack
 
 
 @register_jitable
-def _byte(q):
-    """Rounded to -127 .. 127: where the scale is a denormal or the largest half, values may lie outside."""
-    return round_to_i32(min_f32(max_f32(q, splat_f32(np.float32(-127))), splat_f32(np.float32(127))))
+def _bytes(target, q0, q1):
+    store_i8x16(target + 2, q0)
+    store_i8x16(target + 18, q1)
 
 
-_ROWS = {"Q8_0": _q8_0}
+def _extents(low: float, high: float, count: int, both: bool) -> list[float]:
+    """Levels at which the largest weight is tried, with either sign if the levels are not symmetric."""
+    values = [low + (high - low) * i / (count - 1) for i in range(count)]
+    return values + [-v for v in values] if both else values
+
+
+_TRIMS = (0.0, 0.025, 0.05, 0.085, 0.13)
+
+_ROWS = {
+    "Q4_0": lambda: _scaled(-8, 7, _extents(6.0, 9.5, 15, True), 18, _nibbles(2, 8)),
+    "Q5_0": lambda: _scaled(-16, 15, _extents(12.0, 18.0, 13, True), 22, _fives(2, 16)),
+    "Q8_0": lambda: _scaled(-127, 127, _extents(120.0, 128.0, 9, False), 34, _bytes),
+    "Q4_1": lambda: _affine(15, starts(15, _TRIMS, 8), 20, _nibbles(4, 0)),
+    "Q5_1": lambda: _affine(31, starts(31, _TRIMS, 14), 24, _fives(4, 0)),
+}
