@@ -90,8 +90,8 @@ def plan(
     Each takes as many tensors as it may, in order, and one at least.
     """
     _check_unique(tensors)
-    own = {key: value for key, value in metadata.items() if key not in (ALIGNMENT, *SPLIT_KEYS)}
     always = {ALIGNMENT: Value(ValueType.UINT32, alignment)} if ALIGNMENT in metadata or alignment != 32 else {}
+    own = {key: value for key, value in metadata.items() if key not in SPLIT_KEYS} | always
     groups = [list(tensors)]
     if most_bytes is not None or most_tensors is not None:
         marks = always | _marks(0, 0, 0)
@@ -99,11 +99,11 @@ def plan(
         groups = _grouped(tensors, heads, alignment, most_bytes, most_tensors)
     n = len(groups)
     if n == 1:
-        return [_part(path, own | always, groups[0], alignment)]
+        return [_part(path, own, groups[0], alignment)]
     if n > _MAX_PARTS:
         raise GGUFError(f"{path} would be split into {n} files; allow larger ones")
     return [
-        _part(part_path(path, i, n), ({} if i else own) | always | _marks(i, n, len(tensors)), group, alignment)
+        _part(part_path(path, i, n), (always if i else own) | _marks(i, n, len(tensors)), group, alignment)
         for i, group in enumerate(groups)
     ]
 

@@ -137,15 +137,19 @@ def _integer_type(values: list[int], candidates: tuple[ValueType, ...]) -> Value
 
 def _numbers(kind: ValueType, values: Any) -> bytes:
     dtype = DTYPES[kind]
+    if dtype.kind != "f" and not isinstance(values, np.ndarray):
+        types = (bool, np.bool_) if kind is ValueType.BOOL else (int, np.integer)
+        if not all(isinstance(v, types) for v in values):
+            raise TypeError("not values of this kind")
+        return np.array([int(v) for v in values], dtype).tobytes()
     array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "biuf"):
-        raise TypeError("not numbers")
-    if kind is ValueType.BOOL and array.size and array.dtype.kind != "b":
-        raise TypeError("not booleans")
-    if dtype.kind == "f":
-        return array.astype(dtype).tobytes()
+    if array.shape == (0,):
+        return b""
+    fitting = "b" if kind is ValueType.BOOL else "iuf" if dtype.kind == "f" else "iu"
+    if array.ndim != 1 or array.dtype.kind not in fitting:
+        raise TypeError("not values of this kind")
     stored = array.astype(dtype)
-    if array.dtype.kind == "f" or not np.array_equal(stored, array):
+    if dtype.kind != "f" and not np.array_equal(stored, array):
         raise OverflowError("does not fit")
     return stored.tobytes()
 
