@@ -35,6 +35,7 @@ class IQ2_S(QuantFormat):
     ggml_type = 22
     block_size = 256
     layout = LAYOUT
+    encoder = "iq2"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         high = planes(blocks["qh"], 1, 2).reshape(-1, 32).astype(np.uint16) << np.uint16(8)

@@ -32,6 +32,7 @@ class IQ2_XS(QuantFormat):
     ggml_type = 17
     block_size = 256
     layout = LAYOUT
+    encoder = "iq2"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         qs = blocks["qs"].reshape(-1, 16, 2)

@@ -31,6 +31,7 @@ class IQ2_XXS(QuantFormat):
     ggml_type = 16
     block_size = 256
     layout = LAYOUT
+    encoder = "iq2"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         qs = blocks["qs"].reshape(-1, 8, 2)

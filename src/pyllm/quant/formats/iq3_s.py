@@ -34,6 +34,7 @@ class IQ3_S(QuantFormat):
     ggml_type = 21
     block_size = 256
     layout = LAYOUT
+    encoder = "iq3"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         high = planes(blocks["qh"], 1, 1).reshape(-1, 64).astype(np.uint16) << np.uint16(8)

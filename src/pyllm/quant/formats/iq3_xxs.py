@@ -31,6 +31,7 @@ class IQ3_XXS(QuantFormat):
     ggml_type = 18
     block_size = 256
     layout = LAYOUT
+    encoder = "iq3"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         packed = blocks["scales_and_signs"]
