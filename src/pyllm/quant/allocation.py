@@ -122,20 +122,17 @@ def _search(groups: Sequence[_Group], price: float, budget: int, gap: float) -> 
     """
     slack = [g.cost + price * g.n_bytes for g in groups]
     slack = [s - s.min() for s in slack]
-    open_to = [np.flatnonzero(s < gap) if s.max() > 0 else np.array([0]) for s in slack]
+    open_to = [np.flatnonzero(s < gap) for s in slack]
     n_bytes = np.zeros(1, np.int64)
     sums = np.zeros(1)
-    # bytes that the groups to come take at least and at most
-    least = np.cumsum([0, *(int(g.n_bytes[o].min(initial=0)) for g, o in zip(groups, open_to, strict=True))][::-1])[
-        ::-1
-    ]
-    most = np.cumsum([0, *(int(g.n_bytes[o].max(initial=0)) for g, o in zip(groups, open_to, strict=True))][::-1])[::-1]
+    left = [g.n_bytes[o] for g, o in zip(groups, open_to, strict=True)]
+    least, most = _sums_after([int(b.min(initial=0)) for b in left]), _sums_after([int(b.max(initial=0)) for b in left])
     trail: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
     for i, (g, s, o) in enumerate(zip(groups, slack, open_to, strict=True)):
         new_bytes = (n_bytes[:, None] + g.n_bytes[o]).ravel()
         new_sums = (sums[:, None] + s[o]).ravel()
-        unused = np.maximum(0, budget - new_bytes - most[i + 1])
-        keep = np.flatnonzero((new_bytes + least[i + 1] <= budget) & (new_sums + price * unused < gap))
+        unused = np.maximum(0, budget - new_bytes - most[i])
+        keep = np.flatnonzero((new_bytes + least[i] <= budget) & (new_sums + price * unused < gap))
         keep = keep[np.lexsort((new_sums[keep], new_bytes[keep]))]
         value = new_sums[keep] - price * new_bytes[keep]
         keep = keep[np.concatenate(([True], value[1:] < np.minimum.accumulate(value)[:-1]))] if len(keep) else keep
@@ -151,6 +148,11 @@ def _search(groups: Sequence[_Group], price: float, budget: int, gap: float) -> 
         chosen.append(int(members[state]))
         state = int(parents[state])
     return chosen[::-1]
+
+
+def _sums_after(values: Sequence[int]) -> NDArray[np.int64]:
+    """For each place, the sum of what comes after it."""
+    return np.cumsum([0, *values[:0:-1]], dtype=np.int64)[::-1]
 
 
 def _n_bytes(groups: Sequence[_Group], chosen: Sequence[int]) -> int:
