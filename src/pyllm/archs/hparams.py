@@ -48,6 +48,13 @@ class HParams:
             raise ModelError(f"{self.arch}.{key} is {value!r}, not a text")
         return default if value is None else value
 
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false; here, false is not the same as "not there"."""
+        value = self.metadata.get(f"{self.arch}.{key}")
+        if value is None:
+            return default
+        return self._as_flag(key, value)
+
     def per_layer(self, key: str, n_layers: int, default: int | list[int] | None = None) -> list[int]:
         """A count of each layer; the file holds one for all, or an array of them."""
         value = self._get(key)

@@ -19,7 +19,8 @@ class Scaling:
 
     `kind` is "none", "linear", "yarn" or "longrope"; positions are divided by `factor`. `attn_factor` multiplies
     cos and sin. The rest is YaRN's: between `beta_fast` and `beta_slow` turns over `n_ctx_orig` positions,
-    frequencies go over from kept to divided.
+    frequencies go over from kept to divided; where they do, columns are rounded outwards to whole ones unless `whole`
+    is false (as gpt-oss was trained; a key of pyllm's own, which llama.cpp does not know).
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Scaling:
     beta_fast: float
     beta_slow: float
     log_multiplier: float
+    whole: bool = True
 
     @classmethod
     def read(cls, hp: HParams, n_ctx_train: int) -> Scaling:
@@ -45,6 +47,7 @@ class Scaling:
             beta_fast=hp.number("rope.scaling.yarn_beta_fast", 32.0),
             beta_slow=hp.number("rope.scaling.yarn_beta_slow", 1.0),
             log_multiplier=hp.number("rope.scaling.yarn_log_multiplier", 0.0),
+            whole=hp.flag("rope.scaling.yarn_truncate", True),
         )
         if min(scaling.factor, scaling.attn_factor, scaling.beta_fast, scaling.beta_slow) <= 0:
             raise ModelError(f"a rope scaling is negative: {scaling}")
@@ -81,8 +84,10 @@ class Scaling:
         def column(turns: float) -> float:
             return n_rot * math.log(self.n_ctx_orig / (turns * 2 * math.pi)) / (2 * math.log(base))
 
-        low = max(0.0, math.floor(column(self.beta_fast)))
-        high = min(n_rot - 1.0, math.ceil(column(self.beta_slow)))
+        first, last = column(self.beta_fast), column(self.beta_slow)
+        if self.whole:
+            first, last = math.floor(first), math.ceil(last)
+        low, high = max(0.0, first), min(n_rot - 1.0, last)
         ramp = (np.arange(n_rot // 2) - low) / max(0.001, high - low)
         return 1.0 - np.clip(ramp, 0.0, 1.0)
 

@@ -1,0 +1,317 @@
+"""Write tests/golden/convert/: tiny Hugging Face folders of every family that pyllm converts, and their logits.
+
+    python tests/golden/make_convert.py [FOLDER] [CASE …]
+
+Needs torch and transformers (written with transformers 5.23, torch 2.15), which the tests themselves do not. Each case
+is a folder with config.json, safetensors and logits.npy, float32 [tokens, vocabulary], which transformers computed in
+float32 from the weights as they are stored. The tokens are `tokens(n)` below. Weights are random, and large enough
+that attention is sharp, so that a wrong rotation, permutation or scale shows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent / "convert"
+VOCAB = 96
+N_TOKENS = 24
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "original_max_position_embeddings": 16,
+    "short_factor": [1.0, 1.1, 1.3, 1.7],
+    "long_factor": [1.0, 2.0, 3.5, 5.0],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One folder: the class of transformers' models, its settings, and how weights are stored."""
+
+    model: str
+    config: Mapping[str, Any]
+    dtype: str = "bfloat16"
+    shards: bool = False
+    n_tokens: int = N_TOKENS
+    after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None
+    """Changes tensors and config.json before they are written."""
+
+
+def tokens(n: int = N_TOKENS) -> list[int]:
+    """Token ids whose logits are stored."""
+    return [1 + (i * i * 31 + i * 17 + 5) % (VOCAB - 1) for i in range(n)]
+
+
+def fp8_blocks(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """Projections become float8 with one scale per 16 x 32 block, the way DeepSeek and Qwen publish them."""
+    import torch
+
+    rows, columns = 16, 32
+    for name in [n for n in tensors if n.endswith("_proj.weight")]:
+        w = tensors[name].float()
+        r, c = w.shape
+        grid = w.reshape(r // rows, rows, c // columns, columns)
+        scale = grid.abs().amax((1, 3)) / 448
+        quantized = (grid / scale[:, None, :, None]).to(torch.float8_e4m3fn).reshape(r, c)
+        tensors[name], tensors[f"{name}_scale_inv"] = quantized, scale
+    config["quantization_config"] = {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [rows, columns],
+    }
+
+
+def fp8_channels(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """Projections become float8 with one scale per row, or (down) one for all, as compressed-tensors has them."""
+    import torch
+
+    for name in [n for n in tensors if n.endswith("_proj.weight")]:
+        w = tensors[name].float()
+        whole = "down_proj" in name
+        scale = (w.abs().amax() if whole else w.abs().amax(1, keepdim=True)) / 448
+        tensors[name] = (w / scale).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale"] = scale.to(torch.bfloat16).reshape((1,) if whole else (-1, 1))
+    config["quantization_config"] = {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+    }
+
+
+def mxfp4(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """Experts become blocks of 32 4-bit floats with a power of two each, as gpt-oss is published."""
+    import torch
+
+    random = torch.Generator().manual_seed(5)
+    for name in [n for n in tensors if n.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, columns, rows = tensors.pop(name).shape
+        shape = (experts, rows, columns // 32)
+        tensors[f"{name}_blocks"] = torch.randint(0, 256, (*shape, 16), generator=random, dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(122, 126, shape, generator=random, dtype=torch.uint8)
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+
+
+def stacked(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """Experts become one tensor per layer and projection, gate and up together, as transformers 5 holds them."""
+    import torch
+
+    for name in [n for n in tensors if n.endswith("experts.0.gate_proj.weight")]:
+        stem = name.removesuffix("0.gate_proj.weight")
+        parts = {
+            p: torch.stack([tensors.pop(f"{stem}{e}.{p}_proj.weight") for e in range(config["num_local_experts"])])
+            for p in ("gate", "up", "down")
+        }
+        tensors[f"{stem}gate_up_proj"] = torch.cat((parts["gate"], parts["up"]), dim=1)
+        tensors[f"{stem}down_proj"] = parts["down"]
+
+
+CASES: dict[str, Case] = {
+    "llama": Case("Llama", SMALL | {"head_dim": 16}),
+    "llama-f32-tied": Case("Llama", SMALL | {"tie_word_embeddings": True, "head_dim": 8}, "float32"),
+    "llama-bias-f16": Case("Llama", SMALL | {"attention_bias": True, "mlp_bias": True, "head_dim": 8}, "float16"),
+    "llama-rope3-shards": Case("Llama", SMALL | {"head_dim": 8, "rope_parameters": LLAMA3}, shards=True),
+    "llama-linear": Case(
+        "Llama",
+        SMALL | {"head_dim": 8, "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+    ),
+    "llama-fp8-blocks": Case("Llama", SMALL | {"head_dim": 8}, after=fp8_blocks),
+    "llama-fp8-channels": Case("Llama", SMALL | {"head_dim": 8}, after=fp8_channels),
+    "mistral": Case("Mistral", SMALL | {"head_dim": 16, "sliding_window": None}),
+    "mixtral": Case("Mixtral", SMALL | EXPERTS | {"head_dim": 8}),
+    "qwen2": Case("Qwen2", SMALL),
+    "qwen2-yarn": Case("Qwen2", SMALL | {"rope_parameters": YARN}),
+    "qwen3": Case("Qwen3", SMALL | {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3moe": Case(
+        "Qwen3Moe", SMALL | EXPERTS | {"head_dim": 16, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    ),
+    "qwen3moe-stacked": Case(
+        "Qwen3Moe", SMALL | EXPERTS | {"moe_intermediate_size": 32, "norm_topk_prob": True}, after=stacked
+    ),
+    "gemma2": Case("Gemma2", SMALL | {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16}),
+    "gemma3": Case(
+        "Gemma3Text",
+        SMALL
+        | {"num_hidden_layers": 3, "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 24}
+        | {
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            },
+        },
+    ),
+    "phi3": Case("Phi3", SMALL | {"sliding_window": None}),
+    "phi3-longrope": Case(
+        "Phi3",
+        SMALL
+        | {
+            "num_attention_heads": 2,
+            "original_max_position_embeddings": 16,
+            "rope_parameters": LONGROPE | {"partial_rotary_factor": 0.5},
+        },
+    ),
+    "phi3-shortrope": Case(
+        "Phi3",
+        SMALL
+        | {
+            "num_attention_heads": 2,
+            "original_max_position_embeddings": 16,
+            "rope_parameters": LONGROPE | {"partial_rotary_factor": 0.5},
+        },
+        n_tokens=12,
+    ),
+    "gpt-oss": Case(
+        "GptOss",
+        SMALL | EXPERTS | {"head_dim": 16, "sliding_window": 8, "intermediate_size": 32},
+    ),
+    "gpt-oss-mxfp4": Case(
+        "GptOss",
+        SMALL | EXPERTS | {"head_dim": 16, "sliding_window": 8, "rope_parameters": YARN | {"truncate": True}},
+        after=mxfp4,
+    ),
+    "olmo2": Case("Olmo2", SMALL),
+    "olmo3-yarn": Case(
+        "Olmo3",
+        SMALL
+        | {
+            "num_hidden_layers": 3,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                "full_attention": YARN | {"attention_factor": 1.2, "beta_fast": 16.0, "beta_slow": 2.0},
+            },
+        },
+    ),
+    "smollm3": Case("SmolLM3", SMALL | {"num_hidden_layers": 4, "intermediate_size": 32}),
+}
+
+
+def build(case: Case, seed: int) -> Any:
+    """A model of a case with random weights, rounded to how they are stored."""
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{case.model}Config")(**case.config)
+    model = getattr(transformers, f"{case.model.removesuffix('Text')}ForCausalLM")(config)
+    random = torch.Generator().manual_seed(seed)
+    zero_centred = case.model.startswith("Gemma")
+    for name, p in model.named_parameters():
+        p.data = torch.randn(p.shape, generator=random)
+        if "norm" in name:
+            p.data = p.data * 0.3 + (0.0 if zero_centred else 1.0)
+        elif p.ndim > 1 and "embed" not in name and "bias" not in name:
+            fan_in = p.shape[1] if case.model == "GptOss" or p.ndim == 2 else p.shape[2]
+            gain = 2.5 if any(part in name for part in ("q_proj", "k_proj", "qkv", "router", "gate.weight")) else 1.0
+            p.data *= gain / fan_in**0.5
+        else:
+            p.data *= 0.5
+    return model.to(getattr(torch, case.dtype))
+
+
+def plain(tensors: dict[str, Any]) -> dict[str, Any]:
+    """Tensors as transformers loads them without quantization: float8 multiplied by scales, 4-bit blocks unpacked."""
+    import torch
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    out: dict[str, Any] = {}
+    for name, t in tensors.items():
+        if t.dtype is torch.float8_e4m3fn:
+            scale = tensors.get(f"{name}_scale_inv", tensors.get(f"{name}_scale")).float()
+            if scale.ndim == 2:
+                scale = scale.repeat_interleave(t.shape[0] // scale.shape[0], 0)
+                scale = scale.repeat_interleave(t.shape[1] // scale.shape[1], 1)
+            out[name] = t.float() * scale
+        elif name.endswith("_blocks"):
+            stem = name.removesuffix("_blocks")
+            out[stem] = convert_moe_packed_tensors(t, tensors[f"{stem}_scales"], dtype=torch.float32)
+        elif not name.endswith(("_scale_inv", "_scale", "_scales")):
+            out[name] = t
+    return out
+
+
+def write(folder: Path, tensors: dict[str, Any], config: dict[str, Any], shards: bool = False) -> None:
+    """A Hugging Face folder."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    names = sorted(tensors)
+    parts = [names[::2], names[1::2]] if shards else [names]
+    where = {}
+    for i, part in enumerate(parts):
+        file = f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" if shards else "model.safetensors"
+        save_file({n: tensors[n].contiguous() for n in part}, folder / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(part, file)
+    if shards:
+        index = {"metadata": {}, "weight_map": where}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def logits(folder: Path, ids: list[int]) -> Any:
+    """float32 [tokens, vocabulary], by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        return model.eval()(torch.tensor([ids])).logits[0].float().numpy()
+
+
+def make(folder: Path, case: Case, seed: int) -> None:
+    """Write one case to `folder`."""
+    import numpy as np
+    from safetensors.torch import load_file
+
+    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = Path(scratch) / "saved"
+        build(case, seed).save_pretrained(saved)
+        config = json.loads((saved / "config.json").read_text())
+        tensors = load_file(saved / "model.safetensors")
+        if case.after:
+            case.after(tensors, config)
+        write(folder, tensors, config, case.shards)
+        unquantized = {k: v for k, v in config.items() if k != "quantization_config"}
+        write(saved, plain(tensors), unquantized)
+        np.save(folder / "logits.npy", logits(saved, tokens(case.n_tokens)))
+
+
+def main(arguments: list[str]) -> None:
+    folder = Path(arguments[0]) if arguments else FOLDER
+    for seed, (name, case) in enumerate(CASES.items()):
+        if not arguments[1:] or name in arguments[1:]:
+            make(folder / name, case, seed)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

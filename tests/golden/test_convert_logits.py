@@ -1,0 +1,71 @@
+"""Converted checkpoints against transformers' logits (make_convert.py wrote both)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pyllm import archs, backends
+from pyllm.backends.base import Backend, Batch
+from pyllm.config import ExecutionOptions
+from pyllm.errors import BackendError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.quant import formats
+from pyllm_convert import Conversion
+
+FOLDER = Path(__file__).parent / "convert"
+CASES = sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+LIMIT = 1e-5
+"""NMSE against transformers, everything in float32."""
+OPTIONS = ExecutionOptions(n_pages=2, page_size=16, max_tokens=32, max_seqs=1, max_rows=32, kv_dtype="f32", n_threads=1)
+
+
+@pytest.fixture(scope="module", params=["reference", "cpu"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    try:
+        found = backends.get(request.param)
+    except BackendError as error:
+        pytest.skip(str(error))
+    if not (probe := found.probe()).available:
+        pytest.skip(probe.reason)
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits(backend: Backend, case: str) -> None:
+    wanted = np.load(FOLDER / case / "logits.npy")
+    got = logits(backend, FOLDER / case, len(wanted))
+    error = np.mean((got - wanted) ** 2, dtype=np.float64) / np.mean(wanted**2, dtype=np.float64)
+    assert error <= LIMIT
+
+
+def tokens(n: int) -> list[int]:
+    """Those of make_convert.py."""
+    return [1 + (i * i * 31 + i * 17 + 5) % 95 for i in range(n)]
+
+
+def logits(backend: Backend, folder: Path, n: int) -> NDArray[np.float32]:
+    """Logits of all tokens, float32 [n, vocabulary], for a context that just holds them."""
+    with Conversion(folder, tokenizer=False) as model:
+        infos = {t.name: t for t in in_float32(model)}
+        metadata = {key: value.value for key, value in model.metadata.items()}
+    arch = archs.load(metadata, infos, -(-n // 16) * 16)
+    executable = backend.compile(arch.program, infos, OPTIONS)
+    try:
+        batch = Batch(executable.options)
+        batch.add(tokens(n), 0, [1, 0], "all")
+        return executable.run(batch).copy()
+    finally:
+        executable.close()
+
+
+def in_float32(model: Conversion) -> Iterator[TensorInfo]:
+    """The tensors as a file in F32 has them."""
+    for t in model.tensors:
+        rows = t.read(0, t.values.n_rows)
+        values = formats.get(t.format).decode(rows)
+        yield TensorInfo(t.name, t.shape, "F32", values.view(np.uint8).reshape(-1))

@@ -1,0 +1,155 @@
+"""A Hugging Face folder as a GGUF file would have it: metadata, and tensors that are computed as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.errors import ModelError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.values import Value
+from pyllm.quant.source import SourceTensor
+from pyllm_convert import lazy, names
+from pyllm_convert.checkpoint import Checkpoint, text_config
+from pyllm_convert.families import family_of
+from pyllm_convert.lazy import Lazy
+from pyllm_convert.quantized import check_method, without_scales
+
+_SAME = ("F32", "F16", "BF16", "MXFP4")
+"""Types of a checkpoint that are formats of a file."""
+_READABLE = (*_SAME, "F64", "F8_E4M3", "F8_E5M2")
+_QUANTIZATION_VERSION = 2
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}
+"""general.file_type of files that are mostly of one of these formats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor of the file to be: `format` is how its rows are read, `keep` how they are stored without a recipe."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    keep: str
+    values: Lazy
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Rows [start, stop) of the tensor as a matrix, in `format`: uint8 [rows, bytes of a row]."""
+        t = self.values
+        rows = t.rows(start, stop) if t.dtype == self.format else t.floats(start, stop)
+        return np.ascontiguousarray(rows).view(np.uint8).reshape(stop - start, -1)
+
+
+class Conversion:
+    """An open folder, read as far as needed to know the whole header of the file.
+
+    `metadata` and `tensors` go to the pipeline (`sources`, `kept_formats`); `notes` are sentences about what a GGUF
+    file cannot say of this model. Nothing is read from the weights before `SourceTensor.read`.
+
+    Raises ModelError: unknown architecture, settings without a place in GGUF, tensors that are missing or of shapes
+    that contradict config.json, weights that are damaged or of a kind that cannot be converted.
+    """
+
+    def __init__(self, folder: Path, *, name: str | None = None, tokenizer: bool = True) -> None:
+        self.checkpoint = Checkpoint(folder)
+        try:
+            self._read(folder, name, tokenizer)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, folder: Path, name: str | None, tokenizer: bool) -> None:
+        raw = self.checkpoint.config
+        config = text_config(raw)
+        quantized = config.get("quantization_config") or {}
+        if not isinstance(quantized, dict):
+            raise ModelError("config.json's quantization_config is no table")
+        check_method(quantized)
+        model = family_of(raw)(config)
+        keys = model.metadata()
+        self.notes = model.notes
+        placed = model.tensors(without_scales(self.checkpoint.tensors, quantized))
+        words = _vocabulary(folder, config) if tokenizer else {"tokenizer.ggml.model": Value.of("none")}
+        if tokenizer:
+            placed, keys["vocab_size"] = _as_many_rows(placed, words)
+        self.tensors = [_planned(n, t) for n, t in placed.items()]
+        general = {"general.architecture": model.arch, **names.general(folder, name)}
+        general["general.size_label"] = names.size_label({t.name: t.shape for t in self.tensors}, model.n_experts)
+        general["general.quantization_version"] = _QUANTIZATION_VERSION
+        general["general.file_type"] = FILE_TYPES[self._mostly()]
+        own = {f"{model.arch}.{key}": value for key, value in keys.items()}
+        self.metadata = {key: Value.of(value) for key, value in (general | own).items()} | words
+        self._check()
+
+    def sources(self) -> list[SourceTensor]:
+        """The tensors as the pipeline takes them; rows are read from the checkpoint when it asks for them."""
+        return [SourceTensor(t.name, t.shape, t.format, t.read) for t in self.tensors]
+
+    def kept_formats(self) -> dict[str, str]:
+        """The format of each tensor that keeps the checkpoint's precision; vectors and routers in F32."""
+        return {t.name: t.keep for t in self.tensors}
+
+    def close(self) -> None:
+        """Unmap the checkpoint."""
+        self.checkpoint.close()
+
+    def __enter__(self) -> Conversion:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _mostly(self) -> str:
+        sizes = dict.fromkeys(FILE_TYPES, 0)
+        for t in self.tensors:
+            sizes[t.keep] += t.values.n_rows * t.values.n_columns
+        return max(sizes, key=lambda kind: sizes[kind])
+
+    def _check(self) -> None:
+        """Raises ModelError where the architecture could not be loaded from these metadata and tensors."""
+        from pyllm import archs
+
+        archs.load({key: value.value for key, value in self.metadata.items()}, dict(self._infos()), None)
+
+    def _infos(self) -> Iterator[tuple[str, TensorInfo]]:
+        nothing = np.empty(0, np.uint8)
+        for t in self.tensors:
+            # Factors of frequencies are numbers that the pass is recorded with; of others, only shapes matter.
+            data = t.read(0, 1).reshape(-1) if t.name.startswith("rope_") else nothing
+            yield t.name, TensorInfo(t.name, t.shape, t.format, data)
+
+
+def _planned(name: str, t: Lazy) -> Planned:
+    lazy.require(t, len(t.shape), _READABLE)
+    format = t.dtype if t.dtype in _SAME else "F32"
+    keep = t.keep or format
+    if len(t.shape) < 2 or not name.endswith(".weight") or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
+        format = keep = "F32"
+    return Planned(name, t.shape, format, keep, t)
+
+
+def _vocabulary(folder: Path, config: dict[str, Any]) -> dict[str, Value]:
+    from pyllm_convert.tokenizer import tokenizer_metadata
+
+    return tokenizer_metadata(folder, config)
+
+
+def _as_many_rows(placed: dict[str, Lazy], words: dict[str, Value]) -> tuple[dict[str, Lazy], int]:
+    """Token tables cut to the vocabulary: some checkpoints have rows to spare, for which there are no tokens."""
+    n = len(words["tokenizer.ggml.tokens"].value)
+    out = dict(placed)
+    for name in ("token_embd.weight", "output.weight"):
+        t = placed.get(name)
+        if t is None:
+            continue
+        if t.shape[0] < n:
+            raise ModelError(f"the tokenizer has {n} tokens, but {t.name} only {t.shape[0]} rows")
+        if t.shape[0] > n:
+            out[name] = lazy.slice_rows(t, 0, n)
+    return out, n

@@ -1,0 +1,42 @@
+"""Families of models: config.json and tensors of transformers → metadata and tensors of GGUF.
+
+A family is a subclass of `Family` in a module here, found by the name that config.json gives in `architectures`, in the
+table `FAMILIES` of its module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pyllm.errors import ModelError
+from pyllm_convert.families.base import Family
+
+__all__ = ["Family", "family_of", "names"]
+
+
+@cache
+def _table() -> dict[str, type[Family]]:
+    table: dict[str, type[Family]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        table |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "FAMILIES", {})
+    return table
+
+
+def names() -> list[str]:
+    """Architectures that can be converted, as config.json names them."""
+    return sorted(_table())
+
+
+def family_of(config: Mapping[str, Any]) -> type[Family]:
+    """The family of a model. Raises ModelError where config.json names none that is known."""
+    given = config.get("architectures")
+    if not isinstance(given, list) or not given or not isinstance(given[0], str):
+        raise ModelError("config.json names no architecture (`architectures`); it belongs to no language model")
+    found = _table().get(given[0])
+    if found is None:
+        raise ModelError(f"models of the architecture {given[0]!r} cannot be converted; known are {', '.join(names())}")
+    return found

@@ -1,0 +1,136 @@
+"""Checkpoints that are quantized already: float8 with scales, and gpt-oss's 4-bit blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.errors import ModelError
+from pyllm_convert.lazy import Lazy, require
+
+MXFP4_WEIGHTS = 32
+"""Weights of a block."""
+MXFP4_BYTES = 17
+"""Bytes of a block in GGUF: the exponent, then 16 bytes of two weights each."""
+
+_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_METHODS = ("fp8", "mxfp4", "compressed-tensors", "modelopt", "fbgemm_fp8")
+_UNUSED = ("input_scale", "activation_scale", "k_scale", "v_scale", "input_scale_ub", "output_scale")
+"""Last parts of names that only matter where activations are quantized, too."""
+
+
+def check_method(config: Mapping[str, Any]) -> None:
+    """Raises ModelError for quantized checkpoints that are not float8 or MXFP4."""
+    method = config.get("quant_method")
+    if method is not None and method not in _METHODS:
+        raise ModelError(
+            f"the checkpoint is quantized with {method!r}, which cannot be converted; take the original in BF16 or "
+            "F16, or one in FP8"
+        )
+
+
+def without_scales(tensors: Mapping[str, Lazy], config: Mapping[str, Any]) -> dict[str, Lazy]:
+    """The tensors, float8 ones multiplied by their scales (float32 rows), and the scales taken away.
+
+    The scale of `x` is `x_scale_inv` or `x_scale`: one number, one for each row, or one for each block of
+    `weight_block_size` rows and columns. `config` is config.json's quantization_config.
+    """
+    check_method(config)
+    scales = {name for name, t in tensors.items() if _weight_of(name, tensors) is not None}
+    out = {}
+    for name, t in tensors.items():
+        if name in scales or name.rsplit(".", 1)[-1].endswith(_UNUSED):
+            continue
+        scale = tensors.get(f"{name}_scale_inv", tensors.get(f"{name}_scale"))
+        out[name] = t if scale is None or t.dtype not in _FLOAT8 else scaled(t, scale, config)
+    return out
+
+
+def _weight_of(name: str, tensors: Mapping[str, Lazy]) -> str | None:
+    for ending in ("_scale_inv", "_scale"):
+        if name.endswith(ending) and name.removesuffix(ending) in tensors:
+            return name.removesuffix(ending)
+    return None
+
+
+def scaled(t: Lazy, scale: Lazy, config: Mapping[str, Any]) -> Lazy:
+    """`t` times `scale`, in float32; raises ModelError where their shapes do not go together."""
+    require(scale, len(scale.shape), ("F32", "BF16", "F16", "F64"))
+    shape = scale.shape
+    if len(shape) < 2 and len(t.shape) > 1:
+        shape = (1,) * len(t.shape) if scale.n_columns == 1 else (*shape, 1)
+        shape = (1,) * (len(t.shape) - len(shape)) + shape
+    if len(shape) != len(t.shape):
+        raise _mismatch(t, scale)
+    block = _block_size(config)
+    per_row = _per_element(t, scale, shape, -2, block[0]) if len(shape) > 1 else np.zeros(1, np.int64)
+    per_column = _per_element(t, scale, shape, -1, block[1])
+    for axis in range(len(shape) - 2):
+        if shape[axis] not in (1, t.shape[axis]):
+            raise _mismatch(t, scale)
+    outer = np.broadcast_to(
+        np.arange(int(np.prod(shape[:-2]))).reshape(shape[:-2]) if len(shape) > 2 else np.zeros((), np.int64),
+        t.shape[:-2],
+    ).reshape(-1)
+    n_inner = shape[-2] if len(shape) > 1 else 1
+    height = t.shape[-2] if len(t.shape) > 1 else 1
+
+    def rows(start: int, stop: int) -> NDArray[np.float32]:
+        at = np.arange(start, stop)
+        factors = scale.floats(0, scale.n_rows).reshape(-1, shape[-1])
+        own = factors[outer[at // height] * n_inner + per_row[at % height]]  # [rows, blocks of columns]
+        values = t.floats(start, stop)
+        return np.multiply(values, own[:, per_column], dtype=np.float32)
+
+    return replace(t, dtype="F32", rows=rows, keep="BF16")
+
+
+def _per_element(t: Lazy, scale: Lazy, shape: tuple[int, ...], axis: int, block: int) -> NDArray[np.int64]:
+    """Index of the scale of each row or column."""
+    n, n_scales = t.shape[axis], shape[axis]
+    if n_scales == 1:
+        return np.zeros(n, np.int64)
+    if n_scales == n:
+        return np.arange(n)
+    if n_scales != -(-n // block):
+        raise _mismatch(t, scale)
+    return np.arange(n) // block
+
+
+def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
+    block = config.get("weight_block_size") or [128, 128]
+    if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and 0 < n < 1 << 24 for n in block):
+        raise ModelError(f"config.json's weight_block_size is {block!r}; two counts are needed, such as [128, 128]")
+    return block[0], block[1]
+
+
+def _mismatch(t: Lazy, scale: Lazy) -> ModelError:
+    return ModelError(f"the scales {scale.name} of shape {scale.shape} do not fit {t.name} of shape {t.shape}")
+
+
+def mxfp4(name: str, blocks: Lazy, scales: Lazy) -> Lazy:
+    """gpt-oss's blocks [experts, rows, blocks, 16] and exponents [experts, rows, blocks] as GGUF's MXFP4, exactly.
+
+    A byte of the checkpoint holds two neighbours; one of GGUF holds weights j and j + 16 of the block's 32. Rows are
+    uint8 [rows, blocks * 17] of a tensor whose shape counts weights.
+    """
+    require(blocks, 4, ("U8",))
+    require(scales, 3, ("U8", "F8_E8M0"))
+    if blocks.shape[:3] != scales.shape or blocks.shape[3] != MXFP4_WEIGHTS // 2:
+        raise ModelError(f"{blocks.name} {blocks.shape} and {scales.name} {scales.shape} do not go together")
+    experts, n_rows, n_blocks = scales.shape
+
+    def rows(start: int, stop: int) -> NDArray[np.uint8]:
+        packed = blocks.rows(start * n_blocks, stop * n_blocks)  # [rows * blocks, 16]
+        weights = np.empty((len(packed), MXFP4_WEIGHTS), np.uint8)
+        weights[:, ::2], weights[:, 1::2] = packed & 15, packed >> 4
+        out = np.empty((len(packed), MXFP4_BYTES), np.uint8)
+        out[:, 0] = scales.rows(start, stop).reshape(-1)
+        out[:, 1:] = weights[:, :16] | weights[:, 16:] << 4
+        return out.reshape(stop - start, n_blocks * MXFP4_BYTES)
+
+    return Lazy(name, (experts, n_rows, n_blocks * MXFP4_WEIGHTS), "MXFP4", rows)
