@@ -152,6 +152,11 @@ class Vocab:
         return text == "</s>" and i is not None and self.types[i] == NORMAL and i != self.eos_id
 
 
+def ends_generation(text: str) -> bool:
+    """Whether a token of this text ends an answer, in any vocabulary that has it, without a key that says so."""
+    return text in _END_OF_GENERATION
+
+
 def string_list(metadata: Mapping[str, Any], key: str) -> list[str]:
     """A list of strings of the metadata, else TokenizerError."""
     value = metadata.get(key)
