@@ -32,6 +32,7 @@ class IQ4_NL(QuantFormat):
     ggml_type = 20
     block_size = 32
     layout = LAYOUT
+    encoder = "codebook4"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         values = VALUES[planes(blocks["qs"], 16, 4).reshape(-1, 32)].astype(np.float32)

@@ -33,6 +33,7 @@ class IQ4_XS(QuantFormat):
     ggml_type = 23
     block_size = 256
     layout = LAYOUT
+    encoder = "codebook4"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         low = planes(blocks["scales_l"], 1, 4).reshape(-1, 8)

@@ -33,6 +33,7 @@ class MXFP4(QuantFormat):
     ggml_type = 39
     block_size = 32
     layout = LAYOUT
+    encoder = "codebook4"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         e = blocks["e"].astype(np.uint32)

@@ -41,6 +41,7 @@ class NVFP4(QuantFormat):
     ggml_type = 40
     block_size = 64
     layout = LAYOUT
+    encoder = "codebook4"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         values = VALUES[planes(blocks["qs"], 8, 4).reshape(-1, 4, 16)].astype(np.float32)

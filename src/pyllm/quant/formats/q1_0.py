@@ -28,6 +28,7 @@ class Q1_0(QuantFormat):
     ggml_type = 41
     block_size = 128
     layout = LAYOUT
+    encoder = "ternary"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         bits = planes(blocks["qs"], 1, 1).reshape(-1, 128)

@@ -28,6 +28,7 @@ class Q2_0(QuantFormat):
     ggml_type = 42
     block_size = 64
     layout = LAYOUT
+    encoder = "ternary"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         q = planes(blocks["qs"], 1, 2).reshape(-1, 64)

@@ -38,6 +38,7 @@ class TQ1_0(QuantFormat):
     ggml_type = 34
     block_size = 256
     layout = LAYOUT
+    encoder = "ternary"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         q = np.concatenate(

@@ -29,6 +29,7 @@ class TQ2_0(QuantFormat):
     ggml_type = 35
     block_size = 256
     layout = LAYOUT
+    encoder = "ternary"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         q = planes(blocks["qs"], 32, 2).reshape(-1, 256)

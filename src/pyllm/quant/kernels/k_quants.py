@@ -34,6 +34,7 @@ from pyllm.quant.kernels.vertical import (
     SUM,
     Affine,
     Scale,
+    both_signs,
     chunks,
     integers,
     inverse_of,
@@ -162,7 +163,7 @@ def signed_scales(groups: Scale, n: int, low: int, high: int, rounds: int) -> An
 def _affine(n: int, most: int, levels: Sequence[tuple[float, float]], top: int, rounds: int, pack: Any) -> Any:
     """Rows of w = d * scale * q - dmin * min in groups of n; q from 0 to most, scales and mins from 0 to top.
 
-    `pack(x, target, results, quantize)` stores a block: see `_RESULTS`.
+    `pack(x, target, block, results, quantize)` stores a block.
     """
     groups = Affine(n, most, levels, below=True)
     anchor, fit, quantize = groups.anchor, groups.fit, groups.quantize
@@ -176,22 +177,23 @@ def _affine(n: int, most: int, levels: Sequence[tuple[float, float]], top: int, 
         d, dmin, a, b = scales(scratch, low, scale, offset)
         inverse = inverse_of(d * a)
         results = scratch + RESULTS
-        store_f32x16(results + _D, d)
-        store_f32x16(results + _DMIN, dmin)
-        store_f32x16(results + _SCALE, a)
-        store_f32x16(results + _MIN, b)
-        store_f32x16(results + _INVERSE, inverse)
-        store_f32x16(results + _SHIFT, dmin * b * inverse)
+        store_f32x16(results + D, d)
+        store_f32x16(results + DMIN, dmin)
+        store_f32x16(results + SCALE, a)
+        store_f32x16(results + MIN, b)
+        store_f32x16(results + INVERSE, inverse)
+        store_f32x16(results + SHIFT, dmin * b * inverse)
         for i in range(n_groups // per_block):
             pack(x + 1024 * i, target, first // 256 + i, results + 4 * per_block * i, quantize)
 
     return chunks(n, chunk)
 
 
-def _signed(n: int, low: int, high: int, extents: Sequence[float], scale_bits: int, rounds: int, pack: Any) -> Any:
-    """Rows of w = d * scale * q in groups of n; q from low to high, scales of so many bits, signed."""
-    quantize = integers(low, high)
-    groups = Scale(n, quantize, extents)
+def signed(groups: Scale, n: int, scale_bits: int, rounds: int, level: Any, pack: Any) -> Any:
+    """Rows of w = d * scale * q in groups of n, with signed scales of so many bits, 256 weights to a d.
+
+    `pack(x, target, block, results, level)` stores a block; `level` is what codes are made with.
+    """
     fit = groups.fit
     scales = signed_scales(groups, n, -(1 << scale_bits - 1), (1 << scale_bits - 1) - 1, rounds)
     per_block = 256 // n
@@ -200,22 +202,22 @@ def _signed(n: int, low: int, high: int, extents: Sequence[float], scale_bits: i
     def chunk(x, first, n_groups, target, scratch):
         d, a = scales(scratch, fit(scratch))
         results = scratch + RESULTS
-        store_f32x16(results + _D, d)
-        store_f32x16(results + _SCALE, a)
-        store_f32x16(results + _INVERSE, inverse_of(d * a))
+        store_f32x16(results + D, d)
+        store_f32x16(results + SCALE, a)
+        store_f32x16(results + INVERSE, inverse_of(d * a))
         for i in range(n_groups // per_block):
-            pack(x + 1024 * i, target, first // 256 + i, results + 4 * per_block * i, quantize)
+            pack(x + 1024 * i, target, first // 256 + i, results + 4 * per_block * i, level)
 
     return chunks(n, chunk)
 
 
-_D, _DMIN, _SCALE, _MIN, _INVERSE, _SHIFT = 0, 64, 128, 192, 256, 320
+D, DMIN, SCALE, MIN, INVERSE, SHIFT = 0, 64, 128, 192, 256, 320
 """Where results are that blocks are packed from: a float for each group, 1 / (d * scale) and dmin * min / (d * scale)
 at last."""
 
 
 @register_jitable
-def _integer(address):
+def integer(address):
     return np.int64(load_f32(address))
 
 
@@ -223,8 +225,8 @@ def _integer(address):
 def _k_scales(p, results):
     """The twelve bytes of Q4_K's and Q5_K's scales and mins."""
     for g in range(4):
-        s0, s1 = _integer(results + _SCALE + 4 * g), _integer(results + _SCALE + 4 * g + 16)
-        m0, m1 = _integer(results + _MIN + 4 * g), _integer(results + _MIN + 4 * g + 16)
+        s0, s1 = integer(results + SCALE + 4 * g), integer(results + SCALE + 4 * g + 16)
+        m0, m1 = integer(results + MIN + 4 * g), integer(results + MIN + 4 * g + 16)
         store_i8(p + g, s0 | s1 >> 4 << 6)
         store_i8(p + 4 + g, m0 | m1 >> 4 << 6)
         store_i8(p + 8 + g, s1 & 15 | (m1 & 15) << 4)
@@ -233,8 +235,8 @@ def _k_scales(p, results):
 @register_jitable
 def _pack_q4_k(x, target, block, results, quantize):
     out = target + 144 * block
-    store_f16(out, load_f32(results + _D))
-    store_f16(out + 2, load_f32(results + _DMIN))
+    store_f16(out, load_f32(results + D))
+    store_f16(out + 2, load_f32(results + DMIN))
     _k_scales(out + 4, results)
     for g in range(0, 8, 2):
         for i in range(2):
@@ -242,7 +244,7 @@ def _pack_q4_k(x, target, block, results, quantize):
             for k in range(2):
                 at = results + 4 * (g + k)
                 v = load_f32x16(x + 128 * (g + k) + 64 * i)
-                level = round_to_i32(quantize(v, splat_at(at + _INVERSE), splat_at(at + _SHIFT)))
+                level = round_to_i32(quantize(v, splat_at(at + INVERSE), splat_at(at + SHIFT)))
                 q = q | level * splat_i32(1 << 4 * k)
             store_i8x16(out + 16 + 16 * g + 16 * i, q)
 
@@ -250,8 +252,8 @@ def _pack_q4_k(x, target, block, results, quantize):
 @register_jitable
 def _pack_q5_k(x, target, block, results, quantize):
     out = target + 176 * block
-    store_f16(out, load_f32(results + _D))
-    store_f16(out + 2, load_f32(results + _DMIN))
+    store_f16(out, load_f32(results + D))
+    store_f16(out + 2, load_f32(results + DMIN))
     _k_scales(out + 4, results)
     for i in range(2):
         high = zero_i32()
@@ -260,7 +262,7 @@ def _pack_q5_k(x, target, block, results, quantize):
             for k in range(2):
                 at = results + 4 * (g + k)
                 v = load_f32x16(x + 128 * (g + k) + 64 * i)
-                level = round_to_i32(quantize(v, splat_at(at + _INVERSE), splat_at(at + _SHIFT)))
+                level = round_to_i32(quantize(v, splat_at(at + INVERSE), splat_at(at + SHIFT)))
                 low = low | (level & splat_i32(15)) * splat_i32(1 << 4 * k)
                 high = high | shift_right_i32(level, 4) * splat_i32(1 << g + k)
             store_i8x16(out + 48 + 16 * g + 16 * i, low)
@@ -270,10 +272,10 @@ def _pack_q5_k(x, target, block, results, quantize):
 @register_jitable
 def _pack_q2_k(x, target, block, results, quantize):
     out = target + 84 * block
-    store_f16(out + 80, load_f32(results + _D))
-    store_f16(out + 82, load_f32(results + _DMIN))
+    store_f16(out + 80, load_f32(results + D))
+    store_f16(out + 82, load_f32(results + DMIN))
     for g in range(16):
-        store_i8(out + g, _integer(results + _SCALE + 4 * g) | _integer(results + _MIN + 4 * g) << 4)
+        store_i8(out + g, integer(results + SCALE + 4 * g) | integer(results + MIN + 4 * g) << 4)
     for h in range(2):
         for i in range(2):
             q = zero_i32()
@@ -281,7 +283,7 @@ def _pack_q2_k(x, target, block, results, quantize):
                 g = 8 * h + 2 * k + i
                 at = results + 4 * g
                 v = load_f32x16(x + 64 * g)
-                level = round_to_i32(quantize(v, splat_at(at + _INVERSE), splat_at(at + _SHIFT)))
+                level = round_to_i32(quantize(v, splat_at(at + INVERSE), splat_at(at + SHIFT)))
                 q = q | level * splat_i32(1 << 2 * k)
             store_i8x16(out + 16 + 32 * h + 16 * i, q)
 
@@ -289,14 +291,14 @@ def _pack_q2_k(x, target, block, results, quantize):
 @register_jitable
 def _pack_q3_k(x, target, block, results, quantize):
     out = target + 110 * block
-    store_f16(out + 108, load_f32(results + _D))
+    store_f16(out + 108, load_f32(results + D))
     for g in range(8):
-        s0, s1 = _integer(results + _SCALE + 4 * g) + 32, _integer(results + _SCALE + 4 * g + 32) + 32
+        s0, s1 = integer(results + SCALE + 4 * g) + 32, integer(results + SCALE + 4 * g + 32) + 32
         store_i8(out + 96 + g, s0 & 15 | (s1 & 15) << 4)
     for g in range(4):
         high = 0
         for k in range(4):
-            high |= (_integer(results + _SCALE + 4 * (g + 4 * k)) + 32) >> 4 << 2 * k
+            high |= (integer(results + SCALE + 4 * (g + 4 * k)) + 32) >> 4 << 2 * k
         store_i8(out + 104 + g, high)
     for i in range(2):
         top = zero_i32()
@@ -304,7 +306,7 @@ def _pack_q3_k(x, target, block, results, quantize):
             q = zero_i32()
             for k in range(4):
                 g = 8 * h + 2 * k + i
-                level = round_to_i32(quantize(load_f32x16(x + 64 * g), splat_at(results + 4 * g + _INVERSE)))
+                level = round_to_i32(quantize(load_f32x16(x + 64 * g), splat_at(results + 4 * g + INVERSE)))
                 level = level + splat_i32(4)
                 q = q | (level & splat_i32(3)) * splat_i32(1 << 2 * k)
                 top = top | shift_right_i32(level, 2) * splat_i32(1 << 4 * h + k)
@@ -315,9 +317,9 @@ def _pack_q3_k(x, target, block, results, quantize):
 @register_jitable
 def _pack_q6_k(x, target, block, results, quantize):
     out = target + 210 * block
-    store_f16(out + 208, load_f32(results + _D))
+    store_f16(out + 208, load_f32(results + D))
     for g in range(16):
-        store_i8(out + 192 + g, _integer(results + _SCALE + 4 * g))
+        store_i8(out + 192 + g, integer(results + SCALE + 4 * g))
     for h in range(2):
         for i in range(2):
             high = zero_i32()
@@ -325,7 +327,7 @@ def _pack_q6_k(x, target, block, results, quantize):
                 low = zero_i32()
                 for k in range(2):
                     g = 8 * h + 2 * (part + 2 * k) + i
-                    level = round_to_i32(quantize(load_f32x16(x + 64 * g), splat_at(results + 4 * g + _INVERSE)))
+                    level = round_to_i32(quantize(load_f32x16(x + 64 * g), splat_at(results + 4 * g + INVERSE)))
                     level = level + splat_i32(32)
                     low = low | (level & splat_i32(15)) * splat_i32(1 << 4 * k)
                     high = high | shift_right_i32(level, 4) * splat_i32(1 << 2 * (part + 2 * k))
@@ -333,16 +335,17 @@ def _pack_q6_k(x, target, block, results, quantize):
             store_i8x16(out + 128 + 32 * h + 16 * i, high)
 
 
-def _both_signs(extents: Sequence[float]) -> list[float]:
-    return [*extents, *(-e for e in extents)]
+def _integers(low: int, high: int, extents: Sequence[float], scale_bits: int, rounds: int, pack: Any) -> Any:
+    quantize = integers(low, high)
+    return signed(Scale(16, quantize, extents), 16, scale_bits, rounds, quantize, pack)
 
 
 _TRIMS = (0.0, 0.025, 0.05, 0.085, 0.13)
 
 _ROWS = {
     "Q2_K": lambda: _affine(16, 3, starts(3, (0.0, 0.05, 0.1, 0.15, 0.2), 2), 15, 4, _pack_q2_k),
-    "Q3_K": lambda: _signed(16, -4, 3, _both_signs([2.5 + 0.15 * i for i in range(16)]), 6, 3, _pack_q3_k),
+    "Q3_K": lambda: _integers(-4, 3, both_signs([2.5 + 0.15 * i for i in range(16)]), 6, 3, _pack_q3_k),
     "Q4_K": lambda: _affine(32, 15, starts(15, _TRIMS, 8), 63, 2, _pack_q4_k),
     "Q5_K": lambda: _affine(32, 31, starts(31, _TRIMS, 14), 63, 2, _pack_q5_k),
-    "Q6_K": lambda: _signed(16, -32, 31, _both_signs([28.0 + 0.5 * i for i in range(12)]), 8, 2, _pack_q6_k),
+    "Q6_K": lambda: _integers(-32, 31, both_signs([28.0 + 0.5 * i for i in range(12)]), 8, 2, _pack_q6_k),
 }

@@ -24,26 +24,23 @@ from pyllm.jit.simd import (
     zero_f32,
 )
 from pyllm.quant.kernels.rows import encode_rows
-from pyllm.quant.kernels.vertical import RESULTS, Affine, Scale, chunks, integers, inverse_of, splat_at, starts
+from pyllm.quant.kernels.vertical import (
+    RESULTS,
+    Affine,
+    Scale,
+    both_signs,
+    chunks,
+    finer,
+    integers,
+    inverse_of,
+    splat_at,
+    starts,
+)
 
 
 def encode(format: str, source: str) -> Any:
     """Kernel that encodes rows (`rows.encode_rows`)."""
     return encode_rows(_ROWS[format](), format, source)
-
-
-@register_jitable
-def finer(error, chunk, scale):
-    """Scales as halves: the nearest, or one of its neighbours where that is better."""
-    best = round_f16x16(scale)
-    least = error(chunk, best)
-    for k in (-1, 1):
-        nudge = splat_f32(np.float32(1 + k / 1024))
-        other = round_f16x16(scale * nudge)
-        e = error(chunk, other)
-        best = select_lt(e, least, other, best)
-        least = select_lt(e, least, e, least)
-    return best
 
 
 def _scaled(low: int, high: int, extents: Sequence[float], block_bytes: int, pack: Any) -> Any:
@@ -136,18 +133,16 @@ def _bytes(target, q0, q1):
     store_i8x16(target + 18, q1)
 
 
-def _extents(low: float, high: float, count: int, both: bool) -> list[float]:
-    """Levels at which the largest weight is tried, with either sign if the levels are not symmetric."""
-    values = [low + (high - low) * i / (count - 1) for i in range(count)]
-    return values + [-v for v in values] if both else values
+def _steps(low: float, step: float, count: int) -> list[float]:
+    return [low + step * i for i in range(count)]
 
 
 _TRIMS = (0.0, 0.025, 0.05, 0.085, 0.13)
 
 _ROWS = {
-    "Q4_0": lambda: _scaled(-8, 7, _extents(6.0, 9.5, 15, True), 18, _nibbles(2, 8)),
-    "Q5_0": lambda: _scaled(-16, 15, _extents(12.0, 18.0, 13, True), 22, _fives(2, 16)),
-    "Q8_0": lambda: _scaled(-127, 127, _extents(120.0, 128.0, 9, False), 34, _bytes),
+    "Q4_0": lambda: _scaled(-8, 7, both_signs(_steps(6.0, 0.25, 15)), 18, _nibbles(2, 8)),
+    "Q5_0": lambda: _scaled(-16, 15, both_signs(_steps(12.0, 0.5, 13)), 22, _fives(2, 16)),
+    "Q8_0": lambda: _scaled(-127, 127, _steps(120.0, 1.0, 9), 34, _bytes),
     "Q4_1": lambda: _affine(15, starts(15, _TRIMS, 8), 20, _nibbles(4, 0)),
     "Q5_1": lambda: _affine(31, starts(31, _TRIMS, 14), 24, _fives(4, 0)),
 }

@@ -24,6 +24,7 @@ from pyllm.jit.simd import (
     max16_f32,
     max_f32,
     min_f32,
+    round_f16x16,
     select_lt,
     splat_f32,
     store_f32x16,
@@ -279,6 +280,18 @@ class Affine:
 
 
 @register_jitable
+def finer(error, chunk, scale):
+    """Scales as halves: the nearest, or one of its neighbours where that is better."""
+    best = round_f16x16(scale)
+    least = error(chunk, best)
+    for k in (-1, 1):
+        other = round_f16x16(scale * splat_f32(np.float32(1 + k / 1024)))
+        e = error(chunk, other)
+        best, least = select_lt(e, least, other, best), min_f32(e, least)
+    return best
+
+
+@register_jitable
 def splat_at(address):
     """The float at an address, in every lane."""
     return splat_f32(load_f32(address))
@@ -290,3 +303,8 @@ def starts(most: int, trims: Sequence[float], fewest: int) -> list[tuple[float, 
     """
     trimmed = [(most / (1 - a - b), -a * most / (1 - a - b)) for a in trims for b in trims]
     return trimmed + [(float(n), 0.0) for n in range(most - 1, fewest - 1, -1)]
+
+
+def both_signs(extents: Sequence[float]) -> list[float]:
+    """Extents for `Scale` where levels are not symmetric."""
+    return [*extents, *(-e for e in extents)]
