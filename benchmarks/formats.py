@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import pyllm
-from pyllm.loading import default_threads
+from pyllm.jit.processors import default_threads
 from versus_llamacpp import Side, output_of
 
 _HERE = Path(__file__).resolve().parent

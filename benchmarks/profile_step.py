@@ -18,7 +18,8 @@ from pyllm import archs, backends
 from pyllm.backends.base import Batch
 from pyllm.config import ExecutionOptions
 from pyllm.gguf import open_gguf
-from pyllm.loading import default_threads, find_model
+from pyllm.jit.processors import default_threads
+from pyllm.loading import find_model
 
 
 def main() -> None:

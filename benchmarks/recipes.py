@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyllm.loading import default_threads
+from pyllm.jit.processors import default_threads
 from versus_llamacpp import Side, output_of
 
 RECIPES = "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M,Q6_K,Q8_0,IQ4_XS,IQ3_S"

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 import pyllm
-from pyllm.loading import default_threads, find_model
+from pyllm.jit.processors import default_threads
+from pyllm.loading import find_model
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parent

@@ -16,7 +16,8 @@ import numpy as np
 from pyllm.backends.base import Batch, ImportanceSums
 from pyllm.config import ExecutionOptions, KVDtype, Progress
 from pyllm.errors import ModelError, RequestError, TokenizerError
-from pyllm.loading import TokenizerLoader, compile_model, default_threads, find_model
+from pyllm.jit.processors import default_threads
+from pyllm.loading import TokenizerLoader, compile_model, find_model
 from pyllm.program import Linear, Program
 from pyllm.quant.imatrix import CHUNK_SIZE, ImportanceMatrix, Sums
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pyllm.config import ExecutionOptions, KVDtype, Progress
 from pyllm.errors import RequestError, TokenizerError
-from pyllm.loading import TokenizerLoader, compile_model, default_n_ctx, default_threads, find_model
+from pyllm.jit.processors import default_threads
+from pyllm.loading import TokenizerLoader, compile_model, default_n_ctx, find_model
 from pyllm.options import GenerateOptions, GenerateSettings
 from pyllm.results import Completion, CompletionStream
 
@@ -46,6 +47,7 @@ def load(
     *,
     n_kv: int | None = None,
     n_batch: int = 512,
+    n_rows: int = 128,
     progress: Progress | None = None,
 ) -> LLM:
     """Load a model to run it.
@@ -58,14 +60,15 @@ def load(
     `max_seqs`: most sequences in one step; further requests wait.
     `n_kv`: positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further.
     `n_batch`: most tokens in one step; long prompts are read in pieces of that size.
+    `n_rows`: most rows of logits in one step, which matters to scoring only.
     `progress(what, share)` is told how downloading, compiling and packing go.
 
     Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (a setting out of bounds).
     """
     from pyllm.gguf import open_gguf
 
-    if min(max_seqs, n_batch, n_ctx or 1, n_threads or 1, n_kv or 1) < 1:
-        raise RequestError("n_ctx, n_threads, max_seqs, n_kv and n_batch must be 1 or more")
+    if min(max_seqs, n_batch, n_rows, n_ctx or 1, n_threads or 1, n_kv or 1) < 1:
+        raise RequestError("n_ctx, n_threads, max_seqs, n_kv, n_batch and n_rows must be 1 or more")
     if kv_dtype not in ("f16", "f32"):
         raise RequestError(f"kv_dtype must be 'f16' or 'f32', not {kv_dtype!r}")
     file = open_gguf(find_model(model, progress))
@@ -78,7 +81,7 @@ def load(
             page_size=_PAGE_SIZE,
             max_tokens=max(n_batch, max_seqs),
             max_seqs=max_seqs,
-            max_rows=max(128, max_seqs),
+            max_rows=max(n_rows, max_seqs),
             kv_dtype=kv_dtype,
             n_threads=n_threads or default_threads(),
             progress=progress,

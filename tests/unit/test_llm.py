@@ -12,6 +12,7 @@ import pytest
 
 import pyllm
 from pyllm import loading
+from pyllm.jit import processors
 from pyllm.perplexity import perplexity
 
 # What llama.cpp's logits were computed for.
@@ -232,8 +233,8 @@ def test_default_context(trained: int, n_ctx: int) -> None:
 def test_default_threads(monkeypatch: pytest.MonkeyPatch, files: dict[str, str], n: int) -> None:
     """Four processors: cores count once, and a control group's quota counts."""
     monkeypatch.delenv("PYLLM_THREADS", raising=False)
-    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr(loading, "_read", lambda path: next((text for f, text in files.items() if f in path), ""))
-    assert loading.default_threads() == n
+    monkeypatch.setattr(processors.os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(processors, "_read", lambda path: next((text for f, text in files.items() if f in path), ""))
+    assert processors.default_threads() == n
     monkeypatch.setenv("PYLLM_THREADS", "7")
-    assert loading.default_threads() == 7
+    assert processors.default_threads() == 7

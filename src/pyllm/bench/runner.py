@@ -15,7 +15,8 @@ from pyllm.backends.base import Batch, Executable
 from pyllm.bench.options import BenchCase, BenchOptions
 from pyllm.bench.results import BenchResult, ModelFacts
 from pyllm.config import ExecutionOptions, Progress
-from pyllm.loading import compile_model, default_threads, find_model
+from pyllm.jit.processors import default_threads
+from pyllm.loading import compile_model, find_model
 
 if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile

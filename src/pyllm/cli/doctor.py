@@ -66,7 +66,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 def _machine() -> Iterator[tuple[str, str]]:
     from pyllm.cli._output import size
-    from pyllm.loading import default_threads
+    from pyllm.jit.processors import default_threads
 
     yield "system", platform.platform()
     yield from _processor()

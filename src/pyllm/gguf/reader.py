@@ -71,18 +71,16 @@ class GGUFFile:
         """Size of all files together, in bytes."""
         return sum(f.size for f in self._files)
 
-    def release(self, name: str) -> None:
-        """Give a tensor's mapped pages back to the system; they are read again if the data is used again.
+    def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Give a tensor's mapped pages (of its bytes start to stop) back to the system; they are read again if used.
 
-        Pages that the tensor shares with its neighbours are kept. Does nothing where the platform cannot.
+        Pages that are shared with what lies beside are kept. Does nothing where the platform cannot.
         """
-        file, start, stop = self._places[name]
-        file.advise(start, stop, "MADV_DONTNEED", inside=True)
+        self._advise(name, start, stop, "MADV_DONTNEED", inside=True)
 
-    def prefetch(self, name: str) -> None:
-        """Ask the system to read a tensor's pages ahead. Does nothing where the platform cannot."""
-        file, start, stop = self._places[name]
-        file.advise(start, stop, "MADV_WILLNEED", inside=False)
+    def prefetch(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Ask the system to read a tensor's pages (of its bytes start to stop) ahead, where the platform can."""
+        self._advise(name, start, stop, "MADV_WILLNEED", inside=False)
 
     def close(self) -> None:
         """Unmap the files (as soon as no tensor's data is used any more). Calling it again does nothing."""
@@ -98,6 +96,10 @@ class GGUFFile:
 
     def __repr__(self) -> str:
         return f"GGUFFile({str(self.path)!r})"
+
+    def _advise(self, name: str, start: int, stop: int | None, advice: str, *, inside: bool) -> None:
+        file, first, last = self._places[name]
+        file.advise(first + start, last if stop is None else min(first + stop, last), advice, inside=inside)
 
     def _add(self, path: Path) -> Header:
         file = MappedFile(path)
