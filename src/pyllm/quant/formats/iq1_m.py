@@ -34,6 +34,7 @@ class IQ1_M(QuantFormat):
     ggml_type = 29
     block_size = 256
     layout = LAYOUT
+    encoder = "iq1"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         qh, scales = planes(blocks["qh"], 1, 4).reshape(-1, 32).astype(np.uint16), blocks["scales"]

@@ -31,6 +31,7 @@ class IQ1_S(QuantFormat):
     ggml_type = 19
     block_size = 256
     layout = LAYOUT
+    encoder = "iq1"
 
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         qh = blocks["qh"]

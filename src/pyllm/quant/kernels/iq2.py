@@ -21,6 +21,7 @@ from pyllm.jit.simd import (
     store_i16,
     store_i32,
 )
+from pyllm.quant.kernels.codebook_quads import quads
 from pyllm.quant.kernels.codebook_search import (
     BASES,
     ENTRIES,
@@ -49,9 +50,11 @@ _RMS = 25.0
 def encode(format: str, source: str) -> Any:
     """Kernel that encodes rows (`rows.encode_rows`)."""
     n_bytes, group, n, even, pack = _FORMATS[format]
+    large = n == 1024
     tiles = tiles_table(format)
     units, n_groups = group // 8, 256 // group
     guess_scales, fit = guess(group, _RMS), fitter(units, 1 / 8, 15, _factors)
+    search, note = quads("IQ2_S", (8.0, 25.0, 43.0))
 
     @register_jitable
     def block(x, w, target, scratch):
@@ -67,9 +70,11 @@ def encode(format: str, source: str) -> Any:
             for u in range(units):
                 i = group * g + 8 * u
                 odd = even and parity(negatives(x + 4 * i)) != 0
-                octet_sums(tiles(), scratch + 4 * i, odd, n, sums)
-                entries = scan(sums, sums + 4 * n, n, db)[1]
-                enlist(scratch, u, g, sums, n, entries)
+                if large:
+                    note(scratch, u, g, search(scratch, i, db)[1], 0)
+                else:
+                    octet_sums(tiles(), scratch + 4 * i, odd, n, sums)
+                    enlist(scratch, u, g, sums, n, scan(sums, sums + 4 * n, n, db)[1])
         d = fit(scratch, largest)
         if d > np.float32(0):
             store_f16(target, d)
