@@ -1,12 +1,12 @@
-"""Packing and matrix products of the CPU backend, alone: every format against the gguf package's decoder in float64."""
+"""Packing and matrix products of the CPU backend, alone: every format against decoded weights in float64."""
 
 from __future__ import annotations
 
 import ctypes
 
-import gguf
 import numpy as np
 import pytest
+from oracle import decoded, nmse, random_tensor
 
 pytest.importorskip("llvmlite")
 
@@ -16,20 +16,10 @@ from pyllm.backends.cpu.layouts import GATED_SCRATCH
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.compiler import LIBRARY, Kernel, assembly
 from pyllm.jit.target import Target, host
+from pyllm.quant import formats
 
-FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-SCALES_AT = {
-    "Q4_0": 0,
-    "Q4_1": 0,
-    "Q5_0": 0,
-    "Q5_1": 0,
-    "Q8_0": 0,
-    "Q2_K": 80,
-    "Q3_K": 108,
-    "Q4_K": 0,
-    "Q5_K": 0,
-    "Q6_K": 208,
-}
+FORMATS = [name for name in formats.names() if not linear.plan(name, 16, 256).decoded] + ["Q8_1"]
+"""Those with kernels, and one of those without."""
 # rows, columns, tokens: rows that do not fill a panel, an odd number of panels, every tile of the kernel
 SHAPES = [(48, 512, 1), (40, 256, 2), (16, 512, 3), (100, 768, 5), (64, 256, 13), (7, 256, 40)]
 
@@ -48,22 +38,10 @@ def call(k: Kernel, args: np.ndarray) -> None:
     run(LIBRARY.load([k])[k], args.ctypes.data)
 
 
-def weights(format: str, rows: int, columns: int, rng: np.random.Generator) -> tuple[TensorInfo, np.ndarray]:
-    """Random blocks with sane scales, and what the gguf package decodes them to."""
-    kind = gguf.GGMLQuantizationType[format]
-    size, n_bytes = gguf.GGML_QUANT_SIZES[kind]
-    if format in ("F32", "F16", "BF16"):
-        raw = gguf.quants.quantize(rng.standard_normal((rows, columns)).astype(np.float32), kind)
-        raw = np.ascontiguousarray(raw).view(np.uint8).reshape(rows, -1)
-    else:
-        blocks = rng.integers(0, 256, (rows, columns // size, n_bytes), dtype=np.uint8)
-        for at in (SCALES_AT[format], SCALES_AT[format] + 2):
-            if at + 2 <= n_bytes and (at == SCALES_AT[format] or format in ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")):
-                scale = (0.001 + 0.01 * rng.random(blocks.shape[:2])).astype(np.float16)
-                blocks[:, :, at : at + 2] = scale.view(np.uint8).reshape(*blocks.shape[:2], 2)
-        raw = blocks.reshape(rows, -1)
-    decoded = gguf.quants.dequantize(raw if format != "F32" else raw.view(np.float32), kind)
-    return TensorInfo("w", (rows, columns), format, raw.reshape(-1)), decoded.reshape(rows, columns).astype(np.float64)
+def weights(format: str, rows: int, columns: int, seed: int) -> tuple[TensorInfo, np.ndarray]:
+    """Random blocks with sane scales, and what they decode to."""
+    tensor = random_tensor("w", (rows, columns), format, std=0.05, seed=seed)
+    return tensor, decoded(tensor).astype(np.float64)
 
 
 def records(x: np.ndarray, wide: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +83,7 @@ class Case:
     """A random product: packed weights, activations in the kernels' form, and what the result should be."""
 
     def __init__(self, p: linear.LinearPlan, n: int, wide: bool, rng: np.random.Generator) -> None:
-        tensor, w = weights(p.format, p.rows, p.columns, rng)
+        tensor, w = weights(p.format, p.rows, p.columns, n)
         self.packed = aligned(p.n_bytes)
         linear.pack(p, tensor, self.packed.ctypes.data, run)
         x = rng.standard_normal((n, p.columns)).astype(np.float32)
@@ -129,10 +107,6 @@ class Case:
             rows=self.step.ctypes.data, scratch=self.scratch.ctypes.data, scratch_bytes=len(self.scratch),
         )  # fmt: skip
         return np.array([self.step.ctypes.data, self.counter.ctypes.data, *slots], np.int64)
-
-
-def nmse(y: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.mean((y - expected) ** 2) / np.mean(expected**2))
 
 
 @pytest.mark.parametrize("format", FORMATS)

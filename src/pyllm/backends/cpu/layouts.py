@@ -1,16 +1,17 @@
 """How weights lie in memory for the kernels: panels of 16 rows side by side, so that a vector lane is an output row.
 
-Integer layouts divide the columns into groups of 32. A panel is all its groups' integers, then all its blocks' scales:
+Integer layouts divide the columns into groups of 32, a group into 8 quads of 4 columns. A panel is all its groups'
+integers, then all its blocks' scales. Byte 4 r + j of 64 belongs to row r and to column j of some quads:
 
-    integers of one group   four loads of 64 bytes; byte 4 r + j of load h: row r, column 4 h + j in the low nibble and
-                            16 + 4 h + j in the high one. 8-bit layouts have eight loads of plain bytes instead.
-    5-bit layouts           64 bytes more: bit h of byte 4 r + j is the fifth bit of column 4 h + j, bit 4 + h
-                            that of column 16 + 4 h + j
-    6-bit layouts           128 bytes more: bits 2 h, 2 h + 1 of byte 4 r + j are the top bits of column 4 h + j in the
-                            first 64 bytes, of column 16 + 4 h + j in the second
-    scales of one block     as `Layout` says, each over the 16 rows
+    8 bits    eight times 64 bytes, one a quad
+    4 bits    four times 64 bytes: quad h in the low nibbles of the h-th, quad 4 + h in the high ones
+    3 bits    three times 64 bytes, as if of 4 bits; the top bits of their nibbles are those of a fourth, one bit each
+    2 bits    twice 64 bytes: quads 0 to 3, lowest bits first, then quads 4 to 7
+    1 bit     64 bytes: bit c is quad c
+    5, 6      the low four bits, then those above them as 1 bit or as 2
+    scales    as `Layout` says, each over the 16 rows
 
-Integers are unsigned; weight = scale * (integer - offset) + minimum. Float layouts are [columns][16 rows] as they are.
+What is stored is unsigned: integers, or indices of a table of values. Float layouts are [columns][16 rows] as they are.
 """
 
 from __future__ import annotations
@@ -31,20 +32,31 @@ GATED_SCRATCH = WIDE_SCRATCH + WIDE_TOKENS * WIDE_PAIRS * 128
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One packed layout; `name` is what kernels are parametrized by."""
+    """One packed layout; `name` is what kernels are parametrized by.
+
+    weight = factor * (scale * (step * integer - offset) + minimum), or factor * scale * values[integer].
+    """
 
     name: str
     bits: int
     """Bits of one stored integer, or of one float (16, 32)."""
     offset: int = 0
-    """Subtracted from each integer."""
+    """Subtracted from each integer; added to each value, to make it an unsigned byte."""
+    step: int = 1
+    """What integers count by: 1 or 2."""
+    values: tuple[int, ...] = ()
+    """What integers stand for (8 of 3 bits, 16 of 4), where they are not themselves."""
     minima: bool = False
     """Scales come with minima."""
     groups_per_block: int = 1
-    """8: super-blocks of 256 columns, 8-bit scales (and minima) by group times float16 by block.
-    1: float16 by group."""
-    scale_columns: int = 32
-    """Columns that share a scale: 32, or 16 (signed 8-bit, in super-blocks only)."""
+    scales: str = "f16"
+    """f16, bf16: one float by block.
+    i8: a signed byte by `scale_columns`, times a float16 by block; minima are unsigned bytes, with a float16 too.
+    u4: so as well, but a byte is a scale in its low nibble and a minimum in its high one.
+    e4m3: an unsigned 8-bit float by `scale_columns`, read as a 256th of itself; none by block."""
+    scale_columns: int = GROUP
+    """Columns that share a scale: 32 or 16."""
+    factor: float = 1.0
 
     @property
     def is_float(self) -> bool:
@@ -60,25 +72,49 @@ class Layout:
         return PANEL * (self.bits // 8 if self.is_float else self.bits * GROUP // 8)
 
     @property
+    def byte_scales(self) -> int:
+        """Scales of a block that are bytes, its minima not counted; 0 where it has one float."""
+        return 0 if self.scales in ("f16", "bf16") else self.block_columns // self.scale_columns
+
+    @property
+    def byte_scale_bytes(self) -> int:
+        """Bytes of those and their minima, 16 rows; the floats by block come after them."""
+        return PANEL * self.byte_scales * (2 if self.minima and self.scales != "u4" else 1)
+
+    @property
     def scale_bytes(self) -> int:
         """Bytes of one block's scales, 16 rows."""
         if self.is_float:
             return 0
-        n = 2 if self.minima else 1
-        by_group = 0 if self.groups_per_block == 1 else self.groups_per_block * GROUP // self.scale_columns
-        return PANEL * n * (2 + by_group)
+        floats = 0 if self.scales == "e4m3" else 2 if self.minima else 1
+        return self.byte_scale_bytes + 2 * PANEL * floats
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block, 16 rows: integers and scales."""
+        return self.groups_per_block * self.group_bytes + self.scale_bytes
+
+    @property
+    def largest(self) -> int:
+        """The largest unsigned byte that kernels make of a stored integer."""
+        return (max(self.values) + self.offset) if self.values else self.step * ((1 << self.bits) - 1)
 
     def panel_bytes(self, columns: int) -> int:
         """Bytes of one panel; a multiple of 64."""
         if columns % self.block_columns:
             raise ValueError(f"{columns} columns are not whole blocks of {self.block_columns}")
-        groups = columns if self.is_float else columns // GROUP
-        n = groups * self.group_bytes + columns // self.block_columns * self.scale_bytes
-        return (n + 63) // 64 * 64
+        return (columns // self.block_columns * self.block_bytes + 63) // 64 * 64
 
     def matrix_bytes(self, rows: int, columns: int) -> int:
         return (rows + PANEL - 1) // PANEL * self.panel_bytes(columns)
 
+
+_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # doubled
+# Magnitudes of the codebooks, then the same negative: the top bit is the sign. The grids are gone when packed.
+_IQ2 = (8, 25, 43, 0, -8, -25, -43, 0)
+_IQ3 = (4, 12, 20, 28, 36, 44, 52, 62, -4, -12, -20, -28, -36, -44, -52, -62)
+_IQ1 = (-7, 1, 9, 0, -9, -1, 7, 0)  # 8 * (-1, 0, 1) plus 1 or, with the top bit, minus 1
 
 LAYOUTS = {
     layout.name: layout
@@ -86,17 +122,38 @@ LAYOUTS = {
         Layout("f32", 32),
         Layout("f16", 16),
         Layout("bf16", 16),
+        Layout("q1_0", 1, offset=1, step=2, groups_per_block=4),
+        Layout("q2_0", 2, offset=1, groups_per_block=2),
         Layout("q4_0", 4, offset=8),
         Layout("q4_1", 4, minima=True),
         Layout("q5_0", 5, offset=16),
         Layout("q5_1", 5, minima=True),
         Layout("q8_0", 8, offset=128),
-        Layout("q4_k", 4, minima=True, groups_per_block=8),
-        Layout("q5_k", 5, minima=True, groups_per_block=8),
-        Layout("q6_k", 6, offset=32, groups_per_block=8, scale_columns=16),
+        Layout("q2_k", 2, minima=True, groups_per_block=8, scales="u4", scale_columns=16),
+        Layout("q3_k", 3, offset=4, groups_per_block=8, scales="i8", scale_columns=16),
+        Layout("q4_k", 4, minima=True, groups_per_block=8, scales="i8"),
+        Layout("q5_k", 5, minima=True, groups_per_block=8, scales="i8"),
+        Layout("q6_k", 6, offset=32, groups_per_block=8, scales="i8", scale_columns=16),
+        Layout("tq1_0", 2, offset=1, groups_per_block=8),
+        Layout("tq2_0", 2, offset=1, groups_per_block=8),
+        Layout("mxfp4", 4, offset=12, values=_FP4, scales="bf16"),
+        Layout("nvfp4", 4, offset=12, values=_FP4, groups_per_block=2, scales="e4m3", scale_columns=16, factor=128.0),
+        Layout("iq1_s", 2, minima=True, groups_per_block=8, scales="i8", factor=0.125),
+        Layout("iq1_m", 3, offset=9, values=_IQ1, groups_per_block=8, scales="i8", scale_columns=16, factor=0.125),
+        Layout("iq2_xxs", 3, offset=43, values=_IQ2, groups_per_block=8, scales="i8", factor=0.125),
+        Layout("iq2_xs", 3, offset=43, values=_IQ2, groups_per_block=8, scales="i8", scale_columns=16, factor=0.125),
+        Layout("iq2_s", 3, offset=43, values=_IQ2, groups_per_block=8, scales="i8", scale_columns=16, factor=0.125),
+        Layout("iq3_xxs", 4, offset=62, values=_IQ3, groups_per_block=8, scales="i8", factor=0.25),
+        Layout("iq3_s", 4, offset=15, step=2, groups_per_block=8, scales="i8"),
+        Layout("iq4_nl", 4, offset=127, values=_IQ4),
+        Layout("iq4_xs", 4, offset=127, values=_IQ4, groups_per_block=8, scales="i8"),
     )
 }
+"""By format, in lower case."""
 assert LAYOUTS["q4_k"].scale_bytes == 16 * (2 + 2 + 8 + 8)
 assert LAYOUTS["q6_k"].scale_bytes == 16 * (2 + 16)
+assert LAYOUTS["q2_k"].block_bytes == 16 * 84
 assert LAYOUTS["q4_1"].panel_bytes(32) == 16 * 20
-assert 8 * LAYOUTS["q6_k"].group_bytes + LAYOUTS["q6_k"].scale_bytes == 16 * 210
+assert LAYOUTS["q6_k"].block_bytes == 16 * 210
+assert LAYOUTS["nvfp4"].block_bytes == 16 * 36
+assert LAYOUTS["q1_0"].block_bytes == 16 * 18

@@ -21,20 +21,6 @@ from pyllm.quant import formats
 RunParallel = Callable[[int, int], None]
 """run_parallel(kernel address, args address): the kernel on all threads, returns when all are done."""
 
-_LAYOUT_OF = {
-    "F32": "f32",
-    "F16": "f16",
-    "BF16": "bf16",
-    "Q4_0": "q4_0",
-    "Q4_1": "q4_1",
-    "Q5_0": "q5_0",
-    "Q5_1": "q5_1",
-    "Q8_0": "q8_0",
-    "Q4_K": "q4_k",
-    "Q5_K": "q5_k",
-    "Q6_K": "q6_k",
-}
-
 # Register tiles (panels, tokens) by instruction set: what 32, or 16, vector registers hold.
 _TILES = {"avx512vnni": (2, 5), "avx512": (2, 4), "dotprod": (1, 3)}
 _FLOAT_TILES = {"avx512vnni": (2, 8), "avx512": (2, 8), "dotprod": (1, 4)}
@@ -80,8 +66,8 @@ class LinearPlan:
 
 def plan(format: str, rows: int, columns: int) -> LinearPlan:
     """Choose layout and kernels. Any known format works: one without kernels is decoded to float16 when packed."""
-    name = _LAYOUT_OF.get(format)
-    layout = LAYOUTS[name or "f16"]
+    own = LAYOUTS.get(format.lower())
+    layout = own or LAYOUTS["f16"]
     isa = host().isa
     panels, tokens = (_FLOAT_TILES if layout.is_float else _TILES).get(isa, _SMALL_TILE)
     return LinearPlan(
@@ -89,7 +75,7 @@ def plan(format: str, rows: int, columns: int) -> LinearPlan:
         kernel("linear", "linear", layout=layout.name, panels=panels, tokens=tokens),
         kernel("pack", "pack", layout=layout.name),
         kernel("wide", "linear_wide", layout=layout.name) if wide_supported(host()) and not layout.is_float else None,
-        decoded=name is None,
+        decoded=own is None,
     )  # fmt: skip
 
 

@@ -142,6 +142,12 @@ def load_bf16x16(b, a):
     return b.bitcast(b.shl(b.zext(_load(b, a[0], VI16), VI32), const(VI32, 16)), VF32)
 
 
+@op(F32X16, ADDR)
+def load_e4m3x16(b, a):
+    """16 unsigned 8-bit floats (4 bits of exponent, 3 of mantissa), widened and divided by 256: so they are halves."""
+    return _widen_f16(b, b.shl(b.zext(_load(b, a[0], VI8), VI16), const(VI16, 7)))
+
+
 @op(I32X16, ADDR)
 def load_i8x16(b, a):
     """16 signed bytes, widened to int32."""

@@ -14,6 +14,7 @@ from pyllm.jit.simd.core import (
     I16,
     I32,
     I32X16,
+    I64,
     VB64,
     VF32,
     VI32,
@@ -105,16 +106,6 @@ def _tree(b: Any, v: Any, combine: Any) -> Any:
 # bytes
 
 
-@op(I8X64, I8X64)
-def nibbles_low(b, a):
-    return b.and_(a[0], const(VB64, 15))
-
-
-@op(I8X64, I8X64)
-def nibbles_high(b, a):
-    return b.lshr(a[0], const(VB64, 4))
-
-
 @op(I8X64, I8X64, types.int64)
 def shift_right_i8(b, a):
     """Each byte, unsigned, shifted right."""
@@ -129,6 +120,45 @@ def shift_left_i8(b, a):
 def _splat_shift(b: Any, n: Any) -> Any:
     v = b.insert_element(ir.Constant(VB64, ir.Undefined), b.trunc(n, I8), const(I32, 0))
     return shuffle(b, v, ir.Constant(VB64, ir.Undefined), [0] * 64)
+
+
+# tables of 16 bytes
+
+
+@op(I8X64, types.int64, types.int64)
+def table_i8(b, a):
+    """A table for `lookup_i8`: 16 bytes, the first in the lowest bits of a0."""
+    v = ir.VectorType(I64, 2)
+    pair = b.insert_element(ir.Constant(v, ir.Undefined), a[0], const(I32, 0))
+    pair = b.insert_element(pair, a[1], const(I32, 1))
+    return b.bitcast(shuffle(b, pair, ir.Constant(v, ir.Undefined), [0, 1] * 4), VB64)
+
+
+@op(I8X64, I8X64, I8X64)
+def lookup_i8(b, a):
+    """Of the table a0, the byte that the low four bits of each byte of a1 number."""
+    values, index = a
+    t = target()
+    if t.is_x86 and t.has("avx512vbmi"):
+        return call(b, "llvm.x86.avx512.permvar.qi.512", VB64, [values, index])  # 64 bytes: of indices, 6 bits count
+    index = b.and_(index, const(VB64, 15))
+    if t.is_x86 and t.has("avx512bw"):
+        return call(b, "llvm.x86.avx512.pshuf.b.512", VB64, [values, index])
+    if t.is_x86 and t.has("avx2"):
+        return _by_parts(b, 2, lambda x, y: call(b, "llvm.x86.avx2.pshuf.b", x.type, [x, y]), values, index)
+    if t.is_arm64:
+        return _by_parts(b, 4, lambda x, y: call(b, "llvm.aarch64.neon.tbl1.v16i8", x.type, [x, y]), values, index)
+    return _lookup_plain(b, values, index)
+
+
+def _lookup_plain(b: Any, values: Any, index: Any) -> Any:
+    """Any processor: halve the candidates by one bit of the index after the other."""
+    undef = ir.Constant(VB64, ir.Undefined)
+    left = [shuffle(b, values, undef, [i] * 64) for i in range(16)]
+    for bit in (1, 2, 4, 8):
+        odd = b.icmp_signed("!=", b.and_(index, const(VB64, bit)), const(VB64, 0))
+        left = [b.select(odd, left[i + 1], left[i]) for i in range(0, len(left), 2)]
+    return left[0]
 
 
 # dot products of bytes

@@ -16,8 +16,8 @@ from typing import Any
 
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.layouts import GROUP, LAYOUTS, PANEL, Layout
-from pyllm.jit import simd
+from pyllm.backends.cpu.kernels.unpack import SCOPE, block_scales, group, group_scales, order, quad, tables
+from pyllm.backends.cpu.layouts import LAYOUTS, Layout
 from pyllm.jit.simd import atomic_add, load_i64
 
 
@@ -51,7 +51,7 @@ def linear(layout: str, panels: int, tokens: int) -> Any:
 
 def _driver(spec: Layout, r: int, n_many: int, span: Any) -> Any:
     """The loop over work items: some panels by some tokens of one group."""
-    block_columns, panel_block = spec.block_columns, spec.group_bytes * spec.groups_per_block + spec.scale_bytes
+    block_columns, block_bytes = spec.block_columns, spec.block_bytes
 
     def kernel(args, thread, n_threads):
         counter = load_i64(args + 8)
@@ -70,7 +70,7 @@ def _driver(spec: Layout, r: int, n_many: int, span: Any) -> Any:
         bias_stride = load_i64(args + 112)
         blocks = columns // block_columns
         kp = (columns + 31) // 32 * 32
-        panel_bytes = (blocks * panel_block + 63) // 64 * 64
+        panel_bytes = (blocks * block_bytes + 63) // 64 * 64
         delta = residual - y if residual != 0 else 0
         # Tokens of an item: as many activations as stay in the second-level cache; experts take all of theirs.
         t_block = max(n_many, min(256, 400_000 // ldx) // n_many * n_many)
@@ -119,7 +119,7 @@ def _tile(spec: Layout, r: int, t: int) -> Any:
     lines += ["  if delta != 0:"]
     lines += [f"    f{i}_{j} = f{i}_{j} + load_f32x16(y{i} + {j} * ldy + delta)" for i, j in cells]
     lines += [f"  store_f32x16(y{i} + {j} * ldy, f{i}_{j})" for i, j in cells]
-    scope: dict[str, Any] = {name: getattr(simd, name) for name in simd.__all__}
+    scope = dict(SCOPE)
     exec("\n".join(lines), scope)
     return register_jitable(scope["tile"])
 
@@ -137,7 +137,8 @@ def _float_body(spec: Layout, r: int, t: int) -> list[str]:
 def _integer_body(spec: Layout, r: int, t: int) -> list[str]:
     gpb = spec.groups_per_block
     panels = range(r)
-    lines = [f"  s{i} = w{i} + blocks * {gpb * spec.group_bytes}" for i in panels]
+    lines = ["  " + line for line in tables(spec)]
+    lines += [f"  s{i} = w{i} + blocks * {gpb * spec.group_bytes}" for i in panels]
     lines += ["  for block in range(blocks):"]
     lines += ["    " + line for i in panels for line in block_scales(spec, i)]
     pad = "    "
@@ -148,102 +149,55 @@ def _integer_body(spec: Layout, r: int, t: int) -> list[str]:
         lines += [f"{pad}g = block"]
     lines += [pad + line for i in panels for line in group_scales(spec, i)]
     lines += [pad + line for line in _group(spec, r, t)]
-    return lines
-
-
-def block_scales(spec: Layout, i: int) -> list[str]:
-    """d and e: a super-block's factors of scales and minima; of s (the panel's scales) and block."""
-    if spec.groups_per_block == 1:
-        return []
-    n = PANEL * spec.groups_per_block * GROUP // spec.scale_columns * (2 if spec.minima else 1)
-    lines = [f"d{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {n})"]
-    if spec.minima:
-        lines += [f"e{i} = load_f16x16(s{i} + block * {spec.scale_bytes} + {n + 2 * PANEL})"]
-    return lines
-
-
-def group_scales(spec: Layout, i: int) -> list[str]:
-    """a: scales of one group (b: of its second half), m: minima; of s, block, k, d and e."""
-    at = f"s{i} + block * {spec.scale_bytes}"
-    if spec.groups_per_block == 1:
-        lines = [f"a{i} = load_f16x16({at})"]
-        return [*lines, f"m{i} = load_f16x16({at} + {2 * PANEL})"] if spec.minima else lines
-    if spec.scale_columns == 16:
-        at += f" + {2 * PANEL} * k"
-        return [f"a{i} = to_f32(load_i8x16({at})) * d{i}", f"b{i} = to_f32(load_i8x16({at} + {PANEL})) * d{i}"]
-    at += f" + {PANEL} * k"
-    lines = [f"a{i} = to_f32(load_u8x16({at})) * d{i}"]
-    if spec.minima:
-        lines += [f"m{i} = to_f32(load_u8x16({at} + {PANEL * spec.groups_per_block})) * e{i}"]
-    return lines
-
-
-def planes(spec: Layout, i: int) -> list[str]:
-    """u: address of a group's integers; top, pot: their bits above the fourth; of w and g."""
-    lines = [f"u{i} = w{i} + g * {spec.group_bytes}"]
-    if spec.bits in (5, 6):
-        lines += [f"top{i} = load_i8x64(u{i} + 256)"]
-    if spec.bits == 6:
-        lines += [f"pot{i} = load_i8x64(u{i} + 320)"]
+    if spec.factor != 1:
+        lines += [f"  f{i}_{j} = f{i}_{j} * splat_f32(float32({spec.factor}))" for j in range(t) for i in panels]
     return lines
 
 
 def _group(spec: Layout, r: int, t: int) -> list[str]:
     """32 columns: integer products, then scales. Columns with scales of their own take turns, to spare registers."""
-    lines = [line for i in range(r) for line in planes(spec, i)]
-    if spec.scale_columns == 16:
-        return lines + _columns(spec, r, t, ["lo"], "a") + _columns(spec, r, t, ["hi"], "b")
-    return lines + _columns(spec, r, t, ["lo", "hi"], "a")
+    lines = [line for i in range(r) for line in group(spec, i)]
+    parts = order(spec)
+    for half, quads in enumerate(parts):
+        lines += _columns(spec, r, t, quads, "ab"[half], "mn"[half], half if len(parts) > 1 else None)
+    return lines
 
 
-def _columns(spec: Layout, r: int, t: int, halves: list[str], scale: str) -> list[str]:
-    """The low and high nibbles' columns of a group, or one of the two: `scale` of panel i, m: its minima."""
-    dot = "dot4_wide" if spec.bits == 8 else "dot4"
+def _columns(spec: Layout, r: int, t: int, quads: list[int], scale: str, minimum: str, half: int | None) -> list[str]:
+    """Quads that share a scale: a group (`half` is None), or the first or second half of one."""
+    dot = "dot4_wide" if spec.largest > 127 else "dot4"
     cells = [(i, j) for j in range(t) for i in range(r)]
-    # Two sums where one chain of products would wait for itself.
-    sums = dict(zip(halves, "pq" if r * t <= 4 else "pp", strict=False))
+    two = r * t <= 4 and half is None
+    """Two sums where one chain of products would wait for itself."""
     lines = []
     for j in range(t):
         start = "zero_i32()"
-        if spec.offset:
-            at = f"x{j} + kp + kp // 4 + 8 * g"
-            parts = [f"load_i32({at} + {4 * (h == 'hi')})" for h in halves]
-            start = f"splat_i32(({' + '.join(parts)}) * {-spec.offset})"
+        if spec.offset and not spec.minima:
+            sums = " + ".join(_sum16(j, h) for h in ((0, 1) if half is None else (half,)))
+            start = f"splat_i32(({sums}) * {-spec.offset})"
         lines += [f"i{j} = {start}"]
-    lines += [f"p{i}_{j} = i{j}" + (f"; q{i}_{j} = zero_i32()" if "q" in sums.values() else "") for i, j in cells]
-    for h in range(4):
-        lines += [line for i in range(r) for line in unpack(spec, i, h, halves)]
-        low, high = (8 * h, 8 * h + 4) if spec.bits == 8 else (4 * h, 16 + 4 * h)
-        for half, first in (("lo", low), ("hi", high)):
-            if half in halves:
-                for j in range(t):
-                    lines += [f"x = splat4_i8x64(x{j} + 32 * g + {first})"]
-                    s = sums[half]
-                    lines += [f"{s}{i}_{j} = {dot}({s}{i}_{j}, {half}{i}, x)" for i in range(r)]
+    lines += [f"p{i}_{j} = i{j}" + (f"; q{i}_{j} = zero_i32()" if two else "") for i, j in cells]
+    for place, c in enumerate(quads):
+        s = "q" if two and place % 2 else "p"
+        lines += [f"v{i} = {quad(spec, i, c)}" for i in range(r)]
+        for j in range(t):
+            lines += [f"x = splat4_i8x64(x{j} + 32 * g + {4 * c})"]
+            lines += [f"{s}{i}_{j} = {dot}({s}{i}_{j}, v{i}, x)" for i in range(r)]
     for j in range(t):
         lines += [f"xs = splat_f32(load_f32(x{j} + kp + 4 * g))"]
         if spec.minima:
-            lines += [f"xm = splat_f32(load_f32(x{j} + kp + kp // 8 + 4 * g))"]
+            sums = f"load_f32(x{j} + kp + kp // 8 + 4 * g)"
+            if half is not None:
+                sums = f"load_f32(x{j} + kp + 4 * g) * float32({_sum16(j, half)})"
+            lines += [f"xm = splat_f32({sums})"]
         for i in range(r):
-            total = f"p{i}_{j} + q{i}_{j}" if "q" in sums.values() else f"p{i}_{j}"
+            total = f"p{i}_{j} + q{i}_{j}" if two else f"p{i}_{j}"
             lines += [f"f{i}_{j} = fma(to_f32({total}), {scale}{i} * xs, f{i}_{j})"]
             if spec.minima:
-                lines += [f"f{i}_{j} = fma(m{i}, xm, f{i}_{j})"]
+                lines += [f"f{i}_{j} = fma({minimum}{i}, xm, f{i}_{j})"]
     return lines
 
 
-def unpack(spec: Layout, i: int, h: int, halves: list[str]) -> list[str]:
-    """lo and hi (or one of them) of panel i: the unsigned bytes of load h."""
-    if spec.bits == 8:
-        return [f"{half}{i} = load_i8x64(u{i} + {128 * h + 64 * (half == 'hi')})" for half in halves]
-    lines = [f"n = load_i8x64(u{i} + {64 * h})"]
-    lines += [f"{half}{i} = nibbles_{'low' if half == 'lo' else 'high'}(n)" for half in halves]
-    for half in halves:
-        if spec.bits == 5:
-            bits = f"shift_left_i8(top{i}, {4 - h})" if half == "lo" else f"shift_right_i8(top{i}, {h})"
-            lines += [f"{half}{i} = {half}{i} | ({bits} & splat_i8(16))"]
-        if spec.bits == 6:
-            plane, up = f"{'top' if half == 'lo' else 'pot'}{i}", 4 - 2 * h
-            bits = f"shift_left_i8({plane}, {up})" if up > 0 else f"shift_right_i8({plane}, {-up})" if up < 0 else plane
-            lines += [f"{half}{i} = {half}{i} | ({bits} & splat_i8(48))"]
-    return lines
+def _sum16(j: int, half: int) -> str:
+    """The sum of a token's integers over half a group."""
+    return f"load_i32(x{j} + kp + kp // 4 + 8 * g + {4 * half})"

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.kernels.elementwise import ACTIVATIONS
-from pyllm.backends.cpu.kernels.linear import block_scales, group_scales, planes, unpack
+from pyllm.backends.cpu.kernels.unpack import SCOPE, block_scales, group, group_scales, order, quad, tables
 from pyllm.backends.cpu.layouts import LAYOUTS, WIDE_BUFFER, WIDE_PAIRS, WIDE_SHAPES, WIDE_STRETCH, WIDE_TOKENS, Layout
-from pyllm.jit import simd
 from pyllm.jit.simd import (
     amx,
     atomic_add,
@@ -47,7 +45,7 @@ def gated_wide(layout: str, act: str) -> Any:
 def _kernel(spec: Layout, act: Any) -> Any:
     block = _block(spec)
     gated = act is not None
-    block_columns, panel_block = spec.block_columns, spec.group_bytes * spec.groups_per_block + spec.scale_bytes
+    block_columns, block_bytes = spec.block_columns, spec.block_bytes
 
     @register_jitable
     def finish(sums, y, ldy, n_pairs, n):
@@ -70,7 +68,7 @@ def _kernel(spec: Layout, act: Any) -> Any:
         rows = load_i64(args + 88)
         scratch = load_i64(args + 96) + thread * load_i64(args + 104)
         blocks = columns // block_columns
-        panel_bytes = (blocks * panel_block + 63) // 64 * 64
+        panel_bytes = (blocks * block_bytes + 63) // 64 * 64
         # Gates and their counterparts are a pair, half a matrix apart; otherwise neighbours are.
         apart = n_panels // 2 if gated else 1
         n_pairs = (n_panels + 1) // 2
@@ -222,24 +220,21 @@ def _half_tiles(x, ldx, b, y0, y1, ldy, count, carried):
 def _decoder(spec: Layout) -> Any:
     """Function (panel, blocks, group, target): 32 columns as a weight tile [16 column pairs][16 rows][2]."""
     gpb = spec.groups_per_block
-    body = [f"s0 = w0 + blocks * {gpb * spec.group_bytes}", f"block = g // {gpb}", f"k = g % {gpb}"]
-    body += block_scales(spec, 0) + group_scales(spec, 0) + planes(spec, 0)
-    halves = {"lo0": ("a0", "m0"), "hi0": ("a0", "m0")}
-    if not spec.minima:
-        body += [f"m0 = a0 * splat_f32(float32({-spec.offset}))"]
-        if spec.scale_columns == 16:
-            body += [f"n0 = b0 * splat_f32(float32({-spec.offset}))"]
-            halves["hi0"] = ("b0", "n0")
-    for h in range(4):
-        body += unpack(spec, 0, h, ["lo", "hi"])
-        for name, (scale, minimum) in halves.items():
-            # Columns 4 h + j and 16 + 4 h + j, or 8 h + j and 8 h + 4 + j where integers are whole bytes.
-            pair = (4 * h + (2 if name == "hi0" else 0)) if spec.bits == 8 else (2 * h + (8 if name == "hi0" else 0))
-            body += [f"v = as_i32({name})"]
+    body = [*tables(spec), f"s0 = w0 + blocks * {gpb * spec.group_bytes}", f"block = g // {gpb}", f"k = g % {gpb}"]
+    body += block_scales(spec, 0) + group_scales(spec, 0) + group(spec, 0)
+    for half, quads in enumerate(order(spec)):
+        a, m = "ab"[half], "mn"[half]
+        if not spec.minima:
+            body += [f"{m}0 = {a}0 * splat_f32(float32({-spec.offset * spec.factor}))"]
+        elif spec.factor != 1:
+            body += [f"{m}0 = {m}0 * splat_f32(float32({spec.factor}))"]
+        if spec.factor != 1:
+            body += [f"{a}0 = {a}0 * splat_f32(float32({spec.factor}))"]
+        for c in quads:
+            body += [f"v = as_i32({quad(spec, 0, c)})"]
             for j in range(2):
-                first, second = (f"fma(byte_f32(v, {2 * j + i}), {scale}, {minimum})" for i in range(2))
-                body += [f"store_i32x16(out + {64 * (pair + j)}, pair_bf16({first}, {second}))"]
-    scope: dict[str, Any] = {name: getattr(simd, name) for name in simd.__all__}
-    scope |= {"byte_f32": amx.byte_f32, "pair_bf16": amx.pair_bf16, "as_i32": amx.as_i32, "float32": np.float32}
+                first, second = (f"fma(byte_f32(v, {2 * j + i}), {a}0, {m}0)" for i in range(2))
+                body += [f"store_i32x16(out + {64 * (2 * c + j)}, pair_bf16({first}, {second}))"]
+    scope = SCOPE | {"byte_f32": amx.byte_f32, "pair_bf16": amx.pair_bf16, "as_i32": amx.as_i32}
     exec("\n".join(["def decode(w0, blocks, g, out):", *("  " + line for line in body)]), scope)
     return register_jitable(scope["decode"])
