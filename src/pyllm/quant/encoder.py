@@ -13,12 +13,10 @@ from pyllm.jit.compiler import LIBRARY, Kernel, kernel
 from pyllm.jit.memory import aligned_zeros
 from pyllm.jit.threads import Pool
 from pyllm.quant.base import QuantFormat
+from pyllm.quant.formats import get
 
 EXTRA_SCRATCH = 1 << 18
 """Bytes that an encoder of rows may use, beside the row and what it is decoded to; a multiple of 64."""
-
-_SOURCES = {"F32": ("f32", 4), "F16": ("f16", 2), "BF16": ("bf16", 2)}
-"""Formats of rows that kernels read: their name there, and bytes of a weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +35,13 @@ class EncodingError:
 
 
 def encoding_kernel(format: QuantFormat, source: str) -> Kernel:
-    """The kernel from rows of `source` ("F32", "F16" or "BF16") to `format`. Raises FormatError if there is none."""
+    """The kernel from rows of `source` ("F16", or any format that can be decoded) to `format`.
+
+    Raises FormatError if there is none.
+    """
     if format.encoder is None:
         raise FormatError(f"pyllm cannot encode {format.name}")
-    if source not in _SOURCES:
-        raise FormatError(f"rows to encode must be {', '.join(_SOURCES)}, not {source}")
-    return kernel(f"quant.kernels.{format.encoder}", "encode", format=format.name, source=_SOURCES[source][0])
+    return kernel(f"quant.kernels.{format.encoder}", "encode", format=format.name, source=get(source).name.lower())
 
 
 def _search_weights(importance: NDArray[np.float32]) -> NDArray[np.float32] | None:
@@ -68,13 +67,13 @@ class Encoder:
         importance: NDArray[np.float32] | None = None,
         out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], EncodingError]:
-        """Rows [n_rows, bytes] of `source` ("F32", "F16", "BF16") -> uint8 [n_rows, n_bytes], and the error.
+        """Rows [n_rows, bytes] of the format `source` ("F16", "Q8_0") -> uint8 [n_rows, n_bytes], and the error.
 
         `importance` [n_weights] weighs the squared errors of columns: finite, not negative. `out` takes the result.
         Raises FormatError where rows are not whole blocks or weights are not finite; `out` is then half-written.
         """
         k = encoding_kernel(format, source)
-        n_rows, n_columns = len(rows), rows.shape[1] // _SOURCES[source][1]
+        n_rows, n_columns = len(rows), rows.shape[1] // get(source).block_bytes * get(source).block_size
         if n_columns % format.block_size:
             raise FormatError(
                 f"rows of {n_columns} weights are not whole blocks of {format.name}'s {format.block_size}"

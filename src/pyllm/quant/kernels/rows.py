@@ -41,12 +41,12 @@ def encode_rows(row: Any, format: str, source: str) -> Any:
 
     x: float32 [columns], finite, from -1e15 to 1e15 if the format has blocks; w: importance, float32 [columns],
     positive, or 0 for none; target: the row's blocks; scratch: `pyllm.quant.encoder.EXTRA_SCRATCH` bytes. All
-    addresses. `source` is the format of the rows that are read: "f32", "f16" or "bf16". Errors per row: sum of
+    addresses. `source` is the format of the rows that are read, in lower case ("f16", "q4_k"). Errors per row: sum of
     w (decoded - x)², sum of w x² (w = 1 without importance), in which magnitudes above 1e15 count as that;
     not-a-number where the row has values that are none or infinite; such a row is not encoded.
     """
     decode, block_size, block_bytes = BLOCKS[format]
-    widen = {"f32": _from_f32, "f16": _from_f16, "bf16": _from_bf16}[source]
+    widen = _PLAIN.get(source) or _from_blocks(source.upper())
     blocks = block_size > 1
 
     def kernel(args, thread, n_threads):
@@ -101,6 +101,21 @@ def _from_bf16(src, dst, n):
         store_f32x16(dst + 4 * c, load_bf16x16(src + 2 * c))
     for c in range(n // 16 * 16, n):
         store_i32(dst + 4 * c, load_u16(src + 2 * c) << 16)
+
+
+_PLAIN = {"f32": _from_f32, "f16": _from_f16, "bf16": _from_bf16}
+
+
+def _from_blocks(format: str) -> Any:
+    """As those above, for a quantized format."""
+    decode, block_size, block_bytes = BLOCKS[format]
+
+    @register_jitable
+    def widen(src, dst, n):
+        for b in range(n // block_size):
+            decode(src + b * block_bytes, dst + 4 * block_size * b)
+
+    return widen
 
 
 @register_jitable
