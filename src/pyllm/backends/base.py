@@ -132,9 +132,27 @@ class Executable(ABC):
         """
         raise BackendError(f"{type(self).__name__} does not collect importance; the cpu and reference backends can.")
 
+    def replace(self, weights: Mapping[str, TensorInfo]) -> None:
+        """Take other values for these matrices and tables, of the shapes and formats that they had.
+
+        What KV holds was computed with the old ones. Raises BackendError where a tensor is none of the program's, is
+        of another shape or format, or where the backend cannot; nothing is replaced then.
+        """
+        raise BackendError(f"{type(self).__name__} cannot replace weights; the cpu and reference backends can.")
+
     @abstractmethod
     def close(self) -> None:
         """Free weights, cache and threads. Calling it again does nothing."""
+
+
+def check_replacement(old: TensorInfo | None, new: TensorInfo) -> None:
+    """Raise BackendError unless `new` may take the place of `old`."""
+    if old is None:
+        raise BackendError(f"There is no matrix {new.name} to replace.")
+    if (new.shape, new.format, new.n_bytes) != (old.shape, old.format, old.n_bytes):
+        raise BackendError(
+            f"{new.name} is {old.format} {list(old.shape)}; {new.format} {list(new.shape)} cannot replace it."
+        )
 
 
 class Backend(ABC):

@@ -43,8 +43,13 @@ from pyllm.program import (
 )
 
 EMBED_FORMATS = frozenset(
-    ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-)
+    [
+        "F32", "F16", "BF16", "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K",
+        "Q5_K", "Q6_K", "Q8_K", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S",
+        "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
+    ]
+)  # fmt: skip
+"""The formats of `quant/kernels/decoders.py`, which only compiling processes import."""
 
 
 @dataclass(eq=False)
@@ -232,7 +237,7 @@ class Lowering:
                 raise BackendError(f"The CPU backend has no op {type(op).__name__}; the reference backend may have it.")
 
     def _embed(self, node: Node, op: Embed) -> None:
-        tensor, y = self.weights[op.table], self.new_f32(node)
+        tensor, y = self.weights.table(op.table), self.new_f32(node)
         if tensor.format not in EMBED_FORMATS:
             self.host_rows.append(HostRows(op.table, op.scale, y))
             self.table.touch(y.buffer, 0)
@@ -240,7 +245,7 @@ class Lowering:
         n = tensor.shape[-1]
         self.table.add(
             kernel("embed", "embed", format=tensor.format),
-            lambda: [tensor.data.ctypes.data, y.address, y.ld, n, float(op.scale)],
+            lambda: [self.weights[op.table].data.ctypes.data, y.address, y.ld, n, float(op.scale)],
             writes=[y],
             label=f"embed {tensor.format}",
         )

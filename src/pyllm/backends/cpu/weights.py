@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.backends.base import check_replacement
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.layouts import PANEL
 from pyllm.backends.cpu.linear import LinearPlan
@@ -38,6 +39,7 @@ class Weights:
         self.tensors = tensors
         self._matrices: dict[tuple[str, ...], _Matrix] = {}
         self._arrays: dict[tuple[object, ...], tuple[Buffer, F32]] = {}
+        self._tables: set[str] = set()
         self.memory: Memory | None = None
 
     def __getitem__(self, name: str) -> TensorInfo:
@@ -69,6 +71,11 @@ class Weights:
             self._matrices[key] = _Matrix(plan, key, n_matrices, Buffer(plan.n_bytes * n_matrices, outside=True))
         m = self._matrices[key]
         return m.plan, m.place
+
+    def table(self, name: str) -> TensorInfo:
+        """A table whose rows are read as they are stored."""
+        self._tables.add(name)
+        return self[name]
 
     def vector(self, parts: Sequence[tuple[str | None, int]], n: int = 1) -> tuple[Buffer, int]:
         """Small tensors ([(n,) width], None: zeros) side by side as float32, zeros up to the next multiple of 16
@@ -114,6 +121,16 @@ class Weights:
             done += m.place.n_bytes
         if progress:
             progress("packing weights", 1.0)
+
+    def replace(self, tensors: Mapping[str, TensorInfo], run_parallel: linear.RunParallel) -> None:
+        """Other values for matrices and tables. Raises BackendError as `Executable.replace` says."""
+        matrices = [m for m in self._matrices.values() if not tensors.keys().isdisjoint(m.names)]
+        replaceable = self._tables.union(*(m.names for m in matrices))
+        for name, tensor in tensors.items():
+            check_replacement(self[name] if name in replaceable else None, tensor)
+        self.tensors = {**self.tensors, **tensors}
+        for m in matrices:
+            _pack(m, [self[n] for n in m.names], run_parallel)
 
     def close(self) -> None:
         if self.memory:

@@ -108,6 +108,9 @@ class ReferenceExecutable(Executable):
         kv = sum(cache.nbytes for cache in (*self.keys, *self.values))
         return {"weights": self.weights.bytes_kept, "kv": kv, "work": 0}
 
+    def replace(self, weights: Mapping[str, TensorInfo]) -> None:
+        self.weights.replace(weights)
+
     def close(self) -> None:
         self._closed = True
         self.weights.clear()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.backends.base import check_replacement
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
@@ -64,6 +65,14 @@ class Weights:
             last = min(first + step, stop)
             slab = self._decode(tensor, first, last) if kept is None else kept[first:last]
             yield slice(first - start, last - start), slab
+
+    def replace(self, tensors: Mapping[str, TensorInfo]) -> None:
+        """Other values. Raises BackendError as `Executable.replace` says."""
+        for name, tensor in tensors.items():
+            check_replacement(self._tensors.get(name), tensor)
+        for name in self._kept.keys() & tensors.keys():
+            self.bytes_kept -= self._kept.pop(name).nbytes
+        self._tensors.update(tensors)
 
     def clear(self) -> None:
         self._tensors, self._kept, self.bytes_kept = {}, {}, 0
