@@ -8,7 +8,8 @@ token after them, each with at least n_ctx/2 tokens before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,12 @@ from numpy.typing import NDArray
 from pyllm.errors import RequestError
 
 if TYPE_CHECKING:
+    from pyllm.engine.sequence import TakeRows
     from pyllm.llm import LLM
+
+TakeWindowRows = Callable[[int, int, NDArray[np.float32], NDArray[np.int32]], None]
+N_CTX = 512
+"""Tokens of a window, unless something else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,65 +56,93 @@ class PerplexityEstimate:
 
 
 def perplexity(
-    llm: LLM, text: str | Sequence[int], n_ctx: int = 512, n_windows: int | None = None
+    llm: LLM,
+    text: str | Sequence[int],
+    n_ctx: int = N_CTX,
+    n_windows: int | None = None,
+    *,
+    base: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
 ) -> Iterator[PerplexityEstimate]:
     """Estimates after each window; `n_windows` None: as many as the text holds. Token ids are taken in place of text.
 
-    Raises RequestError when the text is too short or n_ctx does not fit the model as it was loaded.
+    `base`: write the model's distributions to this file, for `kl_divergence` of other models from it; it is there
+    when the last estimate is, whole or not at all. It is large: 2 bytes for each scored token and word of the
+    vocabulary. The model is fastest when it was loaded with `load_options`.
+
+    Raises RequestError when the text is too short, n_ctx does not fit the model as it was loaded, or `base` is there
+    already (unless `overwrite`) or does not fit on the disk.
     """
-    if not 4 <= n_ctx <= llm.n_ctx:
-        raise RequestError(f"windows of {n_ctx} tokens do not fit: the model was loaded for 4 to {llm.n_ctx} positions")
+    check_window(llm, n_ctx)
     if n_windows is not None and n_windows < 1:
         raise RequestError(f"there must be at least one window, not {n_windows}")
-    tokens = llm.tokenizer.encode(text, add_special=True) if isinstance(text, str) else list(text)
+    tokens = np.asarray(llm.tokenizer.encode(text, add_special=True) if isinstance(text, str) else list(text), np.int32)
     if len(tokens) < 2 * n_ctx:
-        raise RequestError(f"the text has {len(tokens)} tokens; at least {2 * n_ctx} are needed for windows of {n_ctx}")
-    return _estimates(llm, tokens, n_ctx, min(n_windows or len(tokens), len(tokens) // n_ctx))
+        raise RequestError(
+            f"the text has {len(tokens)} tokens, but two windows of {n_ctx} are the least that is worth scoring; "
+            "take a longer text or a smaller n_ctx"
+        )
+    n = min(n_windows or len(tokens), len(tokens) // n_ctx)
+    windows = tokens[: n * n_ctx].reshape(n, n_ctx)
+    if base is None:
+        return _estimates(llm, windows)
+    from pyllm.kl_divergence import write_base
+
+    return write_base(llm, windows, base, overwrite)
 
 
-def window_nll(logits: Iterable[NDArray[np.float32]], targets: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Negative log likelihood of each target, float64 [n]; `logits` are blocks of rows [.., n_vocab] that together
-    have n rows or more, row i predicting `targets[i]`."""
-    nll = np.empty(len(targets), np.float64)
-    i = 0
-    for block in logits:
-        for row in block[: len(targets) - i]:
-            # A row at a time stays in the processor's cache, which makes this as fast as it gets.
-            wide = row.astype(np.float64)
-            top = wide.max()
-            target = wide[targets[i]]
-            wide -= top
-            nll[i] = math.log(np.exp(wide, out=wide).sum()) + top - target
-            i += 1
-    if i < len(targets):
-        raise ValueError(f"{i} rows of logits for {len(targets)} targets")
-    return nll
+def load_options(n_ctx: int = N_CTX) -> dict[str, int]:
+    """Arguments for `pyllm.load` with which windows are scored at the speed of prompts."""
+    side = max(1, -(-512 // n_ctx)) + 1
+    return {"n_ctx": n_ctx, "max_seqs": side, "n_kv": side * (n_ctx + 32), "n_batch": 512, "n_rows": 256}
 
 
-def _estimates(llm: LLM, tokens: list[int], n_ctx: int, n_windows: int) -> Iterator[PerplexityEstimate]:
+def check_window(llm: LLM, n_ctx: int) -> None:
+    """Raises RequestError where windows of this size cannot be scored."""
+    if not 4 <= n_ctx <= llm.n_ctx:
+        raise RequestError(f"windows of {n_ctx} tokens do not fit: the model was loaded for 4 to {llm.n_ctx} positions")
+
+
+def score_windows(llm: LLM, windows: NDArray[np.int32], take: TakeWindowRows) -> Iterator[int]:
+    """Compute windows [n, n_ctx] several at a time, yielding the number of each when it is done, in order.
+
+    take(window, i, rows, targets) gets logits [m, n_vocab] of a window's scored tokens from the i-th on, and the tokens
+    that they predict; the rows are overwritten by the next step.
+    """
+    first = windows.shape[1] // 2
     bos = _leading_token(llm)
-    first = n_ctx // 2
-    total = squares = 0.0
-    n_scored = 0
-    for k in range(n_windows):
-        window = tokens[k * n_ctx : (k + 1) * n_ctx]
-        targets = np.asarray(window[first + 1 :])
+
+    def sequence(k: int) -> tuple[NDArray[np.int32], TakeRows]:
+        # The last token predicts nothing that is scored.
+        tokens, targets = windows[k, :-1].copy(), windows[k, 1:]
         if bos is not None:
-            window[0] = bos
-        nll = window_nll(_rows_from(llm.engine.iter_logits(window), first), targets)
-        total += float(nll.sum())
-        squares += float(np.square(nll).sum())
-        n_scored += len(nll)
-        mean = total / n_scored
-        yield PerplexityEstimate(k + 1, n_windows, n_scored, mean, max(0.0, squares / n_scored - mean * mean))
+            tokens[0] = bos
+        return tokens, lambda at, rows: take(k, at - first, rows, targets[at : at + len(rows)])
+
+    return llm.engine.score((sequence(k) for k in range(len(windows))), first=first)
 
 
-def _rows_from(blocks: Iterable[NDArray[np.float32]], first: int) -> Iterator[NDArray[np.float32]]:
-    """The blocks without the first rows."""
-    for block in blocks:
-        if first < len(block):
-            yield block[first:]
-        first = max(0, first - len(block))
+def n_scored(n_ctx: int) -> int:
+    """Tokens of a window that are scored."""
+    return n_ctx - 1 - n_ctx // 2
+
+
+def estimate(nll: NDArray[np.float64], n_total: int) -> PerplexityEstimate:
+    """From negative log likelihoods [windows, tokens]."""
+    return PerplexityEstimate(len(nll), n_total, nll.size, float(nll.mean()), float(nll.var()))
+
+
+def _estimates(llm: LLM, windows: NDArray[np.int32]) -> Iterator[PerplexityEstimate]:
+    from pyllm.scoring import Scorer
+
+    nll = np.empty((len(windows), n_scored(windows.shape[1])), np.float64)
+
+    def take(k: int, i: int, rows: NDArray[np.float32], targets: NDArray[np.int32]) -> None:
+        nll[k, i : i + len(rows)] = scorer.score(rows, targets).nll
+
+    with Scorer(llm.n_threads) as scorer:
+        for k in score_windows(llm, windows, take):
+            yield estimate(nll[: k + 1], len(windows))
 
 
 def _leading_token(llm: LLM) -> int | None:

@@ -19,9 +19,9 @@ LAYERS = [
     {"errors", "config", "env"},
     {"jit"},
     {"gguf", "quant", "tokenizers", "chat", "hub"},
-    {"program", "archs", "backends", "cache", "sampling"},
+    {"program", "lora", "archs", "backends", "cache", "sampling"},
     {"engine"},
-    {"loading", "options", "results", "stops", "llm", "calibration", "imatrix", "kl_divergence", "perplexity", "bench"},
+    {"loading", "options", "results", "stops", "llm", "calibration", "imatrix", "kl_divergence", "perplexity", "scoring", "bench"},
     {"cli", "__main__"},
 ]
 """Rooms of the package; each layer may import from itself and from those above it in this list."""

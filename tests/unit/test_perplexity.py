@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring_fakes import BOS, fake_llm
 
-from pyllm.errors import RequestError
-from pyllm.perplexity import perplexity, window_nll
+from pyllm.errors import ModelError, RequestError
+from pyllm.perplexity import perplexity
+from pyllm.scoring import Scorer
 
 N_VOCAB = 11
-BOS = 1
-
-
-class TableEngine:
-    """The logits after a token depend on that token and on the one at the start of the window."""
-
-    def __init__(self, block: int) -> None:
-        self.table = np.random.default_rng(5).normal(0, 3, (N_VOCAB, N_VOCAB)).astype(np.float32)
-        self.block = block
-
-    def iter_logits(self, tokens: Sequence[int]) -> Iterator[np.ndarray]:
-        rows = self.table[np.asarray(tokens)] + self.table[tokens[0]]
-        for i in range(0, len(rows), self.block):
-            yield rows[i : i + self.block]
-
-
-def fake_llm(block: int, adds_bos: bool) -> Any:
-    tokenizer = SimpleNamespace(bos_id=BOS, add_bos=adds_bos)
-    return SimpleNamespace(n_ctx=64, engine=TableEngine(block), tokenizer=tokenizer, has_tokenizer=True)
 
 
 def plain(llm: Any, tokens: list[int], n_ctx: int, n_windows: int, adds_bos: bool) -> tuple[float, float]:
@@ -50,16 +31,17 @@ def plain(llm: Any, tokens: list[int], n_ctx: int, n_windows: int, adds_bos: boo
     return ppl, ppl * math.sqrt(statistics.pvariance(nll) / (len(nll) - 1))
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(6, 20),
     st.integers(1, 4),
     st.integers(1, 7),
+    st.integers(1, 3),
     st.booleans(),
     st.randoms(use_true_random=False),
 )
-def test_is_the_definition(n_ctx: int, n_windows: int, block: int, adds_bos: bool, random: Any) -> None:
-    llm = fake_llm(block, adds_bos)
+def test_is_the_definition(n_ctx: int, n_windows: int, block: int, side: int, adds_bos: bool, random: Any) -> None:
+    llm = fake_llm(block, adds_bos, side=side)
     tokens = [random.randrange(N_VOCAB) for _ in range(n_ctx * 5 + 3)]
     estimates = list(perplexity(llm, tokens, n_ctx, n_windows))
     assert [e.n_windows for e in estimates] == list(range(1, n_windows + 1))
@@ -81,15 +63,47 @@ def test_closing_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_tokens", "n_ctx", "n_windows"), [(15, 8, None), (100, 65, None), (100, 2, None), (100, 8, 0)]
+    ("n_tokens", "n_ctx", "n_windows", "says"),
+    [
+        (15, 8, None, "15 tokens.*two windows of 8"),
+        (100, 65, None, "4 to 64"),
+        (100, 2, None, "4 to 64"),
+        (100, 8, 0, "at least one"),
+    ],
 )
-def test_refusals(n_tokens: int, n_ctx: int, n_windows: int | None) -> None:
-    with pytest.raises(RequestError):
+def test_refusals(n_tokens: int, n_ctx: int, n_windows: int | None, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
         perplexity(fake_llm(8, True), [1] * n_tokens, n_ctx, n_windows)
+
+
+@pytest.mark.parametrize("n_vocab", [1, 15, 16, 17, 1024, 3001])
+def test_rows_are_scored_exactly(n_vocab: int) -> None:
+    random = np.random.default_rng(n_vocab)
+    # Rows in a wider array, as backends give them, with rubbish behind.
+    wide = np.full((7, n_vocab + 5), np.nan, np.float32)
+    rows = wide[:, :n_vocab]
+    rows[:] = random.normal(0, 5, rows.shape)
+    rows[3, rows.shape[1] // 2] = rows[3].max()
+    targets = random.integers(0, n_vocab, 7).astype(np.int32)
+    with Scorer(2) as scorer:
+        got = scorer.score(rows, targets)
+    exact = rows.astype(np.float64)
+    log_sum = np.log(np.exp(exact - exact.max(axis=1, keepdims=True)).sum(axis=1)) + exact.max(axis=1)
+    np.testing.assert_allclose(got.log_sum, log_sum, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(got.nll, log_sum - exact[np.arange(7), targets], rtol=1e-5, atol=2e-6)
+    np.testing.assert_array_equal(got.best, rows.argmax(axis=1))
 
 
 def test_large_logits_do_not_overflow() -> None:
     rows = np.array([[1000.0, 0.0], [-1000.0, -1000.0]], np.float32)
-    np.testing.assert_allclose(window_nll([rows], np.array([0, 1])), [0.0, math.log(2)])
-    with pytest.raises(ValueError, match="1 rows"):
-        window_nll([rows[:1]], np.array([0, 1]))
+    with Scorer(1) as scorer:
+        np.testing.assert_allclose(scorer.score(rows, np.array([0, 1])).nll, [0.0, math.log(2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 5, 18])
+def test_logits_that_are_no_numbers(value: float, place: int) -> None:
+    rows = np.zeros((3, 19), np.float32)
+    rows[1, place] = value
+    with Scorer(1) as scorer, pytest.raises(ModelError, match="no numbers"):
+        scorer.score(rows, np.array([1, 1, 1]))

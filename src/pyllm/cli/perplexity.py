@@ -1,37 +1,91 @@
-"""`pyllm perplexity`: how well a model predicts a text, by llama.cpp's method."""
+"""`pyllm perplexity`: how well a model predicts a text, and how far it is from another, by llama.cpp's method."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyllm.cli import _options
 
+if TYPE_CHECKING:
+    from pyllm.kl_divergence import Uncertain
+    from pyllm.llm import LLM
+
 
 @click.command("perplexity", short_help="Measure how well a model predicts a text.")
 @_options.model_option
-@click.option("-f", "--file", required=True, metavar="FILE", help="The text; - is standard input.")
+@click.option("-f", "--file", metavar="FILE", help="The text; - is standard input.")
 @click.option("--chunks", type=click.IntRange(-1), default=-1, help="Score only so many windows [default: all].")
+@click.option(
+    "--kl-divergence-base",
+    "base",
+    metavar="BASE",
+    help="Write the model's predictions to BASE; or, with --kl-divergence, read those of another.",
+)
+@click.option("--kl-divergence", "compare", is_flag=True, help="Compare the model's predictions with those in BASE.")
+@click.option("--overwrite", is_flag=True, help="Replace BASE if it is there.")
+@_options.lora_options
 @_options.engine_options
-def command(file: str, chunks: int, **options: Any) -> None:
+def command(file: str | None, chunks: int, base: str | None, compare: bool, overwrite: bool, **options: Any) -> None:
     """Cut a text into windows of --ctx tokens (default 512), and score the second half of each.
 
-    Prints the running estimate after each window, and the final one as the last line.
+    Prints the running estimate after each window, and the final one as the last line. With --kl-divergence, the text
+    and its windows are those of BASE, a file that this command or llama.cpp's perplexity tool wrote.
     """
     from pyllm.cli import _model
+    from pyllm.perplexity import load_options
+
+    n_windows = None if chunks < 1 else chunks
+    if compare:
+        if base is None:
+            raise click.UsageError("--kl-divergence compares with --kl-divergence-base BASE")
+        if file is not None:
+            raise click.UsageError("--kl-divergence takes the text from BASE; leave out --file")
+        from pyllm.kl_divergence import BaseFile
+
+        n_ctx = BaseFile(base).n_ctx
+    elif file is None:
+        raise click.UsageError("--file FILE says which text is scored")
+    else:
+        text, n_ctx = _options.read_text(file), options["ctx"] or 512
+    settings = load_options(n_ctx)
+    options["ctx"] = settings.pop("n_ctx")
+    with _model.load(options, **settings) as llm:
+        if compare:
+            assert base is not None
+            _compare(llm, base, n_windows)
+        else:
+            _score(llm, text, n_ctx, n_windows, base, overwrite)
+
+
+def _score(llm: LLM, text: str, n_ctx: int, n_windows: int | None, base: str | None, overwrite: bool) -> None:
     from pyllm.cli._output import write
     from pyllm.perplexity import perplexity
 
-    text = _options.read_text(file)
-    options["ctx"] = options["ctx"] or 512
-    n_ctx = options["ctx"]
-    with _model.load(options, max_seqs=1) as llm:
-        estimate = None
-        try:
-            for estimate in perplexity(llm, text, n_ctx, None if chunks < 1 else chunks):
-                write(f"[{estimate.n_windows}]{estimate.ppl:.4f},")
-        finally:
-            if estimate is not None:
-                write("\n")
-        write(f"{estimate}\n")
+    estimate = None
+    try:
+        for estimate in perplexity(llm, text, n_ctx, n_windows, base=base, overwrite=overwrite):
+            write(f"[{estimate.n_windows}]{estimate.ppl:.4f},")
+    finally:
+        if estimate is not None:
+            write("\n")
+    write(f"{estimate}\n")
+
+
+def _compare(llm: LLM, base: str, n_windows: int | None) -> None:
+    from pyllm.cli._output import write
+    from pyllm.kl_divergence import kl_divergence
+
+    def cell(of: Uncertain, digits: int, factor: float = 1.0) -> str:
+        return f"{factor * of.value:.{digits}f} ± {factor * of.error:.{digits}f}"
+
+    result = None
+    for result in kl_divergence(llm, base, n_windows):
+        if result.n_windows == 1:
+            names = ("PPL", "ln(PPL(Q)/PPL(base))", "KL divergence"), ("RMS Δp %", "top %")
+            write("chunk" + "".join(f"{n:>24}" for n in names[0]) + "".join(f"{n:>18}" for n in names[1]) + "\n")
+        row = (cell(result.ppl, 4), cell(result.log_ratio, 5), cell(result.mean_kld, 6))
+        shares = (cell(result.rms_delta_p, 3, 100), cell(result.top_share, 3, 100))
+        write(f"{result.n_windows:5}{row[0]:>24}{row[1]:>24}{row[2]:>24}{shares[0]:>18}{shares[1]:>18}\n")
+    write(f"\n{result}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from time import perf_counter
 
@@ -18,9 +18,9 @@ from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
 from pyllm.engine.scheduler import Scheduler
-from pyllm.engine.sequence import Answer, Scoring, Sequence
+from pyllm.engine.sequence import Answer, Scoring, Sequence, TakeRows, Watched
 from pyllm.engine.turn import Turn
-from pyllm.errors import BackendError, ClosedError, ContextFullError, OutOfMemoryError, PyllmError
+from pyllm.errors import BackendError, ClosedError, ContextFullError, OutOfMemoryError, PyllmError, RequestError
 from pyllm.sampling import Sampler, logprobs
 
 
@@ -82,6 +82,41 @@ class Engine:
         Raises RequestError, ContextFullError, ClosedError; BackendError while iterating.
         """
         return self._blocks(self._scoring(tokens, hidden=False))
+
+    def score(
+        self,
+        sequences: Iterable[tuple[Many[int] | NDArray[np.integer], TakeRows]],
+        *,
+        first: int = 0,
+    ) -> Iterator[int]:
+        """Compute sequences side by side; `take` of each gets its logits, from token `first` on, block by block.
+
+        The blocks are not copied: `take` is called by whoever computes, while nobody else may, and keeps none of them.
+        Yields the number of each sequence when it is done, in order. Raises as `iter_logits`, and what `take` raises.
+        """
+        waiting, live = enumerate(sequences), deque[tuple[int, Watched]]()
+        try:
+            while True:
+                # One more than fill a step, so that none has room left while the next one could use it.
+                while not live or len(live) < self._n_side(live[0][1]):
+                    number, (tokens, take) = next(waiting, (-1, ((), None)))
+                    if take is None:
+                        break
+                    live.append((number, self._watched(tokens, first, take)))
+                    self._arrived.append(live[-1][1])
+                if not live:
+                    return
+                number, seq = live[0]
+                while seq.finish_reason is None:
+                    self._advance(seq)
+                if seq.error is not None:
+                    raise again(seq.error)
+                live.popleft()
+                yield number
+        finally:
+            for _, seq in live:
+                if seq.finish_reason is None:
+                    self._drop(seq)
 
     def hidden(self, tokens: Many[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 [n_tokens, n_embd]: the final normed state of each token. Raises as `iter_logits`."""
@@ -157,6 +192,19 @@ class Engine:
         self._check_open()
         ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
         return Scoring(next(self._numbers), ids, hidden)
+
+    def _watched(self, tokens: Many[int] | NDArray[np.integer], first: int, take: TakeRows) -> Watched:
+        self._check_open()
+        ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
+        if not 0 <= first < len(ids):
+            raise RequestError(f"rows from token {first} on are wanted of {len(ids)} tokens")
+        return Watched(next(self._numbers), ids, first, take)
+
+    def _n_side(self, seq: Sequence) -> int:
+        """How many sequences of this length are computed side by side."""
+        options = self.executable.options
+        fit = options.n_pages // -(-seq.n_tokens // options.page_size)
+        return max(1, min(options.max_seqs, fit, 1 + -(-options.max_tokens // seq.n_tokens)))
 
     def _blocks(self, seq: Scoring) -> Iterator[NDArray[np.float32]]:
         self._arrived.append(seq)
@@ -319,10 +367,13 @@ class Engine:
                 )
 
     def _hand_out(self, seq: Scoring, rows: NDArray[np.float32]) -> None:
+        if isinstance(seq, Watched):
+            seq.take(seq.n_given, rows)
+        else:
+            # A copy: the next step, perhaps another thread's, overwrites the rows.
+            seq.outputs.append(rows.copy())
         seq.n_given += len(rows)
         seq.wanted = False
-        # A copy: the next step, perhaps another thread's, overwrites the rows.
-        seq.outputs.append(rows.copy())
         if seq.n_given == seq.n_tokens:
             self._finish(seq, "stop")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from pyllm.cache import ROOT
 from pyllm.engine.request import FinishReason, GenerationRequest
 from pyllm.sampling import Sampler
+
+TakeRows = Callable[[int, NDArray[np.float32]], None]
+"""take(token of the first row, rows [n, n_vocab]); the rows are overwritten by the next step."""
 
 
 class Sequence:
@@ -174,6 +178,25 @@ class Scoring(Sequence):
 
     def most(self, rows: int) -> int:
         return min(self.remaining, max(self.n_given, self.n_computed) - self.n_computed + rows)
+
+
+class Watched(Scoring):
+    """Tokens whose rows, from token `first` on, are looked at where they were computed, by whoever computes."""
+
+    __slots__ = ("take",)
+
+    def __init__(self, number: int, tokens: NDArray[np.int32], first: int, take: TakeRows) -> None:
+        super().__init__(number, tokens, hidden=False)
+        self.n_given = first
+        self.take = take
+
+    @property
+    def generates(self) -> bool:
+        return False
+
+    @property
+    def parked(self) -> bool:
+        return False
 
 
 def common_tokens(a: Sequence, b: Sequence) -> int:
