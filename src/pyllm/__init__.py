@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     )
     from pyllm.gguf import GGUFFile, open_gguf
     from pyllm.llm import LLM, load, load_tokenizer
+    from pyllm.quant.quantize import quantize
+    from pyllm.quant.recipes import RecipeOptions
     from pyllm.results import Completion, CompletionStream, TokenLogprob, Usage
     from pyllm.tokenizers import Tokenizer
 
@@ -57,6 +59,8 @@ _HOMES = {
     ),
     "pyllm.gguf": ("GGUFFile", "open_gguf"),
     "pyllm.llm": ("LLM", "load", "load_tokenizer"),
+    "pyllm.quant.quantize": ("quantize",),
+    "pyllm.quant.recipes": ("RecipeOptions",),
     "pyllm.results": ("Completion", "CompletionStream", "TokenLogprob", "Usage"),
     "pyllm.tokenizers": ("Tokenizer",),
 }
@@ -77,6 +81,7 @@ __all__ = [
     "ModelError",
     "OutOfMemoryError",
     "PyllmError",
+    "RecipeOptions",
     "RequestError",
     "SamplingParams",
     "TemplateError",
@@ -88,6 +93,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "open_gguf",
+    "quantize",
 ]
 
 

@@ -12,8 +12,8 @@ from pyllm import config, errors
 
 NAMES = """
     LLM BackendError ChatTemplate ClosedError Completion CompletionStream ContextFullError FormatError GGUFError
-    GGUFFile HubError ModelError OutOfMemoryError PyllmError RequestError SamplingParams TemplateError TokenLogprob
-    Tokenizer TokenizerError Usage __version__ load load_tokenizer open_gguf
+    GGUFFile HubError ModelError OutOfMemoryError PyllmError RecipeOptions RequestError SamplingParams TemplateError
+    TokenLogprob Tokenizer TokenizerError Usage __version__ load load_tokenizer open_gguf quantize
 """
 
 

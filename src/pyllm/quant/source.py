@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,10 +35,7 @@ class SourceTensor:
 
     @property
     def n_rows(self) -> int:
-        n = 1
-        for d in self.shape[:-1]:
-            n *= d
-        return n
+        return prod(self.shape[:-1])
 
     @property
     def n_columns(self) -> int:

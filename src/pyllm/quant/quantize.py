@@ -1,0 +1,205 @@
+"""A GGUF file quantized to another: which format each tensor takes, what speaks against it, and doing it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pyllm.config import Progress
+from pyllm.errors import FormatError, RequestError
+from pyllm.gguf.reader import GGUFFile, open_gguf
+from pyllm.gguf.types import ValueType, by_name
+from pyllm.gguf.writer import GGUFWriter, TensorSpec, Value, copy_metadata
+from pyllm.quant.imatrix import ImportanceMatrix
+from pyllm.quant.pipeline import Summary, TensorResult, write_model
+from pyllm.quant.recipes import Choice, RecipeOptions, Tensor, choose, recipe_named
+from pyllm.quant.source import sources_of
+
+_QUANTIZATION_VERSION = 2
+"""Of the layout of blocks; ggml's GGML_QNT_VERSION."""
+_IMATRIX_KEYS = ("file", "dataset", "entries_count", "chunks_count")
+_OF_OUTPUT = ("token_embd.weight", "output.weight")
+"""Matrices that importance matrices often lack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What quantizing a file would do."""
+
+    file_type: int | None
+    """`general.file_type` of the new file; None: of no such type."""
+    specs: tuple[TensorSpec, ...]
+    """The tensors of the new file."""
+    source_formats: tuple[str, ...]
+    """And the formats that they have now."""
+    fallbacks: Mapping[str, str]
+    """Tensors that cannot have the format they should have: why, and what they take instead."""
+    unweighted: tuple[str, ...]
+    """Matrices of which the importance matrix says nothing."""
+
+    @property
+    def formats(self) -> dict[str, str]:
+        return {t.name: t.format for t in self.specs}
+
+
+def plan(
+    file: GGUFFile,
+    choices: Sequence[Choice],
+    file_type: int | None,
+    *,
+    imatrix: ImportanceMatrix | None = None,
+    allow_requantize: bool = False,
+) -> Plan:
+    """Check what was chosen for a file's tensors.
+
+    Raises FormatError where a tensor is quantized already, or cannot have its format, and RequestError where one needs
+    importance that it has not, or the importance matrix is of another model.
+    """
+    tensors = list(file.tensors.values())
+    changed = [c for t, c in zip(tensors, choices, strict=True) if t.format != c.format]
+    if not allow_requantize:
+        _check_sources([t for t in tensors if t.name in {c.name for c in changed}])
+    unweighted = _unweighted(file, changed, imatrix)
+    return Plan(
+        file_type,
+        tuple(TensorSpec(t.name, t.shape, c.format) for t, c in zip(tensors, choices, strict=True)),
+        tuple(t.format for t in tensors),
+        {c.name: c.reason for c in choices if c.reason},
+        tuple(name for name in unweighted if name not in _OF_OUTPUT),
+    )
+
+
+def quantize(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    recipe: str,
+    *,
+    options: RecipeOptions | None = None,
+    imatrix: str | os.PathLike[str] | None = None,
+    allow_requantize: bool = False,
+    overwrite: bool = False,
+    split_bytes: int | None = None,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+    on_tensor: Callable[[TensorResult], None] | None = None,
+) -> Summary:
+    """Quantize a GGUF file (the first part of a split one) by a recipe ("Q4_K_M"; `pyllm quantize --list` shows all).
+
+    `options` are what should be otherwise than the recipe has it; `imatrix` is a file that `pyllm imatrix` made, which
+    some recipes need and most gain from. `split_bytes`: what is larger becomes several files. `progress(tensor,
+    share)` and `on_tensor(result)` are told how it goes. What is not whole is removed.
+
+    Raises FormatError (unknown recipe or format; already quantized, unless `allow_requantize`), GGUFError (a file
+    that cannot be read or written, exists already), RequestError (an importance matrix that is needed, or unfit).
+    """
+    matrix = None if imatrix is None else ImportanceMatrix.load(imatrix)
+    with open_gguf(source) as file:
+        chosen = recipe_named(recipe)
+        options = replace(options or RecipeOptions(), has_imatrix=matrix is not None)
+        choices = choose(chosen, file.metadata, file.tensors.values(), options)
+        planned = plan(file, choices, chosen.file_type, imatrix=matrix, allow_requantize=allow_requantize)
+        return carry_out(
+            file,
+            target,
+            planned,
+            imatrix=matrix,
+            imatrix_name=Path(imatrix).name if imatrix is not None else "",
+            overwrite=overwrite,
+            split_bytes=split_bytes,
+            n_threads=n_threads,
+            progress=progress,
+            on_tensor=on_tensor,
+        )
+
+
+def carry_out(
+    file: GGUFFile,
+    target: str | os.PathLike[str],
+    plan: Plan,
+    *,
+    imatrix: ImportanceMatrix | None = None,
+    imatrix_name: str = "",
+    overwrite: bool = False,
+    split_bytes: int | None = None,
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+    on_tensor: Callable[[TensorResult], None] | None = None,
+) -> Summary:
+    """Do what was planned. As `quantize` otherwise."""
+    from pyllm.jit.processors import default_threads
+
+    return write_model(
+        target,
+        quantized_metadata(copy_metadata(file.metadata), plan.file_type, imatrix, imatrix_name),
+        sources_of(file),
+        plan.formats,
+        imatrix=imatrix,
+        n_threads=n_threads or default_threads(),
+        progress=progress,
+        on_tensor=on_tensor,
+        overwrite=overwrite,
+        split_bytes=split_bytes,
+        read_from=file.parts,
+    )
+
+
+def planned_bytes(file: GGUFFile, plan: Plan, split_bytes: int | None = None) -> int:
+    """Size of the file, or files, that the plan would make."""
+    metadata = quantized_metadata(copy_metadata(file.metadata), plan.file_type)
+    return GGUFWriter(file.path, metadata, plan.specs, split_bytes=split_bytes).n_bytes
+
+
+def quantized_metadata(
+    metadata: Mapping[str, Value],
+    file_type: int | None,
+    imatrix: ImportanceMatrix | None = None,
+    imatrix_name: str = "",
+) -> dict[str, Value]:
+    """Metadata of a file that is quantized: its type, and which importance matrix was used, in llama.cpp's keys."""
+    stale = {"general.file_type", *(f"quantize.imatrix.{key}" for key in _IMATRIX_KEYS)}
+    out = {key: value for key, value in metadata.items() if key not in stale}
+    out["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
+    if file_type is not None:
+        out["general.file_type"] = Value(ValueType.UINT32, file_type)
+    if imatrix is not None:
+        facts: tuple[Any, ...] = imatrix_name, ", ".join(imatrix.datasets), len(imatrix.sums), imatrix.chunks
+        out |= {f"quantize.imatrix.{k}": Value.of(v) for k, v in zip(_IMATRIX_KEYS, facts, strict=True) if v}
+    return out
+
+
+def _check_sources(tensors: Iterable[Tensor]) -> None:
+    for t in tensors:
+        if by_name(t.format).block_size > 1:
+            raise FormatError(
+                f"{t.name} is {t.format} already, and what was lost stays lost: quantize the original weights, or "
+                "allow it (--allow-requantize)"
+            )
+
+
+def _unweighted(file: GGUFFile, changed: Sequence[Choice], imatrix: ImportanceMatrix | None) -> list[str]:
+    """Names of matrices that change without importance, where there is an importance matrix."""
+    missing = []
+    for c in changed:
+        columns = file.tensors[c.name].shape[-1]
+        if imatrix is None or imatrix.importance(c.name, columns) is None:
+            missing.append(c)
+    if imatrix is not None and changed and len(missing) == len(changed):
+        raise RequestError(
+            f"the importance matrix is of another model: it has {len(imatrix.sums)} weights, but none of those that "
+            f"are to be quantized, such as {changed[0].name}"
+        )
+    for c in missing:
+        if c.needs_importance and imatrix is None:
+            raise RequestError(
+                f"{c.format}, which {c.name} should be, is useless without an importance matrix: collect one "
+                "(`pyllm imatrix`) and name it (--imatrix)"
+            )
+        if c.needs_importance:
+            raise RequestError(
+                f"{c.format}, which {c.name} should be, is useless without importance, and the importance matrix has "
+                "none of it: collect one of this very model"
+            )
+    return [] if imatrix is None else [c.name for c in missing]
