@@ -244,10 +244,10 @@ def fitter(units: int, unit: float, s_max: int, factors: Any, paired: bool = Fal
 
     @register_jitable
     def search(scratch, largest, wanted):
-        """The half d, and s, for which the groups' scales come out well; by trying halves."""
+        """The half d, and s, for which the groups' scales come out well, by trying; d = 0 where nothing is better."""
         lists = scratch + LISTS
         most = hmax_f32(wanted)
-        best, least = np.float32(0), np.float32(np.inf)
+        best, least = np.float32(0), np.float32(0)
         best_s = zero_f32()
         for t in range(n_tries):
             d = round_f16(most * largest / (c * np.float32(s_max + 4 + t)))
