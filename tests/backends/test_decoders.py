@@ -7,6 +7,7 @@ import pytest
 from cpu_tools import call, padded, step_block
 
 from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.lowering import EMBED_FORMATS
 from pyllm.jit.compiler import LIBRARY
 from pyllm.quant import formats
 from pyllm.quant.kernels.decoders import BLOCKS
@@ -24,6 +25,7 @@ def test_every_format_has_one() -> None:
     assert {name: BLOCKS[name][1:] for name in BLOCKS} == {
         name: (formats.get(name).block_size, formats.get(name).block_bytes) for name in formats.names()
     }
+    assert frozenset(BLOCKS) == EMBED_FORMATS
 
 
 @pytest.mark.parametrize("name", formats.names())
