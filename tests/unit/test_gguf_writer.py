@@ -413,9 +413,9 @@ def test_the_source_is_kept(folder: Path, tmp_path: Path) -> None:
 def test_places_where_no_file_can_be(folder: Path) -> None:
     with pytest.raises(GGUFError, match="there is no folder"):
         write(folder / "missing" / "m.gguf", ARCH, TWO)
-    with pytest.raises(GGUFError, match="something that is no file has this name"):
+    with pytest.raises(GGUFError, match="it is a folder; name a file in it"):
         write(folder, ARCH, TWO, overwrite=True)
-    with pytest.raises(GGUFError, match="something that is no file"):
+    with pytest.raises(GGUFError, match="it is no file that could be replaced"):
         write(Path(os.devnull), ARCH, TWO, overwrite=True)
 
 

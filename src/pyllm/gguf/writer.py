@@ -192,7 +192,8 @@ class GGUFWriter:
         except OSError:
             return
         if not stat.S_ISREG(mode):
-            raise GGUFError(f"{path} cannot be written: something that is no file has this name")
+            what = "a folder; name a file in it" if stat.S_ISDIR(mode) else "no file that could be replaced"
+            raise GGUFError(f"{path} cannot be written: it is {what}")
         if not self._overwrite:
             raise GGUFError(f"{path} exists; name another file, or allow overwriting (--overwrite)")
         if any(source.exists() and source.samefile(path) for source in self._sources):

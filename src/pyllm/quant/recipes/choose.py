@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +74,9 @@ def recipe_named(name: str) -> Recipe:
     try:
         return RECIPES[ALIASES.get(upper, upper)]
     except KeyError:
-        raise FormatError(f"{name!r} is no recipe; there are {', '.join(RECIPES)}") from None
+        close = difflib.get_close_matches(upper, RECIPES, n=3)
+        hint = f"did you mean {' or '.join(close)}? There are" if close else "there are"
+        raise FormatError(f"{name!r} is no recipe; {hint} {', '.join(RECIPES)}") from None
 
 
 def choose(
