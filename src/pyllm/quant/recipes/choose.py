@@ -75,8 +75,8 @@ def recipe_named(name: str) -> Recipe:
         return RECIPES[ALIASES.get(upper, upper)]
     except KeyError:
         close = difflib.get_close_matches(upper, RECIPES, n=3)
-        hint = f"did you mean {' or '.join(close)}? There are" if close else "there are"
-        raise FormatError(f"{name!r} is no recipe; {hint} {', '.join(RECIPES)}") from None
+        hint = f", did you mean {' or '.join(close)}?" if close else ";"
+        raise FormatError(f"{name!r} is no recipe{hint} there are {', '.join(RECIPES)}") from None
 
 
 def choose(
