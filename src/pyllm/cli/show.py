@@ -20,8 +20,32 @@ _WIDTH = 60
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--key", metavar="KEY", help="Print this metadata value alone, in full.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object: metadata and tensors.")
-def command(model: str | None, tensors: bool, key: str | None, as_json: bool) -> None:
-    """Show MODEL's metadata, and its tensors by format."""
+@click.option("--set", "sets", multiple=True, metavar="KEY[:TYPE]=VALUE", help="Set metadata.")
+@click.option("--unset", "unsets", multiple=True, metavar="KEY", help="Remove metadata.")
+@click.option("-o", "--output", metavar="OUT", help="Write the changed model to OUT.")
+@click.option("--in-place", is_flag=True, help="Replace MODEL by the changed model, once that is whole.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
+def command(
+    model: str | None,
+    tensors: bool,
+    key: str | None,
+    as_json: bool,
+    sets: tuple[str, ...],
+    unsets: tuple[str, ...],
+    output: str | None,
+    in_place: bool,
+    overwrite: bool,
+) -> None:
+    """Show MODEL's metadata, and its tensors by format.
+
+    With --set or --unset, write MODEL with other metadata: to OUT, or --in-place. A key that is there keeps its type.
+    The type of a new one is guessed, or named: general.seed:u64=5, general.tags:str[]='["a", "b"]'.
+    """
+    if sets or unsets:
+        _edit(model, sets, unsets, output, in_place, overwrite)
+        return
+    if output or in_place or overwrite:
+        raise click.UsageError("-o, --in-place and --overwrite go with --set or --unset")
     from pyllm import hub, open_gguf
     from pyllm.cli._output import write
     from pyllm.cli._progress import Display
@@ -38,6 +62,27 @@ def command(model: str | None, tensors: bool, key: str | None, as_json: bool) ->
             write(json.dumps(_as_dict(file), ensure_ascii=False) + "\n")
         else:
             write(_report(file, tensors))
+
+
+def _edit(
+    model: str | None,
+    sets: tuple[str, ...],
+    unsets: tuple[str, ...],
+    output: str | None,
+    in_place: bool,
+    overwrite: bool,
+) -> None:
+    from pyllm import hub
+    from pyllm.cli import _editing
+    from pyllm.cli._progress import Display
+
+    if model is None:
+        raise click.UsageError("which model is to be changed? pyllm show MODEL --set KEY=VALUE -o OUT")
+    if (output is None) != in_place:
+        raise click.UsageError("either -o OUT or --in-place says where the changed model goes")
+    with Display() as display:
+        path = hub.resolve(model, display.progress)
+    _editing.edit(model, path, sets, unsets, output, overwrite)
 
 
 def _report(file: GGUFFile, each: bool) -> str:

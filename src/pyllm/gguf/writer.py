@@ -66,6 +66,11 @@ class GGUFWriter:
         self._placed: list[Path] = []
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """What each file will hold."""
+        return tuple(self._parts)
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The files: one, or the parts of a split model."""
         return tuple(part.path for part in self._parts)
@@ -159,6 +164,8 @@ class GGUFWriter:
         for path, temporary in reversed(self._temporary.items()):
             self._check_target(path)
             try:
+                if path.exists():
+                    shutil.copymode(path, temporary)
                 os.replace(temporary, path)
             except OSError as error:
                 raise self._error(error) from error
