@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
+    from pyllm.lora import Adapter, AdapterChoice
     from pyllm.tokenizers import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -48,6 +49,7 @@ def load(
     n_kv: int | None = None,
     n_batch: int = 512,
     n_rows: int = 128,
+    adapters: Sequence[AdapterChoice] = (),
     progress: Progress | None = None,
 ) -> LLM:
     """Load a model to run it.
@@ -61,6 +63,7 @@ def load(
     `n_kv`: positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further.
     `n_batch`: most tokens in one step; long prompts are read in pieces of that size.
     `n_rows`: most rows of logits in one step, which matters to scoring only.
+    `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
     `progress(what, share)` is told how downloading, compiling and packing go.
 
     Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (a setting out of bounds).
@@ -73,7 +76,12 @@ def load(
         raise RequestError(f"kv_dtype must be 'f16' or 'f32', not {kv_dtype!r}")
     file = open_gguf(find_model(model, progress))
     tokenizer = TokenizerLoader(file)
+    opened: list[Adapter] = []
     try:
+        if adapters:
+            from pyllm.lora import open_adapters
+
+            opened = open_adapters(adapters)
         n_ctx = n_ctx or default_n_ctx(file.metadata)
         n_kv = max(n_ctx, n_kv or n_ctx + (max_seqs - 1) * min(n_ctx, _ROOM_OF_FURTHER))
         options = ExecutionOptions(
@@ -86,12 +94,14 @@ def load(
             n_threads=n_threads or default_threads(),
             progress=progress,
         )
-        architecture, executable = compile_model(file, n_ctx, options, backend)
+        architecture, executable = compile_model(file, n_ctx, options, backend, opened)
     except BaseException:
         tokenizer.wait()
         file.close()
+        for adapter in opened:
+            adapter.close()
         raise
-    return LLM(file, tokenizer, architecture, executable, n_ctx)
+    return LLM(file, tokenizer, architecture, executable, n_ctx, opened)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -120,10 +130,12 @@ class LLM:
         architecture: Architecture,
         executable: Executable,
         n_ctx: int,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         from pyllm.engine import Engine
 
         self._file = file
+        self._adapters = adapters
         self._executable = executable
         self._tokenizer = tokenizer
         self._template: ChatTemplate | None = None
@@ -307,11 +319,13 @@ class LLM:
         return np.stack(rows) if rows else np.empty((0, self.n_embd), np.float32)
 
     def close(self) -> None:
-        """Free weights, cache and threads, and close the file. What is running ends with ClosedError."""
+        """Free weights, cache and threads, and close the files. What is running ends with ClosedError."""
         self.engine.close()
         self._executable.close()
         self._tokenizer.wait()
         self._file.close()
+        for adapter in self._adapters:
+            adapter.close()
 
     def __enter__(self) -> LLM:
         return self

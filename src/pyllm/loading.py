@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pyllm.backends.base import Executable
     from pyllm.config import ExecutionOptions, Progress
     from pyllm.gguf import GGUFFile
+    from pyllm.lora import Adapter
     from pyllm.tokenizers import Tokenizer
 
 DEFAULT_N_CTX = 4096
@@ -35,9 +37,12 @@ def find_model(model: str | os.PathLike[str], progress: Progress | None = None) 
 
 
 def compile_model(
-    file: GGUFFile, n_ctx: int, options: ExecutionOptions, backend: str
+    file: GGUFFile, n_ctx: int, options: ExecutionOptions, backend: str, adapters: Sequence[Adapter] = ()
 ) -> tuple[Architecture, Executable]:
-    """Record the model's pass for contexts up to `n_ctx` and compile it. Raises ModelError, BackendError."""
+    """Record the model's pass for contexts up to `n_ctx`, with what adapters add, and compile it.
+
+    The file and the adapters must stay open as long as the executable. Raises ModelError, BackendError.
+    """
     from pyllm import archs, backends
 
     architecture = archs.load(file.metadata, file.tensors, n_ctx)
@@ -45,7 +50,13 @@ def compile_model(
     probe = chosen.probe()
     if not probe.available:
         raise BackendError(f"backend {backend!r} cannot be used here: {probe.reason}")
-    return architecture, chosen.compile(architecture.program, file.tensors, options)
+    tensors = file.tensors
+    if adapters:
+        from pyllm.lora import adapt
+
+        program, tensors = adapt(architecture.program, tensors, architecture.name, adapters)
+        architecture = replace(architecture, program=program)
+    return architecture, chosen.compile(architecture.program, tensors, options)
 
 
 class TokenizerLoader:

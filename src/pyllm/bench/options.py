@@ -64,6 +64,8 @@ class BenchOptions:
     """Most tokens of one step."""
     kv_dtype: tuple[KVDtype, ...] = ("f16",)
     backend: str = "cpu"
+    adapters: tuple[tuple[str, float], ...] = ()
+    """LoRA adapters that every model runs with: files and scales."""
     repetitions: int = 5
     warmup: bool = True
     delay: float = 0.0

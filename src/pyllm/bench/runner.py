@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -20,6 +21,7 @@ from pyllm.loading import compile_model, find_model
 
 if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile
+    from pyllm.lora import Adapter
 
 _PAGE = 32
 
@@ -65,8 +67,11 @@ def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Prog
         n_threads=first.n_threads or default_threads(),
         progress=progress,
     )
-    with open_gguf(find_model(first.model, progress)) as file:
-        architecture, executable = compile_model(file, max(c.n_positions for c in cases), capacities, options.backend)
+    with ExitStack() as files:
+        file = files.enter_context(open_gguf(find_model(first.model, progress)))
+        adapters = [files.enter_context(adapter) for adapter in _adapters(options)]
+        n_ctx = max(c.n_positions for c in cases)
+        architecture, executable = compile_model(file, n_ctx, capacities, options.backend, adapters)
         try:
             facts = _facts(file, options.backend)
             for case in cases:
@@ -74,6 +79,14 @@ def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Prog
                 yield _measure(case, Workload(executable, architecture.n_vocab, case), facts, options)
         finally:
             executable.close()
+
+
+def _adapters(options: BenchOptions) -> list[Adapter]:
+    if not options.adapters:
+        return []
+    from pyllm.lora import open_adapters
+
+    return open_adapters(options.adapters)
 
 
 def _measure(case: BenchCase, work: Workload, facts: ModelFacts, options: BenchOptions) -> BenchResult:

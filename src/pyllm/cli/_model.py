@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyllm.cli import _options
 from pyllm.cli._progress import Display
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load(options: dict[str, Any], **more: Any) -> LLM:
-    """Load what the options of `_options.engine_options` and -m describe, and take them out of `options`."""
+    """Load what the options of `_options.engine_options`, `lora_options` and -m describe, and take them out."""
     import pyllm
     from pyllm import hub
 
@@ -22,6 +23,7 @@ def load(options: dict[str, Any], **more: Any) -> LLM:
             n_ctx=options.pop("ctx"),
             n_threads=options.pop("threads"),
             kv_dtype=options.pop("kv"),
+            adapters=_options.adapters(options),
             progress=display.progress,
             **more,
         )

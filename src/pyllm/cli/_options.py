@@ -59,6 +59,21 @@ def engine_options(function: F) -> F:
     return function
 
 
+def lora_options(function: F) -> F:
+    """--lora and --lora-scaled, as often as there are adapters; `adapters` collects them."""
+    scaled = click.option(
+        "--lora-scaled", type=(str, float), multiple=True, metavar="FILE SCALE", help="The same, times SCALE."
+    )
+    return click.option("--lora", multiple=True, metavar="FILE", help="Apply a LoRA adapter; may be repeated.")(
+        scaled(function)
+    )
+
+
+def adapters(options: dict[str, Any]) -> list[tuple[str, float]]:
+    """Takes the adapters out of a command's `options`: files and scales."""
+    return [*((file, 1.0) for file in options.pop("lora", ())), *options.pop("lora_scaled", ())]
+
+
 def sampling_options(function: F) -> F:
     """One flag for each field of SamplingParams; `sampling` collects them."""
     helps = _field_docs()

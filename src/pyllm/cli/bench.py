@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from pyllm.cli import _options
 
 _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*2."
 
@@ -22,6 +25,7 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Samples of each.")
 @click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="How to report.")
 @click.option("--backend", default="cpu", show_default=True, help="What computes.")
+@_options.lora_options
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds of rest before each test.")
 @click.option("--no-warmup", is_flag=True, help="Measure at once.")
 def command(
@@ -39,6 +43,7 @@ def command(
     backend: str,
     delay: float,
     no_warmup: bool,
+    **options: Any,
 ) -> None:
     """Measure how many tokens per second a model reads (pp) and writes (tg).
 
@@ -65,6 +70,7 @@ def command(
             n_batch=_ints(batch_size, (512,)),
             kv_dtype=tuple(as_kv_dtype(word) for text in cache_type for word in text.split(",")) or ("f16",),
             backend=backend,
+            adapters=tuple(_options.adapters(options)),
             repetitions=repetitions,
             warmup=not no_warmup,
             delay=delay,

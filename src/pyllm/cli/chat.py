@@ -16,6 +16,7 @@ from pyllm.cli import _options
 @click.option("-n", "--max-tokens", type=click.IntRange(-1), help="Most tokens of an answer; -1: until its end.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End an answer before this text; may be repeated.")
 @_options.sampling_options
+@_options.lora_options
 @_options.engine_options
 def command(
     system: str | None, max_tokens: int | None, stop: tuple[str, ...], model: str | None, **options: Any

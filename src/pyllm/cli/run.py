@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object when done.")
 @click.option("--stats", is_flag=True, help="Print speeds to standard error when done.")
 @_options.sampling_options
+@_options.lora_options
 @_options.engine_options
 def command(
     prompt: tuple[str, ...],

@@ -288,8 +288,9 @@ class Lowering:
         )  # fmt: skip
 
     def _add(self, node: Node, op: Add) -> None:
-        if product := product_of_sum(self, node):
-            other = self.f32(op.b if product.op.out == op.a else op.a)
+        product = product_of_sum(self, node)
+        other = self.f32(op.b if product.op.out == op.a else op.a) if product else None
+        if product and other and other.ld == self._ld(op.out.width):  # a residual lies as the sum does
             if isinstance(product.op, MixtureOfExperts):
                 lower_experts(self, node, product.op, residual=other)
             else:
