@@ -118,8 +118,8 @@ def test_one_huge_outlier(name: str) -> None:
         "IQ2_XXS": 0.48,
         "IQ2_XS": 0.65,
         "IQ2_S": 0.65,
-        "IQ3_XXS": 0.88,
-        "IQ3_S": 0.87,
+        "IQ3_XXS": 0.86,
+        "IQ3_S": 0.85,
     }
     assert 1 - loss(y[:, :256], x[:, :256]) >= kept[name] - 0.01
     np.testing.assert_array_equal(y[0, 256:], alone[0, 256:])

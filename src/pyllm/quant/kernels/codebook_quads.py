@@ -31,8 +31,8 @@ from pyllm.quant.codebooks import codebook
 from pyllm.quant.kernels.codebook_search import LISTS, PRODUCTS, SUMS, TEMPORARY, UNIT_BYTES, WEIGHTS, splat_at
 from pyllm.quant.kernels.tables import table
 
-# Scratch from SUMS on: -2 A [2][96] and B [2][96] of low and high quads, then the errors [2][81][16 scales].
-_A, _ERRORS = SUMS, SUMS + 1536
+# Scratch from SUMS on: -2 A, B and R (sum of w q) [2][96] each of low and high quads, then errors [2][81][16].
+_A, _B, _R, _ERRORS = SUMS, SUMS + 768, SUMS + 1536, SUMS + 2304
 _HIGH = _ERRORS + 81 * 64
 
 
@@ -42,11 +42,13 @@ def _any_lt(b, a):
     return b.zext(b.bitcast(b.fcmp_ordered("<", a[0], a[1]), I16), I64)
 
 
-def quads(format: str, values: tuple[float, float, float]) -> tuple[Any, Any]:
-    """Functions to search the codebook of `format`, whose three values stand for `values`.
+def quads(format: str, values: tuple[float, float, float], shift: float = 0, apart: bool = False) -> Any:
+    """A function to search the codebook of `format`, whose three values stand for `values`.
 
-    search(scratch, i, db) looks at the 8 weights from the i-th on: (db B - 2 A of the best entries, these), for 16
-    values of db. enlist(scratch, unit, group, entries, offset) then puts them into the lists.
+    list_best(scratch, i, unit, group, db) looks at the 8 weights from the i-th on, and puts the best entries for the 16
+    values of db into the lists of the unit. With a shift, entries have `shift` added for the lower eight of db,
+    subtracted for the others, and are numbered from the codebook's size on there; or else, where `apart`, are put into
+    the lists of the group eight further.
     """
 
     def make_digits() -> bytes:
@@ -61,11 +63,12 @@ def quads(format: str, values: tuple[float, float, float]) -> tuple[Any, Any]:
         return starts.tobytes() + low.astype(np.uint8).tobytes() + high.astype(np.uint8).tobytes()
 
     digits, entries = table(make_digits), table(make_entries)
+    shifts = table(lambda: np.repeat([shift, -shift], 8).astype(np.float32).tobytes())
     n = {"IQ1_S": 2048, "IQ2_S": 1024}[format]
 
     @register_jitable
     def sums(w, p, to):
-        """-2 A and B of a quad's 81 (96) possibilities."""
+        """-2 A, B and R of a quad's 81 (96) possibilities."""
         d = digits()
         w0, w1, w2, w3 = splat_at(w), splat_at(w + 4), splat_at(w + 8), splat_at(w + 12)
         p0, p1, p2, p3 = splat_at(p), splat_at(p + 4), splat_at(p + 8), splat_at(p + 12)
@@ -74,16 +77,22 @@ def quads(format: str, values: tuple[float, float, float]) -> tuple[Any, Any]:
             g = d + 256 * t
             g0, g1, g2, g3 = load_f32x16(g), load_f32x16(g + 64), load_f32x16(g + 128), load_f32x16(g + 192)
             a = fma(g3, p3, fma(g2, p2, fma(g1, p1, g0 * p0)))
-            b = fma(g3 * w3, g3, fma(g2 * w2, g2, fma(g1 * w1, g1, g0 * w0 * g0)))
-            store_f32x16(to + 64 * t, a * minus)
-            store_f32x16(to + 768 + 64 * t, b)
+            store_f32x16(to + _A + 64 * t, a * minus)
+            g0, g1, g2, g3 = g0 * w0, g1 * w1, g2 * w2, g3 * w3
+            if shift != 0:
+                store_f32x16(to + _R + 64 * t, (g0 + g1) + (g2 + g3))
+            b = g0 * load_f32x16(g) + g1 * load_f32x16(g + 64)
+            b = fma(g3, load_f32x16(g + 192), fma(g2, load_f32x16(g + 128), b))
+            store_f32x16(to + _B + 64 * t, b)
 
     @register_jitable
-    def errors(a, db, to):
-        """db B - 2 A of the 81 possibilities, and the least of them."""
+    def errors(quad, db, twist, to):
+        """Errors of the 81 possibilities, but for what all of them have in common, and the least of them."""
         least = splat_f32(np.float32(np.inf))
         for k in range(81):
-            e = fma(db, splat_at(a + 768 + 4 * k), splat_at(a + 4 * k))
+            e = fma(db, splat_at(quad + _B + 4 * k), splat_at(quad + _A + 4 * k))
+            if shift != 0:
+                e = fma(twist, splat_at(quad + _R + 4 * k), e)
             store_f32x16(to + 64 * k, e)
             least = min_f32(e, least)
         return least
@@ -105,10 +114,11 @@ def quads(format: str, values: tuple[float, float, float]) -> tuple[Any, Any]:
     @register_jitable
     def search(scratch, i, db):
         w, p = scratch + WEIGHTS + 4 * i, scratch + PRODUCTS + 4 * i
-        sums(w, p, scratch + _A)
-        sums(w + 16, p + 16, scratch + _A + 384)
-        low = errors(scratch + _A, db, scratch + _ERRORS)
-        high = errors(scratch + _A + 384, db, scratch + _HIGH)
+        sums(w, p, scratch)
+        sums(w + 16, p + 16, scratch + 384)
+        twist = db * load_f32x16(shifts()) * splat_f32(np.float32(2))
+        low = errors(scratch, db, twist, scratch + _ERRORS)
+        high = errors(scratch + 384, db, twist, scratch + _HIGH)
         best, found = splat_f32(np.float32(np.inf)), zero_f32()
         for h in range(81):
             if _any_lt(high, load_f32x16(scratch + _HIGH + 64 * h)) != 0xFFFF:
@@ -116,20 +126,33 @@ def quads(format: str, values: tuple[float, float, float]) -> tuple[Any, Any]:
         for h in range(81):
             if _any_lt(load_f32x16(scratch + _HIGH + 64 * h) + low, best) != 0:
                 best, found = visit(scratch, h, best, found)
-        return best, found
+        return found
 
     @register_jitable
-    def enlist(scratch, unit, group, entries_, offset):
-        """Put those of the 16 entries that are not negative into the lists of a unit of a group, plus `offset`."""
-        store_f32x16(scratch + TEMPORARY, entries_)
-        to, at = scratch + LISTS + UNIT_BYTES * unit + 4 * group, entries() + 164
+    def list_best(scratch, i, unit, group, db):
+        store_f32x16(scratch + TEMPORARY, search(scratch, i, db))
+        at = entries() + 164
+        all_w, all_p = np.float32(0), np.float32(0)
+        for k in range(8):
+            all_w += load_f32(scratch + WEIGHTS + 4 * (i + k))
+            all_p += load_f32(scratch + PRODUCTS + 4 * (i + k))
         for k in range(16):
             number = load_f32(scratch + TEMPORARY + 4 * k)
-            if number >= np.float32(0):
-                j = np.int64(number)
-                low, high = scratch + _A + 4 * load_u8(at + j), scratch + _A + 384 + 4 * load_u8(at + n + j)
-                store_f32(to + 192 * k, load_f32(low) + load_f32(high))
-                store_f32(to + 192 * k + 64, load_f32(low + 768) + load_f32(high + 768))
-                store_f32(to + 192 * k + 128, number + np.float32(offset))
+            j = np.int64(number)
+            low, high = scratch + 4 * load_u8(at + j), scratch + 384 + 4 * load_u8(at + n + j)
+            a, b = load_f32(low + _A) + load_f32(high + _A), load_f32(low + _B) + load_f32(high + _B)
+            to = scratch + LISTS + UNIT_BYTES * unit + 4 * group + 192 * k
+            if shift != 0:
+                d = load_f32(shifts() + 4 * k)
+                a -= np.float32(2) * d * all_p
+                b += np.float32(2) * d * (load_f32(low + _R) + load_f32(high + _R)) + d * d * all_w
+                if k >= 8:
+                    if apart:
+                        to += 32 - 192 * 8
+                    else:
+                        number += np.float32(n)
+            store_f32(to, a)
+            store_f32(to + 64, b)
+            store_f32(to + 128, number)
 
-    return search, enlist
+    return list_best

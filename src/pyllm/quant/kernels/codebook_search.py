@@ -94,6 +94,13 @@ def prepare(x, w, scratch, signed):
     return largest
 
 
+@register_jitable
+def clear_lists(scratch):
+    """Once a row: lanes of groups that a format does not have count for nothing."""
+    for c in range((SUMS - LISTS) // 64):
+        store_f32x16(scratch + LISTS + 64 * c, zero_f32())
+
+
 def guess(group: int, rms: float) -> Any:
     """A function (scratch) that guesses db of each group of `group` weights from its power; `rms` is a codebook's."""
     n_groups, n = 256 // group, group // 16
@@ -160,11 +167,12 @@ def enlist(scratch, unit, group, sums, n, entries):
         store_f32(to + 192 * k + 128, number)
 
 
-def fitter(units: int, unit: float, s_max: int, factors: Any, paired: bool = False) -> Any:
+def fitter(units: int, unit: float, s_max: int, factors: Any, tried: int = 16, paired: bool = False) -> Any:
     """A function (scratch, largest) that finds the scales of a block whose lists are made; gives d (a half).
 
-    s is left in SCALES, the entries in ENTRIES. `factors` is the table that the lists were made for. Where `paired`,
-    groups are 0 .. 7, lanes 8 .. 15 are other ways to encode them, and s of the lanes that lost is negative.
+    s is left in SCALES, the entries in ENTRIES. `factors` is the table of scales, times BASES, that the `tried` entries
+    of lists were made for. Where `paired`, groups are 0 .. 7, lanes 8 .. 15 are other ways to encode them, and s of the
+    lanes that lost is negative.
     """
     c = np.float32(unit)
     top = np.float32(s_max)
@@ -178,7 +186,7 @@ def fitter(units: int, unit: float, s_max: int, factors: Any, paired: bool = Fal
             p = lists + UNIT_BYTES * u
             best_a, best_b = load_f32x16(p), load_f32x16(p + 64)
             least = fma(db, best_b, best_a)
-            for k in range(1, 16):
+            for k in range(1, tried):
                 ka, kb = load_f32x16(p + 192 * k), load_f32x16(p + 192 * k + 64)
                 e = fma(db, kb, ka)
                 best_a, best_b = select_lt(e, least, ka, best_a), select_lt(e, least, kb, best_b)
@@ -193,7 +201,7 @@ def fitter(units: int, unit: float, s_max: int, factors: Any, paired: bool = Fal
         for u in range(units):
             p = lists + UNIT_BYTES * u
             least = fma(db, load_f32x16(p + 64), load_f32x16(p))
-            for k in range(1, 16):
+            for k in range(1, tried):
                 least = min_f32(least, fma(db, load_f32x16(p + 192 * k + 64), load_f32x16(p + 192 * k)))
             total = total + least
         return total * db
@@ -214,7 +222,7 @@ def fitter(units: int, unit: float, s_max: int, factors: Any, paired: bool = Fal
     def nearest(lists, bases):
         """The best db of each group were it free, out of the 16 that were tried, and by least squares from there."""
         best, least = zero_f32(), splat_f32(np.float32(np.inf))
-        for k in range(16):
+        for k in range(tried):
             db = bases * splat_f32(load_f32(factors() + 4 * k))
             e = zero_f32()
             for u in range(units):
@@ -288,7 +296,7 @@ def fitter(units: int, unit: float, s_max: int, factors: Any, paired: bool = Fal
         for u in range(units):
             p = scratch + LISTS + UNIT_BYTES * u
             found, least = load_f32x16(p + 128), fma(db, load_f32x16(p + 64), load_f32x16(p))
-            for k in range(1, 16):
+            for k in range(1, tried):
                 e = fma(db, load_f32x16(p + 192 * k + 64), load_f32x16(p + 192 * k))
                 found, least = select_lt(e, least, load_f32x16(p + 192 * k + 128), found), min_f32(e, least)
             store_f32x16(scratch + ENTRIES + 64 * u, found)

@@ -12,8 +12,6 @@ from pyllm.jit.simd import (
     load_f32x16,
     load_u8,
     load_u16,
-    select_lt,
-    splat_f32,
     store_f16,
     store_f32x16,
     store_i8,
@@ -33,15 +31,11 @@ from pyllm.quant.kernels.codebook_search import (
 from pyllm.quant.kernels.rows import encode_rows
 from pyllm.quant.kernels.tables import table
 
-_factors = table(lambda: np.geomspace(0.7, 2.2, 16).astype(np.float32).tobytes())
-"""Scales that are tried, times the guess."""
+_factors = table(lambda: np.tile(np.geomspace(0.75, 2.0, 8), 2).astype(np.float32).tobytes())
+"""Scales that are tried, times the guess; with either shift."""
 
 _RMS = 0.8
 """Weights of a normal distribution are best encoded with this as their root mean square."""
-
-_N = 2048
-_plus, _enlist_plus = quads("IQ1_S", (-0.875, 0.125, 1.125))
-_minus, _enlist_minus = quads("IQ1_S", (-1.125, -0.125, 0.875))
 
 
 def encode(format: str, source: str) -> Any:
@@ -60,7 +54,8 @@ def encode(format: str, source: str) -> Any:
 
 
 def _iq1_s() -> Any:
-    guess_scales, fit = guess(32, _RMS), fitter(4, 1.0, 7, _factors, paired=True)
+    guess_scales, fit = guess(32, _RMS), fitter(4, 1.0, 7, _factors, tried=8, paired=True)
+    list_best = quads("IQ1_S", (-1.0, 0.0, 1.0), 1 / 8, apart=True)
 
     @register_jitable
     def block(x, w, target, scratch):
@@ -74,8 +69,7 @@ def _iq1_s() -> Any:
         for g in range(8):
             db = splat_at(scratch + BASES + 4 * g) * load_f32x16(_factors())
             for u in range(4):
-                _enlist_plus(scratch, u, g, _plus(scratch, 32 * g + 8 * u, db)[1], 0)
-                _enlist_minus(scratch, u, g + 8, _minus(scratch, 32 * g + 8 * u, db)[1], 0)
+                list_best(scratch, 32 * g + 8 * u, u, g, db)
         d = fit(scratch, largest)
         if not d > np.float32(0):
             return
@@ -95,6 +89,7 @@ def _iq1_s() -> Any:
 
 def _iq1_m() -> Any:
     guess_scales, fit = guess(16, _RMS), fitter(2, 1.0, 7, _factors)
+    list_best = quads("IQ1_S", (-1.0, 0.0, 1.0), 1 / 8)
 
     @register_jitable
     def block(x, w, target, scratch):
@@ -105,10 +100,7 @@ def _iq1_m() -> Any:
         for g in range(16):
             db = splat_at(scratch + BASES + 4 * g) * load_f32x16(_factors())
             for u in range(2):
-                e, found = _plus(scratch, 16 * g + 8 * u, db)
-                _enlist_plus(scratch, u, g, found, 0)
-                e2, found = _minus(scratch, 16 * g + 8 * u, db)
-                _enlist_minus(scratch, u, g, select_lt(e2, e, found, splat_f32(np.float32(-1))), _N)
+                list_best(scratch, 16 * g + 8 * u, u, g, db)
         d = fit(scratch, largest)
         if not d > np.float32(0):
             return

@@ -29,6 +29,7 @@ from pyllm.quant.kernels.codebook_search import (
     SCALES,
     SUMS,
     WEIGHTS,
+    clear_lists,
     enlist,
     fitter,
     guess,
@@ -54,7 +55,7 @@ def encode(format: str, source: str) -> Any:
     tiles = tiles_table(format)
     units, n_groups = group // 8, 256 // group
     guess_scales, fit = guess(group, _RMS), fitter(units, 1 / 8, 15, _factors)
-    search, note = quads("IQ2_S", (8.0, 25.0, 43.0))
+    list_best = quads("IQ2_S", (8.0, 25.0, 43.0))
 
     @register_jitable
     def block(x, w, target, scratch):
@@ -71,7 +72,7 @@ def encode(format: str, source: str) -> Any:
                 i = group * g + 8 * u
                 odd = even and parity(negatives(x + 4 * i)) != 0
                 if large:
-                    note(scratch, u, g, search(scratch, i, db)[1], 0)
+                    list_best(scratch, i, u, g, db)
                 else:
                     octet_sums(tiles(), scratch + 4 * i, odd, n, sums)
                     enlist(scratch, u, g, sums, n, scan(sums, sums + 4 * n, n, db)[1])
@@ -90,6 +91,7 @@ def encode(format: str, source: str) -> Any:
 
     @register_jitable
     def row(x, w, columns, target, scratch):
+        clear_lists(scratch)
         for b in range(columns // 256):
             block(x + 1024 * b, w + 1024 * b if w != 0 else 0, target + n_bytes * b, scratch)
 

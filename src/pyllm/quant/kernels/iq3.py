@@ -33,6 +33,7 @@ from pyllm.quant.kernels.codebook_search import (
     TEMPORARY,
     UNIT_BYTES,
     WEIGHTS,
+    clear_lists,
     enlist,
     fitter,
     guess,
@@ -55,6 +56,7 @@ def encode(format: str, source: str) -> Any:
 
     @register_jitable
     def row(x, w, columns, target, scratch):
+        clear_lists(scratch)
         for b in range(columns // 256):
             to = target + n_bytes * b
             for i in range(n_bytes // 2):
@@ -108,7 +110,7 @@ def _iq3_s() -> Any:
             for u in range(8):
                 j = np.int64(load_f32(scratch + ENTRIES + 64 * u + 4 * g))
                 store_i8(target + 2 + 8 * g + u, j)
-                high |= j >> 8 << u
+                high |= int(j >> 8 << u)
             store_i8(target + 66 + g, high)
             for o in range(4):
                 store_i8(target + 74 + 4 * g + o, negatives(x + 128 * g + 32 * o))
