@@ -65,7 +65,7 @@ def logits(backend: Backend, folder: Path, n: int) -> NDArray[np.float32]:
 
 def in_float32(model: Conversion) -> Iterator[TensorInfo]:
     """The tensors as a file in F32 has them."""
-    for t in model.tensors:
+    for t in model.tensors.values():
         rows = t.read(0, t.values.n_rows)
         values = formats.get(t.format).decode(rows)
         yield TensorInfo(t.name, t.shape, "F32", values.view(np.uint8).reshape(-1))

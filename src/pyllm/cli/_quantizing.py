@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pyllm.cli._output import note, size, table
+from pyllm.cli._output import note, size, table, write
 
 if TYPE_CHECKING:
     from pyllm.gguf.writer import TensorSpec
     from pyllm.quant.pipeline import Summary, TensorResult
+    from pyllm.quant.quantize import Plan
 
 _NAME_WIDTH = 28
 _SHOWN = 3
@@ -35,6 +38,8 @@ class Board:
         self._bar: Any = None
         self._task: Any = None
         self._is_terminal = sys.stderr.isatty()
+        self.summary: Summary | None = None
+        """What was done, once it is."""
 
     def progress(self, what: str, share: float) -> None:
         """`what` is a tensor, or what is done before the first."""
@@ -90,6 +95,49 @@ class Board:
         )
         self._task = self._bar.add_task("", total=1.0, error="", speed="")
         self._bar.start()
+
+
+@contextmanager
+def show_work(plan: Plan, n_bytes_before: int, as_json: bool) -> Iterator[Board]:
+    """Show how a plan is carried out: a board, whose `summary` is to be set, and what became of it all afterwards."""
+    start = time.perf_counter()
+    n_weights = sum(t.n_elements for t in plan.specs)
+    sources = {t.name: before for t, before in zip(plan.specs, plan.source_formats, strict=True)}
+    with Board(sources, plan.formats, n_weights) as board:
+        yield board
+    seconds, summary = time.perf_counter() - start, board.summary
+    if summary is None:
+        return
+    if as_json:
+        write(json.dumps(as_dict(summary, plan.fallbacks) | {"seconds": seconds}, ensure_ascii=False) + "\n")
+        return
+    write(summary_table(summary))
+    count = f" and {len(summary.paths) - 1} more files" if len(summary.paths) > 1 else ""
+    write(
+        f"\n{summary.paths[0]}{count}: {size(summary.n_bytes)}, was {size(n_bytes_before)}; "
+        f"{seconds:.1f} s, {n_weights / seconds / 1e6:.0f} M weights/s\n"
+    )
+    report(plan.fallbacks, plan.unweighted)
+
+
+def show_plan(plan: Plan, n_bytes: int, n_bytes_before: int, as_json: bool) -> None:
+    """What a plan would do: every tensor, and how large the file gets."""
+    if as_json:
+        tensors = [
+            {"name": t.name, "shape": list(t.shape), "source_format": before, "format": t.format, "bytes": t.n_bytes}
+            | ({"fallback": plan.fallbacks[t.name]} if t.name in plan.fallbacks else {})
+            for t, before in zip(plan.specs, plan.source_formats, strict=True)
+        ]
+        write(json.dumps({"bytes": n_bytes, "tensors": tensors}, ensure_ascii=False) + "\n")
+        return
+    rows = [("TENSOR", "SHAPE", "FROM", "TO", "SIZE")]
+    rows += [
+        (t.name, " x ".join(map(str, t.shape)), before, t.format, size(t.n_bytes))
+        for t, before in zip(plan.specs, plan.source_formats, strict=True)
+    ]
+    write(table(rows, right=(4,)) + "\n" + plan_table(plan.specs))
+    write(f"\nnothing was written; the file would have {size(n_bytes)} (now {size(n_bytes_before)})\n")
+    report(plan.fallbacks, plan.unweighted)
 
 
 def summary_table(summary: Summary) -> str:

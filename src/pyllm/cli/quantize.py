@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +48,7 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     multiple=True,
     help="Format of tensors in whose name the regular expression PATTERN is found; the first that fits counts.",
 )
-@click.option("--output-tensor-type", type=FormatType(), help="Format of output.weight.")
+@click.option("--output-tensor-type", "--output-type", type=FormatType(), help="Format of output.weight.")
 @click.option("--token-embedding-type", type=FormatType(), help="Format of the token embeddings.")
 @click.option("--pure", is_flag=True, help="One format for all matrices.")
 @click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as it is.")
@@ -114,27 +112,10 @@ def _plan(
 
 
 def _show_plan(file: GGUFFile, plan: Plan, split_bytes: int | None, as_json: bool) -> None:
-    from pyllm.cli._output import size, table, write
-    from pyllm.cli._quantizing import plan_table, report
+    from pyllm.cli._quantizing import show_plan
     from pyllm.quant.quantize import planned_bytes
 
-    n_bytes = planned_bytes(file, plan, split_bytes)
-    if as_json:
-        tensors = [
-            {"name": t.name, "shape": list(t.shape), "source_format": before, "format": t.format, "bytes": t.n_bytes}
-            | ({"fallback": plan.fallbacks[t.name]} if t.name in plan.fallbacks else {})
-            for t, before in zip(plan.specs, plan.source_formats, strict=True)
-        ]
-        write(json.dumps({"bytes": n_bytes, "tensors": tensors}, ensure_ascii=False) + "\n")
-        return
-    rows = [("TENSOR", "SHAPE", "FROM", "TO", "SIZE")]
-    rows += [
-        (t.name, " x ".join(map(str, t.shape)), before, t.format, size(t.n_bytes))
-        for t, before in zip(plan.specs, plan.source_formats, strict=True)
-    ]
-    write(table(rows, right=(4,)) + "\n" + plan_table(plan.specs))
-    write(f"\nnothing was written; the file would have {size(n_bytes)} (now {size(file.n_bytes)})\n")
-    report(plan.fallbacks, plan.unweighted)
+    show_plan(plan, planned_bytes(file, plan, split_bytes), file.n_bytes, as_json)
 
 
 def _quantize(
@@ -145,15 +126,11 @@ def _quantize(
     matrix_name: str,
     options: dict[str, Any],
 ) -> None:
-    from pyllm.cli._output import size, write
-    from pyllm.cli._quantizing import Board, as_dict, report, summary_table
+    from pyllm.cli._quantizing import show_work
     from pyllm.quant.quantize import carry_out
 
-    start = time.perf_counter()
-    n_weights = sum(t.n_elements for t in plan.specs)
-    sources = {t.name: before for t, before in zip(plan.specs, plan.source_formats, strict=True)}
-    with Board(sources, plan.formats, n_weights) as board:
-        summary = carry_out(
+    with show_work(plan, file.n_bytes, options["as_json"]) as work:
+        work.summary = carry_out(
             file,
             target,
             plan,
@@ -162,17 +139,6 @@ def _quantize(
             overwrite=options["overwrite"],
             split_bytes=options["split_max_size"],
             n_threads=options["threads"],
-            progress=board.progress,
-            on_tensor=board.on_tensor,
+            progress=work.progress,
+            on_tensor=work.on_tensor,
         )
-    seconds = time.perf_counter() - start
-    if options["as_json"]:
-        write(json.dumps(as_dict(summary, plan.fallbacks) | {"seconds": seconds}, ensure_ascii=False) + "\n")
-        return
-    write(summary_table(summary))
-    count = f" and {len(summary.paths) - 1} more files" if len(summary.paths) > 1 else ""
-    write(
-        f"\n{summary.paths[0]}{count}: {size(summary.n_bytes)}, was {size(file.n_bytes)}; "
-        f"{seconds:.1f} s, {n_weights / seconds / 1e6:.0f} M weights/s\n"
-    )
-    report(plan.fallbacks, plan.unweighted)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pyllm.config import Progress
 from pyllm.errors import FormatError, RequestError
@@ -23,6 +23,13 @@ _QUANTIZATION_VERSION = 2
 _IMATRIX_KEYS = ("file", "dataset", "entries_count", "chunks_count")
 _OF_OUTPUT = ("token_embd.weight", "output.weight")
 """Matrices that importance matrices often lack."""
+
+
+class TensorFile(Protocol):
+    """Anything with tensors that are to be quantized: a `GGUFFile`, a checkpoint."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +53,7 @@ class Plan:
 
 
 def plan(
-    file: GGUFFile,
+    file: TensorFile,
     choices: Sequence[Choice],
     file_type: int | None,
     *,
@@ -179,7 +186,7 @@ def _check_sources(tensors: Iterable[Tensor]) -> None:
             )
 
 
-def _unweighted(file: GGUFFile, changed: Sequence[Choice], imatrix: ImportanceMatrix | None) -> list[str]:
+def _unweighted(file: TensorFile, changed: Sequence[Choice], imatrix: ImportanceMatrix | None) -> list[str]:
     """Names of matrices that change without importance, where there is an importance matrix."""
     missing = []
     for c in changed:

@@ -34,6 +34,11 @@ class Checkpoint:
             self.close()
             raise
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files with tensors."""
+        return tuple(file.path for file in self._files)
+
     def close(self) -> None:
         """Unmap all files."""
         for file in self._files:
@@ -146,4 +151,6 @@ def _stored(file: SafetensorsFile, entry: Entry) -> Lazy:
 def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the language model: config.json with its text_config, if it has one, laid over."""
     inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else dict(config)
+    if not isinstance(inner, dict):
+        return dict(config)
+    return {**config, **{key: value for key, value in inner.items() if value is not None}}

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.errors import ModelError
+from pyllm.errors import ModelError, TokenizerError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.gguf.values import Value
+from pyllm.gguf.writer import TensorSpec
 from pyllm.quant.source import SourceTensor
 from pyllm_convert import lazy, names
 from pyllm_convert.checkpoint import Checkpoint, text_config
@@ -39,6 +40,11 @@ class Planned:
     keep: str
     values: Lazy
 
+    @property
+    def as_kept(self) -> TensorSpec:
+        """Name, shape and the format it is stored in without a recipe."""
+        return TensorSpec(self.name, self.shape, self.keep)
+
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Rows [start, stop) of the tensor as a matrix, in `format`: uint8 [rows, bytes of a row]."""
         t = self.values
@@ -49,8 +55,8 @@ class Planned:
 class Conversion:
     """An open folder, read as far as needed to know the whole header of the file.
 
-    `metadata` and `tensors` go to the pipeline (`sources`, `kept_formats`); `notes` are sentences about what a GGUF
-    file cannot say of this model. Nothing is read from the weights before `SourceTensor.read`.
+    `metadata` and `tensors` (by name, in the file's order) are those of the file; `notes` are sentences about what a
+    GGUF file cannot say of this model. Weights are read when `sources` are.
 
     Raises ModelError: unknown architecture, settings without a place in GGUF, tensors that are missing or of shapes
     that contradict config.json, weights that are damaged or of a kind that cannot be converted.
@@ -78,9 +84,11 @@ class Conversion:
         words = _vocabulary(folder, config) if tokenizer else {"tokenizer.ggml.model": Value.of("none")}
         if tokenizer:
             placed, keys["vocab_size"] = _as_many_rows(placed, words)
-        self.tensors = [_planned(n, t) for n, t in placed.items()]
+        self.tensors = {n: _planned(n, t) for n, t in placed.items()}
         general = {"general.architecture": model.arch, **names.general(folder, name)}
-        general["general.size_label"] = names.size_label({t.name: t.shape for t in self.tensors}, model.n_experts)
+        general["general.size_label"] = names.size_label(
+            {t.name: t.shape for t in self.tensors.values()}, model.n_experts
+        )
         general["general.quantization_version"] = _QUANTIZATION_VERSION
         general["general.file_type"] = FILE_TYPES[self._mostly()]
         own = {f"{model.arch}.{key}": value for key, value in keys.items()}
@@ -89,11 +97,17 @@ class Conversion:
 
     def sources(self) -> list[SourceTensor]:
         """The tensors as the pipeline takes them; rows are read from the checkpoint when it asks for them."""
-        return [SourceTensor(t.name, t.shape, t.format, t.read) for t in self.tensors]
+        return [SourceTensor(t.name, t.shape, t.format, t.read) for t in self.tensors.values()]
 
-    def kept_formats(self) -> dict[str, str]:
-        """The format of each tensor that keeps the checkpoint's precision; vectors and routers in F32."""
-        return {t.name: t.keep for t in self.tensors}
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files with weights, which nothing may overwrite."""
+        return self.checkpoint.files
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of these files together."""
+        return sum(path.stat().st_size for path in self.files)
 
     def close(self) -> None:
         """Unmap the checkpoint."""
@@ -107,7 +121,7 @@ class Conversion:
 
     def _mostly(self) -> str:
         sizes = dict.fromkeys(FILE_TYPES, 0)
-        for t in self.tensors:
+        for t in self.tensors.values():
             sizes[t.keep] += t.values.n_rows * t.values.n_columns
         return max(sizes, key=lambda kind: sizes[kind])
 
@@ -119,7 +133,7 @@ class Conversion:
 
     def _infos(self) -> Iterator[tuple[str, TensorInfo]]:
         nothing = np.empty(0, np.uint8)
-        for t in self.tensors:
+        for t in self.tensors.values():
             # Factors of frequencies are numbers that the pass is recorded with; of others, only shapes matter.
             data = t.read(0, 1).reshape(-1) if t.name.startswith("rope_") else nothing
             yield t.name, TensorInfo(t.name, t.shape, t.format, data)
@@ -137,7 +151,11 @@ def _planned(name: str, t: Lazy) -> Planned:
 def _vocabulary(folder: Path, config: dict[str, Any]) -> dict[str, Value]:
     from pyllm_convert.tokenizer import tokenizer_metadata
 
-    return tokenizer_metadata(folder, config)
+    try:
+        return tokenizer_metadata(folder, config)
+    except TokenizerError as error:
+        hint = "without a vocabulary (--no-tokenizer), the file would take token ids only"
+        raise TokenizerError(f"{error}; {hint}") from None
 
 
 def _as_many_rows(placed: dict[str, Lazy], words: dict[str, Value]) -> tuple[dict[str, Lazy], int]:

@@ -1,4 +1,4 @@
-"""Checkpoints that are quantized already: float8 with scales, and gpt-oss's 4-bit blocks."""
+"""Checkpoints that are quantized already: 8 bits (float8, int8) with scales, and gpt-oss's 4-bit blocks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ MXFP4_WEIGHTS = 32
 MXFP4_BYTES = 17
 """Bytes of a block in GGUF: the exponent, then 16 bytes of two weights each."""
 
-_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_SCALED = ("F8_E4M3", "F8_E5M2", "I8")
 _METHODS = ("fp8", "mxfp4", "compressed-tensors", "modelopt", "fbgemm_fp8")
+_COMPRESSED = ("float-quantized", "int-quantized", "naive-quantized", "dense")
+"""Formats of compressed-tensors whose weights are 8 bits each, times a scale."""
 _UNUSED = ("input_scale", "activation_scale", "k_scale", "v_scale", "input_scale_ub", "output_scale")
 """Last parts of names that only matter where activations are quantized, too."""
 
 
 def check_method(config: Mapping[str, Any]) -> None:
-    """Raises ModelError for quantized checkpoints that are not float8 or MXFP4."""
+    """Raises ModelError for quantized checkpoints that are neither 8 bits with scales nor MXFP4."""
     method = config.get("quant_method")
+    if method == "compressed-tensors" and config.get("format") not in _COMPRESSED:
+        method = config.get("format")
+    if method == "modelopt" and config.get("quant_algo") not in (None, "FP8"):
+        method = config["quant_algo"]
     if method is not None and method not in _METHODS:
         raise ModelError(
             f"the checkpoint is quantized with {method!r}, which cannot be converted; take the original in BF16 or "
@@ -34,7 +40,7 @@ def check_method(config: Mapping[str, Any]) -> None:
 
 
 def without_scales(tensors: Mapping[str, Lazy], config: Mapping[str, Any]) -> dict[str, Lazy]:
-    """The tensors, float8 ones multiplied by their scales (float32 rows), and the scales taken away.
+    """The tensors, those of 8 bits multiplied by their scales (float32 rows), and the scales taken away.
 
     The scale of `x` is `x_scale_inv` or `x_scale`: one number, one for each row, or one for each block of
     `weight_block_size` rows and columns. `config` is config.json's quantization_config.
@@ -46,7 +52,7 @@ def without_scales(tensors: Mapping[str, Lazy], config: Mapping[str, Any]) -> di
         if name in scales or name.rsplit(".", 1)[-1].endswith(_UNUSED):
             continue
         scale = tensors.get(f"{name}_scale_inv", tensors.get(f"{name}_scale"))
-        out[name] = t if scale is None or t.dtype not in _FLOAT8 else scaled(t, scale, config)
+        out[name] = t if scale is None or t.dtype not in _SCALED else scaled(t, scale, config)
     return out
 
 

@@ -43,6 +43,8 @@ CARRIERS: dict[str, np.dtype[Any]] = {
 
 _MAX_HEADER = 100_000_000  # bytes, the format's own limit
 _MAX_DIMS = 8
+_READ_AHEAD = 8 << 20
+"""Bytes that the system is asked to read before they are needed."""
 _MAX_NAME = 4096
 
 
@@ -87,8 +89,9 @@ class SafetensorsFile:
         carrier = CARRIERS[entry.dtype]
         begin, end = entry.start + start * carrier.itemsize, entry.start + stop * carrier.itemsize
         if self._used is not None and self._used != (begin, end):
-            self._release(*self._used)
+            self._advise("MADV_DONTNEED", *self._used)
         self._used = begin, end
+        self._advise("MADV_WILLNEED", end, min(end + _READ_AHEAD, self.size))
         return np.frombuffer(self._map, carrier, stop - start, begin)
 
     def close(self) -> None:
@@ -97,11 +100,12 @@ class SafetensorsFile:
         with contextlib.suppress(BufferError):
             self._map.close()
 
-    def _release(self, begin: int, end: int) -> None:
+    def _advise(self, advice: str, begin: int, end: int) -> None:
+        """Tell the system how whole pages between two offsets will be used, where it can be told."""
         first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-        if first < last and hasattr(mmap, "MADV_DONTNEED"):
+        if first < last and hasattr(mmap, advice):
             with contextlib.suppress(OSError, ValueError):
-                self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+                self._map.madvise(getattr(mmap, advice), first, last - first)
 
     def _error(self, what: str) -> ModelError:
         return ModelError(f"{self.path} is no usable safetensors file: {what}")

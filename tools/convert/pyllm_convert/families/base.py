@@ -163,6 +163,8 @@ class Family:
                 placed[new] = value
         for (il, part), parts in experts.items():
             placed[f"blk.{il}.ffn_{part}_exps.weight"] = self._stack(il, part, parts)
+        if "output.weight" not in placed and not self.is_tied:
+            raise ModelError("the checkpoint has no lm_head.weight, and config.json does not tie it to the embeddings")
         for name, values in self.rope.tensors.items():
             placed[name] = lazy.constant(name, values)
         return dict(sorted(placed.items(), key=lambda item: _place_in_model(item[0])))
@@ -175,9 +177,12 @@ class Family:
             if name.startswith(prefix):
                 name = short + name.removeprefix(prefix)
                 break
-        if name == "lm_head.weight" and self.config.flag("tie_word_embeddings", default=self.tied):
-            return None
-        return name
+        return None if name == "lm_head.weight" and self.is_tied else name
+
+    @property
+    def is_tied(self) -> bool:
+        """The output matrix is the embedding table; a matrix of its own in the checkpoint counts for nothing."""
+        return self.config.flag("tie_word_embeddings", default=self.tied)
 
     def _place(self, name: str, t: Lazy, layer: re.Match[str] | None) -> Iterator[tuple[str, Lazy]]:
         if layer is None:

@@ -30,11 +30,15 @@ class Gemma2(Family):
         "pre_feedforward_layernorm": "ffn_norm",
         "post_feedforward_layernorm": "post_ffw_norm",
     }
+    own_output: ClassVar[bool] = False
+    """The architecture may have an output matrix of its own."""
     wide_head_layers: ClassVar[int] = 46
     """Layers of the model of 27 billion, for which engines scale scores by n_embd / n_heads, for others by head_dim."""
 
     def metadata(self) -> dict[str, Any]:
         self.refuse("use_bidirectional_attention", False)
+        if not self.own_output:
+            self.refuse("tie_word_embeddings", True)
         return super().metadata() | self.scale() | self.soft_caps()
 
     def scale(self) -> dict[str, Any]:
@@ -62,9 +66,6 @@ class Gemma2(Family):
             found[where] = float(cap)
         return found
 
-    def own_name(self, name: str) -> str | None:
-        return None if name == "lm_head.weight" else super().own_name(name)
-
 
 class Gemma3(Gemma2):
     """Windowed layers rotate with a base of their own; norms of queries and keys, no caps."""
@@ -85,6 +86,7 @@ class Gemma3(Gemma2):
         "rope_local_base_freq": 10000.0,
     }
     window_period = 6
+    own_output = True
     wide_head_layers = 62
 
     def soft_caps(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Mistral(Llama):
         super().__init__(config)
         inner = self.config.text("model_type", default="mistral")
         if inner not in ("mistral", "mixtral"):
-            raise ModelError(f"language models of the type {inner!r} within {config['architectures'][0]} are not known")
+            raise ModelError(f"language models of the type {inner!r} cannot be converted; mistral and mixtral can")
         if self.config.get("sliding_window") is not None:
             n = self.config.integer("sliding_window", most=1 << 31)
             self.notes.append(f"windows of {n} positions are left out: beyond that, attention sees more than trained")

@@ -1,0 +1,91 @@
+"""`pyllm convert`: a Hugging Face folder to a GGUF file, in any format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyllm.cli import quantize
+
+_SHARED = (
+    "imatrix",
+    "tensor_types",
+    "output_tensor_type",
+    "token_embedding_type",
+    "pure",
+    "leave_output_tensor",
+    "allow_requantize",
+    "overwrite",
+    "split_max_size",
+    "threads",
+    "dry_run",
+    "as_json",
+)
+"""Options of `pyllm quantize` that mean the same here."""
+
+
+@click.command("convert", short_help="Make a GGUF file of a Hugging Face folder.")
+@click.argument("arguments", nargs=-1, metavar="FOLDER DST [RECIPE]")
+@click.option("--name", help="What the model is called [default: as the folder].")
+@click.option("--no-tokenizer", is_flag=True, help="Leave out the vocabulary; the file then takes token ids only.")
+def command(arguments: tuple[str, ...], name: str | None, no_tokenizer: bool, **options: Any) -> None:
+    """Convert the model in FOLDER (config.json, safetensors, tokenizer.json) to the GGUF file DST.
+
+    Without a RECIPE the weights keep their precision. With one, such as Q4_K_M (`pyllm quantize --list` shows
+    all), they are quantized straight from the folder, with no file in between.
+    """
+    from pyllm.cli._output import note
+    from pyllm.cli._quantizing import show_plan, show_work
+    from pyllm.quant.imatrix import ImportanceMatrix
+    from pyllm.quant.recipes import RecipeOptions
+    from pyllm_convert.conversion import Conversion
+    from pyllm_convert.convert import carry_out, plan_of, planned_bytes
+
+    folder, target, recipe = _arguments(arguments, options["dry_run"])
+    imatrix = options["imatrix"]
+    matrix = None if imatrix is None else ImportanceMatrix.load(imatrix)
+    recipe_options = RecipeOptions(
+        tensor_types=options["tensor_types"],
+        output_format=options["output_tensor_type"],
+        embedding_format=options["token_embedding_type"],
+        pure=options["pure"],
+        leave_output=options["leave_output_tensor"],
+    )
+    with Conversion(Path(folder), name=name, tokenizer=not no_tokenizer) as model:
+        allow = options["allow_requantize"]
+        planned = plan_of(model, recipe, recipe_options, imatrix=matrix, allow_requantize=allow)
+        for text in model.notes:
+            note(f"note: {text}")
+        if target is None:
+            n_bytes = planned_bytes(model, planned, options["split_max_size"])
+            show_plan(planned, n_bytes, model.n_bytes, options["as_json"])
+            return
+        with show_work(planned, model.n_bytes, options["as_json"]) as work:
+            work.summary = carry_out(
+                model,
+                target,
+                planned,
+                imatrix=matrix,
+                imatrix_name=Path(imatrix).name if imatrix is not None else "",
+                overwrite=options["overwrite"],
+                split_bytes=options["split_max_size"],
+                n_threads=options["threads"],
+                progress=work.progress,
+                on_tensor=work.on_tensor,
+            )
+
+
+def _arguments(arguments: tuple[str, ...], dry_run: bool) -> tuple[str, str | None, str | None]:
+    """Folder, target (None: nothing is to be written) and recipe (None: the checkpoint's precision)."""
+    if dry_run and 1 <= len(arguments) <= 3:
+        recipe = arguments[-1] if len(arguments) > 1 and not arguments[-1].endswith(".gguf") else None
+        return arguments[0], None, recipe
+    if 2 <= len(arguments) <= 3:
+        folder, target, *rest = arguments
+        return folder, target, rest[0] if rest else None
+    raise click.UsageError("a folder and a target are needed: pyllm convert FOLDER model.gguf, or … model.gguf Q4_K_M")
+
+
+command.params += [param for param in quantize.command.params if param.name in _SHARED]

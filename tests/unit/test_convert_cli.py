@@ -1,0 +1,109 @@
+"""`pyllm convert`: a folder with a vocabulary to a file that runs, and one clear line where that cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert_folders import LLAMA, llama_tensors, write_folder
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+import pyllm
+from pyllm.cli import main
+
+TEMPLATE = "{{ messages[0]['content'] }}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A llama of 26 thousand weights with a vocabulary of bytes and three merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet, "he", "ll", "Ġw"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("l", "l"), ("Ġ", "w")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tensors, random = llama_tensors(), np.random.default_rng(1)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = random.standard_normal((len(vocab) + 3, 32)).astype(np.float32)
+    path = write_folder(tmp_path / "tiny", LLAMA | {"vocab_size": len(vocab) + 3}, tensors)
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    with pytest.raises(SystemExit) as left:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+def test_a_folder_becomes_a_model_that_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = folder.parent / "out.gguf"
+    code, out, err = run(capsys, "convert", folder, target, "Q8_0", "--tensor-type", "ffn_down=F16", "-t", 1)
+    assert code == 0
+    assert "out.gguf: " in out
+    assert "[12/12]" in err
+    with pyllm.open_gguf(target) as file:
+        assert file.metadata["general.name"] == "tiny"
+        assert file.metadata["general.file_type"] == 7
+        assert file.metadata["tokenizer.chat_template"] == TEMPLATE
+        assert file.tensors["blk.0.ffn_down.weight"].format == "F16"
+        assert file.tensors["blk.0.attn_q.weight"].format == "Q8_0"
+    with pyllm.load(target, backend="reference", n_threads=1) as llm:
+        assert llm.tokenizer.encode("hello w") == [llm.tokenizer.encode(part)[0] for part in ("he", "ll", "o", " w")]
+        assert llm.complete("hello", max_tokens=3, temperature=0).usage.n_generated <= 3
+
+
+def test_dry_run_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "convert", folder, "Q8_0", "--dry-run", "--json")
+    planned = json.loads(out)
+    assert code == 0
+    target = folder.parent / "out.gguf"
+    code, out, _ = run(capsys, "convert", folder, target, "Q8_0", "--json")
+    done = json.loads(out)
+    assert [t["format"] for t in done["tensors"]] == [t["format"] for t in planned["tensors"]]
+    assert done["bytes"] == planned["bytes"] == target.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{folder}", "{out}", "Q9_9"], "Q9_9"),
+        (["{folder}", "{out}", "IQ2_XXS", "--imatrix", "{folder}/none"], "none"),
+        (["{folder}/none", "{out}"], "is no folder"),
+        (["{folder}", "{folder}/config.json"], "config.json"),
+        (["{folder}", "{out}", "--tensor-type", "[=Q8_0"], "no regular expression"),
+        (["{folder}"], "a folder and a target"),
+    ],
+)
+def test_one_clear_line_and_nothing_left(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    target = folder.parent / "out.gguf"
+    code, out, err = run(capsys, "convert", *(a.format(folder=folder, out=target) for a in arguments))
+    assert code in (1, 2)
+    assert said in err.splitlines()[-1]
+    assert out == ""
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["tiny"]
+
+
+def test_without_a_vocabulary(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "tokenizer.json").unlink()
+    code, _, err = run(capsys, "convert", folder, "--dry-run")
+    assert code == 1
+    assert "--no-tokenizer" in err
+    assert run(capsys, "convert", folder, "--dry-run", "--no-tokenizer")[0] == 0
+
+
+def test_notes_say_what_the_file_cannot(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "note: windows of 16 positions" in run(capsys, "convert", folder, "--dry-run")[2]

@@ -1,0 +1,274 @@
+"""config.json and tensors of a folder: what becomes of them, and what is refused, in one clear error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert_folders import LLAMA, llama_tensors, write_folder
+from numpy.typing import NDArray
+
+from pyllm.errors import ModelError
+from pyllm_convert import Conversion, families
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "convert"
+
+
+def keys_of(folder: Path, **options: Any) -> dict[str, Any]:
+    """All metadata as plain values."""
+    with Conversion(folder, tokenizer=False, **options) as model:
+        return {key: value.value for key, value in model.metadata.items()}
+
+
+def convert(
+    folder: Path, changes: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]] | None = None
+) -> dict[str, Any]:
+    return keys_of(write_folder(folder, {**LLAMA, **changes}, tensors))
+
+
+def test_keys(tmp_path: Path) -> None:
+    keys = keys_of(write_folder(tmp_path / "Tiny-Llama"))
+    assert keys == {
+        "general.architecture": "llama",
+        "general.type": "model",
+        "general.name": "Tiny-Llama",
+        "general.size_label": "10K",
+        "general.quantization_version": 2,
+        "general.file_type": 0,
+        "llama.block_count": 1,
+        "llama.context_length": 64,
+        "llama.embedding_length": 32,
+        "llama.feed_forward_length": 64,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 8,
+        "llama.attention.value_length": 8,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.dimension_count": 8,
+        "llama.rope.freq_base": 10000.0,
+        "llama.vocab_size": 16,
+        "tokenizer.ggml.model": "none",
+    }
+
+
+def test_names_and_order(tmp_path: Path) -> None:
+    with Conversion(write_folder(tmp_path), tokenizer=False) as model:
+        assert list(model.tensors) == [
+            "token_embd.weight",
+            "blk.0.attn_k.weight",
+            "blk.0.attn_norm.weight",
+            "blk.0.attn_output.weight",
+            "blk.0.attn_q.weight",
+            "blk.0.attn_v.weight",
+            "blk.0.ffn_down.weight",
+            "blk.0.ffn_gate.weight",
+            "blk.0.ffn_norm.weight",
+            "blk.0.ffn_up.weight",
+            "output.weight",
+            "output_norm.weight",
+        ]
+
+
+def test_matrices_keep_their_precision_vectors_become_float32() -> None:
+    with Conversion(GOLDEN / "mixtral", tokenizer=False) as model:
+        kept = {n: t.keep for n, t in model.tensors.items()}
+        assert model.metadata["general.file_type"].value == 32
+    assert {kept[f"blk.0.{n}.weight"] for n in ("attn_norm", "ffn_norm", "ffn_gate_inp")} == {"F32"}
+    assert {kept[f"blk.0.{n}.weight"] for n in ("attn_q", "ffn_down_exps")} == {"BF16"}
+    with Conversion(GOLDEN / "llama-fp8-blocks", tokenizer=False) as model:
+        assert (model.tensors["blk.0.attn_q.weight"].keep, model.metadata["general.file_type"].value) == ("BF16", 32)
+        assert model.tensors["blk.0.attn_q.weight"].format == "F32"
+    with Conversion(GOLDEN / "gpt-oss-mxfp4", tokenizer=False) as model:
+        assert (model.tensors["blk.1.ffn_up_exps.weight"].keep, model.metadata["general.file_type"].value) == (
+            "MXFP4",
+            38,
+        )
+
+
+def test_readme_and_generation_config(tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--Small-1B" / "snapshots" / "0123abcd"
+    folder.mkdir(parents=True)
+    write_folder(folder)
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\nlicense: none\n")
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "top_k": 20, "top_p": NaN, "min_p": "x"}')
+    keys = keys_of(folder)
+    assert keys["general.name"] == "Small-1B"
+    assert keys["general.license"] == "apache-2.0"
+    assert {k: v for k, v in keys.items() if "sampling" in k} == {
+        "general.sampling.temp": 0.6,
+        "general.sampling.top_k": 20,
+    }
+    assert keys_of(folder, name="Other")["general.name"] == "Other"
+
+
+def test_unknown_architecture_names_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"'FalconForCausalLM'.*GptOssForCausalLM.*SmolLM3ForCausalLM"):
+        convert(tmp_path, {"architectures": ["FalconForCausalLM"]})
+    for given in (None, [], "LlamaForCausalLM", [3]):
+        with pytest.raises(ModelError, match="names no architecture"):
+            convert(tmp_path, {"architectures": given})
+
+
+def test_every_family_has_a_golden_folder() -> None:
+    seen = {json.loads(p.read_text())["architectures"][0] for p in GOLDEN.glob("*/config.json")}
+    assert {n for n in families.names() if "Conditional" not in n} == seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": float("nan")}, "hidden_size is nan"),
+        ({"hidden_size": None}, "lacks hidden_size"),
+        ({"hidden_size": -32}, "hidden_size is -32"),
+        ({"hidden_size": 1 << 40}, "not a count"),
+        ({"num_hidden_layers": "1"}, "num_hidden_layers is '1'"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"num_attention_heads": True}, "num_attention_heads is True"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
+        ({"rms_norm_eps": 2}, "epsilon"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan"),
+        ({"rope_theta": -5.0}, "rotary"),
+        ({"rope_scaling": {"type": "yarn", "factor": 0}}, "factor is 0"),
+        ({"rope_scaling": {"type": "yarn", "factor": float("inf")}}, "factor is inf"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}}, "llama3"),
+        ({"rope_scaling": {"rope_type": "magic"}}, "'magic' cannot be converted"),
+        ({"rope_scaling": {"rope_type": ["yarn"]}}, "rope_type"),
+        ({"rope_scaling": "yarn"}, "not a table"),
+        ({"rope_scaling": {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}}, "4 numbers"),
+        ({"hidden_act": "relu"}, "'relu' cannot be converted"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"vocab_size": 0}, "vocab_size"),
+        ({"num_key_value_heads": 3}, "k_proj"),
+        ({"intermediate_size": 96}, "ffn_"),
+        ({"quantization_config": {"quant_method": "awq"}}, "'awq'"),
+        ({"quantization_config": 3}, "quantization_config is no table"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        convert(tmp_path, changes)
+
+
+def replaced(name: str, value: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+    """The tensors with another in this place, or without."""
+    tensors: dict[str, Any] = llama_tensors() | {name: value}
+    return {n: t for n, t in tensors.items() if t is not None}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("lm_head.weight", None, "no lm_head.weight"),
+        ("model.norm.weight", None, "output_norm"),
+        ("model.layers.0.mlp.up_proj.weight", None, "ffn_up"),
+        ("model.layers.0.mlp.up_proj.weight", np.zeros((64, 31), np.float32), "ffn_up"),
+        ("model.layers.0.mlp.up_proj.weight", np.zeros(64, np.float32), "up_proj.weight has the shape"),
+        ("model.layers.0.self_attn.q_proj.weight", np.zeros((36, 32), np.float32), "q_proj.weight has 36 rows"),
+        ("model.layers.0.mlp.up_proj.weight", np.zeros((64, 32), np.uint8), "holds U8"),
+        ("model.layers.1.mlp.up_proj.weight", np.zeros((64, 32), np.float32), "counts 1 layers"),
+        ("model.layers.0.mlp.side_proj.weight", np.zeros((64, 32), np.float32), "side_proj.weight is no part of llama"),
+        ("score.weight", np.zeros((2, 32), np.float32), "score.weight is no part"),
+        ("language_model.model.norm.weight", np.ones(32, np.float32), "both become output_norm"),
+    ],
+)
+def test_tensors_that_do_not_fit(tmp_path: Path, name: str, value: NDArray[Any] | None, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        convert(tmp_path, {}, replaced(name, value))
+
+
+def copy_with(case: str, folder: Path, changes: Mapping[str, Any]) -> Path:
+    """A golden folder with other settings."""
+    config = json.loads((GOLDEN / case / "config.json").read_text()) | dict(changes)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    for path in (GOLDEN / case).glob("model*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "said"),
+    [
+        ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob is False"),
+        ("qwen3moe", {"norm_topk_prob": None}, "norm_topk_prob is False"),
+        ("qwen3moe", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        ("qwen3moe", {"num_local_experts": 5}, "experts of 4|matrices of 4 experts"),
+        ("qwen3moe", {"num_experts_per_tok": 9}, "experts"),
+        ("smollm3", {"no_rope_layers": [1, 1, 0, 1]}, "every fourth layer"),
+        ("gemma2", {"attn_logit_softcapping": None}, "always have a cap"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"layer_types": ["sliding_attention"]}, "layer_types"),
+        ("gemma3", {"layer_types": ["sliding_attention", "chunked", "x"]}, "layer_types"),
+        ("phi3", {"rope_parameters": {"partial_rotary_factor": 0.1}}, "rotary"),
+        ("gpt-oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
+        ("olmo2", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "llama3"),
+    ],
+)
+def test_settings_without_a_place(tmp_path: Path, case: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        keys_of(copy_with(case, tmp_path, changes))
+
+
+def test_language_model_within_another(tmp_path: Path) -> None:
+    """Gemma 3 with eyes: settings under text_config, tensors under a prefix, the eyes left out."""
+    inner = json.loads((GOLDEN / "gemma3" / "config.json").read_text())
+    wanted = keys_of(GOLDEN / "gemma3")
+    with Conversion(GOLDEN / "gemma3", tokenizer=False) as model:
+        plain = {t.values.name: t.read(0, t.values.n_rows) for t in model.tensors.values()}
+        names = {t.values.name: t.name for t in model.tensors.values()}
+        raw = {n: t.rows(0, t.n_rows).reshape(t.shape) for n, t in model.checkpoint.tensors.items()}
+    for prefix in ("language_model.model.", "model.language_model."):
+        tensors = {prefix + n.removeprefix("model."): t for n, t in raw.items()}
+        tensors["vision_tower.vision_model.embeddings.weight"] = np.zeros((2, 2), np.float32)
+        tensors["model.multi_modal_projector.mm.weight"] = np.zeros((2, 2), np.float32)
+        config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": inner | {"architectures": None}}
+        write_folder(tmp_path / "gemma3", config, tensors)
+        assert keys_of(tmp_path / "gemma3") == wanted
+        with Conversion(tmp_path / "gemma3", tokenizer=False) as model:
+            got = {t.name: t.read(0, t.values.n_rows) for t in model.tensors.values()}
+        assert all(np.array_equal(got[names[n]], values) for n, values in plain.items())
+
+
+@pytest.mark.parametrize("style", ["old", "new"])
+def test_rope_settings_of_both_styles(tmp_path: Path, style: str) -> None:
+    scaling = {"factor": 4.0, "original_max_position_embeddings": 32, "attention_factor": 1.5}
+    if style == "old":
+        changes: dict[str, Any] = {"rope_theta": 5e5, "rope_scaling": scaling | {"type": "yarn"}}
+    else:
+        changes = {"rope_parameters": scaling | {"rope_type": "yarn", "rope_theta": 5e5}}
+    keys = convert(tmp_path, changes)
+    assert keys["llama.rope.freq_base"] == 5e5
+    assert keys["llama.rope.scaling.type"] == "yarn"
+    assert keys["llama.rope.scaling.factor"] == 4.0
+    assert keys["llama.rope.scaling.original_context_length"] == 32
+    assert keys["llama.rope.scaling.attn_factor"] == pytest.approx(1.5 / (1 + 0.1 * np.log(4)))
+
+
+def test_what_a_file_cannot_say_is_noted(tmp_path: Path) -> None:
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16}
+    with Conversion(write_folder(tmp_path, {**LLAMA, **mistral}), tokenizer=False) as model:
+        assert model.notes == ["windows of 16 positions are left out: beyond that, attention sees more than trained"]
+
+
+def test_token_tables_have_as_many_rows_as_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyllm.gguf.values import Value
+    from pyllm_convert import conversion
+
+    def words(n: int) -> dict[str, Value]:
+        return {"tokenizer.ggml.tokens": Value.of([str(i) for i in range(n)])}
+
+    folder = write_folder(tmp_path)
+    monkeypatch.setattr(conversion, "_vocabulary", lambda folder, config: words(13))
+    with Conversion(folder) as model:
+        shapes = {t.name: t.shape for t in model.tensors.values()}
+        assert shapes["token_embd.weight"] == shapes["output.weight"] == (13, 32)
+        assert model.metadata["llama.vocab_size"].value == 13
+    monkeypatch.setattr(conversion, "_vocabulary", lambda folder, config: words(17))
+    with pytest.raises(ModelError, match=r"17 tokens, but model.embed_tokens.weight only 16 rows"):
+        Conversion(folder)
