@@ -1,12 +1,15 @@
 """The command line. Each command is a file here that has `command`, imported when it is called or listed.
 
-What went wrong is one line on standard error, and the exit code tells the kind: 1 failure, 2 usage, 130 Ctrl-C.
+What went wrong is one line on standard error, and the exit code tells the kind: 1 failure, 2 usage, 130 Ctrl-C, 143 ended
+(SIGTERM).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pkgutil
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -92,8 +95,22 @@ def group() -> None:
     """
 
 
+def _leave_in_order() -> None:
+    """Have a process that is asked to end clean up, as after Ctrl-C; what the caller ignores (nohup) stays ignored."""
+
+    def leave(number: int, _frame: Any) -> None:
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.signal(number, leave)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run a command and leave with its exit code."""
+    _leave_in_order()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # What the terminal's encoding lacks must not end an answer; files get UTF-8 everywhere.
