@@ -1,7 +1,7 @@
 """The command line. Each command is a file here that has `command`, imported when it is called or listed.
 
-What went wrong is one line on standard error, and the exit code tells the kind: 1 failure, 2 usage, 130 Ctrl-C, 143 ended
-(SIGTERM).
+What went wrong is one line on standard error, and the exit code tells the kind: 1 failure, 2 usage, 130 Ctrl-C, 143
+ended by another process.
 """
 
 from __future__ import annotations
