@@ -12,6 +12,8 @@ import numpy as np
 
 import pyllm
 from pyllm.bench import BenchCase, BenchOptions, BenchResult, run_cases
+from pyllm.kl_divergence import kl_divergence
+from pyllm.perplexity import load_options
 from pyllm.perplexity import perplexity as estimates
 from sides import main, peak_bytes
 
@@ -37,7 +39,7 @@ def speed(a: Namespace) -> dict[str, Any]:
 
 
 def perplexity(a: Namespace) -> dict[str, Any]:
-    with pyllm.load(a.model, backend=a.backend, n_threads=a.t, n_ctx=a.c, max_seqs=1) as llm:
+    with pyllm.load(a.model, backend=a.backend, n_threads=a.t, **load_options(a.c)) as llm:
         text = Path(a.text).read_text(encoding="utf-8")
         start = time.perf_counter()
         tokens = llm.tokenizer.encode(text)
@@ -48,6 +50,24 @@ def perplexity(a: Namespace) -> dict[str, Any]:
     return {"ppl": last.ppl, "n_scored": last.n_scored, "seconds": seconds, "tokenize_seconds": tokenized}
 
 
+def divergence(a: Namespace) -> dict[str, Any]:
+    """With --write, the model's predictions are kept in the base; else they are compared with those kept there."""
+    with pyllm.load(a.model, backend=a.backend, n_threads=a.t, **load_options(a.c)) as llm:
+        if a.write:
+            text = Path(a.text).read_text(encoding="utf-8")
+            *_, written = estimates(llm, text, a.c, a.windows, base=a.base)
+            return {"own_ppl": written.ppl}
+        *_, last = kl_divergence(llm, a.base, a.windows)
+    return {
+        "own_ppl": last.ppl.value,
+        "mean": last.mean_kld.value,
+        "mean_error": last.mean_kld.error,
+        "median": float(np.median(last.kld)),
+        "p99": float(np.quantile(last.kld, 0.99)),
+        "same_top": last.top_share.value,
+    }
+
+
 def logits(a: Namespace) -> dict[str, Any]:
     tokens = json.loads(Path(a.tokens).read_text())
     with pyllm.load(a.model, backend=a.backend, n_threads=a.t, n_ctx=len(tokens), max_seqs=1) as llm:
@@ -56,4 +76,4 @@ def logits(a: Namespace) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(__doc__, {"speed": speed, "perplexity": perplexity, "logits": logits})
+    main(__doc__, {"speed": speed, "perplexity": perplexity, "logits": logits, "divergence": divergence})
