@@ -147,7 +147,6 @@ def _integer_body(spec: Layout, r: int, t: int) -> list[str]:
         pad += "  "
     else:
         lines += [f"{pad}g = block"]
-    lines += [pad + line for i in panels for line in group_scales(spec, i)]
     lines += [pad + line for line in _group(spec, r, t)]
     if spec.factor != 1:
         lines += [f"  f{i}_{j} = f{i}_{j} * splat_f32(float32({spec.factor}))" for j in range(t) for i in panels]
@@ -159,16 +158,16 @@ def _group(spec: Layout, r: int, t: int) -> list[str]:
     lines = [line for i in range(r) for line in group(spec, i)]
     parts = order(spec)
     for half, quads in enumerate(parts):
-        lines += _columns(spec, r, t, quads, "ab"[half], "mn"[half], half if len(parts) > 1 else None)
+        lines += [line for i in range(r) for line in group_scales(spec, i, half)]
+        lines += _columns(spec, r, t, quads, half if len(parts) > 1 else None)
     return lines
 
 
-def _columns(spec: Layout, r: int, t: int, quads: list[int], scale: str, minimum: str, half: int | None) -> list[str]:
+def _columns(spec: Layout, r: int, t: int, quads: list[int], half: int | None) -> list[str]:
     """Quads that share a scale: a group (`half` is None), or the first or second half of one."""
     dot = "dot4_wide" if spec.largest > 127 else "dot4"
     cells = [(i, j) for j in range(t) for i in range(r)]
-    two = r * t <= 4 and half is None
-    """Two sums where one chain of products would wait for itself."""
+    two = r * t <= 4 and half is None  # sums, where one chain of products would wait for itself
     lines = []
     for j in range(t):
         start = "zero_i32()"
@@ -192,9 +191,9 @@ def _columns(spec: Layout, r: int, t: int, quads: list[int], scale: str, minimum
             lines += [f"xm = splat_f32({sums})"]
         for i in range(r):
             total = f"p{i}_{j} + q{i}_{j}" if two else f"p{i}_{j}"
-            lines += [f"f{i}_{j} = fma(to_f32({total}), {scale}{i} * xs, f{i}_{j})"]
+            lines += [f"f{i}_{j} = fma(to_f32({total}), a{i} * xs, f{i}_{j})"]
             if spec.minima:
-                lines += [f"f{i}_{j} = fma({minimum}{i}, xm, f{i}_{j})"]
+                lines += [f"f{i}_{j} = fma(m{i}, xm, f{i}_{j})"]
     return lines
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pyllm.backends.cpu.layouts import PANEL, Layout
+from pyllm.backends.cpu.layouts import GROUP, PANEL, Layout
 from pyllm.jit import simd
 
 SCOPE: dict[str, Any] = {name: getattr(simd, name) for name in simd.__all__} | {"float32": np.float32}
@@ -35,25 +35,18 @@ def block_scales(spec: Layout, i: int) -> list[str]:
     return [*lines, f"e{i} = {load}({at} + {2 * PANEL})"] if spec.minima else lines
 
 
-def group_scales(spec: Layout, i: int) -> list[str]:
-    """a and m: scales and minima of one group; b and n: of its second half, where those are its own."""
+def group_scales(spec: Layout, i: int, half: int = 0) -> list[str]:
+    """a and m: scales and minima of a group, or of the half of it that has its own."""
     if not spec.byte_scales:
         return [f"a{i} = d{i}", f"m{i} = e{i}"] if spec.minima else [f"a{i} = d{i}"]
-    per_group = spec.byte_scales // spec.groups_per_block
-    lines = []
-    for half in range(per_group):
-        a, m = "ab"[half], "mn"[half]
-        at = f"s{i} + block * {spec.scale_bytes} + {PANEL} * ({per_group} * k + {half})"
-        if spec.scales == "e4m3":
-            lines += [f"{a}{i} = load_e4m3x16({at})"]
-        elif spec.scales == "u4":
-            lines += [f"both = load_u8x16({at})", f"{a}{i} = to_f32(both & splat_i32(15)) * d{i}"]
-            lines += [f"{m}{i} = to_f32(shift_right_i32(both, 4)) * e{i}"]
-        else:
-            lines += [f"{a}{i} = to_f32(load_i8x16({at})) * d{i}"]
-            if spec.minima:
-                lines += [f"{m}{i} = to_f32(load_u8x16({at} + {PANEL * spec.byte_scales})) * e{i}"]
-    return lines
+    at = f"s{i} + block * {spec.scale_bytes} + {PANEL} * ({GROUP // spec.scale_columns} * k + {half})"
+    if spec.scales == "e4m3":
+        return [f"a{i} = load_e4m3x16({at})"]
+    if spec.scales == "u4":
+        lines = [f"both = load_u8x16({at})", f"a{i} = to_f32(both & splat_i32(15)) * d{i}"]
+        return [*lines, f"m{i} = to_f32(shift_right_i32(both, 4)) * e{i}"]
+    lines = [f"a{i} = to_f32(load_i8x16({at})) * d{i}"]
+    return [*lines, f"m{i} = to_f32(load_u8x16({at} + {PANEL * spec.byte_scales})) * e{i}"] if spec.minima else lines
 
 
 def group(spec: Layout, i: int) -> list[str]:

@@ -221,19 +221,19 @@ def _decoder(spec: Layout) -> Any:
     """Function (panel, blocks, group, target): 32 columns as a weight tile [16 column pairs][16 rows][2]."""
     gpb = spec.groups_per_block
     body = [*tables(spec), f"s0 = w0 + blocks * {gpb * spec.group_bytes}", f"block = g // {gpb}", f"k = g % {gpb}"]
-    body += block_scales(spec, 0) + group_scales(spec, 0) + group(spec, 0)
+    body += block_scales(spec, 0) + group(spec, 0)
     for half, quads in enumerate(order(spec)):
-        a, m = "ab"[half], "mn"[half]
+        body += group_scales(spec, 0, half)
         if not spec.minima:
-            body += [f"{m}0 = {a}0 * splat_f32(float32({-spec.offset * spec.factor}))"]
+            body += [f"m0 = a0 * splat_f32(float32({-spec.offset * spec.factor}))"]
         elif spec.factor != 1:
-            body += [f"{m}0 = {m}0 * splat_f32(float32({spec.factor}))"]
+            body += [f"m0 = m0 * splat_f32(float32({spec.factor}))"]
         if spec.factor != 1:
-            body += [f"{a}0 = {a}0 * splat_f32(float32({spec.factor}))"]
+            body += [f"a0 = a0 * splat_f32(float32({spec.factor}))"]
         for c in quads:
             body += [f"v = as_i32({quad(spec, 0, c)})"]
             for j in range(2):
-                first, second = (f"fma(byte_f32(v, {2 * j + i}), {a}0, {m}0)" for i in range(2))
+                first, second = (f"fma(byte_f32(v, {2 * j + i}), a0, m0)" for i in range(2))
                 body += [f"store_i32x16(out + {64 * (2 * c + j)}, pair_bf16({first}, {second}))"]
     scope = SCOPE | {"byte_f32": amx.byte_f32, "pair_bf16": amx.pair_bf16, "as_i32": amx.as_i32}
     exec("\n".join(["def decode(w0, blocks, g, out):", *("  " + line for line in body)]), scope)
