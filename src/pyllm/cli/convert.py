@@ -30,12 +30,22 @@ _SHARED = (
 @click.argument("arguments", nargs=-1, metavar="FOLDER DST [RECIPE]")
 @click.option("--name", help="What the model is called [default: as the folder].")
 @click.option("--no-tokenizer", is_flag=True, help="Leave out the vocabulary; the file then takes token ids only.")
-def command(arguments: tuple[str, ...], name: str | None, no_tokenizer: bool, **options: Any) -> None:
+@click.option("--lora", is_flag=True, help="FOLDER is a LoRA adapter of PEFT, for the model --base.")
+@click.option("--base", metavar="MODEL", help="With --lora: the model's folder (config.json), or its GGUF file.")
+def command(
+    arguments: tuple[str, ...], name: str | None, no_tokenizer: bool, lora: bool, base: str | None, **options: Any
+) -> None:
     """Convert the model in FOLDER (config.json, safetensors, tokenizer.json) to the GGUF file DST.
 
     Without a RECIPE the weights keep their precision. With one, such as Q4_K_M (`pyllm quantize --list` shows
     all), they are quantized straight from the folder, with no file in between.
+
+    With --lora an adapter becomes a small file of its own, which --lora of the other commands applies to the model
+    in whatever format.
     """
+    if lora or base is not None:
+        _convert_adapter(arguments, lora, base, options)
+        return
     from pyllm.cli._output import note
     from pyllm.cli._quantizing import show_plan, show_work
     from pyllm.quant.imatrix import ImportanceMatrix
@@ -75,6 +85,21 @@ def command(arguments: tuple[str, ...], name: str | None, no_tokenizer: bool, **
                 progress=work.progress,
                 on_tensor=work.on_tensor,
             )
+
+
+def _convert_adapter(arguments: tuple[str, ...], lora: bool, base: str | None, options: dict[str, Any]) -> None:
+    if not lora or base is None:
+        raise click.UsageError("--lora and --base go together: pyllm convert --lora ADAPTER out.gguf --base MODEL")
+    if len(arguments) != 2:
+        raise click.UsageError("an adapter's folder and a target are needed, and no recipe: adapters are not quantized")
+    from pyllm.cli._output import size, write
+    from pyllm_convert.lora import convert_adapter
+
+    done = convert_adapter(Path(arguments[0]), Path(arguments[1]), Path(base), overwrite=options["overwrite"])
+    write(
+        f"{arguments[1]}: LoRA adapter for {done.arch}, {len(done.tensors) // 2} matrices, alpha {done.alpha:g}, "
+        f"{size(done.n_bytes)}\n"
+    )
 
 
 def _arguments(arguments: tuple[str, ...], dry_run: bool) -> tuple[str, str | None, str | None]:
