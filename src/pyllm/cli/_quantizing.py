@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pyllm.quant.quantize import Plan
 
 _NAME_WIDTH = 28
+_BAR_NAME_WIDTH = 20
 _SHOWN = 3
 """Names of tensors in a note; more are only counted."""
 
@@ -54,7 +55,7 @@ class Board:
                 self._bar.reset(self._task)
             seconds = time.perf_counter() - self._start
             speed = f"{self._n_weights * share / seconds / 1e6:.0f} M/s" if seconds > 0.5 else ""
-            what = f"{_cut(what):{_NAME_WIDTH}}  {self._change(what):14}"
+            what = f"{_cut(what.removesuffix('.weight')):{_BAR_NAME_WIDTH}} {self._change(what):13}"
         self._bar.update(self._task, completed=share, description=what, error=self._error, speed=speed)
 
     def on_tensor(self, result: TensorResult) -> None:
@@ -223,4 +224,4 @@ def _some(names: list[str]) -> str:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
+    return name if len(name) <= _BAR_NAME_WIDTH else name[: _BAR_NAME_WIDTH - 1] + "…"
