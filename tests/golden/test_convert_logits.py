@@ -69,3 +69,18 @@ def in_float32(model: Conversion) -> Iterator[TensorInfo]:
         rows = t.read(0, t.values.n_rows)
         values = formats.get(t.format).decode(rows)
         yield TensorInfo(t.name, t.shape, "F32", values.view(np.uint8).reshape(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_fresh_weights(case: str, tmp_path: Path) -> None:
+    """The same with other random weights, where transformers is installed."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    import make_convert
+
+    made = make_convert.CASES[case]
+    make_convert.make(tmp_path / case, made, seed=1000 + CASES.index(case))
+    wanted = np.load(tmp_path / case / "logits.npy")
+    got = logits(backends.get("reference"), tmp_path / case, len(wanted))
+    assert np.mean((got - wanted) ** 2, dtype=np.float64) <= LIMIT * np.mean(wanted**2, dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from convert_folders import LLAMA, llama_tensors, write_folder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pyllm.errors import ModelError
+from pyllm.errors import ModelError, PyllmError
 from pyllm_convert import Conversion, families
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "convert"
@@ -108,9 +111,9 @@ def test_readme_and_generation_config(tmp_path: Path) -> None:
 def test_unknown_architecture_names_the_known(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'FalconForCausalLM'.*GptOssForCausalLM.*SmolLM3ForCausalLM"):
         convert(tmp_path, {"architectures": ["FalconForCausalLM"]})
-    for given in (None, [], "LlamaForCausalLM", [3]):
+    for names in (None, [], "LlamaForCausalLM", [3]):
         with pytest.raises(ModelError, match="names no architecture"):
-            convert(tmp_path, {"architectures": given})
+            convert(tmp_path, {"architectures": names})
 
 
 def test_every_family_has_a_golden_folder() -> None:
@@ -213,6 +216,33 @@ def copy_with(case: str, folder: Path, changes: Mapping[str, Any]) -> Path:
 def test_settings_without_a_place(tmp_path: Path, case: str, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ModelError, match=said):
         keys_of(copy_with(case, tmp_path, changes))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 70), 1 << 70)
+    | st.sampled_from([0, 1, 2, -1, 7, 10**18, 0.5, -0.0, 1e300, float("nan"), float("inf")])
+    | st.sampled_from(["", "yarn", "llama3", "longrope", "linear", "sliding_attention", "float-quantized"]),
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(
+            st.sampled_from(["rope_type", "factor", "rope_theta", "full_attention", "quant_method"]), inner
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_settings_are_an_error_or_a_model(tmp_path: Path, data: st.DataObject) -> None:
+    case = data.draw(st.sampled_from(sorted(p.parent.name for p in GOLDEN.glob("*/model.safetensors"))))
+    config = json.loads((GOLDEN / case / "config.json").read_text())
+    extra = ["rope_scaling", "rope_theta", "text_config", "quantization_config", "partial_rotary_factor"]
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(config) + extra), JSON, min_size=1, max_size=3))
+    with contextlib.suppress(PyllmError):
+        keys_of(copy_with(case, tmp_path / case, changes))
 
 
 def test_language_model_within_another(tmp_path: Path) -> None:

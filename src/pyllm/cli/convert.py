@@ -51,7 +51,7 @@ def command(
     from pyllm.quant.imatrix import ImportanceMatrix
     from pyllm.quant.recipes import RecipeOptions
     from pyllm_convert.conversion import Conversion
-    from pyllm_convert.convert import carry_out, plan_of, planned_bytes
+    from pyllm_convert.writing import carry_out, plan_of, planned_bytes
 
     folder, target, recipe = _arguments(arguments, options["dry_run"])
     imatrix = options["imatrix"]

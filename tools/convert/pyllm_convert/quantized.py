@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -64,35 +65,38 @@ def _weight_of(name: str, tensors: Mapping[str, Lazy]) -> str | None:
 
 
 def scaled(t: Lazy, scale: Lazy, config: Mapping[str, Any]) -> Lazy:
-    """`t` times `scale`, in float32; raises ModelError where their shapes do not go together."""
+    """`t` times `scale`, in float32. Raises ModelError where their shapes do not go together."""
     require(scale, len(scale.shape), ("F32", "BF16", "F16", "F64"))
-    shape = scale.shape
-    if len(shape) < 2 and len(t.shape) > 1:
-        shape = (1,) * len(t.shape) if scale.n_columns == 1 else (*shape, 1)
-        shape = (1,) * (len(t.shape) - len(shape)) + shape
-    if len(shape) != len(t.shape):
-        raise _mismatch(t, scale)
+    shape = _with_axes_of(t, scale)
     block = _block_size(config)
-    per_row = _per_element(t, scale, shape, -2, block[0]) if len(shape) > 1 else np.zeros(1, np.int64)
+    per_row = _per_element(t, scale, shape, -2, block[0])
     per_column = _per_element(t, scale, shape, -1, block[1])
-    for axis in range(len(shape) - 2):
-        if shape[axis] not in (1, t.shape[axis]):
-            raise _mismatch(t, scale)
-    outer = np.broadcast_to(
-        np.arange(int(np.prod(shape[:-2]))).reshape(shape[:-2]) if len(shape) > 2 else np.zeros((), np.int64),
-        t.shape[:-2],
-    ).reshape(-1)
-    n_inner = shape[-2] if len(shape) > 1 else 1
-    height = t.shape[-2] if len(t.shape) > 1 else 1
+    matrices = np.broadcast_to(np.arange(prod(shape[:-2])).reshape(shape[:-2]), t.shape[:-2])
+    own_row = (matrices.reshape(-1, 1) * shape[-2] + per_row).reshape(-1)  # row of scales of each row
+    widths = np.bincount(per_column)
 
     def rows(start: int, stop: int) -> NDArray[np.float32]:
-        at = np.arange(start, stop)
-        factors = scale.floats(0, scale.n_rows).reshape(-1, shape[-1])
-        own = factors[outer[at // height] * n_inner + per_row[at % height]]  # [rows, blocks of columns]
+        factors = scale.floats(0, scale.n_rows).reshape(-1, shape[-1])[own_row[start:stop]]
         values = t.floats(start, stop)
-        return np.multiply(values, own[:, per_column], dtype=np.float32)
+        if np.ptp(widths):
+            return np.multiply(values, factors[:, per_column], out=values)
+        blocks = values.reshape(stop - start, shape[-1], widths[0])
+        return np.multiply(blocks, factors[:, :, None], out=blocks).reshape(values.shape)
 
     return replace(t, dtype="F32", rows=rows, keep="BF16")
+
+
+def _with_axes_of(t: Lazy, scale: Lazy) -> tuple[int, ...]:
+    """The scales' shape with as many axes as the tensor has: one number, or one for each row, may come with fewer."""
+    shape = scale.shape
+    if len(shape) < 2:
+        shape = (1, 1) if scale.n_columns == 1 else (*shape, 1)
+        shape = (1,) * (len(t.shape) - 2) + shape
+    if not 2 <= len(shape) == len(t.shape) or any(
+        n not in (1, own) for n, own in zip(shape[:-2], t.shape, strict=False)
+    ):
+        raise _mismatch(t, scale)
+    return shape
 
 
 def _per_element(t: Lazy, scale: Lazy, shape: tuple[int, ...], axis: int, block: int) -> NDArray[np.int64]:
@@ -108,35 +112,45 @@ def _per_element(t: Lazy, scale: Lazy, shape: tuple[int, ...], axis: int, block:
 
 
 def _block_size(config: Mapping[str, Any]) -> tuple[int, int]:
-    block = config.get("weight_block_size") or [128, 128]
+    block = config.get("weight_block_size") or _block_structure(config) or [128, 128]
     if not isinstance(block, list) or len(block) != 2 or not all(type(n) is int and 0 < n < 1 << 24 for n in block):
         raise ModelError(f"config.json's weight_block_size is {block!r}; two counts are needed, such as [128, 128]")
     return block[0], block[1]
+
+
+def _block_structure(config: Mapping[str, Any]) -> Any:
+    """compressed-tensors' word for the same, in its first group."""
+    groups = config.get("config_groups")
+    group = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = group.get("weights") if isinstance(group, dict) else None
+    return weights.get("block_structure") if isinstance(weights, dict) else None
 
 
 def _mismatch(t: Lazy, scale: Lazy) -> ModelError:
     return ModelError(f"the scales {scale.name} of shape {scale.shape} do not fit {t.name} of shape {t.shape}")
 
 
-def mxfp4(name: str, blocks: Lazy, scales: Lazy) -> Lazy:
+def mxfp4(name: str, blocks: Lazy, scales: Lazy, first: int = 0, step: int = 1) -> Lazy:
     """gpt-oss's blocks [experts, rows, blocks, 16] and exponents [experts, rows, blocks] as GGUF's MXFP4, exactly.
 
-    A byte of the checkpoint holds two neighbours; one of GGUF holds weights j and j + 16 of the block's 32. Rows are
-    uint8 [rows, blocks * 17] of a tensor whose shape counts weights.
+    Of each expert, rows first, first + step, … are taken. A byte of the checkpoint holds two neighbours; one of GGUF
+    holds weights j and j + 16 of the block's 32. Rows are uint8 [rows, blocks * 17] of a tensor whose shape counts
+    weights.
     """
     require(blocks, 4, ("U8",))
     require(scales, 3, ("U8", "F8_E8M0"))
-    if blocks.shape[:3] != scales.shape or blocks.shape[3] != MXFP4_WEIGHTS // 2:
-        raise ModelError(f"{blocks.name} {blocks.shape} and {scales.name} {scales.shape} do not go together")
     experts, n_rows, n_blocks = scales.shape
+    if blocks.shape != (*scales.shape, MXFP4_WEIGHTS // 2) or n_rows % step:
+        raise ModelError(f"{blocks.name} {blocks.shape} and {scales.name} {scales.shape} do not go together")
 
     def rows(start: int, stop: int) -> NDArray[np.uint8]:
-        packed = blocks.rows(start * n_blocks, stop * n_blocks)  # [rows * blocks, 16]
-        weights = np.empty((len(packed), MXFP4_WEIGHTS), np.uint8)
-        weights[:, ::2], weights[:, 1::2] = packed & 15, packed >> 4
-        out = np.empty((len(packed), MXFP4_BYTES), np.uint8)
-        out[:, 0] = scales.rows(start, stop).reshape(-1)
-        out[:, 1:] = weights[:, :16] | weights[:, 16:] << 4
+        low, high = start * step, stop * step
+        packed = blocks.rows(low * n_blocks, high * n_blocks).reshape(-1, n_blocks, MXFP4_WEIGHTS // 2)[first::step]
+        early, late = packed[..., :8], packed[..., 8:]  # weights 0 to 15, and 16 to 31
+        out = np.empty((stop - start, n_blocks, MXFP4_BYTES), np.uint8)
+        out[..., 0] = scales.rows(low, high)[first::step]
+        out[..., 1::2] = early & 15 | late << 4
+        out[..., 2::2] = early >> 4 | late & 0xF0
         return out.reshape(stop - start, n_blocks * MXFP4_BYTES)
 
-    return Lazy(name, (experts, n_rows, n_blocks * MXFP4_WEIGHTS), "MXFP4", rows)
+    return Lazy(name, (experts, n_rows // step, n_blocks * MXFP4_WEIGHTS), "MXFP4", rows)

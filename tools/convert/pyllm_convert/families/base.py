@@ -130,7 +130,7 @@ class Family:
         """Which layers have a window."""
         kinds = self.config.items("layer_types", self.n_layers)
         if kinds is not None:
-            if not set(kinds) <= {"sliding_attention", "full_attention"}:
+            if any(kind not in ("sliding_attention", "full_attention") for kind in kinds):
                 raise ModelError(f"config.json's layer_types holds {kinds!r}; windows and full attention are known")
             return [kind == "sliding_attention" for kind in kinds]
         period = self.config.integer("sliding_window_pattern", "_sliding_window_pattern", default=self.window_period)
@@ -168,6 +168,12 @@ class Family:
         for name, values in self.rope.tensors.items():
             placed[name] = lazy.constant(name, values)
         return dict(sorted(placed.items(), key=lambda item: _place_in_model(item[0])))
+
+    def place(self, name: str, t: Lazy) -> Iterator[tuple[str, Lazy]]:
+        """What a single tensor becomes, matrices of single experts apart; nothing where the file does not hold it."""
+        own = self.own_name(name)
+        if own is not None:
+            yield from self._place(own, t, _LAYER.fullmatch(own))
 
     def own_name(self, name: str) -> str | None:
         """The tensor's name in a model of language alone; None: it is no part of that."""

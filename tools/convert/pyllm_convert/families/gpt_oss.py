@@ -12,7 +12,8 @@ from pyllm_convert.lazy import Lazy
 from pyllm_convert.quantized import mxfp4
 
 _EXPERTS = "mlp.experts."
-_PARTS = {"gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"), "down_proj": ("ffn_down_exps",)}
+_PARTS = {"gate_up": ("ffn_gate_exps", "ffn_up_exps"), "down": ("ffn_down_exps",)}
+_KINDS = ("", "_bias", "_blocks")
 
 
 class GptOss(Family):
@@ -40,41 +41,33 @@ class GptOss(Family):
         return super().metadata() | {"expert_feed_forward_length": self.config.integer("intermediate_size")}
 
     def tensors(self, stored: Mapping[str, Lazy]) -> dict[str, Lazy]:
-        return super().tensors(_with_blocks_joined(stored))
+        self._scales = {name: t for name, t in stored.items() if name.endswith("_scales")}
+        return super().tensors({name: t for name, t in stored.items() if name not in self._scales})
 
     def layer_tensor(self, name: str, t: Lazy) -> Iterator[tuple[str, Lazy]]:
         if name == "self_attn.sinks":
             yield "attn_sinks.weight", lazy.require(t, 1)
             return
-        stem = name.removeprefix(_EXPERTS)
-        part, bias, _ = stem.partition("_bias")
-        if not name.startswith(_EXPERTS) or part not in _PARTS:
+        part, _, kind = name.removeprefix(_EXPERTS).partition("_proj")
+        if not name.startswith(_EXPERTS) or part not in _PARTS or kind not in _KINDS:
             yield from super().layer_tensor(name, t)
             return
         targets = _PARTS[part]
-        if bias:
-            lazy.require(t, 2)
-            for i, target in enumerate(targets):
-                yield f"{target}.bias", lazy.slice_columns(t, i, None, len(targets))
-            return
-        if t.dtype != "MXFP4":
-            t = lazy.transposed(lazy.require(t, 3))
         for i, target in enumerate(targets):
-            yield f"{target}.weight", lazy.slice_rows(t, i, t.shape[1], len(targets))
+            ending = "bias" if kind == "_bias" else "weight"
+            yield f"{target}.{ending}", self._every(t, kind, i, len(targets))
 
-
-def _with_blocks_joined(stored: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """Blocks and their exponents, two tensors in the checkpoint, as one."""
-    joined = {}
-    for name, t in stored.items():
-        stem = name.removesuffix("_blocks")
-        if stem != name:
-            if f"{stem}_scales" not in stored:
-                raise ModelError(f"tensor {name} comes without its scales, {stem}_scales")
-            joined[stem] = mxfp4(stem, t, stored[f"{stem}_scales"])
-        elif not name.endswith("_scales"):
-            joined[name] = t
-    return joined
+    def _every(self, t: Lazy, kind: str, first: int, step: int) -> Lazy:
+        """Rows (of biases columns) first, first + step, … of each expert, as the file has them."""
+        if kind == "_bias":
+            return lazy.slice_columns(lazy.require(t, 2), first, None, step)
+        if kind == "":
+            t = lazy.transposed(lazy.require(t, 3))
+            return lazy.slice_rows(t, first, t.shape[1], step)
+        scales = self._scales.get(t.name.removesuffix("_blocks") + "_scales")
+        if scales is None:
+            raise ModelError(f"tensor {t.name} comes without its scales")
+        return mxfp4(t.name, t, scales, first, step)
 
 
 FAMILIES = {"GptOssForCausalLM": GptOss}
