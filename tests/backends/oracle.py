@@ -196,6 +196,21 @@ def one_op(
     return b.model(rows, rows, table=embed_std)
 
 
+MIXED = {
+    "output.": "Q8_0", "token_embd": "Q5_0", "attn_q": "Q4_1", "attn_k": "IQ4_XS", "attn_v": "NVFP4",
+    "attn_output": "Q2_K", "ffn_gate": "Q3_K", "ffn_up": "IQ2_XS", "ffn_down": "Q6_K", "blk.1.attn_q": "Q1_0",
+    "blk.1.attn_k": "MXFP4", "blk.1.attn_v": "Q5_K",
+}  # fmt: skip
+"""Formats of all kinds, by parts of tensors' names, the last that fits: every way in which weights are packed."""
+
+
+def mixed_tensors(model: Model) -> dict[str, TensorInfo]:
+    """A transformer's tensors in the formats of MIXED, those that it does not name in F32."""
+    made = {f: model.tensors(f) for f in {*MIXED.values(), "F32"}}
+    chosen = {name: [f for part, f in MIXED.items() if part in name] for name in model.shapes}
+    return {name: made[fs[-1] if fs else "F32"][name] for name, fs in chosen.items()}
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes and options of `transformer`; a whole small model in the manner of the real ones."""

@@ -15,7 +15,7 @@ pytest.importorskip("llvmlite")
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from oracle import OPTIONS, Shape, transformer
+from oracle import OPTIONS, Shape, mixed_tensors, transformer
 from pyllm.backends.cpu import attention, executable, linear
 from pyllm.jit import compiler
 from pyllm.backends.cpu.lowering import Lowering
@@ -28,12 +28,12 @@ for module in (linear, attention):
     for name, value in (("host", lambda: arm), ("wide_supported", lambda target: False)):
         if hasattr(module, name):
             setattr(module, name, value)
-model = transformer(Shape(n_layers=1))
-low = Lowering(model.program, model.tensors("Q4_K"), OPTIONS)
+model = transformer(Shape(n_layers=2))
+low = Lowering(model.program, mixed_tensors(model), OPTIONS)
 kernels = [*Pool.KERNELS, *low.table.kernels(), *(p.pack_kernel for p in low.weights.plans)]
 for kernel in dict.fromkeys(kernels):
     text = compiler.assembly(kernel, arm)
-    print(kernel.symbol, len(text.splitlines()), "sdot" in text)
+    print(kernel.symbol, len(text.splitlines()), "sdot" in text, "tbl" in text)
 """
 
 
@@ -45,7 +45,8 @@ def test_all_kernels_compile_for_arm64() -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.split() for line in done.stdout.splitlines()]
     assert len(lines) >= 10
-    assert all(int(n) > 10 for _, n, _ in lines)
-    products = [uses for name, _, uses in lines if name.startswith("linear_")]
+    assert all(int(n) > 10 for _, n, _, _ in lines)
+    products = {name: (dot, table) for name, _, dot, table in lines if name.startswith("linear_")}
     assert products
-    assert all(uses == "True" for uses in products)
+    assert all(dot == "True" for dot, _ in products.values())
+    assert any("iq4_xs" in name and table == "True" for name, (_, table) in products.items())

@@ -24,6 +24,14 @@ FORMATS = [name for name in formats.names() if not linear.plan(name, 16, 256).de
 SHAPES = [(48, 512, 1), (40, 256, 2), (16, 512, 3), (100, 768, 5), (64, 256, 13), (7, 256, 40)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """All kernels at once, on all processors."""
+    plans = [linear.plan(format, 32, 256) for format in FORMATS]
+    kernels = [(p.kernel, p.pack_kernel, p.wide_kernel, p.gated_kernel("silu")) for p in plans]
+    LIBRARY.load(k for of_format in kernels for k in of_format if k)
+
+
 def aligned(n: int) -> np.ndarray:
     b = np.zeros(n + 64, np.uint8)
     o = -b.ctypes.data % 64
@@ -138,10 +146,11 @@ def test_wide_products(format: str) -> None:
 
 
 @pytest.mark.skipif(not linear.wide_supported(host()), reason="this processor has no AMX")
-def test_wide_products_of_gates() -> None:
+@pytest.mark.parametrize("format", ["Q4_K", "IQ2_XS"])
+def test_wide_products_of_gates(format: str) -> None:
     rng = np.random.default_rng(3)
     for rows, columns, n in [(64, 256, 1), (608, 2048, 50), (32, 512, 530)]:
-        p = linear.plan("Q4_K", rows, columns)
+        p = linear.plan(format, rows, columns)
         c, half = Case(p, n, True, rng), rows // 2
         k = p.gated_kernel("silu")
         assert k is not None

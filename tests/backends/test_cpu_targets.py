@@ -14,15 +14,11 @@ import pytest
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})
-from oracle import Shape, assert_close, run_both, transformer
+from oracle import Shape, assert_close, mixed_tensors, run_both, transformer
 from pyllm.jit.target import host
 assert host().isa == {isa!r}, host().isa
-model = transformer(Shape(n_layers=1))
-tensors = model.tensors("Q4_K")
-for part, format in (("attn_v", "Q8_0"), ("attn_output", "Q4_1"), ("ffn_down", "Q6_K"), ("token_embd", "Q5_0")):
-    other = model.tensors(format)
-    tensors.update({{name: t for name, t in other.items() if part in name}})
-assert_close(run_both("cpu", model, tensors=tensors), 2e-3)
+model = transformer(Shape(n_layers=2))
+assert_close(run_both("cpu", model, tensors=mixed_tensors(model)), 4e-3)
 """
 
 
