@@ -24,6 +24,8 @@ __all__ = ["GGUFWriter", "TensorSpec", "Value", "copy_metadata", "part_path"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FLUSHED_AT_ONCE = 16 << 20
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What file systems answer that do not know of syncing."""
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -155,7 +157,11 @@ class GGUFWriter:
         """What was written is on the disk before the file gets its name."""
         assert self._file is not None
         try:
-            os.fsync(self._file)
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                if error.errno not in _NO_SYNC:
+                    raise
             file, self._file = self._file, None
             os.close(file)
         except OSError as error:

@@ -58,6 +58,7 @@ class Encoder:
 
     def __init__(self, n_threads: int) -> None:
         self._pool = Pool(n_threads)
+        self._in_use: tuple[object, ...] = ()
 
     def encode(
         self,
@@ -111,7 +112,10 @@ class Encoder:
             ],
             np.int64,
         )
+        # Two interrupts in a row can end this call while threads are still at work on these arrays.
+        self._in_use = (rows, importance, weights, out, errors, counter, scratch, slots)
         self._pool.run(LIBRARY.load([k])[k], slots.ctypes.data)
+        self._in_use = ()
         bad = np.flatnonzero(~np.isfinite(errors[:, 0]))
         if bad.size:
             raise FormatError(f"{bad.size} rows hold values that are infinite or no numbers, row {bad[0]} first")

@@ -27,7 +27,7 @@ from pyllm.quant.source import SourceTensor
 if TYPE_CHECKING:
     from pyllm.quant.base import QuantFormat
 
-_PIECE = 1 << 22
+_PIECE = 1 << 21
 """Weights that are encoded at once."""
 _BUFFERS = 3
 """Pieces between encoding and writing: one of each, and one that waits."""
