@@ -107,3 +107,9 @@ def test_notes_say_what_the_file_cannot(folder: Path, capsys: pytest.CaptureFixt
     config |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16}
     (folder / "config.json").write_text(json.dumps(config))
     assert "note: windows of 16 positions" in run(capsys, "convert", folder, "--dry-run")[2]
+
+
+def test_only_the_command_line_knows_of_conversion() -> None:
+    source = Path(pyllm.__file__).parent
+    knowing = {p.relative_to(source).parts[0] for p in source.rglob("*.py") if "pyllm_convert" in p.read_text("utf-8")}
+    assert knowing <= {"cli"}

@@ -280,6 +280,28 @@ def test_rope_settings_of_both_styles(tmp_path: Path, style: str) -> None:
     assert keys["llama.rope.scaling.attn_factor"] == pytest.approx(1.5 / (1 + 0.1 * np.log(4)))
 
 
+@pytest.mark.parametrize("case", sorted(p.parent.name for p in GOLDEN.glob("*/model.safetensors")))
+def test_settings_as_transformers_4_wrote_them(case: str, tmp_path: Path) -> None:
+    """rope_theta and rope_scaling in place of rope_parameters, torch_dtype in place of dtype; defaults left out."""
+    config = json.loads((GOLDEN / case / "config.json").read_text())
+    rope = config["rope_parameters"]
+    full = dict(rope.get("full_attention", rope))
+    old: dict[str, Any] = {"rope_parameters": None, "rope_theta": full.pop("rope_theta")}
+    if case == "gemma3":
+        old["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    if "partial_rotary_factor" in full:
+        old["partial_rotary_factor"] = full.pop("partial_rotary_factor")
+    kind = full.pop("rope_type")
+    if kind != "default":
+        old["rope_scaling"] = full | {"type": kind}
+    if kind == "longrope":
+        old["original_max_position_embeddings"] = old["rope_scaling"].pop("original_max_position_embeddings")
+    keys, wanted = keys_of(copy_with(case, tmp_path / case, old)), keys_of(GOLDEN / case)
+    if case.startswith("olmo3"):
+        assert "olmo2.rope.freq_base_swa" not in wanted
+    assert keys == wanted
+
+
 def test_what_a_file_cannot_say_is_noted(tmp_path: Path) -> None:
     mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16}
     with Conversion(write_folder(tmp_path, {**LLAMA, **mistral}), tokenizer=False) as model:

@@ -13,7 +13,7 @@ from pyllm_convert.lazy import Lazy
 from pyllm_convert.safetensors import Entry, SafetensorsFile
 
 _INDEX = "model.safetensors.index.json"
-_MAX_JSON = 64 << 20  # bytes
+_MAX_JSON = 32 << 20  # bytes
 
 
 class Checkpoint:
@@ -122,7 +122,8 @@ def _safetensors(folder: Path) -> list[Path]:
     whole = folder / "model.safetensors"
     if whole.is_file():
         return [whole]
-    found = sorted(p for p in folder.glob("*.safetensors") if not p.name.startswith(("adapter", "consolidated")))
+    others = ("adapter", "consolidated")
+    found = sorted(p for p in folder.glob("*.safetensors") if p.is_file() and not p.name.startswith(others))
     if found:
         return found
     if (folder / "adapter_model.safetensors").is_file():

@@ -41,7 +41,7 @@ CARRIERS: dict[str, np.dtype[Any]] = {
 }
 """Types of elements, by the format's names, and the numpy type that holds their bits."""
 
-_MAX_HEADER = 100_000_000  # bytes, the format's own limit
+_MAX_HEADER = 32 << 20  # bytes; a hundred thousand tensors take less than half
 _MAX_DIMS = 8
 _READ_AHEAD = 8 << 20
 """Bytes that the system is asked to read before they are needed."""
@@ -114,7 +114,9 @@ class SafetensorsFile:
         if self._map[:8] == b"version ":
             raise self._error("it is a Git LFS pointer; fetch the file itself with `git lfs pull`")
         n = int.from_bytes(self._map[:8], "little")
-        if n > min(_MAX_HEADER, self.size - 8):
+        if n > _MAX_HEADER and n <= self.size - 8:
+            raise self._error(f"its header has {n} bytes; at most {_MAX_HEADER} are read")
+        if n > self.size - 8:
             raise self._error(f"its header should have {n} bytes, the file has {self.size}; download it again")
         try:
             header = json.loads(self._map[8 : 8 + n].decode("utf-8"), object_pairs_hook=_without_repeats)
