@@ -88,7 +88,7 @@ class QuantFormat(ABC):
         rows = np.ascontiguousarray(weights, np.float32)
         with Encoder(n_threads) as encoder:
             data, _ = encoder.encode(self, rows.reshape(-1, rows.shape[-1]).view(np.uint8), "F32", importance)
-        return data.reshape(*rows.shape[:-1], -1)
+        return data.reshape(*rows.shape[:-1], data.shape[1])
 
     def __repr__(self) -> str:
         return f"<format {self.name}: {self.block_size} weights in {self.block_bytes} bytes>"

@@ -103,7 +103,24 @@ def _fp4() -> tuple[Any, Any]:
     return value, code
 
 
-_IQ4_EXTENTS = [92.0, 97.0, 101.0, 105.0, 109.0, 113.0, 117.0, 122.0, 127.0, 132.0, 138.0, 145.0, 153.0]
+_IQ4_EXTENTS = [
+    92.0,
+    97.0,
+    101.0,
+    105.0,
+    109.0,
+    113.0,
+    117.0,
+    122.0,
+    127.0,
+    132.0,
+    138.0,
+    145.0,
+    153.0,
+    163.0,
+    177.0,
+    195.0,
+]
 
 
 def _iq4_nl() -> Any:
@@ -184,7 +201,9 @@ def _mxfp4() -> Any:
 
 def _nvfp4() -> Any:
     value, code = _fp4()
-    groups = Scale(16, value, [7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.5, 16.0, 18.0, 21.0, 24.0])
+    groups = Scale(
+        16, value, [2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.5, 16.0, 18.0, 20.0, 22.0, 24.5, 27.0]
+    )
     fit, error = groups.fit, groups.error
     scales = nvfp4_scales()
 
@@ -199,7 +218,7 @@ def _nvfp4() -> Any:
             c = (load_i32(results + 4 * g) >> 20) - (119 << 3) if s >= 2.0**-7 else np.int64(s * np.float32(1024))
             store_i32(codes + 4 * g, min(c, 126))
         best, best_step, least = zero_f32(), zero_f32(), error(scratch, zero_f32())
-        for step in range(-2, 4):
+        for step in range(-3, 5):
             for g in range(16):
                 c = min(max(load_i32(codes + 4 * g) + step, 0), 126)
                 store_f32(results + 4 * g, scales[c])

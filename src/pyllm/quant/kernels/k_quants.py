@@ -340,12 +340,12 @@ def _integers(low: int, high: int, extents: Sequence[float], scale_bits: int, ro
     return signed(Scale(16, quantize, extents), 16, scale_bits, rounds, quantize, pack)
 
 
-_TRIMS = (0.0, 0.025, 0.05, 0.085, 0.13)
+_TRIMS = (0.0, 0.02, 0.04, 0.065, 0.1, 0.15)
 
 _ROWS = {
-    "Q2_K": lambda: _affine(16, 3, starts(3, (0.0, 0.05, 0.1, 0.15, 0.2), 2), 15, 4, _pack_q2_k),
-    "Q3_K": lambda: _integers(-4, 3, both_signs([2.5 + 0.15 * i for i in range(16)]), 6, 3, _pack_q3_k),
-    "Q4_K": lambda: _affine(32, 15, starts(15, _TRIMS, 8), 63, 2, _pack_q4_k),
-    "Q5_K": lambda: _affine(32, 31, starts(31, _TRIMS, 14), 63, 2, _pack_q5_k),
-    "Q6_K": lambda: _integers(-32, 31, both_signs([28.0 + 0.5 * i for i in range(12)]), 8, 2, _pack_q6_k),
+    "Q2_K": lambda: _affine(16, 3, starts(3, (0.0, 0.04, 0.08, 0.13, 0.19, 0.26, 0.34), 2), 15, 5, _pack_q2_k),
+    "Q3_K": lambda: _integers(-4, 3, both_signs([2.0 + 0.15 * i for i in range(32)]), 6, 4, _pack_q3_k),
+    "Q4_K": lambda: _affine(32, 15, starts(15, _TRIMS, 8), 63, 3, _pack_q4_k),
+    "Q5_K": lambda: _affine(32, 31, starts(31, _TRIMS, 14), 63, 4, _pack_q5_k),
+    "Q6_K": lambda: _integers(-32, 31, both_signs([27.0 + 0.25 * i for i in range(36)]), 8, 3, _pack_q6_k),
 }

@@ -137,12 +137,12 @@ def _steps(low: float, step: float, count: int) -> list[float]:
     return [low + step * i for i in range(count)]
 
 
-_TRIMS = (0.0, 0.025, 0.05, 0.085, 0.13)
+_TRIMS = (0.0, 0.02, 0.04, 0.065, 0.1, 0.15)
 
 _ROWS = {
-    "Q4_0": lambda: _scaled(-8, 7, both_signs(_steps(6.0, 0.25, 15)), 18, _nibbles(2, 8)),
-    "Q5_0": lambda: _scaled(-16, 15, both_signs(_steps(12.0, 0.5, 13)), 22, _fives(2, 16)),
-    "Q8_0": lambda: _scaled(-127, 127, _steps(120.0, 1.0, 9), 34, _bytes),
+    "Q4_0": lambda: _scaled(-8, 7, both_signs(_steps(6.0, 0.25, 30)), 18, _nibbles(2, 8)),
+    "Q5_0": lambda: _scaled(-16, 15, both_signs(_steps(12.0, 0.25, 44)), 22, _fives(2, 16)),
+    "Q8_0": lambda: _scaled(-127, 127, _steps(118.0, 0.5, 57), 34, _bytes),
     "Q4_1": lambda: _affine(15, starts(15, _TRIMS, 8), 20, _nibbles(4, 0)),
     "Q5_1": lambda: _affine(31, starts(31, _TRIMS, 14), 24, _fives(4, 0)),
 }

@@ -113,11 +113,11 @@ def _pack_q2_0(target, codes):
         store_i8(target + 2 + i, byte)
 
 
-_TERNARY = [0.75 * 1.125**i for i in range(20)] + [1.0]
+_TERNARY = [0.75 * 1.125**i for i in range(24)] + [1.0]
 
 _ROWS = {
     "TQ1_0": lambda: _single(256, integers(-1, 1), _TERNARY, 54, 52, 1, _pack_tq1_0),
     "TQ2_0": lambda: _single(256, integers(-1, 1), _TERNARY, 66, 64, 1, _pack_tq2_0),
     "Q1_0": lambda: _single(128, _sign, [1.0], 18, 0, 1, _pack_q1_0),
-    "Q2_0": lambda: _single(64, integers(-1, 2), both_signs([0.8 + 0.1 * i for i in range(25)]), 18, 0, 1, _pack_q2_0),
+    "Q2_0": lambda: _single(64, integers(-1, 2), both_signs([0.8 + 0.1 * i for i in range(50)]), 18, 0, 1, _pack_q2_0),
 }
