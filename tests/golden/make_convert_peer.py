@@ -1,0 +1,81 @@
+"""Write tests/golden/convert_peer.json: what llama.cpp's converter makes of the folders in tests/golden/convert/.
+
+    python tests/golden/make_convert_peer.py LLAMA_CPP
+
+LLAMA_CPP is a checkout with `conversion/` and `gguf-py/` (written with the one in llama-cpp-python 0.3.36); torch and
+transformers are needed. Vocabularies are left out. For each folder: metadata (numbers, words, lists of flags), and of
+each tensor its shape, its format and a hash of its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def digest(data: bytes) -> str:
+    """What stands for a tensor's bytes."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def write(folder: Path, target: Path) -> None:
+    """Have llama.cpp convert a folder, without vocabulary."""
+    import gguf
+    from conversion.base import ModelBase, ModelType, TextModel, get_model_architecture
+
+    config = ModelBase.load_hparams(folder, False)
+    base: Any = ModelBase.from_model_architecture(get_model_architecture(config, ModelType.TEXT))
+
+    class WithoutVocabulary(base):
+        model_arch = base.model_arch
+
+        def set_vocab(self) -> None:
+            self.gguf_writer.add_tokenizer_model("none")
+
+        def modify_tensors(self, data_torch: Any, name: str, bid: int | None) -> Any:
+            if hasattr(self, "norm_shift"):  # Gemma 3, which would look into the vocabulary
+                return TextModel.modify_tensors(self, data_torch + self.norm_shift(name), name, bid)
+            return super().modify_tensors(data_torch, name, bid)
+
+    WithoutVocabulary(folder, gguf.LlamaFileType.GUESSED, target).write()
+
+
+def described(path: Path) -> dict[str, Any]:
+    """A file as the JSON has it."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    return {
+        "metadata": {k: f.contents() for k, f in reader.fields.items() if not k.startswith("GGUF.")},
+        "tensors": {
+            t.name: [[int(n) for n in reversed(t.shape)], t.tensor_type.name, digest(t.data.tobytes())]
+            for t in reader.tensors
+        },
+    }
+
+
+def main(llama_cpp: Path) -> None:
+    sys.path[:0] = [str(llama_cpp), str(llama_cpp / "gguf-py")]
+    import conversion
+
+    conversion.load_all_models()
+    logging.disable(logging.CRITICAL)
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for folder in sorted(p for p in (HERE / "convert").iterdir() if p.is_dir()):
+            target = Path(scratch) / f"{folder.name}.gguf"
+            write(folder, target)
+            found[folder.name] = described(target)
+    lines = [f" {json.dumps(name)}: {json.dumps(case, sort_keys=True)}" for name, case in found.items()]
+    (HERE / "convert_peer.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,52 @@
+"""Converted checkpoints against llama.cpp's converter (make_convert_peer.py): the same bytes, the same metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from make_convert_peer import digest
+
+from pyllm.quant import formats
+from pyllm_convert import Conversion
+
+HERE = Path(__file__).parent
+PEER: dict[str, Any] = json.loads((HERE / "convert_peer.json").read_text())
+
+OTHERWISE = {
+    "general.name",
+    "general.basename",
+    "general.finetune",
+    "general.size_label",
+    "phi3.attention.sliding_window",  # zero there
+    "phi3.rope.scaling.original_context_length",  # also without scaling, where it says nothing
+    "olmo2.rope.freq_base_swa",  # also where it is that of the other layers
+    "olmo2.rope.scaling.yarn_attn_factor",  # a key that engines do not read; rope.scaling.attn_factor is here
+}
+"""Keys that are not there, or not the same, on purpose."""
+
+
+@pytest.mark.parametrize("case", PEER)
+def test_tensors(case: str) -> None:
+    with Conversion(HERE / "convert" / case, tokenizer=False) as model:
+        assert set(model.tensors) == set(PEER[case]["tensors"])
+        for name, (shape, format, wanted) in PEER[case]["tensors"].items():
+            t = model.tensors[name]
+            rows = t.read(0, t.values.n_rows)
+            if t.format != format:
+                rows = formats.get(format).encode(formats.get(t.format).decode(rows))
+            assert (list(t.shape), digest(np.ascontiguousarray(rows).tobytes())) == (shape, wanted), name
+            assert t.keep == format or case == "llama-f32-tied", name  # llama.cpp makes F16 of single precision
+
+
+@pytest.mark.parametrize("case", PEER)
+def test_metadata(case: str) -> None:
+    with Conversion(HERE / "convert" / case, tokenizer=False) as model:
+        keys = {key: value.value for key, value in model.metadata.items()}
+    differing = set() if case != "llama-f32-tied" else {"general.file_type"}
+    for key, wanted in PEER[case]["metadata"].items():
+        if key not in OTHERWISE | differing:
+            assert keys[key] == (pytest.approx(wanted, rel=1e-6) if isinstance(wanted, float) else wanted), key
