@@ -31,7 +31,7 @@ from pyllm.quant.kernels.codebook_search import (
 from pyllm.quant.kernels.rows import encode_rows
 from pyllm.quant.kernels.tables import table
 
-_factors = table(lambda: np.tile(np.geomspace(0.75, 2.0, 8), 2).astype(np.float32).tobytes())
+_factors = table(lambda: np.tile(np.geomspace(0.65, 2.0, 8), 2).astype(np.float32).tobytes())
 """Scales that are tried, times the guess; with either shift."""
 
 _RMS = 0.8

@@ -41,7 +41,7 @@ from pyllm.quant.kernels.codebook_search import (
 from pyllm.quant.kernels.rows import encode_rows
 from pyllm.quant.kernels.tables import table
 
-_factors = table(lambda: np.geomspace(0.7, 2.2, 16).astype(np.float32).tobytes())
+_factors = table(lambda: np.geomspace(0.55, 2.1, 16).astype(np.float32).tobytes())
 """Scales that are tried, times the guess."""
 
 _RMS = 25.0

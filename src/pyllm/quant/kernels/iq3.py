@@ -46,7 +46,7 @@ from pyllm.quant.kernels.iq2 import negatives, pack_scale, parity
 from pyllm.quant.kernels.rows import encode_rows
 from pyllm.quant.kernels.tables import table
 
-_factors = table(lambda: np.geomspace(0.7, 2.2, 16).astype(np.float32).tobytes())
+_factors = table(lambda: np.geomspace(0.55, 2.1, 16).astype(np.float32).tobytes())
 """Scales that are tried, times the guess."""
 
 
