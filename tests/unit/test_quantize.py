@@ -20,6 +20,7 @@ import pyllm
 from pyllm.errors import FormatError, GGUFError, RequestError
 from pyllm.gguf import GGUFWriter, TensorSpec, Value, open_gguf
 from pyllm.quant import formats, pipeline
+from pyllm.quant import source as source_module
 from pyllm.quant.imatrix import ImportanceMatrix, Sums
 from pyllm.quant.pipeline import total_error, write_model
 from pyllm.quant.quantize import plan, planned_bytes, quantized_metadata
@@ -152,6 +153,34 @@ def test_a_split_file(tmp_path: Path) -> None:
         again = write_model(tmp_path / "w.gguf", ARCH, sources_of(file), {}, n_threads=1)
         assert [t.name for t in again.tensors] == ["w0", "w1", "w2", "w3"]
         assert all(np.array_equal(tensor(tmp_path / "w.gguf", t.name), t.data) for t in file.tensors.values())
+
+
+def test_rows_are_read_ahead_and_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [TensorSpec(name, (64, 1024), "F32") for name in "ab"]
+    with GGUFWriter(tmp_path / "m.gguf", ARCH, specs) as writer:
+        writer.write(np.arange(2 * 64 * 1024, dtype=np.float32))
+    asked: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(source_module, "_READ_AHEAD", 8 * 4096)
+    with open_gguf(tmp_path / "m.gguf") as file:
+        begin = {n: t.data.ctypes.data - file.tensors["a"].data.ctypes.data for n, t in file.tensors.items()}
+
+        def advise(name: str, start: int, stop: int | None, advice: str, *, inside: bool) -> None:
+            n_bytes = file.tensors[name].n_bytes
+            asked.append((advice, begin[name] + start, begin[name] + (n_bytes if stop is None else stop)))
+
+        monkeypatch.setattr(file, "_advise", advise)
+        at = 0
+        for s in sources_of(file):
+            for row in range(0, 64, 16):
+                asked.clear()
+                rows = s.read(row, row + 16).view(np.float32)
+                assert np.array_equal(rows.ravel(), np.arange(at, at + 16 * 1024))
+                used, ahead = 4 * at, min(4 * at + 24 * 4096, 2 * 64 * 4096)
+                at += 16 * 1024
+                assert max(stop for advice, _, stop in asked if advice == "MADV_DONTNEED") == used
+                wanted = [(start, stop) for advice, start, stop in asked if advice == "MADV_WILLNEED"]
+                assert wanted[0][0] == used
+                assert wanted[-1][1] == ahead
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
