@@ -81,6 +81,7 @@ def test_dry_run_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["{folder}", "{folder}/config.json"], "config.json"),
         (["{folder}", "{out}", "--tensor-type", "[=Q8_0"], "no regular expression"),
         (["{folder}"], "a folder and a target"),
+        (["{folder}", "{out}", "--imatrix", "x"], "goes with a recipe"),
     ],
 )
 def test_one_clear_line_and_nothing_left(

@@ -321,6 +321,7 @@ def test_token_tables_have_as_many_rows_as_tokens(tmp_path: Path, monkeypatch: p
         shapes = {t.name: t.shape for t in model.tensors.values()}
         assert shapes["token_embd.weight"] == shapes["output.weight"] == (13, 32)
         assert model.metadata["llama.vocab_size"].value == 13
+        assert "3 rows of lm_head.weight, for which there are no tokens, are left out" in model.notes
     monkeypatch.setattr(conversion, "_vocabulary", lambda folder, config: words(17))
     with pytest.raises(ModelError, match=r"17 tokens, but model.embed_tokens.weight only 16 rows"):
         Conversion(folder)

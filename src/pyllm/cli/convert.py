@@ -55,6 +55,10 @@ def command(
 
     folder, target, recipe = _arguments(arguments, options["dry_run"])
     imatrix = options["imatrix"]
+    if imatrix is not None and recipe is None:
+        raise click.UsageError(
+            "an importance matrix goes with a recipe: pyllm convert FOLDER model.gguf Q4_K_M --imatrix …"
+        )
     matrix = None if imatrix is None else ImportanceMatrix.load(imatrix)
     recipe_options = RecipeOptions(
         tensor_types=options["tensor_types"],

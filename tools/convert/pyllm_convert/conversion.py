@@ -25,6 +25,7 @@ from pyllm_convert.quantized import check_method, without_scales
 _SAME = ("F32", "F16", "BF16", "MXFP4")
 """Types of a checkpoint that are formats of a file."""
 _READABLE = (*_SAME, "F64", "F8_E4M3", "F8_E5M2")
+_TOKEN_TABLES = ("token_embd.weight", "output.weight")
 _QUANTIZATION_VERSION = 2
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}
 """general.file_type of files that are mostly of one of these formats."""
@@ -83,7 +84,9 @@ class Conversion:
         placed = model.tensors(without_scales(self.checkpoint.tensors, quantized))
         words = _vocabulary(folder, config) if tokenizer else {"tokenizer.ggml.model": Value.of("none")}
         if tokenizer:
-            placed, keys["vocab_size"] = _as_many_rows(placed, words)
+            n_tokens = len(words["tokenizer.ggml.tokens"].value)
+            placed = {n: self._as_many_rows(n, t, n_tokens) for n, t in placed.items()}
+            keys["vocab_size"] = n_tokens
         self.tensors = {n: _planned(n, t) for n, t in placed.items()}
         general = {"general.architecture": model.arch, **names.general(folder, name)}
         general["general.size_label"] = names.size_label(
@@ -119,6 +122,15 @@ class Conversion:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    def _as_many_rows(self, name: str, t: Lazy, n_tokens: int) -> Lazy:
+        """Token tables cut to the vocabulary: some checkpoints have rows to spare, for which there are no tokens."""
+        if name not in _TOKEN_TABLES or t.shape[0] == n_tokens:
+            return t
+        if t.shape[0] < n_tokens:
+            raise ModelError(f"the tokenizer has {n_tokens} tokens, but {t.name} only {t.shape[0]} rows")
+        self.notes.append(f"{t.shape[0] - n_tokens} rows of {t.name}, for which there are no tokens, are left out")
+        return lazy.slice_rows(t, 0, n_tokens)
+
     def _mostly(self) -> str:
         sizes = dict.fromkeys(FILE_TYPES, 0)
         for t in self.tensors.values():
@@ -140,7 +152,7 @@ class Conversion:
 
 
 def _planned(name: str, t: Lazy) -> Planned:
-    lazy.require(t, len(t.shape), _READABLE)
+    lazy.require(t, None, _READABLE)
     format = t.dtype if t.dtype in _SAME else "F32"
     keep = t.keep or format
     if len(t.shape) < 2 or not name.endswith(".weight") or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
@@ -156,18 +168,3 @@ def _vocabulary(folder: Path, config: dict[str, Any]) -> dict[str, Value]:
     except TokenizerError as error:
         hint = "without a vocabulary (--no-tokenizer), the file would take token ids only"
         raise TokenizerError(f"{error}; {hint}") from None
-
-
-def _as_many_rows(placed: dict[str, Lazy], words: dict[str, Value]) -> tuple[dict[str, Lazy], int]:
-    """Token tables cut to the vocabulary: some checkpoints have rows to spare, for which there are no tokens."""
-    n = len(words["tokenizer.ggml.tokens"].value)
-    out = dict(placed)
-    for name in ("token_embd.weight", "output.weight"):
-        t = placed.get(name)
-        if t is None:
-            continue
-        if t.shape[0] < n:
-            raise ModelError(f"the tokenizer has {n} tokens, but {t.name} only {t.shape[0]} rows")
-        if t.shape[0] > n:
-            out[name] = lazy.slice_rows(t, 0, n)
-    return out, n

@@ -77,9 +77,9 @@ def _e4m3() -> NDArray[np.float32]:
 E4M3 = _e4m3()
 
 
-def require(t: Lazy, n_dims: int, dtypes: Sequence[str] = _FLOATS) -> Lazy:
-    """The tensor itself. Raises ModelError where its rank or type is not what its place in a model needs."""
-    if len(t.shape) != n_dims:
+def require(t: Lazy, n_dims: int | None, dtypes: Sequence[str] = _FLOATS) -> Lazy:
+    """The tensor itself. Raises ModelError where its rank (None: any) or its type is not what its place needs."""
+    if n_dims is not None and len(t.shape) != n_dims:
         raise ModelError(f"tensor {t.name} has the shape {t.shape}; {n_dims} axes are needed there")
     if t.dtype not in dtypes:
         raise ModelError(f"tensor {t.name} holds {t.dtype}; {', '.join(dtypes)} can be converted there")

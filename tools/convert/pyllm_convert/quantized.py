@@ -66,7 +66,7 @@ def _weight_of(name: str, tensors: Mapping[str, Lazy]) -> str | None:
 
 def scaled(t: Lazy, scale: Lazy, config: Mapping[str, Any]) -> Lazy:
     """`t` times `scale`, in float32. Raises ModelError where their shapes do not go together."""
-    require(scale, len(scale.shape), ("F32", "BF16", "F16", "F64"))
+    require(scale, None, ("F32", "BF16", "F16", "F64"))
     shape = _with_axes_of(t, scale)
     block = _block_size(config)
     per_row = _per_element(t, scale, shape, -2, block[0])
