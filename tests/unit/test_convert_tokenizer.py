@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import string
@@ -181,27 +182,31 @@ def sentencepiece_folder(folder: Path, name: str, **files: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["bpe", "bpe_bare"])
+FILES = ["bpe", "bpe_bare", "unigram", "unigram_bytes", "unigram_rules"]
+BARE = ("bpe_bare", "unigram_bytes")  # without a space before a text
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_sentencepiece_files_give_sentencepieces_ids(golden, tmp_path, name) -> None:
     tokenizer = converted(sentencepiece_folder(tmp_path, name))
     for text, expected in zip(golden["texts"], golden["models"][name]["ids"], strict=True):
-        if name == "bpe" and "<turn>" in text:
-            continue  # GGUF's vocabularies put a space after special tokens too
+        if name not in BARE and ("<turn>" in text or "    " in text):
+            continue  # GGUF's vocabularies put a space after user-defined tokens too
         assert tokenizer.encode(text, add_special=False) == expected, text
 
 
-@pytest.mark.parametrize("name", ["bpe", "bpe_bare", "unigram"])
+@pytest.mark.parametrize("name", FILES)
 def test_sentencepiece_files_are_read_whole(golden, tmp_path, name) -> None:
     found, expected = values(sentencepiece_folder(tmp_path, name)), golden["models"][name]
     types = found["tokenizer.ggml.token_type"].tolist()
-    assert found["tokenizer.ggml.model"] == ("t5" if name == "unigram" else "llama")
+    assert found["tokenizer.ggml.model"] == ("t5" if "unigram" in name else "llama")
     assert found["tokenizer.ggml.tokens"][-50:] == expected["pieces"]
     assert found["tokenizer.ggml.scores"][-50:].tolist() == pytest.approx(expected["scores"], abs=1e-4)
     assert [i for i, t in enumerate(types) if t == UNKNOWN] == expected["unknown"]
     assert [i for i, t in enumerate(types) if t == CONTROL] == expected["control"]
     assert types.count(BYTE) == expected["n_bytes"]
     assert types.count(USER_DEFINED) == 2
-    assert found["tokenizer.ggml.add_space_prefix"] is (name != "bpe_bare")
+    assert found["tokenizer.ggml.add_space_prefix"] is (name not in BARE)
     assert (found["tokenizer.ggml.bos_token_id"], found["tokenizer.ggml.eos_token_id"]) == (1, 2)
 
 
@@ -288,6 +293,47 @@ def test_merges_that_scores_cannot_order_keep_their_ranks(tmp_path_factory, text
 def test_merges_that_scores_cannot_order_are_refused_with_a_space_prefix(tmp_path) -> None:
     with pytest.raises(TokenizerError, match=r"no scores of tokens can stand for"):
         values(unordered_spaces(tmp_path, prefix=True)[1])
+
+
+@pytest.fixture(scope="module")
+def unigram(tmp_path_factory) -> list[tuple[Tokenizer, ours.Tokenizer]]:
+    """As transformers derives it from SentencePiece models: with blanks merged; with unknown characters as bytes."""
+    made = []
+    for merge, byte_fallback in ((True, False), (False, True)):
+        library = Tokenizer(models.Unigram())
+        rules = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")]
+        library.normalizer = normalizers.Sequence(rules if merge else [])
+        library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always" if merge else "never")
+        library.train_from_iterator(
+            CORPUS,
+            trainers.UnigramTrainer(vocab_size=300, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False),
+        )
+        saved = json.loads(library.to_str())
+        if byte_fallback:
+            saved["model"]["byte_fallback"] = True
+            saved["model"]["vocab"] += [[f"<0x{b:02X}>", 0.0] for b in range(256)]
+        library = Tokenizer.from_str(json.dumps(saved))
+        made.append((library, converted(save(tmp_path_factory.mktemp("unigram"), library))))
+    return made
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=(TEXTS | st.text("abcdefghijk lmnopé模", max_size=40)).map(str.rstrip))
+def test_unigram_ids_are_the_librarys(unigram, text) -> None:
+    for library, tokenizer in unigram:
+        expected = library.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text, add_special=False) == expected
+
+
+def test_damaged_charsmaps_are_refused(tmp_path) -> None:
+    found = values(sentencepiece_folder(tmp_path, "unigram_rules"))
+    charsmap = found["tokenizer.ggml.precompiled_charsmap"]
+    for bad in (charsmap[:3], charsmap[:20], [255] * 8):
+        with pytest.raises(TokenizerError, match="precompiled_charsmap is damaged"):
+            ours.from_gguf(found | {"tokenizer.ggml.precompiled_charsmap": bad})
+    no_texts = charsmap[: 4 + int(charsmap[:4].view("<u4")[0])]  # what is replaced is then replaced by nothing
+    cut = ours.from_gguf(found | {"tokenizer.ggml.precompiled_charsmap": no_texts})
+    assert cut.encode("A") == cut.encode("")
 
 
 @pytest.fixture(scope="module")
@@ -450,3 +496,53 @@ def test_different_expressions_are_different(a, b) -> None:
 def test_any_expression_is_read_or_refused(pattern) -> None:
     with contextlib.suppress(ValueError):
         assert canonical(pattern) == canonical(pattern)
+
+
+WHOLE: dict[str, Any] = {
+    "tokenizer": {
+        "model": {
+            "type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "<s>": 3, "▁": 4}, "merges": ["a b"], "unk_token": "a",
+        },
+        "added_tokens": [{"id": 3, "content": "<s>", "special": True}],
+        "normalizer": {
+            "type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}],
+        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Metaspace", "prepend_scheme": "never"}]},
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {}}]},
+    },
+    "tokenizer_config": {
+        "bos_token": {"content": "<s>"}, "add_bos_token": True, "added_tokens_decoder": {"3": {"content": "<s>"}},
+        "chat_template": [{"name": "default", "template": "x"}],
+    },
+    "special_tokens_map": {"eos_token": "b"},
+    "added_tokens": {"<s>": 3},
+    "generation_config": {"eos_token_id": [1]},
+}  # fmt: skip
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"type": "Unigram", "vocab": [["a", 0.0], ["b", -1.0]], "unk_id": 0},
+    {"type": "WordPiece", "vocab": {"a": 0, "##b": 1}, "unk_token": "a"},
+]
+JUNK = (
+    st.none() | st.booleans() | st.integers(-5, 1 << 70) | st.floats() | st.text(max_size=3) | st.just([]) | st.just({})
+)
+JUNK |= st.lists(st.integers() | st.text(max_size=2), max_size=3) | st.just([[1]]) | st.just({"type": []})
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every container and key in a JSON value."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [place for key in keys for place in [(value, key), *places(value[key])]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(KINDS), byte_level=st.booleans())
+def test_whatever_stands_in_the_files_is_one_error(tmp_path_factory, data, kind, byte_level) -> None:
+    files = json.loads(json.dumps(WHOLE))
+    files["tokenizer"]["model"] |= copy.deepcopy(kind)
+    if byte_level:
+        files["tokenizer"] |= {"normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "use_regex": True}}
+    for container, key in data.draw(st.lists(st.sampled_from(places(files)), min_size=1, max_size=3)):
+        container[key] = copy.deepcopy(data.draw(JUNK))
+    with contextlib.suppress(TokenizerError):
+        ours.from_gguf(values(write(tmp_path_factory.mktemp("any"), **files)))

@@ -32,9 +32,13 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
         from pyllm.tokenizers.wpm import WPMTokenizer
 
         return WPMTokenizer(metadata, Vocab(metadata, {"cls": 101, "unknown": 100, "seperator": 102, "padding": 0}))
+    if kind == "t5":
+        from pyllm.tokenizers.ugm import UGMTokenizer
+
+        return UGMTokenizer(metadata, Vocab(metadata, {"eos": 1, "unknown": 2, "padding": 0}))
     if kind in (None, "", "none", "no_vocab", "test"):
         raise TokenizerError(f"the file has no vocabulary (tokenizer.ggml.model is {kind!r}); {_IDS_ONLY}")
     raise TokenizerError(
-        f"tokenizers of the kind {kind!r} (tokenizer.ggml.model) are not supported, only gpt2, gemma4, llama and bert; "
-        f"{_IDS_ONLY}"
+        f"tokenizers of the kind {kind!r} (tokenizer.ggml.model) are not supported, only gpt2, gemma4, llama, bert and "
+        f"t5; {_IDS_ONLY}"
     )

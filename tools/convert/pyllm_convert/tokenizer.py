@@ -37,7 +37,8 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Val
     values: dict[str, Any] = {"model": table.model, "pre": table.pre, "tokens": table.texts}
     values["token_type"] = np.array(table.types, np.int32)
     if table.scores is not None:
-        values["scores"] = np.array(table.scores, np.float32)
+        with np.errstate(over="ignore"):
+            values["scores"] = np.array(table.scores, np.float32)
     if table.merges is not None:
         values["merges"] = Value(ValueType.ARRAY, table.merges, ValueType.STRING)
     settings = table.settings | _roles(files, table)

@@ -13,6 +13,7 @@ from pyllm_convert.tokenizer_regex import Form, canonical
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _PUNCTUATION = r"[\p{P}\$\+<=>\^~\|`]+"
+_MAX_DEPTH = 20
 # Of several names for the same way to cut, those that other programs have known longest, without effects of their own.
 _PREFERRED = (
     "gpt-2", "llama-bpe", "qwen2", "smollm", "dbrx", "deepseek-llm", "deepseek-coder", "deepseek-v3", "tekken",
@@ -133,16 +134,19 @@ def _split_pattern(part: Mapping[str, Any]) -> str:
     return regex
 
 
-def steps(part: Any) -> Iterator[Mapping[str, Any]]:
+def steps(part: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """The steps of a normalizer, pre-tokenizer or decoder, sequences within sequences laid out."""
     if not isinstance(part, dict):
         return
-    if part.get("type") == "Sequence":
-        for key in ("pretokenizers", "normalizers", "decoders", "processors"):
-            for inner in part.get(key) or ():
-                yield from steps(inner)
-    else:
+    if part.get("type") != "Sequence":
         yield part
+        return
+    for key in ("pretokenizers", "normalizers", "decoders", "processors"):
+        inner = part.get(key) or []
+        if not isinstance(inner, list) or depth == _MAX_DEPTH:
+            raise TokenizerError(f"tokenizer.json has a sequence whose {key} are no list of steps; it is damaged")
+        for step in inner:
+            yield from steps(step, depth + 1)
 
 
 def _unknown(pattern: str, why: str = "") -> TokenizerError:

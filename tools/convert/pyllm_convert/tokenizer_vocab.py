@@ -10,7 +10,7 @@ from typing import Any
 from pyllm.errors import TokenizerError
 from pyllm.tokenizers.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from pyllm_convert import sentencepiece_model, tokenizer_pre
-from pyllm_convert.tokenizer_files import MAX_TOKENS, TokenizerFiles
+from pyllm_convert.tokenizer_files import MAX_TOKENS, TokenizerFiles, content
 from pyllm_convert.tokenizer_pre import merge_pairs, steps
 
 _SPACE = "▁"
@@ -80,12 +80,16 @@ def _visible(part: str) -> str:
 def _wordpiece(files: TokenizerFiles, tokenizer: dict[str, Any]) -> VocabTable:
     """GGUF marks the tokens that begin a word, `tokenizer.json` the others, by "##"."""
     model = tokenizer["model"]
-    mark = model.get("continuing_subword_prefix", "##")
+    mark = content(model.get("continuing_subword_prefix", "##"))
     texts, types = _laid_out(files, _vocab(model), lambda _: NORMAL)
     for i, text in enumerate(texts):
         if types[i] == NORMAL and not (text.startswith("[") and text.endswith("]")):
             texts[i] = text[len(mark) :] if mark and text.startswith(mark) else _SPACE + text
-    return VocabTable("bert", "default", texts, types, settings=_normalizer_flags(tokenizer))
+    settings: dict[str, Any] = dict(_normalizer_flags(tokenizer))
+    unknown = content(model.get("unk_token"))
+    if unknown in model["vocab"]:
+        settings["unknown_token_id"] = model["vocab"][unknown]
+    return VocabTable("bert", "default", texts, types, settings=settings)
 
 
 def _normalizer_flags(tokenizer: dict[str, Any]) -> dict[str, bool]:
@@ -138,7 +142,7 @@ def _sentencepiece_bpe(files: TokenizerFiles, tokenizer: dict[str, Any]) -> Voca
     vocab, pairs = _vocab(model), merge_pairs(model)
     prefix = _space_prefix(tokenizer)
     added = {token.text for token in files.added.values()}
-    unknown = model.get("unk_token")
+    unknown = content(model.get("unk_token"))
     texts, types = _laid_out(files, vocab, lambda text: _sp_type(text, unknown))
     scores = _scores_of_merges(vocab, pairs, added)
     if scores is None:
@@ -151,9 +155,10 @@ def _sentencepiece_bpe(files: TokenizerFiles, tokenizer: dict[str, Any]) -> Voca
     by_id = [0.0] * (max(vocab.values(), default=-1) + 1)
     for text, score in scores.items():
         by_id[vocab[text]] = score
-    return VocabTable(
-        "llama", "default", texts, types, _scores(files, by_id, len(texts)), settings={"add_space_prefix": prefix}
-    )
+    settings: dict[str, Any] = {"add_space_prefix": prefix}
+    if unknown in vocab:
+        settings["unknown_token_id"] = vocab[unknown]
+    return VocabTable("llama", "default", texts, types, _scores(files, by_id, len(texts)), settings=settings)
 
 
 def _scores_of_merges(
@@ -215,10 +220,16 @@ def _unigram(files: TokenizerFiles, tokenizer: dict[str, Any]) -> VocabTable:
         listed = [(str(text), float(score)) for text, score in pieces]
     except (TypeError, ValueError) as error:
         raise TokenizerError(f"tokenizer.json has a piece that is not a text and a score: {error}") from error
-    unknown = model.get("unk_id")
-    unknown = listed[unknown][0] if isinstance(unknown, int) and 0 <= unknown < len(listed) else None
+    unk_id = model.get("unk_id")
+    unknown = (
+        listed[unk_id][0]
+        if isinstance(unk_id, int) and not isinstance(unk_id, bool) and 0 <= unk_id < len(listed)
+        else None
+    )
     texts, types = _laid_out(files, {text: i for i, (text, _) in enumerate(listed)}, lambda t: _sp_type(t, unknown))
     settings: dict[str, Any] = {"add_space_prefix": _space_prefix(tokenizer), "remove_extra_whitespaces": False}
+    if unknown is not None:
+        settings["unknown_token_id"] = unk_id
     for step in steps(tokenizer.get("normalizer")):
         if step.get("type") == "Precompiled":
             try:
