@@ -25,6 +25,8 @@ class ExecutionOptions:
     """Most rows of logits of one step."""
     kv_dtype: KVDtype = "f16"
     n_threads: int = 1
+    many_rows: bool = False
+    """Rows of prompts whose logits are wanted take the way of many tokens, where that is another: as scoring wants."""
     collect_importance: bool = False
     """Sum the squares of every matrix product's input; `Executable.importance` gives them."""
     progress: Progress | None = field(default=None, compare=False)

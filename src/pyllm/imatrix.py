@@ -63,6 +63,7 @@ class Collector:
             max_rows=max_tokens,
             kv_dtype=kv_dtype,
             n_threads=n_threads or default_threads(),
+            many_rows=True,
             collect_importance=True,
             progress=progress,
         )

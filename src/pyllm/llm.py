@@ -62,7 +62,8 @@ def load(
     `max_seqs`: most sequences in one step; further requests wait.
     `n_kv`: positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further.
     `n_batch`: most tokens in one step; long prompts are read in pieces of that size.
-    `n_rows`: most rows of logits in one step, which matters to scoring only.
+    `n_rows`: most rows of logits in one step, which matters to scoring only; with more than 128, those of prompts are
+    computed as their other tokens are.
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
     `progress(what, share)` is told how downloading, compiling and packing go.
 
@@ -90,6 +91,7 @@ def load(
             max_tokens=max(n_batch, max_seqs),
             max_seqs=max_seqs,
             max_rows=max(n_rows, max_seqs),
+            many_rows=n_rows > 128,
             kv_dtype=kv_dtype,
             n_threads=n_threads or default_threads(),
             progress=progress,

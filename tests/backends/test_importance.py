@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 
-from pyllm.backends.base import ImportanceSums
+from pyllm.backends.base import Batch, ImportanceSums
 from pyllm.errors import BackendError
 from pyllm.program import Value
 
@@ -112,6 +112,37 @@ def test_results_are_as_without(backend: str) -> None:
         outputs.append([oracle.run(exe, batch) for batch in oracle.ragged_batches(96)])
         exe.close()
     oracle.assert_close(zip(*outputs, strict=True), 1e-4)
+
+
+@pytest.mark.parametrize("fmt", ["Q4_K", "Q8_0"])
+@pytest.mark.parametrize("shape", [oracle.Shape(n_vocab=103, tied=True), oracle.Shape(n_vocab=96, n_experts=4)])
+def test_many_rows(fmt: str, shape: oracle.Shape) -> None:
+    """Rows of prompts may take the way of many tokens, with rows of generated tokens and without."""
+    oracle.need("cpu")
+    model = oracle.transformer(shape)
+    tensors, results = model.tensors(fmt), []
+    prompts = [oracle.random_tokens(n, 96, n) for n in (40, 30)]
+    for options in (replace(oracle.OPTIONS, many_rows=True), oracle.OPTIONS):
+        exe = oracle.compiled("cpu", model, tensors, options)
+        batch, out = Batch(options), []
+        batch.add(prompts[0], 0, [0, 1, 2], "all")
+        out.append(exe.run(batch).copy())
+        batch.clear()
+        batch.add([5], 40, [0, 1, 2], generated=True)
+        out.append(exe.run(batch).copy())
+        batch.clear()
+        batch.add([6], 41, [0, 1, 2], generated=True)
+        batch.add(prompts[1], 0, [3, 4], [3, 9, 29])
+        out.append(exe.run(batch).copy())
+        batch.clear()
+        batch.add(prompts[1], 0, [3, 4], "none")
+        assert not exe.run(batch).size
+        exe.close()
+        results.append(out)
+    many, few = results
+    limit = 2e-2 if shape.n_experts else 2e-3
+    oracle.assert_close(zip(many, few, strict=True), limit)
+    assert oracle.nmse(many[1], few[1]) < 1e-3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

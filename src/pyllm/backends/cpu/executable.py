@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from pyllm.backends.base import Batch, Executable, ImportanceSums
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.lowering import Lowering
-from pyllm.backends.cpu.table import FIRST_WIDE, NARROW, NEVER, WIDE, Buffer, Encoded
+from pyllm.backends.cpu.table import (
+    FIRST_WIDE,
+    FIRST_WIDE_ROW,
+    NARROW,
+    NARROW_ROWS,
+    NEVER,
+    WIDE,
+    WIDE_ROWS,
+    Buffer,
+    Encoded,
+)
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, RequestError
 from pyllm.gguf.tensor import TensorInfo
@@ -150,6 +160,10 @@ class CPUExecutable(Executable):
         n_wide = batch.n_tokens - n_narrow
         step[FIRST_WIDE] = n_narrow
         step[NARROW + 1], step[WIDE], step[WIDE + 1] = n_narrow, n_narrow, n_wide
+        if self.options.many_rows:
+            n_few = int(np.searchsorted(batch.rows[: batch.n_rows], n_narrow))
+            step[FIRST_WIDE_ROW] = step[NARROW_ROWS + 1] = step[WIDE_ROWS] = n_few
+            step[WIDE_ROWS + 1] = batch.n_rows - n_few
         for rows in self._low.host_rows:
             self._decode_rows(rows.table, batch.tokens[: batch.n_tokens], rows.scale, rows.view.address, rows.view.ld)
         return self._tables[n_narrow > 0, n_wide > 0]

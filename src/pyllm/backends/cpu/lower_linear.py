@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
-from pyllm.backends.cpu.table import NARROW, WIDE, Entry, View, at, round_up
+from pyllm.backends.cpu.table import Entry, View, at, round_up
 from pyllm.program import Add, GatedActivation, Linear, MixtureOfExperts
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ def lower_linear(
     rows, wide = low.range(node), None
     wide_kernel = plan.gated_kernel(gated.act) if gated else plan.wide_kernel
     if wide_kernel and low.may_be_wide(low.node(op.x)):
-        rows, out = View(low.step, 0, 8 * NARROW), gated.q8 if gated else y
+        rows, out = low.narrow(node), gated.q8 if gated else y
         low.table.need_scratch(GATED_SCRATCH if gated else WIDE_SCRATCH)
         wide = Entry(
             wide_kernel,
             lambda: linear.wide_args(
                 plan, w=w.address, x=x.address, ldx=x.ld, y=out.address, ldy=out.ld,
                 bias=bias.address if bias else 0, residual=residual.address if residual else 0,
-                rows=low.step.address + 8 * WIDE, scratch=low.table.scratch.address,
+                rows=low.wide(node).address, scratch=low.table.scratch.address,
                 scratch_bytes=low.table.scratch_bytes,
             ),
             label=f"wide {plan.format} {gated.act if gated else ''}".rstrip(),
@@ -106,7 +106,7 @@ def lower_gated(low: Lowering, node: Node, op: GatedActivation) -> None:
         product = low.node(op.gate)
         assert isinstance(product.op, Linear)
         lower_linear(low, product, product.op, gated=Gated(op.act, node.q8))
-        rows, fused = View(low.step, 0, 8 * NARROW), True
+        rows, fused = low.narrow(node), True
     gate, up = low.f32(op.gate), low.f32(op.up)
     add_gate(low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), narrow=fused)
 

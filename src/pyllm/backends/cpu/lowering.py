@@ -18,7 +18,20 @@ from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
 from pyllm.backends.cpu.lower_experts import lower_experts
 from pyllm.backends.cpu.lower_linear import lower_gated, lower_linear, product_of_sum
 from pyllm.backends.cpu.statistics import Statistics
-from pyllm.backends.cpu.table import FIRST_WIDE, NEVER, Buffer, Table, View, at, round_up
+from pyllm.backends.cpu.table import (
+    FIRST_WIDE,
+    FIRST_WIDE_ROW,
+    NARROW,
+    NARROW_ROWS,
+    NEVER,
+    WIDE,
+    WIDE_ROWS,
+    Buffer,
+    Table,
+    View,
+    at,
+    round_up,
+)
 from pyllm.backends.cpu.weights import Weights
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
@@ -119,13 +132,23 @@ class Lowering:
     def wide_from(self, node: Node) -> View:
         """Where the first row is that has a wide record: rows of prompts, of values that only plain products read.
 
-        Rows whose logits are wanted, and those that experts share, take the same way in every batch.
+        Rows that experts share take the same way in every batch, and so do those whose logits are wanted, unless they
+        are many.
         """
-        return View(self.step, 0, 8 * (FIRST_WIDE if self.may_be_wide(node) else NEVER))
+        first = FIRST_WIDE_ROW if node.picked else FIRST_WIDE
+        return View(self.step, 0, 8 * (first if self.may_be_wide(node) else NEVER))
 
-    @staticmethod
-    def may_be_wide(node: Node) -> bool:
-        return not node.picked and not any(isinstance(op, MixtureOfExperts) for op in node.readers)
+    def may_be_wide(self, node: Node) -> bool:
+        few = node.picked and not self.options.many_rows
+        return not few and not any(isinstance(op, MixtureOfExperts) for op in node.readers)
+
+    def narrow(self, node: Node) -> View:
+        """Where the (first, count) of a value's rows without wide records is, if it may have others."""
+        return View(self.step, 0, 8 * (NARROW_ROWS if node.picked else NARROW))
+
+    def wide(self, node: Node) -> View:
+        """The same of its rows with wide records."""
+        return View(self.step, 0, 8 * (WIDE_ROWS if node.picked else WIDE))
 
     def most_rows(self, node: Node) -> int:
         return self.options.max_rows if node.picked else self.options.max_tokens

@@ -21,6 +21,8 @@ LINE = 64
 FIRST_WIDE, NEVER, NARROW, WIDE = 12, 14, 16, 18
 """Slots of the STEP block: the first token with a wide record, a number that no row reaches, and the ranges (first,
 count) of the tokens without and with wide records."""
+FIRST_WIDE_ROW, NARROW_ROWS, WIDE_ROWS = 20, 22, 24
+"""The same for the rows whose logits are wanted."""
 
 
 def round_up(n: int, multiple: int) -> int:
