@@ -106,19 +106,20 @@ def _q5_k(src, q, s, r):
 
 
 @register_jitable
-def _sixes(src, g, c):
-    half, part = g >> 2, g & 3
+def _sixes(src, half, part, c):
     low = (u32(src + 64 * half + 32 * (part & 1) + 4 * c) >> 4 * (part >> 1)) & LOW
     return low | (u32(src + 128 + 32 * half + 4 * c) >> 2 * part & TWO) << 4
 
 
 @register_jitable
 def _q6_k(src, q, s, r):
-    for g in range(8):
-        store6(
-            q + 384 * g, r, _sixes(src, g, 0), _sixes(src, g, 1), _sixes(src, g, 2), _sixes(src, g, 3),
-            _sixes(src, g, 4), _sixes(src, g, 5), _sixes(src, g, 6), _sixes(src, g, 7),
-        )  # fmt: skip
+    for h in range(2):
+        for p in range(4):
+            store6(
+                q + 384 * (4 * h + p), r, _sixes(src, h, p, 0), _sixes(src, h, p, 1), _sixes(src, h, p, 2),
+                _sixes(src, h, p, 3), _sixes(src, h, p, 4), _sixes(src, h, p, 5), _sixes(src, h, p, 6),
+                _sixes(src, h, p, 7),
+            )  # fmt: skip
     for i in range(16):
         store_i8(s + 16 * i + r, load_u8(src + 192 + i))
     store_i16(s + 256 + 2 * r, load_u16(src + 208))
