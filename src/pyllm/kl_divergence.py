@@ -211,6 +211,20 @@ class Divergence:
             return 0.0
         return float(np.mean((self.nll - self.nll.mean()) * (self.nll_base - self.nll_base.mean()))) / (n - 1)
 
+    def figures(self) -> dict[str, float]:
+        """The result by name; errors are named NAME_error, points of the distributions NAME_p99.9."""
+        out: dict[str, float] = {"windows": self.n_windows, "tokens": len(self.nll)}
+        for name in ("ppl", "ppl_base", "ratio", "log_ratio", "difference", "mean_kld", "mean_delta_p", "rms_delta_p"):
+            of: Uncertain = getattr(self, name)
+            out |= {name: of.value, f"{name}_error": of.error}
+        out |= {"same_top": self.top_share.value, "same_top_error": self.top_share.error}
+        out["correlation"] = self.correlation
+        for name, values, points in (("kld", self.kld, _KLD_POINTS), ("delta_p", self.delta_p, _DELTA_POINTS)):
+            shares = [share for _, share in points]
+            for share, value in zip(shares, np.quantile(values, shares), strict=True):
+                out[f"{name}_p{100 * share:g}"] = float(value)
+        return out
+
     def __str__(self) -> str:
         """The result as llama.cpp's tool prints it."""
         kld, delta = np.sort(self.kld), np.sort(self.delta_p) * 100

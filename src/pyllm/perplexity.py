@@ -51,6 +51,10 @@ class PerplexityEstimate:
         """Standard error of `ppl`."""
         return self.ppl * math.sqrt(self.nll_variance / (self.n_scored - 1)) if self.n_scored > 1 else 0.0
 
+    def figures(self) -> dict[str, float]:
+        """The result by name."""
+        return {"windows": self.n_windows, "tokens": self.n_scored, "ppl": self.ppl, "ppl_error": self.error}
+
     def __str__(self) -> str:
         return f"Final estimate: PPL = {self.ppl:.4f} +/- {self.error:.5f}"
 

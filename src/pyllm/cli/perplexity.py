@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,8 +11,8 @@ import click
 from pyllm.cli import _options
 
 if TYPE_CHECKING:
-    from pyllm.kl_divergence import Uncertain
-    from pyllm.llm import LLM
+    from pyllm.kl_divergence import Divergence, Uncertain
+    from pyllm.perplexity import PerplexityEstimate
 
 
 @click.command("perplexity", short_help="Measure how well a model predicts a text.")
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
 )
 @click.option("--kl-divergence", "compare", is_flag=True, help="Compare the model's predictions with those in BASE.")
 @click.option("--overwrite", is_flag=True, help="Replace BASE if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object, and nothing before it.")
 @_options.lora_options
 @_options.engine_options
-def command(file: str | None, chunks: int, base: str | None, compare: bool, overwrite: bool, **options: Any) -> None:
+def command(
+    file: str | None, chunks: int, base: str | None, compare: bool, overwrite: bool, as_json: bool, **options: Any
+) -> None:
     """Cut a text into windows of --ctx tokens (default 512), and score the second half of each.
 
     Prints the running estimate after each window, and the final one as the last line. With --kl-divergence, the text
@@ -54,18 +59,32 @@ def command(file: str | None, chunks: int, base: str | None, compare: bool, over
     with _model.load(options, **settings) as llm:
         if compare:
             assert base is not None
-            _compare(llm, base, n_windows)
+            from pyllm.kl_divergence import kl_divergence
+
+            _compare(kl_divergence(llm, base, n_windows), as_json)
         else:
-            _score(llm, text, n_ctx, n_windows, base, overwrite)
+            from pyllm.perplexity import perplexity
+
+            _score(perplexity(llm, text, n_ctx, n_windows, base=base, overwrite=overwrite), as_json)
 
 
-def _score(llm: LLM, text: str, n_ctx: int, n_windows: int | None, base: str | None, overwrite: bool) -> None:
+def _print_json(results: Iterator[PerplexityEstimate] | Iterator[Divergence]) -> None:
+    """The last one's figures."""
     from pyllm.cli._output import write
-    from pyllm.perplexity import perplexity
 
+    *_, last = results
+    write(json.dumps(last.figures(), indent=2) + "\n")
+
+
+def _score(estimates: Iterator[PerplexityEstimate], as_json: bool) -> None:
+    from pyllm.cli._output import write
+
+    if as_json:
+        _print_json(estimates)
+        return
     estimate = None
     try:
-        for estimate in perplexity(llm, text, n_ctx, n_windows, base=base, overwrite=overwrite):
+        for estimate in estimates:
             write(f"[{estimate.n_windows}]{estimate.ppl:.4f},")
     finally:
         if estimate is not None:
@@ -73,15 +92,18 @@ def _score(llm: LLM, text: str, n_ctx: int, n_windows: int | None, base: str | N
     write(f"{estimate}\n")
 
 
-def _compare(llm: LLM, base: str, n_windows: int | None) -> None:
+def _compare(results: Iterator[Divergence], as_json: bool) -> None:
     from pyllm.cli._output import write
-    from pyllm.kl_divergence import kl_divergence
+
+    if as_json:
+        _print_json(results)
+        return
 
     def cell(of: Uncertain, digits: int, factor: float = 1.0) -> str:
         return f"{factor * of.value:.{digits}f} ± {factor * of.error:.{digits}f}"
 
     result = None
-    for result in kl_divergence(llm, base, n_windows):
+    for result in results:
         if result.n_windows == 1:
             names = ("PPL", "ln(PPL(Q)/PPL(base))", "KL divergence"), ("RMS Δp %", "top %")
             write("chunk" + "".join(f"{n:>24}" for n in names[0]) + "".join(f"{n:>18}" for n in names[1]) + "\n")

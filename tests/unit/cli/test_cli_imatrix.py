@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -120,6 +121,12 @@ def test_perplexity_against_another(run: Run, model: str, text: str, tmp_path: P
     assert "Mean    KLD:" in done.out
     assert "Same top p: 100.000 ± 0.000 %" in done.out
     assert done.out.splitlines()[3].split()[0] == "3"
+    same = run("perplexity", "-m", model, *REFERENCE, "--kl-divergence", "--kl-divergence-base", base, "--json")
+    figures = json.loads(same.out)
+    assert (figures["windows"], figures["tokens"], figures["same_top"]) == (9, 9 * 31, 1)
+    assert abs(figures["mean_kld"]) < 1e-3 > figures["kld_p99.9"]
+    alone = json.loads(run("perplexity", "-m", model, *REFERENCE, "-f", text, "--ctx", "64", "--json").out)
+    assert f"PPL = {alone['ppl']:.4f} +/- {alone['ppl_error']:.5f}" in plain.out
     again = run("perplexity", "-m", model, *REFERENCE, "-f", text, "--ctx", "64", "--kl-divergence-base", base)
     assert (again.code, "already" in again.err) == (1, True)
 
