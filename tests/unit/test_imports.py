@@ -21,7 +21,10 @@ LAYERS = [
     {"gguf", "quant", "tokenizers", "chat", "hub"},
     {"program", "lora", "archs", "backends", "cache", "sampling"},
     {"engine"},
-    {"loading", "options", "results", "stops", "llm", "calibration", "imatrix", "kl_divergence", "perplexity", "scoring", "bench"},
+    {
+        *("loading", "options", "results", "stops", "llm", "calibration", "imatrix", "kl_divergence", "perplexity"),
+        *("scoring", "sensitivity", "target_size", "bench"),
+    },
     {"cli", "__main__"},
 ]
 """Rooms of the package; each layer may import from itself and from those above it in this list."""

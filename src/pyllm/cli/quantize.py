@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile
     from pyllm.quant.imatrix import ImportanceMatrix
     from pyllm.quant.quantize import Plan
-    from pyllm.quant.recipes import RecipeOptions
+    from pyllm.quant.recipes import Choice, RecipeOptions
 
-_USAGE = "a source, a target and a recipe are needed: pyllm quantize f16.gguf q4.gguf Q4_K_M (--list shows recipes)"
+_USAGE = (
+    "a source, a target and a recipe are needed: pyllm quantize f16.gguf q4.gguf Q4_K_M (--list shows recipes), "
+    "or a size in place of the recipe: pyllm quantize f16.gguf q4.gguf --bpw 4.25"
+)
 
 
 def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -31,7 +34,7 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 
 
 @click.command("quantize", short_help="Make a model smaller: weights in fewer bits.")
-@click.argument("arguments", nargs=-1, metavar="SRC DST RECIPE")
+@click.argument("arguments", nargs=-1, metavar="SRC DST [RECIPE]")
 @click.option(
     "--list",
     is_flag=True,
@@ -40,6 +43,10 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     callback=_list_recipes,
     help="List the recipes, with bits per weight, and leave.",
 )
+@click.option("--bpw", type=click.FloatRange(0, min_open=True), help="No recipe: so many bits per weight, on average.")
+@click.option("--size", type=SizeType(), help="No recipe: a file of at most this (900M), as good as can be.")
+@click.option("--calibrate", metavar="TEXT", help="For --bpw, --size: the text to measure with [default: a small mix].")
+@click.option("--fast", is_flag=True, help="For --bpw, --size: do not run the model to find out what matters in it.")
 @click.option("--imatrix", type=click.Path(), metavar="FILE", help="Importance of weights; see `pyllm imatrix`.")
 @click.option(
     "--tensor-type",
@@ -59,17 +66,21 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and how large it gets; DST may be left out.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of tables.")
 def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> None:
-    """Quantize the GGUF file SRC to DST by RECIPE, such as Q4_K_M.
+    """Quantize the GGUF file SRC to DST by RECIPE, such as Q4_K_M, or to a size (--bpw 4.25, --size 900M).
 
     SRC should be in F16, BF16 or F32. An importance matrix makes all but the largest recipes better, and the
-    smallest need one. A file that is not complete never has the name DST.
+    smallest need one. A size is filled with the formats that change the model's predictions least: each matrix
+    is tried while the model reads a text. A file that is not complete never has the name DST.
     """
     from pyllm import hub, open_gguf
     from pyllm.cli._progress import Display
+    from pyllm.gguf import GGUFWriter
     from pyllm.quant.imatrix import ImportanceMatrix
     from pyllm.quant.recipes import RecipeOptions
 
-    source, target, recipe = _arguments(arguments, options["dry_run"])
+    source, target, recipe = _arguments(arguments, options["dry_run"], options["bpw"], options["size"])
+    if recipe is not None and (options["calibrate"] or options["fast"]):
+        raise click.UsageError("--calibrate and --fast go with --bpw or --size")
     recipe_options = RecipeOptions(
         tensor_types=options["tensor_types"],
         output_format=options["output_tensor_type"],
@@ -82,7 +93,10 @@ def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> 
     with Display() as display:
         path = hub.resolve(source, display.progress)
     with open_gguf(path) as file:
-        planned = _plan(file, recipe, recipe_options, matrix, options["allow_requantize"])
+        if target is not None and not options["dry_run"] and options["split_max_size"] is None:
+            # Before anything is measured, which may take minutes.
+            GGUFWriter(target, {}, (), overwrite=options["overwrite"], sources=file.parts).check()
+        planned = _plan(file, recipe, recipe_options, matrix, imatrix, options)
         if options["dry_run"]:
             _show_plan(file, planned, options["split_max_size"], options["as_json"])
         elif target is not None:
@@ -90,25 +104,69 @@ def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> 
             _quantize(file, target, planned, matrix, name, options)
 
 
-def _arguments(arguments: tuple[str, ...], dry_run: bool) -> tuple[str, str | None, str]:
-    """Source, target (None where it was left out) and recipe."""
-    if len(arguments) == 3:
-        source, target, recipe = arguments
-        return source, target, recipe
-    if len(arguments) == 2 and dry_run:
-        return arguments[0], None, arguments[1]
-    raise click.UsageError(_USAGE)
+def _arguments(
+    arguments: tuple[str, ...], dry_run: bool, bpw: float | None, n_bytes: int | None
+) -> tuple[str, str | None, str | None]:
+    """Source, target (None where it was left out) and recipe (None where a size takes its place)."""
+    if bpw is not None and n_bytes is not None:
+        raise click.UsageError("--bpw and --size both name a size")
+    to_size = bpw is not None or n_bytes is not None
+    rest: list[str | None] = [*arguments, None] if to_size else [*arguments]
+    if len(rest) == 2 and dry_run:
+        rest.insert(1, None)
+    if len(rest) != 3 or rest[0] is None:
+        raise click.UsageError("a size takes the place of the recipe: name one of them" if len(rest) == 4 else _USAGE)
+    return rest[0], rest[1], rest[2]
 
 
 def _plan(
-    file: GGUFFile, recipe: str, options: RecipeOptions, matrix: ImportanceMatrix | None, allow_requantize: bool
+    file: GGUFFile,
+    recipe: str | None,
+    recipe_options: RecipeOptions,
+    matrix: ImportanceMatrix | None,
+    imatrix: str | None,
+    options: dict[str, Any],
 ) -> Plan:
     from pyllm.quant.quantize import plan
     from pyllm.quant.recipes import choose, recipe_named
 
-    chosen = recipe_named(recipe)
-    choices = choose(chosen, file.metadata, file.tensors.values(), options)
-    return plan(file, choices, chosen.file_type, imatrix=matrix, allow_requantize=allow_requantize)
+    file_type = None
+    if recipe is not None:
+        chosen = recipe_named(recipe)
+        file_type = chosen.file_type
+        choices = choose(chosen, file.metadata, file.tensors.values(), recipe_options)
+    else:
+        choices = _choices_for_size(file, recipe_options, matrix, imatrix, options)
+    return plan(file, choices, file_type, imatrix=matrix, allow_requantize=options["allow_requantize"])
+
+
+def _choices_for_size(
+    file: GGUFFile,
+    recipe_options: RecipeOptions,
+    matrix: ImportanceMatrix | None,
+    imatrix: str | None,
+    options: dict[str, Any],
+) -> list[Choice]:
+    from pyllm.cli._options import read_text
+    from pyllm.cli._progress import Display
+    from pyllm.target_size import formats_for_size
+
+    if recipe_options.pure:
+        raise click.UsageError("--pure gives all matrices one format; a size needs several")
+    with Display() as display:
+        return formats_for_size(
+            file,
+            n_bytes=options["size"],
+            bits_per_weight=options["bpw"],
+            options=recipe_options,
+            imatrix=matrix,
+            imatrix_name=Path(imatrix).name if imatrix is not None else "",
+            text=read_text(options["calibrate"]) if options["calibrate"] else None,
+            fast=options["fast"],
+            allow_requantize=options["allow_requantize"],
+            n_threads=options["threads"],
+            progress=display.progress,
+        )
 
 
 def _show_plan(file: GGUFFile, plan: Plan, split_bytes: int | None, as_json: bool) -> None:

@@ -68,7 +68,7 @@ def plan(
     tensors = list(file.tensors.values())
     changed = [c for t, c in zip(tensors, choices, strict=True) if t.format != c.format]
     if not allow_requantize:
-        _check_sources([t for t in tensors if t.name in {c.name for c in changed}])
+        check_sources([t for t in tensors if t.name in {c.name for c in changed}])
     unweighted = _unweighted(file, changed, imatrix)
     return Plan(
         file_type,
@@ -153,6 +153,16 @@ def carry_out(
     )
 
 
+def header_bytes(
+    file: GGUFFile, alignment: int, imatrix: ImportanceMatrix | None = None, imatrix_name: str = ""
+) -> int:
+    """Bytes that a file quantized of this one has beside its tensors, these padded to multiples of `alignment`."""
+    metadata = quantized_metadata(copy_metadata(file.metadata), None, imatrix, imatrix_name)
+    empty = [TensorSpec(t.name, t.shape, t.format) for t in file.tensors.values()]
+    writer = GGUFWriter(file.path, metadata, empty, alignment=alignment)
+    return writer.n_bytes - sum(-(-t.n_bytes // alignment) * alignment for t in empty)
+
+
 def planned_bytes(file: GGUFFile, plan: Plan, split_bytes: int | None = None) -> int:
     """Size of the file, or files, that the plan would make."""
     metadata = quantized_metadata(copy_metadata(file.metadata), plan.file_type)
@@ -177,7 +187,8 @@ def quantized_metadata(
     return out
 
 
-def _check_sources(tensors: Iterable[Tensor]) -> None:
+def check_sources(tensors: Iterable[Tensor]) -> None:
+    """Raise FormatError where one of the tensors is quantized already."""
     for t in tensors:
         if by_name(t.format).block_size > 1:
             raise FormatError(

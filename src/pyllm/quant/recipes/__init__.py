@@ -1,6 +1,6 @@
 """Recipes: which format each tensor of a model takes. `RECIPES` are the file types that llama.cpp offers."""
 
-from pyllm.quant.recipes.choose import Choice, RecipeOptions, Tensor, choose, recipe_named
+from pyllm.quant.recipes.choose import Choice, RecipeOptions, Tensor, asked_for, choose, recipe_named
 from pyllm.quant.recipes.table import ALIASES, RECIPES, Recipe
 
-__all__ = ["ALIASES", "RECIPES", "Choice", "Recipe", "RecipeOptions", "Tensor", "choose", "recipe_named"]
+__all__ = ["ALIASES", "RECIPES", "Choice", "Recipe", "RecipeOptions", "Tensor", "asked_for", "choose", "recipe_named"]

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pyllm.errors import FormatError
@@ -95,6 +95,14 @@ def choose(
     return [chosen[i] for i in range(len(tensors))]
 
 
+def asked_for(tensors: Iterable[Tensor], options: RecipeOptions) -> dict[str, Choice]:
+    """Tensors whose format the options name, by name; `pure`, which speaks of recipes, is passed over."""
+    tensors = list(tensors)
+    plain = replace(options, pure=False)
+    chooser = _Chooser(RECIPES["F16"], ModelShape.of({}), plain, [t.name for t in tensors])
+    return {t.name: choice for t in tensors if (choice := chooser.by_wish(t)) is not None}
+
+
 def fitting(format: str, columns: int, instead: str | None = None) -> str:
     """`format`, or what stands in for it where rows of `columns` weights are not whole blocks; F16 in the end.
 
@@ -123,21 +131,28 @@ class _Chooser:
     def choice(self, tensor: Tensor) -> Choice:
         if not is_quantized(tensor.name, tensor.shape) or (self._options.leave_output and tensor.name == OUTPUT):
             return Choice(tensor.name, tensor.format)
+        by_wish = self.by_wish(tensor)
+        if by_wish is not None:
+            return by_wish
+        instead = "Q8_0" if self._role(tensor.name) is Role.OUTPUT else None
+        return self._fitted(tensor, self._by_rules(tensor), instead)
+
+    def by_wish(self, tensor: Tensor) -> Choice | None:
+        """What the options name for a tensor, None where they leave it to the recipe."""
+        if not is_quantized(tensor.name, tensor.shape) or (self._options.leave_output and tensor.name == OUTPUT):
+            return None
+        format = self._asked_for(tensor.name)
+        return None if format is None else self._fitted(tensor, format)
+
+    def _fitted(self, tensor: Tensor, wanted: str, instead: str | None = None) -> Choice:
         columns = tensor.shape[-1]
-        asked_for = self._asked_for(tensor.name)
-        if asked_for is None:
-            wanted = self._by_rules(tensor)
-            format = fitting(wanted, columns, "Q8_0" if self._role(tensor.name) is Role.OUTPUT else None)
-        else:
-            wanted, format = asked_for, fitting(asked_for, columns)
-        reason = ""
+        format, reason = fitting(wanted, columns, instead), ""
         if format != wanted:
             block = by_name(wanted).block_size
             reason = f"rows of {columns} are not whole blocks of {block}: {wanted} → {format}"
         return Choice(tensor.name, format, reason, self._needs_importance(tensor.name, format))
 
     def _asked_for(self, name: str) -> str | None:
-        """The format that the options name, None where they leave it to the recipe."""
         role = role_of(name)
         override = next((format for pattern, format in self._overrides if pattern.search(name)), None)
         # a table of embeddings for every layer is large: an override may name it beside the embeddings proper

@@ -1,0 +1,186 @@
+"""How much a model's predictions suffer from errors in each of its matrices, measured by quantizing one at a time.
+
+To first order, quantizing a matrix moves the model's predictions by a KL divergence that grows with the square of the
+relative error of its weights, and divergences of several matrices add up. So one probe of each matrix tells what any
+format of it will cost: its relative squared error times the sensitivity that is measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.config import ExecutionOptions, Progress
+from pyllm.errors import RequestError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.processors import default_threads
+from pyllm.quant import formats
+
+if TYPE_CHECKING:
+    from pyllm.backends.base import Executable
+    from pyllm.gguf import GGUFFile
+    from pyllm.quant.base import QuantFormat
+    from pyllm.quant.encoder import Encoder
+    from pyllm.quant.imatrix import ImportanceMatrix
+
+_PAGE_SIZE = 32
+_SCORED_EVERY = 2
+"""Neighbouring tokens tell much the same."""
+_ROWS_AT_ONCE = 32
+
+F32 = NDArray[np.float32]
+
+
+def sensitivities(
+    file: GGUFFile,
+    groups: Sequence[Sequence[str]],
+    text: str | Sequence[int] | None = None,
+    *,
+    probe: str = "Q3_K",
+    imatrix: ImportanceMatrix | None = None,
+    n_windows: int = 4,
+    n_ctx: int = 128,
+    backend: str = "cpu",
+    n_threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """By name of a matrix: KL divergence (nats per token) over the relative squared error that caused it.
+
+    The model reads `n_windows` windows of `n_ctx` tokens, taken evenly from `text` (or token ids; None: pyllm's own
+    mix), once as it is in eight bits and once with the matrices of each of `groups` quantized to `probe`, or to Q4_0
+    where rows are not whole blocks of that. Errors are weighted by `imatrix` as encoders weigh them.
+
+    Raises RequestError where the text is too short, BackendError where the backend cannot replace weights.
+    """
+    from pyllm.quant.encoder import Encoder
+
+    threads = n_threads or default_threads()
+    windows = _windows(file, text, n_windows, n_ctx)
+    names = [name for group in groups for name in group]
+    found: dict[str, float] = {}
+    with Encoder(threads) as encoder:
+        base = {n: _encoded(encoder, file.tensors[n], formats.get("Q8_0"), None)[0] for n in names}
+        model = _Model(file, base, windows, backend, threads, progress)
+        try:
+            for i, group in enumerate(groups):
+                if progress:
+                    progress(f"measuring {group[0]}", i / len(groups))
+                probed = [_probed(encoder, file.tensors[name], probe, imatrix) for name in group]
+                error = sum(e for _, e in probed)
+                divergence = model.divergence([base[n] for n in group], [t for t, _ in probed]) if error else 0.0
+                found |= dict.fromkeys(group, divergence / error if error else 0.0)
+        finally:
+            model.close()
+    return found
+
+
+def _probed(
+    encoder: Encoder, tensor: TensorInfo, probe: str, imatrix: ImportanceMatrix | None
+) -> tuple[TensorInfo, float]:
+    """A tensor as the probe's format has it, in Q8_0; the relative squared error."""
+    columns = tensor.shape[-1]
+    format = formats.get(probe if columns % formats.get(probe).block_size == 0 else "Q4_0")
+    importance = None if imatrix is None else imatrix.importance(tensor.name, columns)
+    quantized, error = _encoded(encoder, tensor, format, importance)
+    return _encoded(encoder, quantized, formats.get("Q8_0"), None)[0], error
+
+
+def _encoded(
+    encoder: Encoder, tensor: TensorInfo, format: QuantFormat, importance: F32 | None
+) -> tuple[TensorInfo, float]:
+    """A tensor in another format, and the relative squared error; `importance` is [n_matrices, columns]."""
+    columns = tensor.shape[-1]
+    rows = tensor.data.reshape(
+        -1, columns // formats.get(tensor.format).block_size * formats.get(tensor.format).block_bytes
+    )
+    out = np.empty((len(rows), columns // format.block_size * format.block_bytes), np.uint8)
+    matrices = [None] if importance is None else list(importance)
+    step = len(rows) // len(matrices)
+    squared = power = 0.0
+    for i, weights in enumerate(matrices):
+        part = slice(i * step, (i + 1) * step)
+        _, error = encoder.encode(format, rows[part], tensor.format, weights, out[part])
+        squared, power = squared + error.squared, power + error.power
+    return TensorInfo(tensor.name, tensor.shape, format.name, out.reshape(-1)), squared / power if power else 0.0
+
+
+def _windows(file: GGUFFile, text: str | Sequence[int] | None, n_windows: int, n_ctx: int) -> NDArray[np.int32]:
+    """int32 [n_windows, n_ctx], evenly from the text; BOS first where the model wants one."""
+    from pyllm import calibration, tokenizers
+
+    tokenizer = None
+    if text is None or isinstance(text, str):
+        tokenizer = tokenizers.from_gguf(file.metadata)
+        text = tokenizer.encode(calibration.text() if text is None else text)
+    if len(text) < n_windows * n_ctx:
+        raise RequestError(f"the text has {len(text)} tokens; {n_windows} windows of {n_ctx} need more")
+    starts = np.linspace(0, len(text) - n_ctx, n_windows).astype(int)
+    windows = np.array([text[s : s + n_ctx] for s in starts], np.int32)
+    if tokenizer is not None and tokenizer.add_bos and tokenizer.bos_id is not None:
+        windows[:, 0] = tokenizer.bos_id
+    return windows
+
+
+class _Model:
+    """The model with some weights in base formats, and what it predicts on the windows."""
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        base: Mapping[str, TensorInfo],
+        windows: NDArray[np.int32],
+        backend: str,
+        n_threads: int,
+        progress: Progress | None,
+    ) -> None:
+        from pyllm import archs, backends
+        from pyllm.backends.base import Batch
+
+        n_windows, n_ctx = windows.shape
+        pages = -(-n_ctx // _PAGE_SIZE)
+        options = ExecutionOptions(
+            n_pages=n_windows * pages,
+            page_size=_PAGE_SIZE,
+            max_tokens=windows.size,
+            max_seqs=n_windows,
+            max_rows=windows.size,
+            n_threads=n_threads,
+            progress=progress,
+        )
+        tensors = {**file.tensors, **base}
+        architecture = archs.load(file.metadata, tensors, n_ctx)
+        self._executable: Executable = backends.get(backend).compile(architecture.program, tensors, options)
+        self._batch = Batch(options)
+        wanted = range(1, n_ctx, _SCORED_EVERY)
+        for i, window in enumerate(windows):
+            self._batch.add(window, 0, range(i * pages, (i + 1) * pages), wanted)
+        self._predicted = [_log_softmax(block) for block in self._logits()]
+
+    def divergence(self, old: Sequence[TensorInfo], new: Sequence[TensorInfo]) -> float:
+        """Mean KL divergence of the predictions with `new` in place of `old` from those without."""
+        self._executable.replace({t.name: t for t in new})
+        try:
+            total = 0.0
+            for p, logits in zip(self._predicted, self._logits(), strict=True):
+                total += float(np.sum(np.exp(p) * (p - _log_softmax(logits)), dtype=np.float64))
+            return max(0.0, total / self._batch.n_rows)
+        finally:
+            self._executable.replace({t.name: t for t in old})
+
+    def close(self) -> None:
+        self._executable.close()
+
+    def _logits(self) -> Iterator[F32]:
+        """The wanted rows of logits, some at a time so that they stay in the processor's caches."""
+        logits = self._executable.run(self._batch)
+        for start in range(0, len(logits), _ROWS_AT_ONCE):
+            yield logits[start : start + _ROWS_AT_ONCE]
+
+
+def _log_softmax(logits: F32) -> F32:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
