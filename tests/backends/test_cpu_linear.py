@@ -46,12 +46,6 @@ def call(k: Kernel, args: np.ndarray) -> None:
     run(LIBRARY.load([k])[k], args.ctypes.data)
 
 
-def weights(format: str, rows: int, columns: int, seed: int) -> tuple[TensorInfo, np.ndarray]:
-    """Random blocks with sane scales, and what they decode to."""
-    tensor = random_tensor("w", (rows, columns), format, std=0.05, seed=seed)
-    return tensor, decoded(tensor).astype(np.float64)
-
-
 def records(x: np.ndarray, wide: bool) -> tuple[np.ndarray, np.ndarray]:
     """Activation records of x [tokens, columns] made by the kernel, and the values that they stand for."""
     n, columns = x.shape
@@ -90,12 +84,21 @@ def test_activation_records(wide: bool) -> None:
 class Case:
     """A random product: packed weights, activations in the kernels' form, and what the result should be."""
 
-    def __init__(self, p: linear.LinearPlan, n: int, wide: bool, rng: np.random.Generator) -> None:
-        tensor, w = weights(p.format, p.rows, p.columns, n)
+    def __init__(
+        self,
+        p: linear.LinearPlan,
+        n: int,
+        wide: bool,
+        rng: np.random.Generator,
+        tensor: TensorInfo | None = None,
+        x_std: float = 1,
+    ) -> None:
+        tensor = tensor or random_tensor("w", (p.rows, p.columns), p.format, std=0.05, seed=n)
+        w = decoded(tensor).astype(np.float64)
         self.packed = aligned(p.n_bytes)
         linear.pack(p, tensor, self.packed.ctypes.data, run)
-        x = rng.standard_normal((n, p.columns)).astype(np.float32)
-        self.x, value = records(x, wide) if p.x_form == "q8" else (x, x.astype(np.float64))
+        x = (x_std * rng.standard_normal((n, p.columns))).astype(np.float32)
+        self.x, self.value = records(x, wide) if p.x_form == "q8" else (x, x.astype(np.float64))
         self.ldx = p.columns * (2 if p.x_form == "q8" else 4)
         padded = p.n_panels * 16
         self.y, self.residual = (aligned(n * padded * 4).view(np.float32).reshape(n, padded) for _ in range(2))
@@ -105,7 +108,7 @@ class Case:
         self.step, self.counter = np.zeros(32, np.int64), np.zeros(1, np.int64)
         self.step[1] = n
         self.scratch = aligned(GATED_SCRATCH)
-        self.product = value @ w.T + self.bias[: p.rows]
+        self.product = self.value @ w.T + self.bias[: p.rows]
         self.expected = self.product + self.residual[:, : p.rows]
 
     def wide_args(self, p: linear.LinearPlan, y: np.ndarray, ldy: int, residual: bool) -> np.ndarray:
@@ -117,18 +120,40 @@ class Case:
         return np.array([self.step.ctypes.data, self.counter.ctypes.data, *slots], np.int64)
 
 
+def narrow(p: linear.LinearPlan, c: Case) -> None:
+    """Run the case's product for few tokens: with bias and residual, to c.y."""
+    args = linear.args(
+        p, step=c.step.ctypes.data, counter=c.counter.ctypes.data, w=c.packed.ctypes.data, x=c.x.ctypes.data,
+        ldx=c.ldx, y=c.y.ctypes.data, ldy=c.y.strides[0], bias=c.bias.ctypes.data,
+        residual=c.residual.ctypes.data, ranges=c.step.ctypes.data,
+    )  # fmt: skip
+    call(p.kernel, args)
+
+
+@pytest.mark.parametrize(("format", "field", "codes"), [("MXFP4", "e", range(224)), ("NVFP4", "d", range(256))])
+def test_scales_of_one_byte(format: str, field: str, codes: range) -> None:
+    """A row for each code, subnormal scales among them: its product is as exact as any."""
+    rng = np.random.default_rng(7)
+    quant = formats.get(format)
+    blocks = np.frombuffer(rng.bytes(len(codes) * 256 // quant.block_size * quant.block_bytes), quant.layout).copy()
+    blocks = blocks.reshape(len(codes), -1)
+    blocks[field] = np.array(codes).reshape(-1, *[1] * (blocks[field].ndim - 1))
+    tensor = TensorInfo("w", (len(codes), 256), format, blocks.view(np.uint8).reshape(-1))
+    p = linear.plan(format, len(codes), 256)
+    c = Case(p, 3, False, rng, tensor, x_std=2.0**20)
+    c.bias[:], c.residual[:] = 0, 0
+    narrow(p, c)
+    norms = np.linalg.norm(decoded(tensor).astype(np.float64), axis=1) * np.linalg.norm(c.value, axis=1)[:, None]
+    assert (np.abs(c.y[:, : p.rows] - c.value @ decoded(tensor).astype(np.float64).T) <= 1e-6 * norms).all()
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_products(format: str) -> None:
     rng = np.random.default_rng(len(format))
     for rows, columns, n in SHAPES:
         p = linear.plan(format, rows, columns)
         c = Case(p, n, False, rng)
-        args = linear.args(
-            p, step=c.step.ctypes.data, counter=c.counter.ctypes.data, w=c.packed.ctypes.data, x=c.x.ctypes.data,
-            ldx=c.ldx, y=c.y.ctypes.data, ldy=c.y.strides[0], bias=c.bias.ctypes.data,
-            residual=c.residual.ctypes.data, ranges=c.step.ctypes.data,
-        )  # fmt: skip
-        call(p.kernel, args)
+        narrow(p, c)
         assert nmse(c.y[:, :rows], c.expected) < (1e-7 if p.decoded else 1e-11), (rows, columns, n)
 
 
