@@ -12,7 +12,7 @@ from pyllm.gguf.writer import GGUFWriter
 from pyllm.quant.imatrix import ImportanceMatrix
 from pyllm.quant.pipeline import Summary, TensorResult, write_model
 from pyllm.quant.quantize import Plan, plan, quantized_metadata
-from pyllm.quant.recipes import RECIPES, Choice, RecipeOptions, choose, recipe_named
+from pyllm.quant.recipes import Choice, RecipeOptions, asked_for, choose, recipe_named
 from pyllm_convert.conversion import Conversion
 
 
@@ -114,18 +114,11 @@ def choices_of(model: Conversion, recipe: str | None, options: RecipeOptions) ->
     Blocks of 4 bits stay what they are unless `options` name another format: they were trained as such. Raises
     FormatError for a recipe, a format or a pattern that is none.
     """
-    values = {key: value.value for key, value in model.metadata.items()}
     tensors = [t.as_kept for t in model.tensors.values()]
-
-    def by(name: str) -> list[Choice]:
-        return choose(RECIPES[name], values, tensors, options)
-
-    # What two recipes without a format in common agree about is what was asked for.
-    asked_for = [a.format == b.format for a, b in zip(by("F32"), by("F16"), strict=True)]
+    asked = asked_for(tensors, options)
     if recipe is None:
-        chosen, kept = by("F16"), [not asked for asked in asked_for]
-    else:
-        chosen = choose(recipe_named(recipe), values, tensors, options)
-        trained = [t.format == "MXFP4" and not options.pure for t in tensors]
-        kept = [blocks and not asked for blocks, asked in zip(trained, asked_for, strict=True)]
-    return [Choice(t.name, t.format) if keep else c for t, c, keep in zip(tensors, chosen, kept, strict=True)]
+        return [asked.get(t.name, Choice(t.name, t.format)) for t in tensors]
+    values = {key: value.value for key, value in model.metadata.items()}
+    chosen = choose(recipe_named(recipe), values, tensors, options)
+    trained = {t.name for t in tensors if t.format == "MXFP4" and t.name not in asked and not options.pure}
+    return [Choice(t.name, t.format) if t.name in trained else c for t, c in zip(tensors, chosen, strict=True)]
