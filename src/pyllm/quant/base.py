@@ -81,7 +81,11 @@ class QuantFormat(ABC):
         """Rows as they are stored: float32 [..., n_weights] -> uint8 [..., n_bytes].
 
         The error sum of importance (decoded - weights)² of each row is made small; `importance` [n_weights] is
-        not negative, None: all ones. Raises FormatError where rows are not whole blocks or weights are not finite.
+        finite and not negative. None: large weights of a group count more than small ones, by 1 + |weight| / (2 rms of
+        the group), which leaves models closer to what they were than all ones do, at 1 % more plain squared error.
+        Scales hold finite halves: weights too large for them are held at the largest. Magnitudes above 1e15 count as
+        that; only formats without blocks keep them. Raises FormatError where rows are not whole blocks or weights are
+        not finite.
         """
         from pyllm.quant.encoder import Encoder
 

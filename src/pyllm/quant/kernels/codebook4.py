@@ -152,7 +152,7 @@ def _nibbles(target, x, inverse, code):
 
 def _iq4_xs() -> Any:
     value, code = _iq4()
-    return signed(Scale(32, value, both_signs(_IQ4_EXTENTS)), 32, 6, 2, code, _pack_iq4_xs)
+    return signed(Scale(32, value, both_signs(_IQ4_EXTENTS)), 32, 6, 2, 2, code, _pack_iq4_xs)
 
 
 @register_jitable
@@ -196,7 +196,8 @@ def _mxfp4() -> Any:
             store_i8(out, (load_i32(results + 4 * g) >> 23) + 1)
             _nibbles(out + 1, x + 128 * g, splat_at(results + 64 + 4 * g), code)
 
-    return chunks(32, chunk)
+    # Powers of two leave too little to choose for magnitudes to make a difference.
+    return chunks(32, chunk, level=True)
 
 
 def _nvfp4() -> Any:

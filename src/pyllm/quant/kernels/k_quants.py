@@ -119,8 +119,9 @@ def affine_scales(groups: Affine, n: int, most: int, rounds: int) -> Any:
     return scales
 
 
-def signed_scales(groups: Scale, n: int, low: int, high: int, rounds: int) -> Any:
-    """scales(chunk, scale) -> d, scales (integers from low to high, as floats): as `affine_scales`, without mins."""
+def signed_scales(groups: Scale, n: int, low: int, high: int, rounds: int, sweep: int) -> Any:
+    """scales(chunk, scale) -> d, scales (integers from low to high, as floats): as `affine_scales`, without mins. The
+    first round tries all scales that are up to `sweep` away, others two."""
     lanes = 256 // n
     total, largest = SUM[lanes], MAX[lanes]
     error, sums = groups.error, groups.sums
@@ -144,9 +145,11 @@ def signed_scales(groups: Scale, n: int, low: int, high: int, rounds: int) -> An
             d, least = select_lt(e, least, step, d), min_f32(e, least)
         a = clamp(round_f32(scale * inverse_of(d)))
         least = error(chunk, d * a)
-        for _ in range(rounds):
+        for i in range(rounds):
             centre = a
-            for k in (-2, -1, 1, 2):
+            # Few levels to a weight: some other scale may hit the weights that matter most, so all are tried once.
+            reach = sweep if i == 0 else 2
+            for k in range(-reach, reach + 1):
                 at = clamp(centre + splat_f32(np.float32(k)))
                 e = error(chunk, d * at)
                 a, least = select_lt(e, least, at, a), min_f32(e, least)
@@ -189,13 +192,13 @@ def _affine(n: int, most: int, levels: Sequence[tuple[float, float]], top: int, 
     return chunks(n, chunk)
 
 
-def signed(groups: Scale, n: int, scale_bits: int, rounds: int, level: Any, pack: Any) -> Any:
+def signed(groups: Scale, n: int, scale_bits: int, rounds: int, sweep: int, level: Any, pack: Any) -> Any:
     """Rows of w = d * scale * q in groups of n, with signed scales of so many bits, 256 weights to a d.
 
     `pack(x, target, block, results, level)` stores a block; `level` is what codes are made with.
     """
     fit = groups.fit
-    scales = signed_scales(groups, n, -(1 << scale_bits - 1), (1 << scale_bits - 1) - 1, rounds)
+    scales = signed_scales(groups, n, -(1 << scale_bits - 1), (1 << scale_bits - 1) - 1, rounds, sweep)
     per_block = 256 // n
 
     @register_jitable
@@ -335,17 +338,20 @@ def _pack_q6_k(x, target, block, results, quantize):
             store_i8x16(out + 128 + 32 * h + 16 * i, high)
 
 
-def _integers(low: int, high: int, extents: Sequence[float], scale_bits: int, rounds: int, pack: Any) -> Any:
+def _integers(
+    low: int, high: int, extents: Sequence[float], scale_bits: int, rounds: int, sweep: int, pack: Any
+) -> Any:
     quantize = integers(low, high)
-    return signed(Scale(16, quantize, extents), 16, scale_bits, rounds, quantize, pack)
+    return signed(Scale(16, quantize, extents), 16, scale_bits, rounds, sweep, quantize, pack)
 
 
+_Q6_EXTENTS = [*(float(i) for i in range(16, 27)), *(27 + 0.25 * i for i in range(36))]
 _TRIMS = (0.0, 0.02, 0.04, 0.065, 0.1, 0.15)
 
 _ROWS = {
     "Q2_K": lambda: _affine(16, 3, starts(3, (0.0, 0.04, 0.08, 0.13, 0.19, 0.26, 0.34), 2), 15, 5, _pack_q2_k),
-    "Q3_K": lambda: _integers(-4, 3, both_signs([2.0 + 0.15 * i for i in range(32)]), 6, 4, _pack_q3_k),
+    "Q3_K": lambda: _integers(-4, 3, both_signs([2.0 + 0.15 * i for i in range(32)]), 6, 4, 48, _pack_q3_k),
     "Q4_K": lambda: _affine(32, 15, starts(15, _TRIMS, 8), 63, 3, _pack_q4_k),
     "Q5_K": lambda: _affine(32, 31, starts(31, _TRIMS, 14), 63, 4, _pack_q5_k),
-    "Q6_K": lambda: _integers(-32, 31, both_signs([27.0 + 0.25 * i for i in range(36)]), 8, 3, _pack_q6_k),
+    "Q6_K": lambda: _integers(-32, 31, both_signs(_Q6_EXTENTS), 8, 3, 2, _pack_q6_k),
 }

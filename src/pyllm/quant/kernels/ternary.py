@@ -60,7 +60,8 @@ def _single(size: int, quantize: Any, extents: Sequence[float], block_bytes: int
                 store_i8x16(scratch + _CODES + 16 * g, round_to_i32(q) + splat_i32(bias))
             pack(out, scratch + _CODES)
 
-    return chunks(16, chunk)
+    # With one bit, the scale is the mean magnitude: weighing by magnitude would only make it larger.
+    return chunks(16, chunk, level=size == 128)
 
 
 @register_jitable

@@ -27,6 +27,7 @@ from pyllm.jit.simd import (
     round_f16x16,
     select_lt,
     splat_f32,
+    sqrt_f32,
     store_f32x16,
     sum4_f32,
     sum8_f32,
@@ -46,11 +47,12 @@ _MAGIC = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer
 _TINY = np.float32(1e-30)
 
 
-def chunks(n: int, encode: Any) -> Any:
+def chunks(n: int, encode: Any, level: bool = False) -> Any:
     """An encoder of rows (`rows.encode_rows`) from `encode(x, first, groups, target, scratch)`, which encodes a chunk.
 
     x: address of its weights; first: number of its first weight in the row; groups: how many it has (at most 16; those
-    that lack are zeros in scratch); target: the row's.
+    that lack are zeros in scratch); target: the row's. Without importance, errors weigh by the weights' own magnitude,
+    1 + |x| / (2 rms of the group), unless `level`: then all the same.
     """
     size = 16 * n
 
@@ -63,8 +65,7 @@ def chunks(n: int, encode: Any) -> Any:
             if w != 0:
                 _transpose(w + 4 * first, groups, scratch + WEIGHTS, scratch + PADDING, np.float32(1))
             else:
-                for j in range(n):
-                    store_f32x16(scratch + WEIGHTS + 64 * j, splat_f32(np.float32(1)))
+                _by_magnitude(scratch)
             encode(here, first, groups, target, scratch)
 
     @register_jitable
@@ -77,6 +78,17 @@ def chunks(n: int, encode: Any) -> Any:
             source = padding
         for i in range(n // 16):
             transpose_f32(source + 64 * i, 4 * n, to + 1024 * i)
+
+    @register_jitable
+    def _by_magnitude(chunk):
+        squares, one = zero_f32(), splat_f32(np.float32(1))
+        for j in range(n):
+            v = load_f32x16(chunk + 64 * j)
+            squares = fma(v, v, squares)
+        share = splat_f32(np.float32(0 if level else 0.5))
+        slope = share * inverse_of(sqrt_f32(squares * splat_f32(np.float32(1 / n))))
+        for j in range(n):
+            store_f32x16(chunk + WEIGHTS + 64 * j, fma(abs_f32(load_f32x16(chunk + 64 * j)), slope, one))
 
     return row
 
