@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,3 +197,17 @@ def test_dot_products_become_the_instructions_of_each_processor() -> None:
     arm = assembly(k, Target("aarch64-unknown-linux-gnu", "generic", "+neon,+dotprod,+fp-armv8"))
     assert "sdot" in arm
     assert "usdot" in assembly(k, Target("aarch64-unknown-linux-gnu", "generic", "+neon,+dotprod,+i8mm"))
+    k = kernel("linear", "linear", layout="iq4_xs", panels=1, tokens=1)
+    assert "vpermb" in assembly(k, Target(x86, "icelake-server", ""))
+    assert "vpshufb" in assembly(k, Target(x86, "haswell", ""))
+
+
+def test_bits_that_the_documentation_states() -> None:
+    text = (Path(__file__).parents[2] / "docs/backends.md").read_text()
+    stated = {m[0]: (float(m[1]), float(m[2])) for m in re.findall(r"\| (\w+) \| ([\d.]+) \| ([\d.]+) (?=\|)", text)}
+    for name in formats.names():
+        p, quant = linear.plan(name, 16, 256), formats.get(name)
+        if not (p.decoded or p.layout.is_float):
+            bits = 8 * quant.block_bytes / quant.block_size, p.layout.block_bytes / 2 / p.layout.block_columns
+            assert stated.pop(name) == pytest.approx(bits, abs=6e-4), name
+    assert not stated
