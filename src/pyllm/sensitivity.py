@@ -52,13 +52,17 @@ def sensitivities(
     The model reads `n_windows` windows of `n_ctx` tokens, taken evenly from `text` (or token ids; None: pyllm's own
     mix), once as it is in eight bits and once with the matrices of each of `groups` quantized to `probe`, or to Q4_0
     where rows are not whole blocks of that. Errors are weighted by `imatrix` as encoders weigh them.
+    Groups that the model's program does not use are left out.
 
     Raises RequestError where the text is too short, BackendError where the backend cannot replace weights.
     """
+    from pyllm import archs
     from pyllm.quant.encoder import Encoder
 
     threads = n_threads or default_threads()
     windows = _windows(file, text, n_windows, n_ctx)
+    used = set(archs.load(file.metadata, file.tensors, n_ctx).program.weights())
+    groups = [group for group in groups if used.issuperset(group)]
     names = [name for group in groups for name in group]
     found: dict[str, float] = {}
     with Encoder(threads) as encoder:

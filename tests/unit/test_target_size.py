@@ -89,6 +89,7 @@ def test_what_matters_gets_more_bits(model: Path) -> None:
         found = sensitivities(file, groups, TOKENS, n_threads=1)
         assert all(found[a] == found[b] for a, b in (g for g in groups if len(g) == 2))
         assert found["blk.0.ffn_up.weight"] > 10 * found["blk.1.ffn_up.weight"]
+        assert sensitivities(file, [["blk.7.ffn_up.weight"]], TOKENS, n_threads=1) == {}
         chosen = formats_for_size(file, bits_per_weight=4.5, text=TOKENS, n_threads=1)
         formats = {c.name: by_name(c.format) for c in chosen}
         for name in ("attn_v", "attn_output", "ffn_up", "ffn_down"):

@@ -170,11 +170,11 @@ def choose_for_size(
 ) -> list[Choice]:
     """Formats that do least harm of those with which all tensors, padded to `alignment`, take at most `n_bytes`.
 
-    `errors` are those of the free tensors; `sensitivities` say what they do to the model (`pyllm.sensitivity`); None:
-    what they typically do. Raises FormatError where even the smallest formats take more.
+    `errors` are those of the free tensors; `sensitivities` say what they do to the model (`pyllm.sensitivity`); of
+    those that it leaves out, what they typically do. Raises FormatError where even the smallest formats take more.
     """
     is_tied = OUTPUT not in {t.name for t in task.tensors}
-    weights = sensitivities or {t.name: _typical(t.name, is_tied) for t in task.free}
+    weights = {t.name: _typical(t.name, is_tied) for t in task.free} | dict(sensitivities or {})
     members = task.groups()
     groups = []
     for group in members:
