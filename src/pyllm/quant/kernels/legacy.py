@@ -78,11 +78,12 @@ def _affine(most: int, levels: Sequence[tuple[float, float]], block_bytes: int, 
         scale, offset = fit(scratch, low, span)
         scale, base = round_f16x16(scale), round_f16x16(low + offset)
         least = error(scratch, scale, base - low)
-        # As weights were that come from this very format: the least and the largest are levels.
-        s, m = round_f16x16(span * splat_f32(np.float32(1 / most))), round_f16x16(low)
-        e = error(scratch, s, m - low)
-        scale, base = select_lt(e, least, s, scale), select_lt(e, least, m, base)
-        least = select_lt(e, least, e, least)
+        # Weights that were quantized before, to as many levels or half as many: the least and the largest are levels.
+        for n_steps in (most, most // 2):
+            s, m = round_f16x16(span * splat_f32(np.float32(1 / n_steps))), round_f16x16(low)
+            e = error(scratch, s, m - low)
+            scale, base = select_lt(e, least, s, scale), select_lt(e, least, m, base)
+            least = select_lt(e, least, e, least)
         for i in range(16):
             k = i & 7
             a, b = (k + (k > 3)) // 3 - 1, (k + (k > 3)) % 3 - 1
