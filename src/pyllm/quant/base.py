@@ -82,7 +82,8 @@ class QuantFormat(ABC):
 
         The error sum of importance (decoded - weights)² of each row is made small; `importance` [n_weights] is
         finite and not negative. None: large weights of a group count more than small ones, by 1 + |weight| / (2 rms of
-        the group), which leaves models closer to what they were than all ones do, at 1 % more plain squared error.
+        the group). That costs about 1 % of plain squared error; on SmolLM2 it lowered KL divergence in 7 of 8 trials,
+        whose own noise was of the same order. Q1_0 and MXFP4 take all ones.
         Scales hold finite halves: weights too large for them are held at the largest. Magnitudes above 1e15 count as
         that; only formats without blocks keep them. Raises FormatError where rows are not whole blocks or weights are
         not finite.
