@@ -85,8 +85,10 @@ class CPUExecutable(Executable):
         }
         # Tables for steps of generated tokens, of prompts' tokens, of both. Without wide kernels all are the first.
         self._wide = linear.wide_supported(host())
-        self._addresses = addresses
-        self._tables = self._encode()
+        self._tables: dict[tuple[bool, bool], Encoded] = {
+            (narrow, wide): low.table.encode(low.step.address, addresses, narrow=narrow, wide=wide)
+            for narrow, wide in ((True, False), *(((False, True), (True, True)) if self._wide else ()))
+        }
         self._n_entries = {"logits": len(low.table.entries), "hidden": low.n_hidden}
         self._step[NEVER] = 1 << 62
         self._flag = ctypes.c_int64.from_address(low.step.address + 8 * 13)
@@ -108,13 +110,6 @@ class CPUExecutable(Executable):
         rows = aligned_zeros((n, buffer.n_bytes // (4 * n)), np.float32)
         buffer.address = int(rows.ctypes.data)
         return rows
-
-    def _encode(self) -> dict[tuple[bool, bool], Encoded]:
-        low = self._low
-        return {
-            (narrow, wide): low.table.encode(low.step.address, self._addresses, narrow=narrow, wide=wide)
-            for narrow, wide in ((True, False), *(((False, True), (True, True)) if self._wide else ()))
-        }
 
     def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
         if self._closed:
@@ -194,7 +189,8 @@ class CPUExecutable(Executable):
         if self._closed:
             raise ClosedError("The model was closed.")
         self._low.weights.replace(weights, self._pool.run)
-        self._tables = self._encode()
+        for table in self._tables.values():
+            table.rewrite()
 
     def interrupt(self) -> None:
         with self._lock:

@@ -152,14 +152,14 @@ class Table:
         table = aligned_zeros((len(slots), 4), np.int64)
         for i, values in enumerate(slots):
             args[i, 0], args[i, 1] = step, counters[i].ctypes.data
-            for j, v in enumerate(values):
-                if isinstance(v, float):
-                    args[i].view(np.float64)[j + 2] = v
-                else:
-                    args[i, j + 2] = v
+            _write(args[i, 2:], values)
             table[i, :3] = addresses[chosen[i][1].kernel], args[i].ctypes.data, gates[i].ctypes.data
         return Encoded(
-            int(table.ctypes.data), [e.label for _, e in chosen], [i for i, _ in chosen], (table, args, counters, gates)
+            int(table.ctypes.data),
+            [e.label for _, e in chosen],
+            [i for i, _ in chosen],
+            [e for _, e in chosen],
+            (table, args, counters, gates),
         )
 
 
@@ -170,12 +170,29 @@ class Encoded:
     address: int
     labels: list[str]
     sources: list[int]
+    entries: list[Entry]
     arrays: tuple[NDArray[np.int64], ...]
     """What the table consists of; lives as long as it."""
+
+    def rewrite(self) -> None:
+        """Ask for all arguments again, between two steps. The table stays where it is: a thread that is late in a step
+        that is over still reads it, but no arguments, since its gates are closed."""
+        args = self.arrays[1]
+        for i, entry in enumerate(self.entries):
+            _write(args[i, 2:], entry.slots())
 
     def n_ops(self, n_entries: int) -> int:
         """How many ops compute the first entries."""
         return bisect_left(self.sources, n_entries)
+
+
+def _write(slots: NDArray[np.int64], values: Iterable[int | float]) -> None:
+    """Arguments into their slots."""
+    for j, v in enumerate(values):
+        if isinstance(v, float):
+            slots.view(np.float64)[j] = v
+        else:
+            slots[j] = v
 
 
 def _lines(n_bytes: int) -> int:
