@@ -1,11 +1,12 @@
 """Every tensor format: speed of pyllm beside llama.cpp on the same file, in the same run.
 
     pip install llama-cpp-python            # into any environment
-    python benchmarks/formats.py --model F16.gguf [--formats Q4_K,IQ3_S] [--peer-python PATH] [-t 2]
+    pyllm imatrix -m F16.gguf -o FILE       # the smallest formats cannot be made without one
+    python benchmarks/formats.py --model F16.gguf --imatrix FILE [--formats Q4_K,IQ3_S] [--peer-python PATH] [-t 2]
 
-All matrices of the model are brought into one format (`pyllm quantize --pure`; without an importance matrix, for speed
-does not depend on values), then the engines take turns on that file, each measurement a process of its own. Rates are
-the best of all repetitions. A model whose rows are not whole blocks of 256 weights keeps other formats there.
+All matrices of the model are brought into one format (but token embeddings of the smallest ones: Q2_K), then the
+engines take turns on that file, each measurement a process of its own. Rates are the best of all repetitions. A model
+whose rows are not whole blocks of 256 weights keeps other formats there.
 """
 
 from __future__ import annotations
@@ -26,9 +27,16 @@ FORMATS = (
 )
 
 
-def make(model: Path, target: Path, format: str, n_threads: int) -> float:
+NEED_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S")
+
+
+def make(model: Path, target: Path, format: str, n_threads: int, imatrix: str | None) -> float:
     """Write the model with all matrices in `format`; bits per weight of the whole."""
     command = [sys.executable, "-m", "pyllm", "quantize", str(model), str(target), "Q8_0", "--pure"]
+    if format in NEED_IMPORTANCE:
+        command += ["--tensor-type", "token_embd=Q2_K"]
+    if imatrix:
+        command += ["--imatrix", imatrix]
     command += ["--tensor-type", f".*={format}", "--allow-requantize", "--overwrite", "-t", str(n_threads)]
     output_of(command)
     with pyllm.open_gguf(target) as file:
@@ -39,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="a GGUF file, best one in F16")
     parser.add_argument("--formats", default=FORMATS, help="names, with commas between")
+    parser.add_argument("--imatrix", help="an importance matrix of the model")
     parser.add_argument("--peer-python", default=sys.executable, help="a Python that has llama-cpp-python")
     parser.add_argument("-t", "--threads", type=int, default=default_threads())
     parser.add_argument("--rounds", type=int, default=2, help="how often the engines take turns")
@@ -53,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.gguf")
         for format in a.formats.split(","):
-            bits = make(a.model, file, format, a.threads)
+            bits = make(a.model, file, format, a.threads, a.imatrix)
             arguments = ("speed", file, "-t", a.threads, "-p", a.p, "-n", a.n, "--parallel", 0, "-r", a.repetitions)
             runs = [(own.run(*arguments), peer.run(*arguments)) for _ in range(a.rounds)]
             cells = [format, f"{bits:.2f}"]
