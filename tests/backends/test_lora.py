@@ -98,13 +98,14 @@ def test_adapters_do_what_merged_weights_do(backend: str, fmt: str, limit: float
     scale=st.sampled_from([1.0, 0.25, -2.0]),
 )
 def test_any_part_of_a_model_can_be_adapted(tmp_path_factory, backend, rank, names, scale) -> None:
+    # In full precision, where whatever goes wrong shows; rounded activations are the business of the test above.
     model = oracle.transformer(SMALL)
-    tensors = model.tensors("Q8_0")
+    tensors = model.tensors("F32")
     path = tmp_path_factory.mktemp("adapter") / "a.gguf"
     write_adapter(path, random_halves({name: model.shapes[name] for name in sorted(names)}, rank))
     adapters = open_adapters([(path, scale)])
     wanted = run_all("reference", model, merged(tensors, adapters))
-    oracle.assert_close(zip(run_all(backend, *adapted(model, tensors, adapters)), wanted, strict=True), 3e-3)
+    oracle.assert_close(zip(run_all(backend, *adapted(model, tensors, adapters)), wanted, strict=True), 1e-8)
 
 
 @pytest.mark.parametrize("backend", oracle.available())
