@@ -105,7 +105,7 @@ def test_any_part_of_a_model_can_be_adapted(tmp_path_factory, backend, rank, nam
     write_adapter(path, random_halves({name: model.shapes[name] for name in sorted(names)}, rank))
     adapters = open_adapters([(path, scale)])
     wanted = run_all("reference", model, merged(tensors, adapters))
-    oracle.assert_close(zip(run_all(backend, *adapted(model, tensors, adapters)), wanted, strict=True), 1e-8)
+    oracle.assert_close(zip(run_all(backend, *adapted(model, tensors, adapters)), wanted, strict=True), 1e-6)
 
 
 @pytest.mark.parametrize("backend", oracle.available())
