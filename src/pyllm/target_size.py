@@ -12,7 +12,7 @@ from pyllm.errors import FormatError
 from pyllm.jit.processors import default_threads
 from pyllm.quant.imatrix import ImportanceMatrix
 from pyllm.quant.pipeline import Summary, TensorResult
-from pyllm.quant.quantize import carry_out, check_sources, header_bytes, plan
+from pyllm.quant.quantize import GGUFOrigin, carry_out, check_sources, header_bytes, plan
 from pyllm.quant.recipes import Choice, RecipeOptions
 from pyllm.quant.recipes.roles import is_quantized
 from pyllm.quant.sizing import Task, candidates, choose_for_size, measure_errors
@@ -133,7 +133,7 @@ def quantize_to_size(
             progress=progress,
         )
         return carry_out(
-            file,
+            GGUFOrigin(file),
             target,
             plan(file, choices, None, imatrix=matrix, allow_requantize=allow_requantize),
             imatrix=matrix,

@@ -49,9 +49,10 @@ def command(
     from pyllm.cli._output import note
     from pyllm.cli._quantizing import show_plan, show_work
     from pyllm.quant.imatrix import ImportanceMatrix
+    from pyllm.quant.quantize import carry_out
     from pyllm.quant.recipes import RecipeOptions
     from pyllm_convert.conversion import Conversion
-    from pyllm_convert.writing import carry_out, plan_of, planned_bytes
+    from pyllm_convert.writing import plan_of, planned_bytes
 
     folder, target, recipe = _arguments(arguments, options["dry_run"])
     imatrix = options["imatrix"]

@@ -185,11 +185,11 @@ def _quantize(
     options: dict[str, Any],
 ) -> None:
     from pyllm.cli._quantizing import show_work
-    from pyllm.quant.quantize import carry_out
+    from pyllm.quant.quantize import GGUFOrigin, carry_out
 
     with show_work(plan, file.n_bytes, options["as_json"]) as work:
         work.summary = carry_out(
-            file,
+            GGUFOrigin(file),
             target,
             plan,
             imatrix=matrix,

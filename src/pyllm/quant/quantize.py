@@ -16,7 +16,7 @@ from pyllm.gguf.writer import GGUFWriter, TensorSpec, Value, copy_metadata
 from pyllm.quant.imatrix import ImportanceMatrix
 from pyllm.quant.pipeline import Summary, TensorResult, write_model
 from pyllm.quant.recipes import Choice, RecipeOptions, Tensor, choose, recipe_named
-from pyllm.quant.source import sources_of
+from pyllm.quant.source import SourceTensor, sources_of
 
 _QUANTIZATION_VERSION = 2
 """Of the layout of blocks; ggml's GGML_QNT_VERSION."""
@@ -30,6 +30,30 @@ class TensorFile(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
+
+
+class Origin(Protocol):
+    """What a file is made from: a GGUF file (`GGUFOrigin`), a checkpoint."""
+
+    @property
+    def metadata(self) -> Mapping[str, Value]: ...
+
+    @property
+    def files(self) -> Sequence[Path]: ...
+
+    def sources(self) -> Sequence[SourceTensor]: ...
+
+
+class GGUFOrigin:
+    """An open GGUF file, to be written anew."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self._file = file
+        self.metadata: Mapping[str, Value] = copy_metadata(file.metadata)
+        self.files: Sequence[Path] = file.parts
+
+    def sources(self) -> list[SourceTensor]:
+        return sources_of(self._file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +133,7 @@ def quantize(
         choices = choose(chosen, file.metadata, file.tensors.values(), options)
         planned = plan(file, choices, chosen.file_type, imatrix=matrix, allow_requantize=allow_requantize)
         return carry_out(
-            file,
+            GGUFOrigin(file),
             target,
             planned,
             imatrix=matrix,
@@ -123,7 +147,7 @@ def quantize(
 
 
 def carry_out(
-    file: GGUFFile,
+    origin: Origin,
     target: str | os.PathLike[str],
     plan: Plan,
     *,
@@ -140,8 +164,8 @@ def carry_out(
 
     return write_model(
         target,
-        quantized_metadata(copy_metadata(file.metadata), plan.file_type, imatrix, imatrix_name),
-        sources_of(file),
+        quantized_metadata(origin.metadata, plan.file_type, imatrix, imatrix_name),
+        origin.sources(),
         plan.formats,
         imatrix=imatrix,
         n_threads=n_threads or default_threads(),
@@ -149,7 +173,7 @@ def carry_out(
         on_tensor=on_tensor,
         overwrite=overwrite,
         split_bytes=split_bytes,
-        read_from=file.parts,
+        read_from=origin.files,
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from pyllm.config import Progress
 from pyllm.gguf.writer import GGUFWriter
 from pyllm.quant.imatrix import ImportanceMatrix
-from pyllm.quant.pipeline import Summary, TensorResult, write_model
-from pyllm.quant.quantize import Plan, plan, quantized_metadata
+from pyllm.quant.pipeline import Summary, TensorResult
+from pyllm.quant.quantize import Plan, carry_out, plan, quantized_metadata
 from pyllm.quant.recipes import Choice, RecipeOptions, asked_for, choose, recipe_named
 from pyllm_convert.conversion import Conversion
 
@@ -69,37 +69,6 @@ def plan_of(
     choices = choices_of(model, recipe, options)
     file_type = int(model.metadata["general.file_type"].value) if recipe is None else recipe_named(recipe).file_type
     return plan(model, choices, file_type, imatrix=imatrix, allow_requantize=allow_requantize)
-
-
-def carry_out(
-    model: Conversion,
-    target: str | os.PathLike[str],
-    plan: Plan,
-    *,
-    imatrix: ImportanceMatrix | None = None,
-    imatrix_name: str = "",
-    overwrite: bool = False,
-    split_bytes: int | None = None,
-    n_threads: int | None = None,
-    progress: Progress | None = None,
-    on_tensor: Callable[[TensorResult], None] | None = None,
-) -> Summary:
-    """Do what was planned. As `convert` otherwise."""
-    from pyllm.jit.processors import default_threads
-
-    return write_model(
-        target,
-        quantized_metadata(model.metadata, plan.file_type, imatrix, imatrix_name),
-        model.sources(),
-        plan.formats,
-        imatrix=imatrix,
-        n_threads=n_threads or default_threads(),
-        progress=progress,
-        on_tensor=on_tensor,
-        overwrite=overwrite,
-        split_bytes=split_bytes,
-        read_from=model.files,
-    )
 
 
 def planned_bytes(model: Conversion, plan: Plan, split_bytes: int | None = None) -> int:
