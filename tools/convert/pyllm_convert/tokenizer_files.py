@@ -129,7 +129,7 @@ def _added(*files: dict[str, Any]) -> Iterator[tuple[int, AddedToken]]:
 def _id(value: Any) -> int:
     try:
         token_id = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         token_id = -1
     if not 0 <= token_id < MAX_TOKENS:
         raise TokenizerError(f"{value!r} is no id of a token; the tokenizer's files are damaged")
