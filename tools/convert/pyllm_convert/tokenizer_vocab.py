@@ -218,7 +218,7 @@ def _unigram(files: TokenizerFiles, tokenizer: dict[str, Any]) -> VocabTable:
         raise TokenizerError("tokenizer.json has a Unigram model without a list of pieces; the file is damaged")
     try:
         listed = [(str(text), float(score)) for text, score in pieces]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TokenizerError(f"tokenizer.json has a piece that is not a text and a score: {error}") from error
     unk_id = model.get("unk_id")
     unknown = (
