@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-KVDtype = Literal["f16", "f32"]
+KVDtype = Literal["f16", "f32", "q8_0"]
+"""How a KV cache is stored; a backend need not have all of them (`Backend.kv_dtypes`)."""
+GPULayers = int | Literal["auto", "all"]
+"""How many of the last layers run on GPUs; the output counts as one more, "all" takes the embedding, too."""
 Progress = Callable[[str, float], None]
 """progress(what is being done, share done from 0 to 1)."""
 
@@ -27,9 +30,32 @@ class ExecutionOptions:
     n_threads: int = 1
     many_rows: bool = False
     """Rows of prompts whose logits are wanted take the way of many tokens, where that is another: as scoring wants."""
+    device: int = 0
+    """Which of the backend's devices."""
     collect_importance: bool = False
     """Sum the squares of every matrix product's input; `Executable.importance` gives them."""
     progress: Progress | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementOptions:
+    """Which device computes what. Devices are named "cpu", "cuda0", "cuda1", "mlx0"."""
+
+    n_gpu_layers: GPULayers = "auto"
+    """Of the last layers; "auto": as many as fit into the memory that is free. The rest runs on the CPU."""
+    override_tensors: tuple[tuple[str, str], ...] = ()
+    """(regular expression, device): ops whose weights have such a name run there, whatever else is asked."""
+    n_cpu_moe: int = 0
+    """The experts of so many of the first layers run on the CPU."""
+    main_gpu: int = 0
+    """The GPU, counted among those used, that takes what is not split: everything, where `tensor_split` is empty and
+    one holds it."""
+    tensor_split: tuple[float, ...] = ()
+    """Shares of the layers that the GPUs take; empty: by free memory."""
+    kv_offload: bool = True
+    """False: attention, and so the KV cache, stays on the CPU."""
+    devices: tuple[str, ...] = ()
+    """GPUs to use; empty: all that are there."""
 
 
 @dataclass(frozen=True, slots=True)
