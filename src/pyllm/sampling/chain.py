@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from pyllm.config import SamplingParams
 from pyllm.errors import BackendError, RequestError
 from pyllm.sampling import steps
+from pyllm.sampling.largest import Largest
 from pyllm.sampling.select import Floats, Peaks
+
+_Bias = tuple[NDArray[np.intp], Floats]
 
 
 class Sampler:
@@ -25,6 +28,7 @@ class Sampler:
         """Raises RequestError for settings that make no sense."""
         check(params, n_vocab)
         self.params = p = params
+        self.n_vocab = n_vocab
         self.greedy = p.temperature == 0
         self._bias = _bias_arrays(p.logit_bias)
         self._penalized = p.repeat_last_n != 0 and (p.repeat_penalty, p.presence_penalty, p.frequency_penalty) != (
@@ -32,39 +36,90 @@ class Sampler:
             0.0,
             0.0,
         )
+        # What raises a logit may bring up any token; what only lowers some leaves the order of the others.
+        self._lowers = p.repeat_penalty >= 1 and p.presence_penalty >= 0 and p.frequency_penalty >= 0
+        self._lowers = (self._lowers or not self._penalized) and all(b <= 0 for b in p.logit_bias.values())
         # np.random is loaded when first used, and greedy requests never do.
         self._random = None if self.greedy else np.random.Generator(np.random.PCG64(p.seed))
 
-    def __call__(self, logits: Floats, seen: NDArray[np.int32]) -> int:
+    def n_needed(self, seen: NDArray[np.int32]) -> int | None:
+        """How many of the largest logits choose the token after `seen` exactly as all would; None: all are needed.
+
+        So many for greedy sampling and for `top_k`, and one more for each token that a penalty or bias may lower.
+        Without `top_k`, sums over the whole vocabulary decide; where a token may be raised, its own logit does.
+        """
+        k = 1 if self.greedy else self.params.top_k
+        if not k or not self._lowers:
+            return None
+        if self._penalized:
+            k += len(np.unique(self._window(seen)))
+        return min(k + len(self.params.logit_bias), self.n_vocab)
+
+    def __call__(self, logits: Floats | Largest, seen: NDArray[np.int32]) -> int:
         """The next token after `seen` (prompt and answer so far). `logits` [n_vocab] stay as they are.
 
+        Of the largest logits alone, `n_needed` at least, it chooses as of all of them, to the same random numbers.
         Raises BackendError where logits are all NaN or -inf, RequestError where logit_bias forbids every token.
         """
-        changed = self._changed(logits, seen)
+        if isinstance(logits, Largest):
+            return self._choose_of_largest(logits, seen)
+        changed = self._changed(logits, self._window(seen), self._bias)
         if self._random is None:
             best = int(changed.argmax())
             return best if math.isfinite(changed[best]) else int(self._repaired(logits, changed).argmax())
         peaks = Peaks(changed)
         if not math.isfinite(peaks.top):
             peaks = Peaks(self._repaired(logits, changed))
-        # Distances between huge logits may be infinite, which is as good as huge.
-        with np.errstate(over="ignore"):
-            return steps.draw(self._narrowed(peaks), self._random.random())
+        c = steps.Candidates(peaks.logits, None, peaks.top)
+        return self._draw(steps.top_k(c, self.params.top_k, peaks) if self.params.top_k else c, peaks)
 
-    def _changed(self, logits: Floats, seen: NDArray[np.int32]) -> Floats:
-        p = self.params
+    def _choose_of_largest(self, given: Largest, seen: NDArray[np.int32]) -> int:
+        k = 1 if self._random is None else self.params.top_k
+        ids, logits = given.ids, given.logits
+        if self._bias is not None or self._penalized:
+            logits = self._changed_largest(given, seen)
+        if not math.isfinite(logits.max()):
+            logits = self._repaired(given.logits, logits)
+        if logits is given.logits:
+            ids, logits = ids[:k], logits[:k]
+        else:
+            order = np.lexsort((ids, -logits))[:k]
+            ids, logits = ids[order], logits[order]
+        if self._random is None:
+            return int(ids[0])
+        return self._draw(steps.Candidates(logits, ids, float(logits[0]), ordered=True))
+
+    def _changed_largest(self, given: Largest, seen: NDArray[np.int32]) -> Floats:
+        """`_changed`, of tokens by their places among the largest; what is not there stays behind those that are."""
+        bias = None
         if self._bias is not None:
-            logits = steps.logit_bias(logits, *self._bias)
+            places, there = given.places(self._bias[0])
+            bias = places[there], self._bias[1][there]
+        places, there = given.places(self._window(seen))
+        return self._changed(given.logits, places[there], bias)
+
+    def _window(self, seen: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Those that penalties look back at."""
+        n = self.params.repeat_last_n
+        return seen if n < 0 else seen[len(seen) - n :] if n < len(seen) else seen
+
+    def _changed(self, logits: Floats, window: NDArray[np.integer], bias: _Bias | None) -> Floats:
+        p = self.params
+        if bias is not None:
+            logits = steps.logit_bias(logits, *bias)
         if self._penalized:
-            seen = seen if p.repeat_last_n < 0 else seen[-p.repeat_last_n :]
-            logits = steps.penalties(logits, seen, p.repeat_penalty, p.presence_penalty, p.frequency_penalty)
+            logits = steps.penalties(logits, window, p.repeat_penalty, p.presence_penalty, p.frequency_penalty)
         return logits
 
-    def _narrowed(self, peaks: Peaks) -> steps.Candidates:
+    def _draw(self, c: steps.Candidates, peaks: Peaks | None = None) -> int:
+        """One of the candidates, by the steps after top_k. `peaks`: of their logits, where these are all."""
+        assert self._random is not None
+        # Distances between huge logits may be infinite, which is as good as huge.
+        with np.errstate(over="ignore"):
+            return steps.draw(self._narrowed(c, peaks), self._random.random())
+
+    def _narrowed(self, c: steps.Candidates, peaks: Peaks | None) -> steps.Candidates:
         p = self.params
-        c = steps.Candidates(peaks.logits, None, peaks.top)
-        if p.top_k:
-            c = steps.top_k(c, p.top_k, peaks)
         if p.typical_p < 1:
             c = steps.typical(c, p.typical_p)
         if p.top_p < 1:
@@ -109,7 +164,7 @@ def check(params: SamplingParams, n_vocab: int) -> None:
             raise RequestError(f"logit_bias of token {token} must be a number or -inf, not {bias}.")
 
 
-def _bias_arrays(bias: Mapping[int, float]) -> tuple[NDArray[np.intp], Floats] | None:
+def _bias_arrays(bias: Mapping[int, float]) -> _Bias | None:
     if not bias:
         return None
     values = np.array(list(bias.values()), np.float64)

@@ -6,14 +6,22 @@ import math
 
 import numpy as np
 
+from pyllm.sampling.largest import Largest
 from pyllm.sampling.select import Floats, Peaks
 
 
-def logprobs(logits: Floats, token: int, n_top: int) -> tuple[float, list[tuple[int, float]]]:
+def logprobs(logits: Floats | Largest, token: int, n_top: int) -> tuple[float, list[tuple[int, float]]]:
     """Natural logarithms of probabilities: that of `token`, and (id, that) of the `n_top` most likely, in order.
 
-    NaN where the logits hold no distribution (NaN or inf among them).
+    NaN where the logits hold no distribution (NaN or inf among them). Of the largest logits alone, `token` must be
+    among these, and n_top at most as many.
     """
+    if isinstance(logits, Largest):
+        norm = float(logits.log_sum)
+        own = float(logits.logits[logits.ids == token][0])
+        return own - norm, [
+            (int(i), float(x) - norm) for i, x in zip(logits.ids[:n_top], logits.logits[:n_top], strict=True)
+        ]
     peaks = Peaks(logits)
     with np.errstate(invalid="ignore"):
         total = float(np.exp(logits - np.float32(peaks.top)).sum())

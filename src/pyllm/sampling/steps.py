@@ -23,7 +23,7 @@ class Candidates(NamedTuple):
     """Tokens that may still be chosen. `ids` None: all of the vocabulary, in order."""
 
     logits: Floats
-    ids: Ids | None
+    ids: NDArray[np.integer] | None
     top: float
     """The largest of the logits; finite."""
     ordered: bool = False
@@ -50,7 +50,7 @@ def logit_bias(logits: Floats, ids: Ids, bias: Floats) -> Floats:
     return logits
 
 
-def penalties(logits: Floats, seen: NDArray[np.int32], repeat: float, presence: float, frequency: float) -> Floats:
+def penalties(logits: Floats, seen: NDArray[np.integer], repeat: float, presence: float, frequency: float) -> Floats:
     """Logits of the `seen` tokens made smaller: divided (multiplied, if negative) by `repeat`, then less `presence`
     and less `frequency` for each time that a token was seen."""
     if not len(seen):
