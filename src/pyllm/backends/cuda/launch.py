@@ -1,0 +1,226 @@
+"""One kernel launch as the lowering plans it: what to compile, how large a grid, and arguments once memory is placed.
+
+While a program is lowered, nothing has an address: a `Launch` keeps functions that are asked when buffers lie where
+they stay. What varies between steps lies in device memory (`StepArrays`); the grid depends on a step's rounded-up sizes
+(`StepShape`) only, so that launches of one shape can be one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.config import ExecutionOptions
+
+FEW = 8
+"""Most rows that matrix-vector kernels take; more go through matrix-matrix kernels."""
+ALIGNMENT = 256
+"""Bytes that every buffer starts at a multiple of."""
+GROUP = 32
+"""Columns that rows are padded to, and that share a scale where they are quantized."""
+
+Defines = Mapping[str, int | str]
+KernelKey = tuple[str, tuple[tuple[str, int | str], ...], str]
+
+
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """Sizes of a step, each at least the step's own: what grids are made for. A shape's launches are one graph."""
+
+    n_tokens: int
+    n_rows: int
+    n_seqs: int
+    n_generated: int
+    """Of the leading tokens that sequences made themselves: 0, or `n_tokens` where it is all of them."""
+    max_context: int
+    """Positions that the longest sequence has with this step's."""
+    max_span: int
+    """Most tokens of one sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many rows a value has: a member of `struct Step`, which kernels read through a pointer to int."""
+
+    member: str
+    offset: int
+    """Bytes from the start of `struct Step`."""
+
+    def of(self, shape: StepShape) -> int:
+        return int(getattr(shape, self.member))
+
+    def most(self, options: ExecutionOptions) -> int:
+        return int({"n_tokens": options.max_tokens, "n_rows": options.max_rows}[self.member])
+
+
+TOKENS, ROWS = Count("n_tokens", 0), Count("n_rows", 4)
+
+
+@dataclass(eq=False, slots=True)
+class Buffer:
+    """Device memory, from the launch that first writes it to the one that last reads it."""
+
+    n_bytes: int
+    address: int = 0
+    outside: bool = False
+    """Placed by somebody else (weights, KV, what a step uploads or downloads): liveness does not move it."""
+    keep: bool = False
+    """Its users' own from step to step, and zero at first; shared with nothing."""
+    first: int = -1
+    last: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """float32 rows in a buffer: `ld` floats from one to the next, the first at `offset` bytes; readers know the width."""
+
+    buffer: Buffer
+    ld: int
+    offset: int = 0
+
+    @property
+    def address(self) -> int:
+        return self.buffer.address + self.offset
+
+    @staticmethod
+    def room(n_rows: int, width: int) -> View:
+        ld = round_up(width, GROUP)
+        return View(Buffer(4 * n_rows * ld), ld)
+
+
+@dataclass(frozen=True, slots=True)
+class Q8:
+    """Rows as int8 [n][ld], a float scale per 32 columns [n][ld / 32], and a float sum of the (scaled) values of each
+    32 columns [n][ld / 32]. Columns from the width to `ld` are zero."""
+
+    values: Buffer
+    scales: Buffer
+    sums: Buffer
+    ld: int
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        return self.values, self.scales, self.sums
+
+    @staticmethod
+    def room(n_rows: int, width: int) -> Q8:
+        ld = round_up(width, GROUP)
+        return Q8(Buffer(n_rows * ld), Buffer(n_rows * ld // 8), Buffer(n_rows * ld // 8), ld)
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """Rows as f16 [n][ld], each divided by its factor, a power of two: float [n]. Columns from the width to `ld` are zero."""
+
+    values: Buffer
+    factors: Buffer
+    ld: int
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        return self.values, self.factors
+
+    @staticmethod
+    def room(n_rows: int, width: int) -> Half:
+        ld = round_up(width, GROUP)
+        return Half(Buffer(2 * n_rows * ld), Buffer(4 * n_rows), ld)
+
+
+@dataclass(frozen=True, slots=True)
+class StepArrays:
+    """What a step uploads, at fixed addresses: `struct Step`, then the arrays of a `Batch`, all int32."""
+
+    step: Buffer
+    tokens: Buffer
+    positions: Buffer
+    seqs: Buffer
+    spans: Buffer
+    page_tables: Buffer
+    rows: Buffer
+    page_stride: int
+    """Ints from one sequence's page table to the next."""
+
+    @staticmethod
+    def of(options: ExecutionOptions) -> StepArrays:
+        o, stride = options, round_up(options.n_pages, 4)
+
+        def ints(n: int) -> Buffer:
+            return Buffer(4 * n, outside=True)
+
+        return StepArrays(
+            step=ints(4),
+            tokens=ints(o.max_tokens),
+            positions=ints(o.max_tokens),
+            seqs=ints(o.max_tokens),
+            spans=ints(2 * o.max_seqs),
+            page_tables=ints(o.max_seqs * stride),
+            rows=ints(o.max_rows),
+            page_stride=stride,
+        )
+
+    def count(self, count: Count) -> int:
+        """Address of the int that says how many rows there are in this step; asked when addresses are known."""
+        return self.step.address + count.offset
+
+
+def always(shape: StepShape) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel of a step. `grid` and `args` are asked once per shape, after all buffers have addresses."""
+
+    source: str
+    """File in kernels/."""
+    name: str
+    """The kernel in it."""
+    grid: Callable[[StepShape], tuple[int, int, int]]
+    block: int
+    """Threads of a block."""
+    args: Callable[[StepShape], NDArray[np.void]]
+    """The kernel's `struct Args`: a 0-d structured array (`struct`, `fill`)."""
+    label: str
+    """What a profile calls it."""
+    defines: Defines = field(default_factory=dict)
+    shared: int = 0
+    """Bytes of dynamic shared memory."""
+    when: Callable[[StepShape], bool] = always
+    """Whether steps of a shape need it: e.g. only those of few tokens."""
+    reads: tuple[Buffer, ...] = ()
+    writes: tuple[Buffer, ...] = ()
+    """What it reads and writes of work memory, however `when` decides: says how long buffers live."""
+
+    @property
+    def key(self) -> KernelKey:
+        """What is compiled: launches of one key share a kernel."""
+        return self.source, tuple(sorted(self.defines.items())), self.name
+
+
+_TYPES = {"ptr": np.uint64, "int": np.int32, "float": np.float32}
+
+
+def struct(**members: str) -> np.dtype[np.void]:
+    """A `struct Args` in C layout from its members in order: "ptr", "int" or "float"."""
+    return np.dtype([(name, _TYPES[kind]) for name, kind in members.items()], align=True)
+
+
+def fill(layout: np.dtype[np.void], **values: Any) -> NDArray[np.void]:
+    """Arguments as a 0-d array of `struct`'s layout. Buffers and views stand for their address, None for null.
+
+    Every member must be given: raises ValueError else.
+    """
+    if values.keys() != set(layout.names or ()):
+        raise ValueError(f"arguments {sorted(values)} do not make {layout.names}")
+    out = np.zeros((), layout)
+    for name, value in values.items():
+        out[name] = 0 if value is None else getattr(value, "address", value)
+    return out
