@@ -80,7 +80,7 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """float32 rows in a buffer: `ld` floats from one to the next, the first at `offset` bytes; readers know the width."""
+    """float32 rows in a buffer: `ld` floats from one to the next, the first at `offset` bytes."""
 
     buffer: Buffer
     ld: int
@@ -118,7 +118,7 @@ class Q8:
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """Rows as f16 [n][ld], each divided by its factor, a power of two: float [n]. Columns from the width to `ld` are zero."""
+    """Rows as f16 [n][ld], each divided by its factor, a power of two: float [n]. Columns from the width on are zero."""
 
     values: Buffer
     factors: Buffer
@@ -132,6 +132,25 @@ class Half:
     def room(n_rows: int, width: int) -> Half:
         ld = round_up(width, GROUP)
         return Half(Buffer(2 * n_rows * ld), Buffer(4 * n_rows), ld)
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """In which forms the op that computes a value writes it: float32 always, for products q8 in steps of up to FEW rows
+    and half in steps of more; None where nobody reads it."""
+
+    f32: View | None = None
+    q8: Q8 | None = None
+    half: Half | None = None
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        f32 = (self.f32.buffer,) if self.f32 else ()
+        return (*f32, *(self.q8.buffers if self.q8 else ()), *(self.half.buffers if self.half else ()))
+
+    def at(self, n: int) -> Forms:
+        """Those to be written in a step of `n` rows."""
+        return Forms(self.f32, self.q8 if n <= FEW else None, self.half if n > FEW else None)
 
 
 @dataclass(frozen=True, slots=True)
