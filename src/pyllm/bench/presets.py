@@ -1,0 +1,224 @@
+"""Models of real shapes with random weights: a machine can be measured with them before anything is downloaded.
+
+`open_preset("llama3-8b:Q4_K_M")` has the metadata and the tensors of that model's file, each in the format that the
+recipe gives it, and weights that are random. Sources of the shapes: the models' own config.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyllm.bench.random_weights import RandomWeights
+from pyllm.errors import ModelError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.types import by_name
+
+DEFAULT_RECIPE = "Q4_K_M"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A model's shape. `head_dim` 0: n_embd / n_heads; `n_experts` 0: dense."""
+
+    arch: str
+    label: str
+    """The size in words, as files have it."""
+    n_layers: int
+    n_embd: int
+    n_ff: int
+    n_heads: int
+    n_kv_heads: int
+    n_vocab: int
+    n_ctx: int
+    rope_base: float
+    rope_factor: float = 0.0
+    """Llama 3.1's stretching of long rotations; 0: none."""
+    tied: bool = False
+    """The embedding table is the output matrix, too."""
+    qk_norm: bool = False
+    head_dim: int = 0
+    n_experts: int = 0
+    n_used: int = 0
+    n_ff_expert: int = 0
+    eps: float = 1e-5
+
+    @property
+    def head(self) -> int:
+        return self.head_dim or self.n_embd // self.n_heads
+
+
+PRESETS: Mapping[str, Preset] = {
+    "llama3-1b": Preset("llama", "1B", 16, 2048, 8192, 32, 8, 128256, 131072, 5e5, rope_factor=32.0, tied=True),
+    "llama3-3b": Preset("llama", "3B", 28, 3072, 8192, 24, 8, 128256, 131072, 5e5, rope_factor=32.0, tied=True),
+    "llama3-8b": Preset("llama", "8B", 32, 4096, 14336, 32, 8, 128256, 131072, 5e5, rope_factor=8.0),
+    "llama3-70b": Preset("llama", "70B", 80, 8192, 28672, 64, 8, 128256, 131072, 5e5, rope_factor=8.0),
+    "qwen3-30b-a3b": Preset(
+        "qwen3moe", "30B.A3B", 48, 2048, 6144, 32, 4, 151936, 40960, 1e6,
+        qk_norm=True, head_dim=128, n_experts=128, n_used=8, n_ff_expert=768, eps=1e-6,
+    ),
+    "tiny": Preset("llama", "tiny", 4, 256, 512, 4, 2, 512, 4096, 1e4),
+    "tiny-moe": Preset(
+        "qwen3moe", "tiny.moe", 3, 256, 512, 4, 2, 512, 4096, 1e4,
+        qk_norm=True, head_dim=64, n_experts=8, n_used=2, n_ff_expert=256,
+    ),
+}  # fmt: skip
+"""Shapes by name; the tiny ones are for trying things out."""
+ALIASES: Mapping[str, str] = {"1b": "llama3-1b", "3b": "llama3-3b", "8b": "llama3-8b", "70b": "llama3-70b"}
+
+
+class PresetModel:
+    """What a GGUF file of the preset would hold; stands in for a `GGUFFile` where a model is compiled."""
+
+    def __init__(self, name: str, metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
+        self.path = Path(name)
+        """The preset's name and recipe: there is no file."""
+        self.metadata = metadata
+        self.tensors = tensors
+
+    def __enter__(self) -> PresetModel:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.tensors = {}
+
+
+def parse(text: str) -> tuple[str, str]:
+    """A preset's full name and the recipe's, out of `llama3-8b:Q4_K_M`, `8b:q8_0`, `8b`.
+
+    Raises ModelError for an unknown preset, FormatError for an unknown recipe.
+    """
+    from pyllm.quant.recipes import recipe_named
+
+    name, _, recipe = text.partition(":")
+    name = ALIASES.get(name.lower(), name.lower())
+    if name not in PRESETS:
+        known = ", ".join([*PRESETS, *ALIASES])
+        raise ModelError(f"there is no preset {name!r}; there are {known}, each with a recipe: llama3-8b:Q4_K_M")
+    return name, recipe_named(recipe or DEFAULT_RECIPE).name
+
+
+def open_preset(text: str, *, with_weights: bool = True) -> PresetModel:
+    """The model of a preset and a recipe. Without weights, tensors have their sizes and read as zeros.
+
+    Raises ModelError, FormatError, OutOfMemoryError.
+    """
+    from pyllm.quant.recipes import choose, recipe_named
+
+    name, recipe_name = parse(text)
+    preset, recipe = PRESETS[name], recipe_named(recipe_name)
+    metadata = {**_metadata(name, preset), "general.file_type": recipe.file_type}
+    plain = [TensorInfo(n, shape, "F32", _NOTHING) for n, shape in _shapes(preset).items()]
+    formats = {choice.name: choice.format for choice in choose(recipe, metadata, plain)}
+    tensors = _tensors(preset, {t.name: (t.shape, formats[t.name]) for t in plain}, with_weights)
+    return PresetModel(f"{name}:{recipe_name}", metadata, tensors)
+
+
+_NOTHING = np.zeros(0, np.uint8)
+
+
+def _tensors(
+    preset: Preset, wanted: Mapping[str, tuple[tuple[int, ...], str]], with_weights: bool
+) -> dict[str, TensorInfo]:
+    """Vectors are what leaves the size of activations as it is: norms of one, real rotary factors."""
+    matrices = {name: (math.prod(shape), format) for name, (shape, format) in wanted.items() if len(shape) > 1}
+    most: dict[str, int] = {}
+    for n, format in matrices.values():
+        most[format] = max(n, most.get(format, 0))
+    weights = RandomWeights(most) if with_weights else None
+    tensors = {}
+    for name, (shape, format) in wanted.items():
+        if name == "rope_freqs.weight":
+            data = _rope_factors(preset).view(np.uint8)
+        elif len(shape) == 1:
+            data = np.ones(shape, np.float32).view(np.uint8)
+        elif weights is not None:
+            data = weights.view(format, math.prod(shape))
+        else:
+            data = np.broadcast_to(np.zeros(1, np.uint8), by_name(format).n_bytes(math.prod(shape)))
+        tensors[name] = TensorInfo(name, shape, format, data)
+    return tensors
+
+
+def _metadata(name: str, p: Preset) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "general.architecture": p.arch,
+        "general.name": name,
+        "general.size_label": p.label,
+    }
+    numbers: dict[str, int | float] = {
+        "block_count": p.n_layers,
+        "context_length": p.n_ctx,
+        "embedding_length": p.n_embd,
+        "feed_forward_length": p.n_ff,
+        "attention.head_count": p.n_heads,
+        "attention.head_count_kv": p.n_kv_heads,
+        "attention.key_length": p.head,
+        "attention.value_length": p.head,
+        "attention.layer_norm_rms_epsilon": p.eps,
+        "rope.freq_base": p.rope_base,
+        "rope.dimension_count": p.head,
+        "vocab_size": p.n_vocab,
+    }
+    if p.n_experts:
+        numbers |= {
+            "expert_count": p.n_experts,
+            "expert_used_count": p.n_used,
+            "expert_feed_forward_length": p.n_ff_expert,
+        }
+    return metadata | {f"{p.arch}.{key}": value for key, value in numbers.items()}
+
+
+def _shapes(p: Preset) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the model's file, by name, outermost axis first."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (p.n_vocab, p.n_embd),
+        "output_norm.weight": (p.n_embd,),
+    }
+    if not p.tied:
+        shapes["output.weight"] = (p.n_vocab, p.n_embd)
+    if p.rope_factor:
+        shapes["rope_freqs.weight"] = (p.head // 2,)
+    for i in range(p.n_layers):
+        layer: dict[str, tuple[int, ...]] = {
+            "attn_norm": (p.n_embd,),
+            "attn_q": (p.n_heads * p.head, p.n_embd),
+            "attn_k": (p.n_kv_heads * p.head, p.n_embd),
+            "attn_v": (p.n_kv_heads * p.head, p.n_embd),
+            "attn_output": (p.n_embd, p.n_heads * p.head),
+            "ffn_norm": (p.n_embd,),
+        }
+        if p.qk_norm:
+            layer |= {"attn_q_norm": (p.head,), "attn_k_norm": (p.head,)}
+        if p.n_experts:
+            layer |= {
+                "ffn_gate_inp": (p.n_experts, p.n_embd),
+                "ffn_gate_exps": (p.n_experts, p.n_ff_expert, p.n_embd),
+                "ffn_up_exps": (p.n_experts, p.n_ff_expert, p.n_embd),
+                "ffn_down_exps": (p.n_experts, p.n_embd, p.n_ff_expert),
+            }
+        else:
+            layer |= {"ffn_gate": (p.n_ff, p.n_embd), "ffn_up": (p.n_ff, p.n_embd), "ffn_down": (p.n_embd, p.n_ff)}
+        shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
+    return shapes
+
+
+def _rope_factors(p: Preset) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What Llama 3.1's scaling divides each rotary frequency by: float32 [head / 2].
+
+    Wavelengths below 2048 positions stay, those above 8192 are stretched by the whole factor, between it is blended.
+    Source: `rope_scaling` of type "llama3" (low_freq_factor 1, high_freq_factor 4, 8192 original positions).
+    """
+    frequencies = p.rope_base ** -(np.arange(0, p.head, 2, dtype=np.float64) / p.head)
+    turns = 8192 * frequencies / (2 * np.pi)
+    kept = np.clip((turns - 1) / 3, 0, 1)
+    return (1 / ((1 - kept) / p.rope_factor + kept)).astype(np.float32)
