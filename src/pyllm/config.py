@@ -27,11 +27,12 @@ class ExecutionOptions:
     max_rows: int = 128
     """Most rows of logits of one step."""
     kv_dtype: KVDtype = "f16"
+    """A backend may have not all of them (`Backend.kv_dtypes`)."""
+    device: int = 0
+    """Which of the backend's devices, in the order of `Backend.devices()`."""
     n_threads: int = 1
     many_rows: bool = False
     """Rows of prompts whose logits are wanted take the way of many tokens, where that is another: as scoring wants."""
-    device: int = 0
-    """Which of the backend's devices."""
     collect_importance: bool = False
     """Sum the squares of every matrix product's input; `Executable.importance` gives them."""
     progress: Progress | None = field(default=None, compare=False)
@@ -39,23 +40,23 @@ class ExecutionOptions:
 
 @dataclass(frozen=True, slots=True)
 class PlacementOptions:
-    """Which device computes what. Devices are named "cpu", "cuda0", "cuda1", "mlx0"."""
+    """Which device computes what. Devices are named as `pyllm doctor` lists them: "cpu", "cuda0", "mlx0"."""
 
     n_gpu_layers: GPULayers = "auto"
-    """Of the last layers; "auto": as many as fit into the memory that is free. The rest runs on the CPU."""
+    """How many layers GPUs compute, counted from the end; the output head counts as one, and with more than there are
+    the token table goes as well. "auto": as many as fit the memory that is free."""
     override_tensors: tuple[tuple[str, str], ...] = ()
-    """(regular expression, device): ops whose weights have such a name run there, whatever else is asked."""
+    """(regular expression, device): what uses weights whose names match runs there. The first that matches counts."""
     n_cpu_moe: int = 0
-    """The experts of so many of the first layers run on the CPU."""
+    """The experts of the first so many layers stay on the CPU."""
     main_gpu: int = 0
-    """The GPU, counted among those used, that takes what is not split: everything, where `tensor_split` is empty and
-    one holds it."""
+    """Which of the GPUs that are used has the output head, where layers are not split in proportion."""
     tensor_split: tuple[float, ...] = ()
-    """Shares of the layers that the GPUs take; empty: by free memory."""
+    """How much of the layers each GPU gets, in proportion; empty: in proportion of free memory."""
     kv_offload: bool = True
-    """False: attention, and so the KV cache, stays on the CPU."""
+    """Attention and its KV memory are where their layer is; False: on the CPU."""
     devices: tuple[str, ...] = ()
-    """GPUs to use; empty: all that are there."""
+    """The devices that take layers; empty: all GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
