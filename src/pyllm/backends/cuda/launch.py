@@ -118,7 +118,7 @@ class Q8:
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """Rows as f16 [n][ld], each divided by its factor, a power of two: float [n]. Columns from the width on are zero."""
+    """Rows as f16 [n][ld], divided by its factor, a power of two: float [n]. Columns from the width on are zero."""
 
     values: Buffer
     factors: Buffer
