@@ -205,8 +205,27 @@ class KVSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A device's ops from `start` to before `stop`, which run without waiting for another device.
+
+    What a stage receives or computes is there for all later stages of the step. No value is received twice.
+    """
+
+    start: int
+    stop: int
+    receives: tuple[Value, ...] = ()
+    """Values of other devices that are given when the stage starts."""
+    sends: tuple[Value, ...] = ()
+    """Values that other devices, or the caller, may want when it is over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
-    """A recorded pass. `hidden` [rows, n_embd] is the final normed state, `logits` [rows, n_vocab] the output."""
+    """A recorded pass. `hidden` [rows, n_embd] is the final normed state, `logits` [rows, n_vocab] the output.
+
+    Where a model is split over devices, each has a program of its own: the ops that it computes, in stages (`cuts`),
+    with KV caches numbered anew. `hidden` and `logits` are the whole model's then; only some part computes them.
+    """
 
     ops: tuple[Op, ...]
     n_layers: int
@@ -215,6 +234,23 @@ class Program:
     kv: tuple[KVSpec, ...]
     hidden: Value
     logits: Value
+    cuts: tuple[Stage, ...] = ()
+    """The stages of a part; empty for a whole model."""
+    given_rows: frozenset[int] = frozenset()
+    """Ids of received values that have one row per wanted row, not one per token."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in order; all ops are in one of them."""
+        return self.cuts or (Stage(0, len(self.ops), sends=tuple(dict.fromkeys((self.hidden, self.logits)))),)
+
+    def by_row(self) -> frozenset[int]:
+        """Ids of all values that have one row per wanted row."""
+        found = set(self.given_rows)
+        for op in self.ops:
+            if isinstance(op, SelectRows) or any(v.id in found for v in inputs(op)):
+                found.add(op.out.id)
+        return frozenset(found)
 
     def weights(self) -> list[str]:
         """Names of all tensors that the ops use, in order of first use."""

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Executable
+from pyllm.backends.base import Batch, Crossing, Executable
 from pyllm.config import ExecutionOptions
+from pyllm.program import Value
 
 N_EMBD = 8
 GARBAGE = -7
@@ -51,7 +52,10 @@ class FakeExecutable(Executable):
         self.closed = 0
         self._running = threading.Lock()
 
-    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
+    def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> NoReturn:
+        raise AssertionError("the engine runs whole programs")
+
+    def run(self, batch: Batch, want: Any = "logits") -> Any:
         assert self._running.acquire(blocking=False), "two threads run steps at once"
         try:
             return self._run(batch, want)

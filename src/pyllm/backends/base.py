@@ -3,6 +3,9 @@
 KV memory belongs to the executable and is divided into pages of `page_size` positions, the same page number in every
 layer; which page holds what is the engine's business (`pyllm.cache`). A batch is ragged: any mix of sequences, each
 with any number of tokens.
+
+A model may be split over devices (`placement`, `split`): each executable then has a part of it, in stages, and values
+cross from one to the other as `Crossing`s.
 """
 
 from __future__ import annotations
@@ -10,15 +13,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.config import ExecutionOptions
+from pyllm.config import ExecutionOptions, KVDtype
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Program
+from pyllm.program import Program, Value
 
 ImportanceSums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
 """By weight: sums of squared inputs [n_matrices, columns], tokens in them [n_matrices]; n_matrices: experts, or 1."""
@@ -28,7 +31,8 @@ class Batch:
     """One step's work in flat, preallocated arrays. Tokens of one sequence are adjacent, their positions consecutive.
 
     Sequences that continue with generated tokens come before those that bring tokens of a prompt: a backend may compute
-    the two in different ways, and which way a token takes must not depend on what else is in the batch.
+    the two in different ways. What a token becomes does not depend on what else is in the batch: exactly on the cpu and
+    reference backends, up to rounding on others, which may pick kernels by the number of tokens.
 
     tokens      int32 [max_tokens]           token ids
     positions   int32 [max_tokens]           position of each token in its sequence
@@ -101,20 +105,102 @@ class Probe:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
-class Executable(ABC):
-    """A program with its weights and KV memory, ready to run. Not thread-safe, except `interrupt`."""
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device that a backend computes on."""
 
-    options: ExecutionOptions
+    name: str
+    """As it is spelled on the command line: "cpu", "cuda0", "cuda1", "mlx0"."""
+    backend: str
+    index: int
+    """Its number within the backend: `ExecutionOptions.device`."""
+    description: str
+    memory_free: int | None
+    """Bytes, where known."""
+    memory_total: int | None
+    is_gpu: bool
+    """Takes layers unless told otherwise."""
+
+
+class Crossing(ABC):
+    """A value that a stage sends: float32 [tokens or wanted rows, width], valid until its producer's next step.
+
+    A backend has a subclass of its own, and may take values of its own kind without a detour through the host.
+    """
 
     @abstractmethod
-    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
-        """Compute one step. Stores the batch's KV; returns float32 [n_rows, n_vocab] (or [n_rows, n_embd] of the
-        final normed state), a view that the next `run` overwrites.
+    def host(self) -> NDArray[np.float32]:
+        """The value, waiting for the device that computes it. Asked again, the same. Errors of that device are raised
+        here: BackendError, and KeyboardInterrupt where the step was interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostCrossing(Crossing):
+    """A value in the host's memory."""
+
+    array: NDArray[np.float32]
+
+    def host(self) -> NDArray[np.float32]:
+        return self.array
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The most likely tokens of each row, and what makes probabilities of their logits: exp(logit - log_sum)."""
+
+    ids: NDArray[np.int32]
+    """[n_rows, n]; of equal logits the lower id comes first."""
+    logits: NDArray[np.float32]
+    """[n_rows, n], descending."""
+    log_sum: NDArray[np.float32]
+    """[n_rows]: log of the sum of exp over all logits of the row."""
+
+
+class Executable(ABC):
+    """A program, or a device's part of one, with its weights and KV memory, ready to run.
+
+    Not thread-safe, except `interrupt`.
+    """
+
+    program: Program
+    options: ExecutionOptions
+    n_candidates: int = 0
+    """How many candidates it gives for each row; 0: it gives none."""
+
+    @abstractmethod
+    def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
+        """Compute one stage of a step: its values `wanted`, in this order, each one of the stage's `sends`.
+
+        `given` are the stage's `receives`, in order. A step calls stages 0, 1, … with the same batch and may end early;
+        stage 0 begins a new one. In the last stage, what comes after the values wanted need not be computed, where any
+        is. Stores the batch's KV. It may return before the device is done: `Crossing.host` waits.
 
         Raises KeyboardInterrupt when Ctrl-C arrives or `interrupt` is called during the step, within 0.2 s; the
-        batch's KV is undefined then, everything else is intact, and the next `run` works. Token ids and pages must
+        batch's KV is undefined then, everything else is intact, and the next step works. Token ids and pages must
         be in range: the caller checks (`Batch.add`), kernels do not.
         """
+
+    @overload
+    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]: ...
+    @overload
+    def run(self, batch: Batch, want: Literal["candidates"]) -> Candidates: ...
+
+    def run(
+        self, batch: Batch, want: Literal["logits", "hidden", "candidates"] = "logits"
+    ) -> NDArray[np.float32] | Candidates:
+        """Compute one step of a whole program, as `run_stage` does.
+
+        Returns float32 [n_rows, n_vocab] (or [n_rows, n_embd] of the final normed state), a view that the next step
+        overwrites; or candidates, where `n_candidates` is not 0.
+        """
+        wanted = self.program.hidden if want == "hidden" else self.program.logits
+        crossing = self.run_stage(0, batch, (), [wanted])[0]
+        return self.candidates(crossing) if want == "candidates" else crossing.host()
+
+    def candidates(self, logits: Crossing) -> Candidates:
+        """The most likely tokens by logits that this executable has just computed, without bringing all of them here.
+        Valid until the next step. Raises BackendError where `n_candidates` is 0."""
+        raise BackendError(f"{type(self).__name__} gives no candidates; logits it gives.")
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -122,7 +208,7 @@ class Executable(ABC):
 
     @abstractmethod
     def memory(self) -> dict[str, int]:
-        """Bytes held, by purpose: "weights", "kv", "work"."""
+        """Bytes held, by purpose: "weights", "kv", "work", "other" (libraries, contexts), where there is any."""
 
     def importance(self) -> ImportanceSums:
         """Sums over the rows of all steps that succeeded, for the weights of every matrix product that was computed.
@@ -159,12 +245,55 @@ class Backend(ABC):
     """A way to compute. Found by name: `pyllm.backends.<name>` has `BACKEND`, or an entry point `pyllm.backends`."""
 
     name: str
+    kv_dtypes: tuple[KVDtype, ...] = ("f16", "f32")
+    """What its KV memory can hold."""
 
     @abstractmethod
     def probe(self) -> Probe:
         """Is it here, why not, what does it run on. Must be quick and must not raise."""
 
+    def devices(self) -> list[DeviceInfo]:
+        """What it can compute on now, in the order of their numbers; none where it is not available. Never raises."""
+        probe = self.probe()
+        if not probe.available:
+            return []
+        return [DeviceInfo(self.name, self.name, 0, probe.device, probe.memory_free, None, False)]
+
     @abstractmethod
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
-        """Pack the weights and pick kernels. Raises BackendError, OutOfMemoryError. Reports progress through
-        `options.progress`, where one is given."""
+        """Pack the weights and pick kernels, of a whole program or a part, on device `options.device`.
+
+        Raises BackendError, OutOfMemoryError; nothing is held then. Reports progress through `options.progress`, where
+        one is given.
+        """
+
+    def memory_needed(
+        self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
+    ) -> dict[str, int]:
+        """Bytes that `compile` would take on the device, by purpose as in `Executable.memory`; takes none.
+
+        Unless a backend knows better: tensors as they lie in the file, and KV by its shape. Raises BackendError as
+        `compile` does.
+        """
+        missing = [name for name in program.weights() if name not in weights]
+        if missing:
+            raise BackendError(f"the program needs tensors that were not given: {', '.join(missing[:8])}")
+        return {
+            "weights": sum(weights[name].n_bytes for name in program.weights()),
+            "kv": kv_bytes(program, options),
+            "work": 0,
+        }
+
+    def check_kv_dtype(self, options: ExecutionOptions) -> None:
+        """Raise BackendError where the backend has no KV memory of the type that is asked for."""
+        if options.kv_dtype not in self.kv_dtypes:
+            raise BackendError(
+                f"backend {self.name!r} has no KV cache in {options.kv_dtype}; it has {', '.join(self.kv_dtypes)}"
+            )
+
+
+def kv_bytes(program: Program, options: ExecutionOptions) -> int:
+    """Bytes of a program's KV memory without any padding; q8_0 has a half's scale for every 32 numbers."""
+    columns = sum(spec.n_kv_heads * (spec.head_dim + spec.v_head_dim) for spec in program.kv)
+    bits = {"f16": 16, "f32": 32, "q8_0": 272 / 32}[options.kv_dtype]
+    return int(options.n_pages * options.page_size * columns * bits / 8)

@@ -40,6 +40,7 @@ class CPUBackend(Backend):
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
         from pyllm.backends.cpu.executable import CPUExecutable
 
+        self.check_kv_dtype(options)
         return CPUExecutable(program, weights, options)
 
 

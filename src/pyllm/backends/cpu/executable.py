@@ -5,14 +5,13 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Executable, ImportanceSums
+from pyllm.backends.base import Batch, Crossing, Executable, HostCrossing, ImportanceSums
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.table import (
@@ -33,7 +32,7 @@ from pyllm.jit.compiler import LIBRARY
 from pyllm.jit.memory import Memory, aligned_zeros, at, check_free
 from pyllm.jit.target import host
 from pyllm.jit.threads import Pool
-from pyllm.program import Program
+from pyllm.program import Program, Value
 from pyllm.quant import formats
 
 _HEADROOM = 64 << 20
@@ -52,7 +51,7 @@ class CPUExecutable(Executable):
     """Weights, KV and work memory of one program; `pyllm.backends.cpu.lowering` plans what the table does."""
 
     def __init__(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
-        self.options = options
+        self.program, self.options = program, options
         self._closed = False
         low = self._low = Lowering(program, weights, options)
         sizes = {
@@ -111,12 +110,13 @@ class CPUExecutable(Executable):
         buffer.address = int(rows.ctypes.data)
         return rows
 
-    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]:
+    def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         if self._closed:
             raise ClosedError("The model was closed.")
+        want = "hidden" if wanted[0] == self.program.hidden else "logits"
         output, n_rows = self._outputs[want], batch.n_rows
         if not batch.n_tokens:
-            return output.rows[:0, : output.columns]
+            return [HostCrossing(output.rows[:0, : output.columns])]
         table, statistics = self._prepare(batch), self._low.statistics
         if statistics:
             statistics.begin()
@@ -131,7 +131,7 @@ class CPUExecutable(Executable):
             raise KeyboardInterrupt
         if statistics:
             statistics.commit()
-        return output.rows[:n_rows, : output.columns]
+        return [HostCrossing(output.rows[:n_rows, : output.columns])]
 
     def profile(self, batch: Batch) -> list[tuple[str, float]]:
         """Run a step op by op; what each is called and the seconds it took, without those of the way from Python."""

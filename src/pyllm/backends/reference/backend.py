@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import program as p
-from pyllm.backends.base import Backend, Batch, Executable, ImportanceSums, Probe
+from pyllm.backends.base import Backend, Batch, Crossing, Executable, HostCrossing, ImportanceSums, Probe
 from pyllm.backends.reference import ops
 from pyllm.backends.reference.weights import Weights
 from pyllm.config import ExecutionOptions
@@ -36,11 +36,12 @@ class ReferenceBackend(Backend):
     ) -> ReferenceExecutable:
         if unknown := {type(op).__name__ for op in program.ops if type(op) not in _RULES}:
             raise BackendError(f"the reference backend has no op {', '.join(sorted(unknown))}")
+        self.check_kv_dtype(options)
         return ReferenceExecutable(program, weights, options)
 
 
 class ReferenceExecutable(Executable):
-    """`state` holds the values of the step that runs; KV caches are [n_pages, page_size, n_kv_heads, dim]."""
+    """`_state` holds the values of the step that runs; KV caches are [n_pages, page_size, n_kv_heads, dim]."""
 
     def __init__(self, program: p.Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
         self.program, self.options = program, options
@@ -54,27 +55,42 @@ class ReferenceExecutable(Executable):
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
         self._last_use = _last_uses(program)
+        self._state: State = {}
         self._sums: ImportanceSums = {}
         self._seen: list[tuple[str, int, int, NDArray[np.float64], int]] = []
         self._interrupted = False
         self._closed = False
 
-    def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> F32:
+    def run_stage(
+        self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[p.Value]
+    ) -> list[Crossing]:
         if self._closed:
             raise ClosedError("the executable was closed")
-        self._interrupted = False
-        wanted = self.program.logits if want == "logits" else self.program.hidden
-        state: dict[int, F32] = {}
-        self._seen.clear()
-        for at, op in enumerate(self.program.ops):
-            self.check_interrupt()
-            state[op.out.id] = _RULES[type(op)](self, op, batch, state)
-            if op.out == wanted:
+        cut, state = self.program.stages[stage], self._state
+        if stage == 0:
+            self._interrupted = False
+            state.clear()
+            self._seen.clear()
+        is_last = stage == len(self.program.stages) - 1
+        missing = {v.id for v in wanted} if is_last and wanted else {-1}
+        for value, crossing in zip(cut.receives, given, strict=True):
+            state[value.id] = crossing.host()
+        results: dict[int, F32] = {}
+        for at in range(cut.start, cut.stop):
+            if not missing:
                 break
+            self.check_interrupt()
+            op = self.program.ops[at]
+            state[op.out.id] = _RULES[type(op)](self, op, batch, state)
+            if op.out in wanted:
+                results[op.out.id] = state[op.out.id]
+                missing.discard(op.out.id)
             for spent in self._last_use[at]:
                 state.pop(spent, None)
-        self._commit()
-        return state[wanted.id]
+        if is_last:
+            self._commit()
+            state.clear()
+        return [HostCrossing(results[v.id]) for v in wanted]
 
     def observe(self, weight: str, x: F32, matrix: int = 0, n_matrices: int = 1) -> None:
         """x [rows, columns] is multiplied by a weight, or by the matrix of one of its experts."""
@@ -115,6 +131,7 @@ class ReferenceExecutable(Executable):
         self._closed = True
         self.weights.clear()
         self.keys, self.values = [], []
+        self._state.clear()
 
     def matmul(self, x: F32, weight: str, start: int, stop: int) -> F32:
         """x [tokens, columns] @ rows start .. stop - 1 of a weight, transposed → [tokens, stop - start]."""
@@ -130,8 +147,9 @@ Rule = Callable[[ReferenceExecutable, Any, Batch, State], F32]
 
 
 def _last_uses(program: p.Program) -> list[list[int]]:
-    """For each op the values that no later op reads, but the results."""
-    seen, kept = {program.logits.id, program.hidden.id}, []
+    """For each op the values that it is the last to read."""
+    seen: set[int] = set()
+    kept = []
     for op in reversed(program.ops):
         ids = {v.id for v in p.inputs(op)} - seen
         seen |= ids
