@@ -41,6 +41,12 @@ def n_threads() -> int | None:
     return int(value) if value.isdigit() and int(value) > 0 else None
 
 
+def cuda_emulator() -> int:
+    """`PYLLM_CUDA_EMULATOR`: how many CUDA devices the cuda backend emulates on the processor, for tests; 0: none."""
+    value = os.environ.get("PYLLM_CUDA_EMULATOR", "")
+    return int(value) if value.isdigit() else 0
+
+
 def ca_bundle() -> str | None:
     """Certificates, a file or a folder, that pip trusts where its settings name none (`REQUESTS_CA_BUNDLE`)."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
