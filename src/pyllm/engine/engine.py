@@ -8,11 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from time import perf_counter
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Executable
+from pyllm.backends.base import Batch, Candidates, Executable
 from pyllm.cache import PagePool
 from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
@@ -21,7 +22,9 @@ from pyllm.engine.scheduler import Scheduler
 from pyllm.engine.sequence import Answer, Scoring, Sequence, TakeRows, Watched
 from pyllm.engine.turn import Turn
 from pyllm.errors import BackendError, ClosedError, ContextFullError, OutOfMemoryError, PyllmError, RequestError
-from pyllm.sampling import Sampler, logprobs
+from pyllm.sampling import Largest, Sampler, logprobs
+
+_Rows = NDArray[np.float32] | Candidates
 
 
 class Engine:
@@ -285,7 +288,15 @@ class Engine:
                 seq.started_at = now
         return steps
 
-    def _run(self, batch: Batch, steps: list[Sequence]) -> NDArray[np.float32] | None:
+    def _wanted(self, steps: list[Sequence]) -> Literal["logits", "hidden", "candidates"]:
+        """What the consumers of a step's rows need: of logits the largest, where these choose the same tokens."""
+        if steps[0].hidden:
+            return "hidden"
+        n = self.executable.n_candidates
+        few = n > 0 and all(seq.n_rows == 0 or (isinstance(seq, Answer) and seq.content_with(n)) for seq in steps)
+        return "candidates" if few else "logits"
+
+    def _run(self, batch: Batch, steps: list[Sequence]) -> _Rows | None:
         """The rows of a step; None where it failed, or was stopped because nobody wants it.
 
         Until it has succeeded the books say that nothing of it is computed: an exception leaves nothing to undo.
@@ -295,9 +306,9 @@ class Engine:
             self._stopped = False
             self._in_run = steps
         self._intact = True
-        rows: NDArray[np.float32] | None = None
+        rows: _Rows | None = None
         try:
-            rows = self.executable.run(batch, "hidden" if steps[0].hidden else "logits")
+            rows = self.executable.run(batch, self._wanted(steps))
         except KeyboardInterrupt:
             if not self._stopped:
                 raise
@@ -311,7 +322,7 @@ class Engine:
         self._intact = False
         return rows
 
-    def _commit(self, steps: list[Sequence], rows: NDArray[np.float32]) -> None:
+    def _commit(self, steps: list[Sequence], rows: _Rows) -> None:
         r = 0
         for seq in steps:
             self.scheduler.commit(seq)
@@ -319,14 +330,15 @@ class Engine:
             if n and not seq.cancelled:
                 try:
                     if isinstance(seq, Answer):
-                        self._extend(seq, rows[r])
+                        self._extend(seq, _row(rows, r))
                     elif isinstance(seq, Scoring):
+                        assert not isinstance(rows, Candidates), "scoring takes all logits"
                         self._hand_out(seq, rows[r : r + n])
                 except Exception as error:
                     self._finish(seq, "cancelled", _as_ours(error))
             r += n
 
-    def _extend(self, seq: Answer, logits: NDArray[np.float32]) -> None:
+    def _extend(self, seq: Answer, logits: NDArray[np.float32] | Largest) -> None:
         """Choose an answer's next token."""
         request = seq.request
         n = seq.n_tokens
@@ -398,6 +410,12 @@ class Engine:
                 self._end_or_shift(seq)
             elif isinstance(seq, Scoring) and seq.n_given == seq.n_tokens:
                 self._finish(seq, "stop")
+
+
+def _row(rows: _Rows, r: int) -> NDArray[np.float32] | Largest:
+    if isinstance(rows, Candidates):
+        return Largest(rows.ids[r], rows.logits[r], float(rows.log_sum[r]))
+    return rows[r]
 
 
 def _as_ours(error: Exception) -> PyllmError:

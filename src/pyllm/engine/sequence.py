@@ -149,6 +149,11 @@ class Answer(Sequence):
         # An answer that nobody reads is not computed further than one context.
         return len(self.outputs) >= self.limit
 
+    def content_with(self, n: int) -> bool:
+        """Whether the n largest logits give the same next token, and all that is reported of it, as all would."""
+        needed = self.sampler.n_needed(self.tokens[: self.n_tokens])
+        return needed is not None and max(needed, self.request.logprobs or 0) <= n
+
     def rows_of(self, n: int) -> int:
         return int(n == self.n_tokens - self.n_computed)
 
