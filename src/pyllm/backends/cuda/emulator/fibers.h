@@ -1,0 +1,293 @@
+// Threads of a block as fibers, and what they wait at. See cuda_emu.h.
+#pragma once
+
+namespace emu {
+
+constexpr int max_threads = 1024, max_warps = max_threads / 32, guard_bytes = 256;
+constexpr size_t stack_bytes = 128 << 10;
+// Stacks begin at different places within a page: else the same local variable of all lanes falls into one cache set.
+constexpr size_t stack_stride = stack_bytes + 5 * 64;
+constexpr u64 stack_mark = 0x5ca1ab1e0ddba11ull;
+
+struct Launch {  // what the host passes
+    u32 grid[3], block[3], shared, max_shared;
+    u64 first, last;  // blocks of the grid, counted with x fastest
+};
+
+struct Warp;
+
+struct Fiber {
+#ifdef EMULATE_UCONTEXT
+    ucontext_t context;
+#else
+    void* sp;
+#endif
+    uint3 thread;
+    u32 lane;
+    Warp* warp;
+    struct Copies* copies;
+};
+
+// What lanes do together: arguments of all lanes, and which lanes take part.
+typedef void (*Collective)(void* const* args, u32 mask);
+
+struct Warp {
+    u32 alive, ready, waiting;  // lanes: not returned; able to run; at a collective
+    Fiber* fibers;
+    Collective what[32];
+    u32 mask[32];
+    void* args[32];
+};
+
+struct State {
+    Fiber main;
+    Fiber fibers[max_threads];
+    Warp warps[max_warps];
+    char* stacks;
+    char* shared_buffer;
+    char* shared;
+    size_t shared_size;
+    int n_warps, n_alive, n_arrived, barrier_line;
+    uint3 block, block_size, grid_size;
+    void (*body)(const void*);
+    const void* args;
+    const char* name;
+    bool failed;
+    char error[512];
+};
+
+static State state;
+static Fiber* me;
+
+#ifdef EMULATE_UCONTEXT
+static inline void swap(Fiber* from, Fiber* to) { swapcontext(&from->context, &to->context); }
+#else
+extern "C" void emu_swap(void** from, void* to) __attribute__((visibility("hidden")));
+asm(R"(
+.text
+.globl emu_swap
+.hidden emu_swap
+.type emu_swap, @function
+emu_swap:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size emu_swap, . - emu_swap
+)");
+static inline void swap(Fiber* from, Fiber* to) { emu_swap(&from->sp, to->sp); }
+#endif
+
+static inline void go(Fiber* to) {
+    Fiber* from = me;
+    me = to;
+    if (from != to) swap(from, to);
+}
+
+// Give the block up; the fibers' stacks are set up anew for the next one.
+static __attribute__((noinline, unused)) void fail(const char* what) {
+    if (!state.failed)
+        snprintf(state.error, sizeof state.error, "%s, block (%u, %u, %u), thread (%u, %u, %u): %s", state.name,
+                 state.block.x, state.block.y, state.block.z, me->thread.x, me->thread.y, me->thread.z, what);
+    state.failed = true;
+    go(&state.main);
+}
+
+static __attribute__((noinline)) void deadlock() {
+    int waiting = 0;
+    for (int w = 0; w < state.n_warps; w++) waiting += __builtin_popcount(state.warps[w].waiting);
+    char text[160];
+    snprintf(text, sizeof text, "%d threads wait at __syncthreads (line %d) and %d at a warp's operation, forever",
+             state.n_arrived, state.barrier_line, waiting);
+    fail(text);
+}
+
+// Run another thread that can; returns when this one can again.
+static inline void wait() {
+    Warp* w = me->warp;
+    u32 ready = w->ready, later = ready & ~((2u << me->lane) - 1);
+    if (ready) return go(w->fibers + __builtin_ctz(later ? later : ready));
+    int n = state.n_warps, mine = (int)(w - state.warps);
+    for (int i = 1; i < n; i++) {
+        Warp* other = state.warps + (mine + i < n ? mine + i : mine + i - n);
+        if (other->ready) return go(other->fibers + __builtin_ctz(other->ready));
+    }
+    deadlock();
+}
+
+// Do what the waiting lanes wait for, if all that must be there are.
+static inline bool complete(Warp* w, u32 lane) {
+    u32 need = w->mask[lane] & w->alive;
+    if ((w->waiting & need) != need) return false;
+    for (u32 rest = need; rest; rest &= rest - 1) {
+        int other = __builtin_ctz(rest);
+        if (w->what[other] != w->what[lane] || w->mask[other] != w->mask[lane])
+            fail("lanes of a warp are at different operations, or name different masks");
+    }
+    w->what[lane](w->args, need);
+    w->waiting &= ~need;
+    w->ready |= need;
+    return true;
+}
+
+static inline void collective(Collective what, u32 mask, void* args) {
+    Warp* w = me->warp;
+    u32 lane = me->lane;
+    if (!(mask >> lane & 1)) fail("a lane takes part in an operation whose mask leaves it out");
+    w->what[lane] = what;
+    w->mask[lane] = mask;
+    w->args[lane] = args;
+    w->waiting |= 1u << lane;
+    w->ready &= ~(1u << lane);
+    if (!complete(w, lane)) wait();
+    asm volatile("" ::: "memory");
+}
+
+static inline void open_barrier() {
+    state.n_arrived = 0;
+    for (int w = 0; w < state.n_warps; w++) state.warps[w].ready = state.warps[w].alive;
+}
+
+static __attribute__((noinline, unused)) void barrier(int line) {
+    Warp* w = me->warp;
+    if (state.n_arrived++ == 0) state.barrier_line = line;
+    if (state.barrier_line != line) fail("threads of a block are at different __syncthreads");
+    w->ready &= ~(1u << me->lane);
+    if (state.n_arrived == state.n_alive)
+        open_barrier();
+    else
+        wait();
+}
+
+static void leave() {  // this thread returned
+    Warp* w = me->warp;
+    w->alive &= ~(1u << me->lane);
+    w->ready &= ~(1u << me->lane);
+    if (--state.n_alive == 0) go(&state.main);
+    for (u32 rest = w->waiting; rest; rest = w->waiting & rest & (rest - 1)) complete(w, __builtin_ctz(rest));
+    if (state.n_arrived == state.n_alive) open_barrier();
+    wait();
+}
+
+static void enter() {
+    state.body(state.args);
+    leave();
+    abort();
+}
+
+static inline char* stack_of(int i) { return state.stacks + (size_t)i * stack_stride; }
+
+static void reset_copies(Fiber* f);
+
+static void start(int i) {
+    Fiber* f = state.fibers + i;
+    char* stack = stack_of(i);
+    uint3 b = state.block_size;
+    f->thread = {i % b.x, i / b.x % b.y, i / (b.x * b.y)};
+    f->lane = i & 31;
+    f->warp = state.warps + i / 32;
+    reset_copies(f);
+#ifdef EMULATE_UCONTEXT
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = stack;
+    f->context.uc_stack.ss_size = stack_bytes;
+    f->context.uc_link = nullptr;
+    makecontext(&f->context, enter, 0);
+#else
+    void** sp = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack) + stack_bytes) & ~(uintptr_t)63);
+    *--sp = nullptr;  // no return address: the stack is aligned as after a call
+    *--sp = reinterpret_cast<void*>(enter);
+    for (int k = 0; k < 6; k++) *--sp = nullptr;
+    f->sp = sp;
+#endif
+}
+
+static bool run_block(int n) {
+    memset(state.shared, 0xff, state.shared_size + guard_bytes);
+    state.n_warps = (n + 31) / 32;
+    state.n_alive = n;
+    state.n_arrived = 0;
+    for (int w = 0; w < state.n_warps; w++) {
+        Warp* warp = state.warps + w;
+        int lanes = n - w * 32 < 32 ? n - w * 32 : 32;
+        warp->alive = warp->ready = lanes == 32 ? FULL_WARP : (1u << lanes) - 1;
+        warp->waiting = 0;
+        warp->fibers = state.fibers + w * 32;
+    }
+    for (int i = 0; i < n; i++) start(i);
+    me = &state.main;
+    go(state.fibers);
+    if (state.failed) return false;
+    for (int i = 0; i < guard_bytes; i++)
+        if (static_cast<u8>(state.shared[state.shared_size + i]) != 0xff) {
+            me = state.fibers;
+            snprintf(state.error, sizeof state.error, "%s, block (%u, %u, %u): byte %zu of %zu of shared memory was written",
+                     state.name, state.block.x, state.block.y, state.block.z, state.shared_size + i, state.shared_size);
+            return !(state.failed = true);
+        }
+    return true;
+}
+
+static bool prepare(const Launch& l, u64 threads, u64 bound) {
+    u64 blocks = (u64)l.grid[0] * l.grid[1] * l.grid[2];
+    const char* wrong = nullptr;
+    if (threads == 0 || threads > bound || threads > max_threads) wrong = "more threads than the kernel's bound, or none";
+    if (blocks == 0 || l.grid[0] > 0x7fffffff || l.grid[1] > 65535 || l.grid[2] > 65535) wrong = "an impossible grid";
+    if (l.block[2] > 64) wrong = "an impossible block";
+    if (l.shared > l.max_shared) wrong = "more shared memory than a block can have";
+    if (wrong) {
+        snprintf(state.error, sizeof state.error, "%s: grid (%u, %u, %u), block (%u, %u, %u), %u bytes shared: %s",
+                 state.name, l.grid[0], l.grid[1], l.grid[2], l.block[0], l.block[1], l.block[2], l.shared, wrong);
+        return false;
+    }
+    if (!state.stacks) {
+        state.stacks = static_cast<char*>(malloc(stack_stride * max_threads + 64));
+        for (int i = 0; state.stacks && i < max_threads; i++) memcpy(stack_of(i), &stack_mark, sizeof stack_mark);
+    }
+    if (!state.shared_buffer || l.shared > state.shared_size) {
+        free(state.shared_buffer);
+        state.shared_buffer = static_cast<char*>(malloc(l.shared + guard_bytes + 128));
+        state.shared = state.shared_buffer + (-reinterpret_cast<uintptr_t>(state.shared_buffer) & 127);
+    }
+    if (!state.stacks || !state.shared_buffer) {
+        snprintf(state.error, sizeof state.error, "%s: no memory for stacks", state.name);
+        return false;
+    }
+    state.shared_size = l.shared;
+    return true;
+}
+
+static __attribute__((unused)) int run(const Launch& l, const char* name, int bound, void (*body)(const void*),
+                                       const void* args) {
+    u64 threads = (u64)l.block[0] * l.block[1] * l.block[2];
+    state.name = name;
+    state.body = body;
+    state.args = args;
+    state.failed = false;
+    state.grid_size = {l.grid[0], l.grid[1], l.grid[2]};
+    state.block_size = {l.block[0], l.block[1], l.block[2]};
+    if (!prepare(l, threads, bound)) return 1;
+    for (u64 i = l.first; i < l.last; i++) {
+        state.block = {(u32)(i % l.grid[0]), (u32)(i / l.grid[0] % l.grid[1]), (u32)(i / ((u64)l.grid[0] * l.grid[1]))};
+        if (!run_block((int)threads)) return 1;
+    }
+    for (int i = 0; i < (int)threads; i++)
+        if (memcmp(stack_of(i), &stack_mark, sizeof stack_mark)) {
+            snprintf(state.error, sizeof state.error, "%s: the stack of thread %d overflowed", name, i);
+            return 1;
+        }
+    return 0;
+}
+
+}  // namespace emu
