@@ -70,7 +70,8 @@ class Collector:
         self._file = open_gguf(find_model(model, progress))
         self._tokenizer = TokenizerLoader(self._file)
         try:
-            self._architecture, self._executable = compile_model(self._file, n_ctx, options, backend)
+            compiled = compile_model(self._file, n_ctx, options, backend)
+            self._architecture, self._executable = compiled.architecture, compiled.executable
         except BaseException:
             self._tokenizer.wait()
             self._file.close()

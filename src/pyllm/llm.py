@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
-from pyllm.config import ExecutionOptions, KVDtype, Progress
+from pyllm.config import GPULayers, KVDtype, PlacementOptions, Progress
 from pyllm.errors import RequestError, TokenizerError
-from pyllm.jit.processors import default_threads
-from pyllm.loading import TokenizerLoader, compile_model, default_n_ctx, find_model
+from pyllm.loading import (
+    TokenizerLoader,
+    check_placement,
+    compile_model,
+    default_n_ctx,
+    execution_options,
+    find_model,
+)
 from pyllm.options import GenerateOptions, GenerateSettings
 from pyllm.results import Completion, CompletionStream
 
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyllm.archs import Architecture
-    from pyllm.backends.base import Executable
+    from pyllm.backends.base import DeviceInfo, Executable
     from pyllm.chat import ChatTemplate
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
@@ -33,14 +40,10 @@ Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 """One message of a chat: "role" ("system", "user", "assistant", "tool") and "content"."""
 
-_PAGE_SIZE = 32
-_ROOM_OF_FURTHER = 512
-"""Positions that the KV cache has for each sequence beyond the first, unless `n_kv` says otherwise."""
-
 
 def load(
     model: str | os.PathLike[str],
-    backend: str = "cpu",
+    backend: str = "auto",
     n_ctx: int | None = None,
     n_threads: int | None = None,
     kv_dtype: KVDtype = "f16",
@@ -49,21 +52,36 @@ def load(
     n_kv: int | None = None,
     n_batch: int = 512,
     n_rows: int = 128,
+    n_gpu_layers: GPULayers = "auto",
+    devices: Sequence[str] = (),
+    override_tensors: Sequence[tuple[str, str]] = (),
+    n_cpu_moe: int = 0,
+    main_gpu: int = 0,
+    tensor_split: Sequence[float] = (),
+    kv_offload: bool = True,
     adapters: Sequence[AdapterChoice] = (),
     progress: Progress | None = None,
 ) -> LLM:
     """Load a model to run it.
 
     `model`: path of a GGUF file, or a name that `pyllm pull` knows; a model that is not here yet is downloaded.
-    `backend`: "cpu", or "reference" (plain numpy, slow, exact).
+    `backend`: "auto", the GPUs that are there and the cpu for the rest; "cuda" or "mlx", that kind of GPU and the cpu;
+    "cpu", that alone; "reference" (plain numpy, slow, exact).
     `n_ctx`: longest prompt and answer together, in tokens; default: what the model was trained for, at most 4096.
     `n_threads`: default: `PYLLM_THREADS`, else one per physical core that the process may use.
-    `kv_dtype`: "f16", or "f32" for twice the memory and slightly closer numbers.
+    `kv_dtype`: "f16", "f32" for twice the memory and slightly closer numbers, or "q8_0" for about half, where
+    the backend has it.
     `max_seqs`: most sequences in one step; further requests wait.
     `n_kv`: positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further.
     `n_batch`: most tokens in one step; long prompts are read in pieces of that size.
     `n_rows`: most rows of logits in one step, which matters to scoring only; with more than 128, those of prompts are
     computed as their other tokens are.
+    `n_gpu_layers`: layers that run on GPUs, counted from the end; the output counts as one more, "all" is everything,
+    "auto" as many as fit into the memory that is free. Where there is no GPU, all of this means nothing.
+    `devices`: GPUs to use, "cuda0", "mlx0" (default: all). `tensor_split`: their shares of the layers (default: by free
+    memory). `main_gpu`: the one of them that has what is not split.
+    `override_tensors`: (regular expression, device) pairs: what uses weights of such names runs there.
+    `n_cpu_moe`: the experts of so many of the first layers stay on the cpu. `kv_offload` False: attention does.
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
     `progress(what, share)` is told how downloading, compiling and packing go.
 
@@ -73,8 +91,18 @@ def load(
 
     if min(max_seqs, n_batch, n_rows, n_ctx or 1, n_threads or 1, n_kv or 1) < 1:
         raise RequestError("n_ctx, n_threads, max_seqs, n_kv, n_batch and n_rows must be 1 or more")
-    if kv_dtype not in ("f16", "f32"):
-        raise RequestError(f"kv_dtype must be 'f16' or 'f32', not {kv_dtype!r}")
+    if kv_dtype not in get_args(KVDtype):
+        raise RequestError(f"kv_dtype must be one of {', '.join(get_args(KVDtype))}, not {kv_dtype!r}")
+    placement = PlacementOptions(
+        n_gpu_layers=n_gpu_layers,
+        override_tensors=tuple((pattern, device) for pattern, device in override_tensors),
+        n_cpu_moe=n_cpu_moe,
+        main_gpu=main_gpu,
+        tensor_split=tuple(tensor_split),
+        kv_offload=kv_offload,
+        devices=(devices,) if isinstance(devices, str) else tuple(devices),
+    )
+    check_placement(placement)
     file = open_gguf(find_model(model, progress))
     tokenizer = TokenizerLoader(file)
     opened: list[Adapter] = []
@@ -84,26 +112,17 @@ def load(
 
             opened = open_adapters(adapters)
         n_ctx = n_ctx or default_n_ctx(file.metadata)
-        n_kv = max(n_ctx, n_kv or n_ctx + (max_seqs - 1) * min(n_ctx, _ROOM_OF_FURTHER))
-        options = ExecutionOptions(
-            n_pages=-(-n_kv // _PAGE_SIZE),
-            page_size=_PAGE_SIZE,
-            max_tokens=max(n_batch, max_seqs),
-            max_seqs=max_seqs,
-            max_rows=max(n_rows, max_seqs),
-            many_rows=n_rows > 128,
-            kv_dtype=kv_dtype,
-            n_threads=n_threads or default_threads(),
-            progress=progress,
+        options = execution_options(
+            n_ctx, max_seqs=max_seqs, n_kv=n_kv, n_batch=n_batch, n_rows=n_rows, kv_dtype=kv_dtype, n_threads=n_threads
         )
-        architecture, executable = compile_model(file, n_ctx, options, backend, opened)
+        compiled = compile_model(file, n_ctx, replace(options, progress=progress), backend, opened, placement)
     except BaseException:
         tokenizer.wait()
         file.close()
         for adapter in opened:
             adapter.close()
         raise
-    return LLM(file, tokenizer, architecture, executable, n_ctx, opened)
+    return LLM(file, tokenizer, compiled.architecture, compiled.executable, n_ctx, opened, compiled.devices)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -133,6 +152,7 @@ class LLM:
         executable: Executable,
         n_ctx: int,
         adapters: Sequence[Adapter] = (),
+        devices: Sequence[DeviceInfo] = (),
     ) -> None:
         from pyllm.engine import Engine
 
@@ -144,6 +164,8 @@ class LLM:
         self._template_read = False
         self.architecture = architecture
         self.n_ctx = n_ctx
+        self.devices = tuple(device.name for device in devices)
+        """Names of the devices that compute: "cpu", "cuda0", …"""
         self.engine: Engine = Engine(executable, n_ctx=n_ctx, n_vocab=architecture.n_vocab)
 
     @property

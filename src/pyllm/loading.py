@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pyllm.errors import BackendError, ModelError, TokenizerError
+from pyllm.config import ExecutionOptions, KVDtype, PlacementOptions, Progress
+from pyllm.errors import ModelError, OutOfMemoryError, RequestError, TokenizerError
+from pyllm.jit.processors import default_threads
 
 if TYPE_CHECKING:
     from pyllm.archs import Architecture
-    from pyllm.backends.base import Executable
-    from pyllm.config import ExecutionOptions, Progress
+    from pyllm.backends.base import DeviceInfo, Executable
     from pyllm.gguf import GGUFFile
+    from pyllm.gguf.tensor import TensorInfo
     from pyllm.lora import Adapter
+    from pyllm.program import Program
     from pyllm.tokenizers import Tokenizer
 
 DEFAULT_N_CTX = 4096
+_PAGE_SIZE = 32
+_ROOM_OF_FURTHER = 512
+"""Positions that the KV cache has for each sequence beyond the first, unless `n_kv` says otherwise."""
 
 
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
@@ -36,27 +43,145 @@ def find_model(model: str | os.PathLike[str], progress: Progress | None = None) 
     return hub.resolve(model, progress=progress)
 
 
-def compile_model(
-    file: GGUFFile, n_ctx: int, options: ExecutionOptions, backend: str, adapters: Sequence[Adapter] = ()
-) -> tuple[Architecture, Executable]:
-    """Record the model's pass for contexts up to `n_ctx`, with what adapters add, and compile it.
+class Model(Protocol):
+    """What is compiled: a `GGUFFile`, or what stands in for one."""
 
-    The file and the adapters must stay open as long as the executable. Raises ModelError, BackendError.
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A model ready to run, and where its parts went."""
+
+    architecture: Architecture
+    executable: Executable
+    devices: tuple[DeviceInfo, ...]
+    """Those that compute something."""
+    n_gpu_layers: int
+    """Layers of which something runs on a GPU; the output counts as one."""
+
+
+def execution_options(
+    n_ctx: int,
+    *,
+    max_seqs: int = 16,
+    n_kv: int | None = None,
+    n_batch: int = 512,
+    n_rows: int = 128,
+    kv_dtype: KVDtype = "f16",
+    n_threads: int | None = None,
+) -> ExecutionOptions:
+    """The capacities that `pyllm.load` chooses for these arguments of its own."""
+    n_kv = max(n_ctx, n_kv or n_ctx + (max_seqs - 1) * min(n_ctx, _ROOM_OF_FURTHER))
+    return ExecutionOptions(
+        n_pages=-(-n_kv // _PAGE_SIZE),
+        page_size=_PAGE_SIZE,
+        max_tokens=max(n_batch, max_seqs),
+        max_seqs=max_seqs,
+        max_rows=max(n_rows, max_seqs),
+        many_rows=n_rows > 128,
+        kv_dtype=kv_dtype,
+        n_threads=n_threads or default_threads(),
+    )
+
+
+def check_placement(options: PlacementOptions) -> None:
+    """Raise RequestError where a setting makes no sense, whatever the devices."""
+    n = options.n_gpu_layers
+    if n not in ("auto", "all") and (not isinstance(n, int) or isinstance(n, bool) or n < 0):
+        raise RequestError(f"n_gpu_layers must be 0 or more, 'auto' or 'all', not {n!r}")
+    if min(options.n_cpu_moe, options.main_gpu) < 0:
+        raise RequestError("n_cpu_moe and main_gpu must be 0 or more")
+    split = options.tensor_split
+    if any(not 0 <= share < float("inf") for share in split) or (split and not sum(split)):
+        raise RequestError(f"tensor_split must be shares of 0 or more, and not all 0, not {list(split)}")
+    for pattern, _ in options.override_tensors:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise RequestError(f"override_tensors: {pattern!r} is no regular expression: {error}") from None
+
+
+def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:
+    """A model's pass for contexts up to `n_ctx`, with what adapters add, and the tensors that it uses.
+
+    Raises ModelError.
     """
-    from pyllm import archs, backends
+    from pyllm import archs
 
     architecture = archs.load(file.metadata, file.tensors, n_ctx)
-    chosen = backends.get(backend)
-    probe = chosen.probe()
-    if not probe.available:
-        raise BackendError(f"backend {backend!r} cannot be used here: {probe.reason}")
-    tensors = file.tensors
-    if adapters:
-        from pyllm.lora import adapt
+    if not adapters:
+        return architecture, file.tensors
+    from pyllm.lora import adapt
 
-        program, tensors = adapt(architecture.program, tensors, architecture.name, adapters)
-        architecture = replace(architecture, program=program)
-    return architecture, chosen.compile(architecture.program, tensors, options)
+    program, tensors = adapt(architecture.program, file.tensors, architecture.name, adapters)
+    return replace(architecture, program=program), tensors
+
+
+def compile_model(
+    file: Model,
+    n_ctx: int,
+    options: ExecutionOptions,
+    backend: str,
+    adapters: Sequence[Adapter] = (),
+    placement: PlacementOptions | None = None,
+) -> Compiled:
+    """Record the model's pass for contexts up to `n_ctx`, with what adapters add, and compile it where it fits.
+
+    The file and the adapters must stay open as long as the executable. With as many GPU layers as fit ("auto"), a load
+    that runs out of memory is tried again with fewer. Raises ModelError, BackendError, OutOfMemoryError.
+    """
+    from pyllm import backends, devices
+
+    placement = placement or PlacementOptions()
+    architecture, tensors = record(file, n_ctx, adapters)
+    if options.collect_importance and backend == devices.AUTO:
+        backend = "cpu"  # GPU backends do not collect
+    chosen = devices.choose(backend, placement)
+    if len(chosen) == 1:
+        (device,) = chosen
+        options = replace(options, device=device.index)
+        executable = backends.get(device.backend).compile(architecture.program, tensors, options)
+        return Compiled(architecture, executable, (device,), device.is_gpu * (architecture.n_layers + 1))
+    return _compile_placed(architecture, tensors, options, placement, chosen)
+
+
+def _compile_placed(
+    architecture: Architecture,
+    tensors: Mapping[str, TensorInfo],
+    options: ExecutionOptions,
+    wanted: PlacementOptions,
+    chosen: Sequence[DeviceInfo],
+) -> Compiled:
+    from pyllm.backends import placement, split
+
+    program, tried = architecture.program, wanted
+    while True:
+        placed = placement.place(program, tensors, tried, chosen, options)
+        n_gpu_layers = layers_on_gpus(program, placed.device_of_op, chosen)
+        try:
+            plan = placement.cut(program, placed.device_of_op)
+            executable = split.compile(plan, tensors, options, chosen)
+        except OutOfMemoryError as error:
+            if wanted.n_gpu_layers != "auto":
+                fitting = placement.place(program, tensors, replace(wanted, n_gpu_layers="auto"), chosen, options)
+                n = min(layers_on_gpus(program, fitting.device_of_op, chosen), max(0, n_gpu_layers - 1))
+                raise OutOfMemoryError(f"{error} With n_gpu_layers={n} it should fit.") from error
+            if not n_gpu_layers:
+                raise
+            tried = replace(tried, n_gpu_layers=n_gpu_layers - max(1, n_gpu_layers // 8))
+            continue
+        used = tuple(device for device in chosen if device.name in placed.device_of_op)
+        return Compiled(architecture, executable, used, n_gpu_layers)
+
+
+def layers_on_gpus(program: Program, device_of_op: Sequence[str], devices: Sequence[DeviceInfo]) -> int:
+    """Layers of which something runs on a GPU; the output counts as one."""
+    gpus = {device.name for device in devices if device.is_gpu}
+    return len({op.layer for op, name in zip(program.ops, device_of_op, strict=True) if name in gpus and op.layer >= 0})
 
 
 class TokenizerLoader:

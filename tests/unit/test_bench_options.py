@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyllm.bench import BenchOptions, parse_ints, parse_pairs
+from pyllm.bench import BenchOptions, parse_devices, parse_gpu_layers, parse_ints, parse_pairs
 from pyllm.bench.options import as_kv_dtype
 from pyllm.errors import RequestError
 
@@ -47,10 +47,32 @@ def test_parse_pairs() -> None:
         parse_pairs("512")
 
 
+def test_parse_gpu_layers() -> None:
+    assert parse_gpu_layers("0,16,99") == (0, 16, 99)
+    assert parse_gpu_layers("auto, ALL,-1,8-24+8") == ("auto", "all", "auto", 8, 16, 24)
+    with pytest.raises(RequestError):
+        parse_gpu_layers("some")
+
+
+def test_parse_devices() -> None:
+    assert parse_devices("cuda0,cuda0/cuda1,auto") == (("cuda0",), ("cuda0", "cuda1"), ())
+    with pytest.raises(RequestError, match="cuda0/cuda1"):
+        parse_devices("cuda0,,cuda1")
+
+
+def test_placements_are_crossed() -> None:
+    options = BenchOptions(("m",), n_gen=(), n_gpu_layers=(0, "all"), n_cpu_moe=(0, 3), devices=((), ("cuda0",)))
+    placements = [case.placement for case in options.cases()]
+    assert [(p.devices, p.n_cpu_moe, p.n_gpu_layers) for p in placements] == [
+        (devices, n_cpu_moe, n) for devices in ((), ("cuda0",)) for n_cpu_moe in (0, 3) for n in (0, "all")
+    ]
+
+
 def test_kv_dtype() -> None:
     assert as_kv_dtype("f32") == "f32"
+    assert as_kv_dtype("q8_0") == "q8_0"
     with pytest.raises(RequestError, match="f16, f32"):
-        as_kv_dtype("q8_0")
+        as_kv_dtype("q4_0")
 
 
 def test_cases_are_crossed() -> None:
@@ -77,6 +99,8 @@ def test_parallel_cases_take_room_for_each() -> None:
         {"n_parallel": (0,)},
         {"n_threads": (0,)},
         {"kv_dtype": ("q4",)},
+        {"n_gpu_layers": (-2,)},
+        {"n_cpu_moe": (-1,)},
     ],
 )
 def test_refusals(wrong: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ SAMPLES = (100_000_000, 110_000_000, 120_000_000)
 # The fields of llama-bench's JSON (tools/llama-bench/README.md) that mean something without its own settings.
 LLAMA_BENCH_FIELDS = """
     build_commit build_number cpu_info gpu_info backends model_filename model_type model_size model_n_params n_batch
-    n_ubatch n_threads type_k type_v n_prompt n_gen n_depth test_time avg_ns stddev_ns avg_ts stddev_ts samples_ns
+    n_ubatch n_threads type_k type_v n_gpu_layers n_cpu_moe main_gpu no_kv_offload devices tensor_split
+    tensor_buft_overrides n_prompt n_gen n_depth test_time avg_ns stddev_ns avg_ts stddev_ts samples_ns
     samples_ts
 """
 

@@ -9,7 +9,7 @@
 for the last token only, and neither tokenizing nor sampling is timed. One warm-up comes before each case.
 """
 
-from pyllm.bench.options import BenchCase, BenchOptions, parse_ints, parse_pairs
+from pyllm.bench.options import BenchCase, BenchOptions, parse_devices, parse_gpu_layers, parse_ints, parse_pairs
 from pyllm.bench.report import FORMATS, main_run
 from pyllm.bench.results import BenchResult
 from pyllm.bench.runner import run, run_cases
@@ -20,6 +20,8 @@ __all__ = [
     "BenchOptions",
     "BenchResult",
     "main_run",
+    "parse_devices",
+    "parse_gpu_layers",
     "parse_ints",
     "parse_pairs",
     "run",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import cast, get_args
 
-from pyllm.config import KVDtype
+from pyllm.config import GPULayers, KVDtype, PlacementOptions
 from pyllm.errors import RequestError
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
+
+
+_PLACED = PlacementOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class BenchCase:
     n_threads: int | None
     n_batch: int
     kv_dtype: KVDtype
+    placement: PlacementOptions = _PLACED
 
     @property
     def name(self) -> str:
@@ -50,7 +54,7 @@ class BenchOptions:
     pairs (n_prompt, n_gen) combined ones. A zero in `n_prompt` or `n_gen` means: none of that kind."""
 
     models: tuple[str, ...]
-    """Paths or names, as `pyllm.load` takes them."""
+    """Paths or names, as `pyllm.load` takes them, or `preset:` and a preset (`preset:llama3-8b:Q4_K_M`)."""
     n_prompt: tuple[int, ...] = (512,)
     n_gen: tuple[int, ...] = (128,)
     pg: tuple[tuple[int, int], ...] = ()
@@ -63,7 +67,13 @@ class BenchOptions:
     n_batch: tuple[int, ...] = (512,)
     """Most tokens of one step."""
     kv_dtype: tuple[KVDtype, ...] = ("f16",)
-    backend: str = "cpu"
+    n_gpu_layers: tuple[GPULayers, ...] = ("auto",)
+    n_cpu_moe: tuple[int, ...] = (0,)
+    devices: tuple[tuple[str, ...], ...] = ((),)
+    """Sets of GPUs to try; an empty one: all."""
+    placement: PlacementOptions = _PLACED
+    """What else is said of devices, for all cases; its `n_gpu_layers`, `n_cpu_moe` and `devices` do not count."""
+    backend: str = "auto"
     adapters: tuple[tuple[str, float], ...] = ()
     """LoRA adapters that every model runs with: files and scales."""
     repetitions: int = 5
@@ -76,24 +86,40 @@ class BenchOptions:
             raise RequestError("bench needs at least one model")
         if self.repetitions < 1:
             raise RequestError(f"bench needs at least one repetition, not {self.repetitions}")
-        for name, least in (("n_prompt", 0), ("n_gen", 0), ("n_depth", 0), ("n_parallel", 1), ("n_batch", 1)):
+        for name, least in (
+            ("n_prompt", 0),
+            ("n_gen", 0),
+            ("n_depth", 0),
+            ("n_parallel", 1),
+            ("n_batch", 1),
+            ("n_cpu_moe", 0),
+        ):
             if any(v < least for v in getattr(self, name)):
                 raise RequestError(f"bench: {name} must be {least} or more, not {min(getattr(self, name))}")
+        if any(isinstance(v, int) and v < 0 for v in self.n_gpu_layers):
+            raise RequestError("bench: n_gpu_layers must be 0 or more, auto or all")
         if any(v < 1 for v in self.n_threads):
             raise RequestError("bench: n_threads must be 1 or more")
         if unknown := set(self.kv_dtype) - set(get_args(KVDtype)):
-            raise RequestError(f"bench: kv_dtype must be f16 or f32, not {', '.join(sorted(map(str, unknown)))}")
+            known = ", ".join(get_args(KVDtype))
+            raise RequestError(f"bench: kv_dtype must be one of {known}, not {', '.join(sorted(map(str, unknown)))}")
 
     def cases(self) -> Iterator[BenchCase]:
-        """All cases; those that can share a loaded model (same model, threads, batch, KV) come one after another."""
+        """All cases; those that can share a loaded model (all but lengths and sequences the same) are neighbours."""
         tests = [(p, 0) for p in self.n_prompt if p] + [(0, g) for g in self.n_gen if g]
         tests += [(p, g) for p, g in self.pg if p or g]
         threads: tuple[int | None, ...] = self.n_threads or (None,)
-        for model, n_batch, kv_dtype, n_threads, n_parallel, n_depth in product(
-            self.models, self.n_batch, self.kv_dtype, threads, self.n_parallel, self.n_depth
+        for model, n_batch, kv_dtype, n_threads, placement, n_parallel, n_depth in product(
+            self.models, self.n_batch, self.kv_dtype, threads, self._placements(), self.n_parallel, self.n_depth
         ):
             for n_prompt, n_gen in tests:
-                yield BenchCase(model, n_prompt, n_gen, n_depth, n_parallel, n_threads, n_batch, kv_dtype)
+                yield BenchCase(model, n_prompt, n_gen, n_depth, n_parallel, n_threads, n_batch, kv_dtype, placement)
+
+    def _placements(self) -> list[PlacementOptions]:
+        return [
+            replace(self.placement, devices=devices, n_cpu_moe=n_cpu_moe, n_gpu_layers=n_gpu_layers)
+            for devices, n_cpu_moe, n_gpu_layers in product(self.devices, self.n_cpu_moe, self.n_gpu_layers)
+        ]
 
 
 def parse_ints(text: str) -> tuple[int, ...]:
@@ -117,6 +143,24 @@ def parse_pairs(text: str) -> tuple[tuple[int, int], ...]:
             raise RequestError(f"'{item.strip()}' is not a pair of prompt and generation lengths such as 512,128")
         pairs.append((int(match[1]), int(match[2])))
     return tuple(pairs)
+
+
+def parse_gpu_layers(text: str) -> tuple[GPULayers, ...]:
+    """Numbers of GPU layers out of `0,16,99`, `auto`, `all`, `8-32+8`; -1 is auto, as in llama.cpp."""
+    words: dict[str, GPULayers] = {"auto": "auto", "all": "all", "-1": "auto"}
+    values: list[GPULayers] = []
+    for item in text.split(","):
+        word = item.strip().lower()
+        values += [words[word]] if word in words else parse_ints(item)
+    return tuple(values)
+
+
+def parse_devices(text: str) -> tuple[tuple[str, ...], ...]:
+    """Sets of devices out of `cuda0,cuda0/cuda1` (two sets); `auto` is the set of all."""
+    sets = [tuple(name.strip() for name in item.split("/")) for item in text.split(",")]
+    if not all(name for names in sets for name in names):
+        raise RequestError(f"'{text}' is no list of devices such as cuda0,cuda0/cuda1")
+    return tuple(() if names == ("auto",) else names for names in sets)
 
 
 def _range(text: str, first: int, last: int, sign: str, step: int) -> Iterator[int]:

@@ -28,9 +28,15 @@ class MarkdownReport:
 
     def __init__(self, options: BenchOptions) -> None:
         self._columns = [("model", 30), ("size", 10), ("params", 10), ("backend", 10), ("threads", 7)]
-        for title, values in (("n_batch", options.n_batch), ("kv_dtype", options.kv_dtype)):
-            if len(set(values)) > 1 or values != getattr(BenchOptions(("-",)), title):
-                self._columns.append((title, 8))
+        for name, title, width in (
+            ("n_batch", "n_batch", 8),
+            ("kv_dtype", "kv_dtype", 8),
+            ("n_gpu_layers", "ngl", 4),
+            ("n_cpu_moe", "ncmoe", 5),
+            ("devices", "dev", 12),
+        ):
+            if getattr(options, name) != getattr(BenchOptions(("-",)), name):
+                self._columns.append((title, width))
         self._columns += [("test", 15), ("t/s", 20)]
 
     def begin(self) -> Iterable[str]:
@@ -47,6 +53,9 @@ class MarkdownReport:
             "threads": str(result.n_threads),
             "n_batch": str(case.n_batch),
             "kv_dtype": case.kv_dtype,
+            "ngl": str(facts.n_gpu_layers),
+            "ncmoe": str(case.placement.n_cpu_moe),
+            "dev": "/".join(facts.devices),
             "test": case.name,
             "t/s": f"{result.avg_ts:.2f} ± {result.stddev_ts:.2f}",
         }
@@ -156,7 +165,7 @@ def _csv_line(values: Iterable[Any]) -> str:
 
 
 def _is_text(title: str) -> bool:
-    return title in ("model", "backend")
+    return title in ("model", "backend", "dev")
 
 
 def _justify(title: str, text: str, width: int) -> str:

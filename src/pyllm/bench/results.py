@@ -20,9 +20,15 @@ class ModelFacts:
     """Bytes of all tensors."""
     n_params: int
     backend: str
+    """Those that computed, in words: `cuda`, `cuda,cpu`."""
     cpu_info: str
     version: str
     """pyllm's."""
+    gpu_info: str = ""
+    devices: tuple[str, ...] = ()
+    """Names of the devices that computed."""
+    n_gpu_layers: int = 0
+    """Layers that ran on GPUs; the output counts as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,12 @@ class BenchResult:
 
     def as_dict(self) -> dict[str, Any]:
         """llama-bench's JSON fields, as far as they mean something here, and `n_parallel`."""
-        case, facts = self.case, self.facts
+        case, facts, placement = self.case, self.facts, self.case.placement
         return {
             "build_commit": f"pyllm-{facts.version}",
             "build_number": 0,
             "cpu_info": facts.cpu_info,
-            "gpu_info": "",
+            "gpu_info": facts.gpu_info,
             "backends": facts.backend.upper(),
             "model_filename": facts.filename,
             "model_type": facts.type,
@@ -79,6 +85,13 @@ class BenchResult:
             "n_threads": self.n_threads,
             "type_k": case.kv_dtype,
             "type_v": case.kv_dtype,
+            "n_gpu_layers": facts.n_gpu_layers,
+            "n_cpu_moe": placement.n_cpu_moe,
+            "main_gpu": placement.main_gpu,
+            "no_kv_offload": not placement.kv_offload,
+            "devices": "/".join(facts.devices),
+            "tensor_split": "/".join(f"{share:.2f}" for share in placement.tensor_split) or "0.00",
+            "tensor_buft_overrides": ";".join(f"{p}={d}" for p, d in placement.override_tensors) or "none",
             "n_prompt": case.n_prompt,
             "n_gen": case.n_gen,
             "n_depth": case.n_depth,

@@ -17,12 +17,14 @@ from pyllm.bench.options import BenchCase, BenchOptions
 from pyllm.bench.results import BenchResult, ModelFacts
 from pyllm.config import ExecutionOptions, Progress
 from pyllm.jit.processors import default_threads
-from pyllm.loading import compile_model, find_model
+from pyllm.loading import Compiled, compile_model, find_model
 
 if TYPE_CHECKING:
+    from pyllm.bench.presets import PresetModel
     from pyllm.gguf import GGUFFile
     from pyllm.lora import Adapter
 
+PRESET_PREFIX = "preset:"
 _PAGE = 32
 
 
@@ -43,7 +45,7 @@ def run_cases(
 ) -> list[BenchResult]:
     """The same for cases of one's own; `options` says how to measure. Neighbours share a loaded model if they can."""
     results: list[BenchResult] = []
-    for _, group in groupby(cases, key=lambda c: (c.model, c.n_batch, c.kv_dtype, c.n_threads)):
+    for _, group in groupby(cases, key=lambda c: (c.model, c.n_batch, c.kv_dtype, c.n_threads, c.placement)):
         for result in _run_group(list(group), options, progress):
             results.append(result)
             if on_result is not None:
@@ -53,8 +55,6 @@ def run_cases(
 
 def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Progress | None) -> Iterator[BenchResult]:
     """Cases that share a compiled model, whose KV cache is as large as the largest of them needs."""
-    from pyllm.gguf import open_gguf
-
     first = cases[0]
     n_seqs = max(c.n_parallel for c in cases)
     capacities = ExecutionOptions(
@@ -68,17 +68,30 @@ def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Prog
         progress=progress,
     )
     with ExitStack() as files:
-        file = files.enter_context(open_gguf(find_model(first.model, progress)))
+        file = open_model(first.model, progress)
+        files.callback(file.close)
         adapters = [files.enter_context(adapter) for adapter in _adapters(options)]
         n_ctx = max(c.n_positions for c in cases)
-        architecture, executable = compile_model(file, n_ctx, capacities, options.backend, adapters)
+        compiled = compile_model(file, n_ctx, capacities, options.backend, adapters, first.placement)
         try:
-            facts = _facts(file, options.backend)
+            facts = _facts(file, compiled)
             for case in cases:
                 time.sleep(options.delay)
-                yield _measure(case, Workload(executable, architecture.n_vocab, case), facts, options)
+                work = Workload(compiled.executable, compiled.architecture.n_vocab, case)
+                yield _measure(case, work, facts, options)
         finally:
-            executable.close()
+            compiled.executable.close()
+
+
+def open_model(model: str, progress: Progress | None = None) -> GGUFFile | PresetModel:
+    """The file of a path or a name, or the preset of `preset:NAME:RECIPE`; to be closed."""
+    if model.startswith(PRESET_PREFIX):
+        from pyllm.bench.presets import open_preset
+
+        return open_preset(model.removeprefix(PRESET_PREFIX))
+    from pyllm.gguf import open_gguf
+
+    return open_gguf(find_model(model, progress))
 
 
 def _adapters(options: BenchOptions) -> list[Adapter]:
@@ -158,19 +171,22 @@ def _pages_each(case: BenchCase) -> int:
     return -(-case.n_positions // _PAGE)
 
 
-def _facts(file: GGUFFile, backend: str) -> ModelFacts:
+def _facts(file: GGUFFile | PresetModel, compiled: Compiled) -> ModelFacts:
     from pyllm import __version__, backends
 
     n_params = sum(t.n_elements for t in file.tensors.values())
-    probe = backends.get(backend).probe()
+    gpus = [device for device in compiled.devices if device.is_gpu]
     return ModelFacts(
         filename=str(file.path),
         type=_model_type(file.metadata, n_params),
         size=sum(t.n_bytes for t in file.tensors.values()),
         n_params=n_params,
-        backend=backend,
-        cpu_info=probe.device,
+        backend=",".join(dict.fromkeys(device.backend for device in compiled.devices)),
+        cpu_info=backends.get("cpu").probe().device,
         version=__version__,
+        gpu_info=", ".join(device.description for device in gpus),
+        devices=tuple(device.name for device in compiled.devices),
+        n_gpu_layers=compiled.n_gpu_layers,
     )
 
 

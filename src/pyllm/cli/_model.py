@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pyllm.cli import _options
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
 
 
 def load(options: dict[str, Any], **more: Any) -> LLM:
-    """Load what the options of `_options.engine_options`, `lora_options` and -m describe, and take them out."""
+    """Load what -m and the options of `engine_options`, `placement_options` and `lora_options` describe, and take them
+    out."""
     import pyllm
     from pyllm import hub
 
+    placement = _options.placement(options)
     with Display() as display:
         return pyllm.load(
             options.pop("model") or hub.default_name(),
@@ -23,6 +26,7 @@ def load(options: dict[str, Any], **more: Any) -> LLM:
             n_ctx=options.pop("ctx"),
             n_threads=options.pop("threads"),
             kv_dtype=options.pop("kv"),
+            **{field.name: getattr(placement, field.name) for field in fields(placement)},
             adapters=_options.adapters(options),
             progress=display.progress,
             **more,

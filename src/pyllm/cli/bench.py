@@ -14,6 +14,7 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 
 @click.command("bench", short_help="Measure speed, as llama-bench does.")
 @click.option("-m", "--model", "models", multiple=True, metavar="MODEL", help="May be repeated, and hold commas.")
+@click.option("--preset", "presets", multiple=True, metavar="NAME[:RECIPE]", help="Random weights in a model's shape.")
 @click.option("-p", "--n-prompt", multiple=True, metavar="N", help=f"Tokens of prompt [default: 512]. {_LIST}")
 @click.option("-n", "--n-gen", multiple=True, metavar="N", help="Tokens to generate [default: 128].")
 @click.option("-pg", "pg", multiple=True, metavar="PP,TG", help="Both, one after the other; may be repeated.")
@@ -21,15 +22,25 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @click.option("-npl", "--n-parallel", multiple=True, metavar="N", help="Sequences side by side [default: 1].")
 @click.option("-t", "--threads", multiple=True, metavar="N", help="Threads [default: physical cores].")
 @click.option("-b", "--batch-size", multiple=True, metavar="N", help="Most tokens of one step [default: 512].")
-@click.option("-ctk", "--cache-type", multiple=True, metavar="TYPE", help="Cache format: f16 or f32 [default: f16].")
+@click.option(
+    "-ctk", "--cache-type", multiple=True, metavar="TYPE", help="Cache format: f16, f32 or q8_0 [default: f16]."
+)
 @click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Samples of each.")
 @click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="How to report.")
-@click.option("--backend", default="cpu", show_default=True, help="What computes.")
+@click.option("--backend", default="auto", show_default=True, help="What computes: auto, cpu, cuda, mlx, …")
+@click.option("-ngl", "--n-gpu-layers", multiple=True, metavar="N", help="Layers on GPUs, auto or all [default: auto].")
+@click.option("-dev", "--device", multiple=True, metavar="NAME", help="GPUs to try; cuda0/cuda1 is both together.")
+@click.option("-ncmoe", "--n-cpu-moe", multiple=True, metavar="N", help="First layers whose experts stay on the cpu.")
+@click.option("-ot", "--override-tensor", multiple=True, metavar="PATTERN=DEVICE", help="Where such tensors run.")
+@click.option("-mg", "--main-gpu", type=click.IntRange(0), default=0, help="The GPU of what is not split.")
+@click.option("-ts", "--tensor-split", metavar="N/N", help="Shares of the layers that the GPUs take.")
+@click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu.")
 @_options.lora_options
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds of rest before each test.")
 @click.option("--no-warmup", is_flag=True, help="Measure at once.")
 def command(
     models: tuple[str, ...],
+    presets: tuple[str, ...],
     n_prompt: tuple[str, ...],
     n_gen: tuple[str, ...],
     pg: tuple[str, ...],
@@ -41,26 +52,38 @@ def command(
     repetitions: int,
     output: str,
     backend: str,
+    n_gpu_layers: tuple[str, ...],
+    device: tuple[str, ...],
+    n_cpu_moe: tuple[str, ...],
+    override_tensor: tuple[str, ...],
+    main_gpu: int,
+    tensor_split: str | None,
+    no_kv_offload: bool,
     delay: float,
     no_warmup: bool,
     **options: Any,
 ) -> None:
     """Measure how many tokens per second a model reads (pp) and writes (tg).
 
-    Lists and ranges are crossed. Tokens are random; nothing is tokenized or sampled.
+    Lists and ranges are crossed. Tokens are random; nothing is tokenized or sampled. A preset needs no download:
+    `--preset llama3-8b:Q4_K_M`; llama3-1b, llama3-3b, llama3-70b and qwen3-30b-a3b are others.
     """
-    from pyllm.bench import FORMATS, BenchOptions, main_run, parse_pairs
+    from pyllm.bench import FORMATS, BenchOptions, main_run, parse_devices, parse_gpu_layers, parse_pairs
     from pyllm.bench.options import as_kv_dtype
+    from pyllm.bench.presets import parse as parse_preset
+    from pyllm.bench.runner import PRESET_PREFIX
     from pyllm.cli._output import write
     from pyllm.cli._progress import Display
+    from pyllm.config import PlacementOptions
     from pyllm.errors import RequestError
     from pyllm.hub import default_name
 
     if output not in FORMATS:
         raise click.UsageError(f"-o {output}: there are {', '.join(FORMATS)}.")
+    named = tuple(PRESET_PREFIX + ":".join(parse_preset(p)) for text in presets for p in text.split(","))
     try:
         chosen = BenchOptions(
-            models=_models(models) or (default_name(),),
+            models=(*_models(models), *named) or (default_name(),),
             n_prompt=_ints(n_prompt, (512,)),
             n_gen=_ints(n_gen, (128,)),
             pg=tuple(pair for text in pg for pair in parse_pairs(text)),
@@ -69,6 +92,15 @@ def command(
             n_threads=_ints(threads, ()),
             n_batch=_ints(batch_size, (512,)),
             kv_dtype=tuple(as_kv_dtype(word) for text in cache_type for word in text.split(",")) or ("f16",),
+            n_gpu_layers=tuple(n for text in n_gpu_layers for n in parse_gpu_layers(text)) or ("auto",),
+            n_cpu_moe=_ints(n_cpu_moe, (0,)),
+            devices=tuple(names for text in device for names in parse_devices(text)) or ((),),
+            placement=PlacementOptions(
+                override_tensors=_options.overrides(override_tensor),
+                main_gpu=main_gpu,
+                tensor_split=_options.shares(tensor_split),
+                kv_offload=not no_kv_offload,
+            ),
             backend=backend,
             adapters=tuple(_options.adapters(options)),
             repetitions=repetitions,

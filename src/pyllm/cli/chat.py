@@ -18,6 +18,7 @@ from pyllm.cli import _options
 @_options.sampling_options
 @_options.lora_options
 @_options.engine_options
+@_options.placement_options
 def command(
     system: str | None, max_tokens: int | None, stop: tuple[str, ...], model: str | None, **options: Any
 ) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object, and nothing before it.")
 @_options.lora_options
 @_options.engine_options
+@_options.placement_options
 def command(
     file: str | None, chunks: int, base: str | None, compare: bool, overwrite: bool, as_json: bool, **options: Any
 ) -> None:

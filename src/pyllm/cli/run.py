@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @_options.sampling_options
 @_options.lora_options
 @_options.engine_options
+@_options.placement_options
 def command(
     prompt: tuple[str, ...],
     prompt_option: str | None,

@@ -1,0 +1,94 @@
+"""Which devices a model may use: the GPUs that are there, and the processor for the rest.
+
+A machine without a GPU notices nothing: a package that is not installed is not imported, only looked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pyllm import env
+from pyllm.errors import BackendError
+
+if TYPE_CHECKING:
+    from pyllm.backends.base import DeviceInfo
+    from pyllm.config import PlacementOptions
+
+AUTO = "auto"
+GPU_BACKENDS = {"cuda": "cupy", "mlx": "mlx"}
+"""Backends that share a model with the processor, and the package that each needs."""
+_NO_GPU = ("none", "cpu")
+
+
+def choose(backend: str, options: PlacementOptions) -> list[DeviceInfo]:
+    """The devices that a model's layers may be placed on, GPUs first, the processor last.
+
+    `backend`: "auto" (GPUs that are there, and the cpu), "cuda" or "mlx" (these, and the cpu for what does not fit), or
+    a backend that is used alone ("cpu", "reference"). `options.devices` picks some of them.
+    Raises BackendError where the backend is not available, and for a device that is not there.
+    """
+    if backend != AUTO and backend not in GPU_BACKENDS:
+        return [_usable(backend)[0]]
+    gpus = list_gpus() if backend == AUTO else [replace(d, is_gpu=True) for d in _usable(backend)]
+    if options.devices:
+        gpus = _named(options.devices, gpus)
+    if not gpus:
+        return [_usable("cpu")[0]]
+    return [*gpus, *_processor()]
+
+
+def list_gpus() -> list[DeviceInfo]:
+    """The GPUs of this machine that a backend can use."""
+    from pyllm import backends
+
+    found: list[DeviceInfo] = []
+    for name in GPU_BACKENDS:
+        if installed(name):
+            try:
+                found += [device for device in backends.get(name).devices() if device.is_gpu]
+            except BackendError:  # a package that is there and does not load: `pyllm doctor` says why
+                continue
+    return found
+
+
+def installed(backend: str) -> bool:
+    """Whether a GPU backend's package is there (or nothing is needed, because the device is emulated)."""
+    if backend == "cuda" and env.cuda_emulator():
+        return True
+    return importlib.util.find_spec(GPU_BACKENDS[backend]) is not None
+
+
+def _usable(backend: str) -> Sequence[DeviceInfo]:
+    """A backend's devices, at least one. Raises BackendError with the reason where there is none."""
+    from pyllm import backends
+
+    chosen = backends.get(backend)
+    found = chosen.devices()
+    if not found:
+        raise BackendError(f"backend {backend!r} cannot be used here: {chosen.probe().reason}")
+    return found
+
+
+def _processor() -> Sequence[DeviceInfo]:
+    """The cpu, where its backend can be used: with a GPU that holds everything, it need not."""
+    from pyllm import backends
+
+    try:
+        return backends.get("cpu").devices()[:1]
+    except BackendError:
+        return []
+
+
+def _named(names: Sequence[str], gpus: Sequence[DeviceInfo]) -> list[DeviceInfo]:
+    """The GPUs of these names, in that order."""
+    if list(names) in [[word] for word in _NO_GPU]:
+        return []
+    by_name = {device.name: device for device in gpus}
+    missing = [name for name in names if name.lower() not in by_name]
+    if missing:
+        there = f"there are {', '.join(by_name)}" if by_name else "there is none; `pyllm doctor` says why"
+        raise BackendError(f"there is no GPU {', '.join(missing)} here: {there}")
+    return [by_name[name] for name in dict.fromkeys(name.lower() for name in names)]
