@@ -43,6 +43,14 @@ class CPUBackend(Backend):
         self.check_kv_dtype(options)
         return CPUExecutable(program, weights, options)
 
+    def memory_needed(
+        self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
+    ) -> dict[str, int]:
+        from pyllm.backends.cpu.lowering import Lowering
+
+        self.check_kv_dtype(options)
+        return Lowering(program, weights, options).sizes()
+
 
 def _processor() -> str:
     """The processor's name as its system gives it."""

@@ -6,7 +6,6 @@ import ctypes
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from pyllm.backends.cpu.table import (
     WIDE_ROWS,
     Buffer,
     Encoded,
+    round_up,
 )
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, RequestError
@@ -39,14 +39,6 @@ _HEADROOM = 64 << 20
 """What else the process may take while it packs: chunks of decoded weights, Python itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """A result's rows, padded; `columns` of them count."""
-
-    rows: NDArray[np.float32]
-    columns: int
-
-
 class CPUExecutable(Executable):
     """Weights, KV and work memory of one program; `pyllm.backends.cpu.lowering` plans what the table does."""
 
@@ -54,13 +46,7 @@ class CPUExecutable(Executable):
         self.program, self.options = program, options
         self._closed = False
         low = self._low = Lowering(program, weights, options)
-        sizes = {
-            "weights": low.weights.n_bytes,
-            "kv": sum(low.page_bytes) * options.n_pages,
-            "work": low.table.arrange() + low.table.scratch_bytes * options.n_threads,
-        }
-        if low.statistics:
-            sizes["importance"] = low.statistics.n_bytes
+        sizes = self._sizes = low.sizes()
         check_free({**sizes, "other": _HEADROOM})
         kernels = low.table.kernels() + [p.pack_kernel for p in low.weights.plans]
         addresses = LIBRARY.load([*Pool.KERNELS, *kernels], options.progress)
@@ -68,7 +54,8 @@ class CPUExecutable(Executable):
         try:
             low.weights.allocate()
             low.weights.pack(self._pool.run, options.progress)
-            self._kv, self._work = Memory(sizes["kv"], "the KV cache"), Memory(sizes["work"], "work space")
+            self._kv = Memory(sizes["kv"], "the KV cache")
+            self._work = Memory(sizes["work"] - low.array_bytes, "work space")
         except BaseException:
             self._pool.close()
             low.weights.close()
@@ -76,11 +63,11 @@ class CPUExecutable(Executable):
         self._place()
         if low.statistics:
             low.statistics.allocate()
+        self._by_row = program.by_row()
         self._step = aligned_zeros((32,), np.int64)
         low.step.address = int(self._step.ctypes.data)
-        arrays = {value: self._output(buffer) for value, buffer in low.outputs.items()}
         self._outputs = {
-            name: _Output(arrays[v.id], v.width) for name, v in (("logits", program.logits), ("hidden", program.hidden))
+            v.id: self._output(low.outputs[v.id], v.width) for stage in program.stages for v in stage.sends
         }
         # Tables for steps of generated tokens, of prompts' tokens, of both. Without wide kernels all are the first.
         self._wide = linear.wide_supported(host())
@@ -88,7 +75,7 @@ class CPUExecutable(Executable):
             (narrow, wide): low.table.encode(low.step.address, addresses, narrow=narrow, wide=wide)
             for narrow, wide in ((True, False), *(((False, True), (True, True)) if self._wide else ()))
         }
-        self._n_entries = {"logits": len(low.table.entries), "hidden": low.n_hidden}
+        self._table = next(iter(self._tables.values()))
         self._step[NEVER] = 1 << 62
         self._flag = ctypes.c_int64.from_address(low.step.address + 8 * 13)
         self._running = False
@@ -104,34 +91,51 @@ class CPUExecutable(Executable):
         scratch = self._work.address
         low.table.place(scratch + low.table.scratch_bytes * n_threads, scratch)
 
-    def _output(self, buffer: Buffer) -> NDArray[np.float32]:
-        n = self.options.max_rows
-        rows = aligned_zeros((n, buffer.n_bytes // (4 * n)), np.float32)
+    @staticmethod
+    def _output(buffer: Buffer, width: int) -> NDArray[np.float32]:
+        """An array [rows, width] for a value; between its rows is room for whole vectors."""
+        ld = round_up(width, 16)
+        rows = aligned_zeros((buffer.n_bytes // (4 * ld), ld), np.float32)
         buffer.address = int(rows.ctypes.data)
-        return rows
+        return rows[:, :width]
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         if self._closed:
             raise ClosedError("The model was closed.")
-        want = "hidden" if wanted[0] == self.program.hidden else "logits"
-        output, n_rows = self._outputs[want], batch.n_rows
+        statistics, is_last = self._low.statistics, stage == len(self._low.ranges) - 1
         if not batch.n_tokens:
-            return [HostCrossing(output.rows[:0, : output.columns])]
-        table, statistics = self._prepare(batch), self._low.statistics
-        if statistics:
-            statistics.begin()
+            return [HostCrossing(self._outputs[v.id][:0]) for v in wanted]
+        if stage == 0:
+            self._table = self._prepare(batch)
+            if statistics:
+                statistics.begin()
+        for value, crossing in zip(self.program.stages[stage].receives, given, strict=True):
+            self._take(value, crossing.host())
+        entries = self._low.ranges[stage]
+        stop = max(entries.complete[v.id] for v in wanted) if is_last and wanted else entries.stop
+        self._walk(self._table, entries.start, stop)
+        if statistics and is_last:
+            statistics.commit()
+        n = batch.n_tokens, batch.n_rows
+        return [HostCrossing(self._outputs[v.id][: n[v.id in self._by_row]]) for v in wanted]
+
+    def _take(self, value: Value, rows: NDArray[np.float32]) -> None:
+        view = self._low.given[value.id]
+        at(view.address, (len(rows), view.ld // 4), np.float32)[:, : value.width] = rows
+
+    def _walk(self, table: Encoded, start: int, stop: int) -> None:
+        """Run entries. Raises KeyboardInterrupt."""
+        first = table.n_ops(start)
         with self._lock:
             self._flag.value, self._running = 0, True
         try:
-            done = self._pool.walk(table.address, table.n_ops(self._n_entries[want]), self._low.step.address + 8 * 13)
+            n_ops = table.n_ops(stop) - first
+            done = self._pool.walk(table.address + 32 * first, n_ops, self._low.step.address + 8 * 13)
         finally:
             with self._lock:
                 self._running = False
         if not done:
             raise KeyboardInterrupt
-        if statistics:
-            statistics.commit()
-        return [HostCrossing(output.rows[:n_rows, : output.columns])]
 
     def profile(self, batch: Batch) -> list[tuple[str, float]]:
         """Run a step op by op; what each is called and the seconds it took, without those of the way from Python."""
@@ -200,8 +204,7 @@ class CPUExecutable(Executable):
     def memory(self) -> dict[str, int]:
         if self._closed:
             return {"weights": 0, "kv": 0, "work": 0}
-        assert self._low.weights.memory is not None
-        return {"weights": self._low.weights.memory.n_bytes, "kv": self._kv.n_bytes, "work": self._work.n_bytes}
+        return dict(self._sizes)
 
     def close(self) -> None:
         if self._closed:

@@ -4,6 +4,9 @@ Values are computed when something asks for them, so that whoever asks decides w
 the sum or the selection of rows before it along, a matrix product the residual added after it, attention the norms and
 rotations of queries and keys; products of one input and format are one product. A value has a float32 form, a form of
 activation records ("q8", kernels/activation.py), or both, as its readers want.
+
+A stage of a part ends when its values to send are computed and its keys and values stored; what only later stages
+read may be left to them. No fusion reaches into a later stage, because whatever is asked for asks for its inputs only.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pyllm.backends.cpu.statistics import Statistics
 from pyllm.backends.cpu.table import (
     FIRST_WIDE,
     FIRST_WIDE_ROW,
+    LINE,
     NARROW,
     NARROW_ROWS,
     NEVER,
@@ -51,6 +55,7 @@ from pyllm.program import (
     SelectRows,
     Slice,
     SoftCap,
+    Stage,
     Value,
     inputs,
 )
@@ -63,6 +68,18 @@ EMBED_FORMATS = frozenset(
     ]
 )  # fmt: skip
 """The formats of `quant/kernels/decoders.py`, which only compiling processes import."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given(Op):
+    """A value of another device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent(Op):
+    """Reads a value for another device, or for the caller. Computes nothing: `out` is `x`."""
+
+    x: Value
 
 
 @dataclass(eq=False)
@@ -79,6 +96,16 @@ class Node:
     @property
     def only_reader(self) -> Op | None:
         return self.readers[0] if len(self.readers) == 1 else None
+
+
+@dataclass(frozen=True)
+class Range:
+    """The entries of a stage, and where each of its values to send is complete."""
+
+    start: int
+    stop: int
+    complete: dict[int, int]
+    """By a value's id: the number of entries that have run when it is there."""
 
 
 @dataclass(frozen=True)
@@ -105,20 +132,49 @@ class Lowering:
         self.shared = Buffer(0)
         self.statistics = Statistics() if options.collect_importance else None
         self._nodes: dict[int, Node] = {}
+        self._by_row = program.by_row()
+        self.outputs = {
+            v.id: Buffer(self._most(v) * self._ld(v.width), outside=True)
+            for stage in program.stages
+            for v in stage.sends
+        }
+        """Arrays of values to send: they are valid until the next step."""
+        self.given: dict[int, View] = {}
+        """Where values of other devices are put when the stage that receives them begins."""
+        for stage in program.stages:
+            for v in stage.receives:
+                self.given[v.id] = self.rows_f32(self._most(v), v.width)
+                self._nodes[v.id] = Node(Given(out=v, layer=0), v.id in self._by_row, f32=self.given[v.id])
         for op in program.ops:
             self._record(op)
-        self.outputs = {
-            v.id: Buffer(options.max_rows * self._ld(v.width), outside=True) for v in (program.hidden, program.logits)
-        }
-        for op in program.ops:
-            if isinstance(op, Attention):
-                self.f32(op.out)
-        self.f32(program.hidden)
-        self.n_hidden = len(self.table.entries)
-        """Entries that compute `hidden`; the rest go on to `logits`."""
-        self.f32(program.logits)
+        for stage in program.stages:
+            for v in stage.sends:
+                self._nodes[v.id].readers.append(Sent(out=v, layer=0, x=v))
+        self.ranges = [self._stage(stage) for stage in program.stages]
         if self.shared.n_bytes:
             self.table.keep(self.shared)
+
+    def _stage(self, stage: Stage) -> Range:
+        start, complete = len(self.table.entries), {}
+        for v in stage.receives:
+            self.table.touch(self.given[v.id].buffer, start)
+        for op in self.program.ops[stage.start : stage.stop]:
+            if isinstance(op, Attention) or op.out in stage.sends:
+                self.f32(op.out)
+                complete[op.out.id] = len(self.table.entries)
+        return Range(start, len(self.table.entries), complete)
+
+    @property
+    def array_bytes(self) -> int:
+        """Bytes of work space that are no part of the table's: values to send, sums of squares."""
+        arrays = sum(round_up(buffer.n_bytes, LINE) for buffer in self.outputs.values())
+        return arrays + (self.statistics.n_bytes if self.statistics else 0)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes by purpose. Gives work memory its offsets, so it is called once."""
+        o = self.options
+        work = self.table.arrange() + self.table.scratch_bytes * o.n_threads + self.array_bytes
+        return {"weights": self.weights.n_bytes, "kv": sum(self.page_bytes) * o.n_pages, "work": work}
 
     # --- values
 
@@ -151,7 +207,10 @@ class Lowering:
         return View(self.step, 0, 8 * (WIDE_ROWS if node.picked else WIDE))
 
     def most_rows(self, node: Node) -> int:
-        return self.options.max_rows if node.picked else self.options.max_tokens
+        return self._most(node.op.out)
+
+    def _most(self, v: Value) -> int:
+        return self.options.max_rows if v.id in self._by_row else self.options.max_tokens
 
     def f32(self, v: Value) -> View:
         """The value as float32, computed now if it has not been."""
@@ -200,11 +259,11 @@ class Lowering:
         read = [self._nodes[v.id] for v in inputs(op)]
         for node in read:
             node.readers.append(op)
-        self._nodes[op.out.id] = Node(op, isinstance(op, SelectRows) or any(n.picked for n in read))
+        self._nodes[op.out.id] = Node(op, op.out.id in self._by_row)
 
     def wants(self, node: Node) -> set[str]:
-        """Forms that the readers of a value ask for, and float32 for results."""
-        out = {"f32"} if node.op.out.id in self.outputs or not node.readers else set()
+        """Forms that the readers of a value ask for."""
+        out = set() if node.readers else {"f32"}
         for op in node.readers:
             if isinstance(op, Linear):
                 out.add(self.x_form(op.weight))
