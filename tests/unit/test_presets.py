@@ -38,7 +38,7 @@ def test_random_blocks_are_weights(name: str) -> None:
 def test_presets_have_the_size_of_the_model(preset: str, n_params: int, gigabytes: float) -> None:
     model = open_preset(preset, with_weights=False)
     assert sum(t.n_elements for t in model.tensors.values()) == pytest.approx(n_params, rel=1e-6)
-    assert sum(t.n_bytes for t in model.tensors.values()) == pytest.approx(1e9 * gigabytes, rel=0.01)
+    assert sum(t.n_bytes for t in model.tensors.values()) == pytest.approx(1e9 * gigabytes, rel=0.015)
     architecture = archs.load(model.metadata, model.tensors, 4096)
     assert set(architecture.program.weights()) | {"rope_freqs.weight"} >= set(model.tensors)
 
