@@ -53,6 +53,9 @@ DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 // A kernel's entry in the shared object: 0, or 1 with the reason in emu_error().
 #define KERNEL(name, Args, threads)                                                                           \
     static void name(const Args& a);                                                                          \
+    extern "C" {                                                                                              \
+    int emu_size_##name = sizeof(Args);                                                                       \
+    }                                                                                                         \
     extern "C" int emu_##name(const emu::Launch* launch, const void* args) {                                  \
         return emu::run(*launch, #name, threads, [](const void* p) { name(*static_cast<const Args*>(p)); }, args); \
     }                                                                                                         \

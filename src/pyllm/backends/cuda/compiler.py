@@ -1,0 +1,109 @@
+"""Kernels from source: what belongs to a file, where results are kept, and NVRTC.
+
+A result is kept on disk under a digest of everything that it depends on: the file and all that it includes, defines,
+options, compiler. Files appear whole or not at all, so processes may share the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyllm import env
+from pyllm.backends.cuda.launcher import Defines, Request
+from pyllm.errors import BackendError
+
+KERNELS = Path(__file__).parent / "kernels"
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file of kernels and every file that it includes, by name."""
+
+    name: str
+    text: str
+    headers: dict[str, str]
+
+    def digest(self, *more: object) -> str:
+        """Hexadecimal digest of the text and of what else decides the result."""
+        h = hashlib.sha256(repr((self.name, self.text, sorted(self.headers.items()), more)).encode())
+        return h.hexdigest()[:24]
+
+
+def source(name: str) -> Source:
+    """The file `name` of kernels/ as it is now. Raises BackendError where it, or what it includes, is missing."""
+    text = _read(name)
+    headers: dict[str, str] = {}
+    todo = _INCLUDE.findall(text)
+    while todo:
+        header = todo.pop()
+        if header not in headers and header != "cuda_emu.h":
+            headers[header] = _read(header)
+            todo += _INCLUDE.findall(headers[header])
+    return Source(name, text, headers)
+
+
+def _read(name: str) -> str:
+    path = KERNELS / name
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BackendError(f"The kernel source {path} cannot be read: {error.strerror}. Reinstall pyllm.") from error
+
+
+def options_of(defines: Defines) -> list[str]:
+    """Defines as a compiler takes them, in a fixed order."""
+    return [f"-D{name}={int(v) if isinstance(v, bool) else v}" for name, v in sorted(defines.items())]
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept; it may not exist yet."""
+    return env.kernel_cache_dir() / "cuda"
+
+
+def keep(path: Path, write: Callable[[Path], None]) -> Path:
+    """Make the file `path` by `write(temporary path)`, so that it appears whole; unless it is there. Returns `path`.
+
+    Raises BackendError where the folder cannot be written.
+    """
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".making-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise BackendError(
+            f"Compiled kernels cannot be kept in {path.parent}: {error.strerror}. "
+            "Set PYLLM_KERNEL_CACHE to a folder that can be written."
+        ) from error
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def side_by_side(
+    work: Callable[[Request], object], requests: Sequence[Request], progress: Callable[[float], None] | None
+) -> None:
+    """`work` on every request, on as many threads as there are processors; the first error is raised."""
+    with ThreadPoolExecutor(min(len(requests), os.cpu_count() or 1) or 1) as pool:
+        futures = [pool.submit(work, r) for r in requests]
+        try:
+            for done, future in enumerate(futures):
+                future.result()
+                if progress:
+                    progress((done + 1) / len(futures))
+        finally:
+            for future in futures:
+                future.cancel()

@@ -1,0 +1,180 @@
+"""What the host asks of a device: memory, copies, kernels, events, graphs. A `Launcher` is a device and a stream on it.
+
+Two launchers stand behind this contract: `device.CudaLauncher` drives a card through cupy, and
+`emulated.EmulatedLauncher` runs the same kernels on the processor, built by g++. `open_launcher(index)` gives the one
+that fits the environment (`PYLLM_CUDA_EMULATOR`).
+
+Manual
+    launcher = open_launcher(0)
+    (kernel,) = launcher.kernels("norm.cu", {"WIDTH": 64}, ["rms_norm"])     # files of kernels/, compiled at first use
+    x = launcher.allocate(n_bytes)                                           # a device address: an int
+    launcher.upload(x, array)                                                # enqueued; `wait=True`: done on return
+    launcher.launch(kernel, (n_blocks, 1, 1), 128, args, shared=0)           # args: `launch.fill(layout, …)`
+    launcher.download(array, x); launcher.record().wait()
+    with launcher.capture() as graph: …                                      # launches, copies, zeros: recorded only
+    graph.launch()
+
+What is enqueued runs in order. An array that is uploaded or downloaded without waiting must stay as it is until an
+event recorded afterwards is done; `pinned` memory is copied without a detour, and memory of other kinds may make the
+call wait. Errors of the device are BackendError, and OutOfMemoryError where memory is what lacks; after a device is lost
+every call raises the same error, but `close` and `release` do not. A launcher is not thread-safe.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import env
+from pyllm.errors import BackendError
+
+Defines = Mapping[str, int | str]
+Request = tuple[str, Defines, Sequence[str]]
+"""A file of kernels/, its defines, and names of kernels in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A compiled kernel, of use to the launcher that gave it."""
+
+    name: str
+    source: str
+    handle: Any
+
+
+class Event(ABC):
+    """A point in a device's stream."""
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether everything before it is done. Raises BackendError where the device failed."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Block until it is done; other threads run meanwhile. Raises BackendError where the device failed."""
+
+    @abstractmethod
+    def seconds_since(self, start: Event) -> float:
+        """Time on the device from `start` to here; both were recorded with `timing`, and are done."""
+
+
+class Graph(ABC):
+    """What was enqueued within `Launcher.capture`; its memory must stay where it is."""
+
+    @abstractmethod
+    def launch(self) -> None:
+        """Enqueue all of it."""
+
+
+class Launcher(ABC):
+    """A device with a stream of work."""
+
+    index: int
+    name: str
+    """The card, in words."""
+    arch: str
+    """E.g. "sm_90"."""
+    n_sm: int
+    """Multiprocessors."""
+    max_shared: int
+    """Most bytes of shared memory that a block can have, static and dynamic."""
+
+    @abstractmethod
+    def memory(self) -> tuple[int, int]:
+        """Bytes that are free, bytes that the device has."""
+
+    @abstractmethod
+    def allocate(self, n_bytes: int) -> int:
+        """Address of memory with any contents, a multiple of 256. Raises OutOfMemoryError."""
+
+    @abstractmethod
+    def release(self, address: int) -> None:
+        """Give memory back once what is enqueued has run. Does nothing for 0 or after `close`."""
+
+    @abstractmethod
+    def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
+        """Host memory that copies read and write directly; it lasts until `close`."""
+
+    @abstractmethod
+    def upload(self, address: int, array: NDArray[Any], wait: bool = False) -> None:
+        """Enqueue a copy of a contiguous array to the device."""
+
+    @abstractmethod
+    def download(self, array: NDArray[Any], address: int, wait: bool = False) -> None:
+        """Enqueue a copy from the device into a contiguous array."""
+
+    @abstractmethod
+    def copy(self, to: int, source: int, n_bytes: int) -> None:
+        """Enqueue a copy within the device."""
+
+    @abstractmethod
+    def copy_peer(self, to: int, source_launcher: Launcher, source: int, n_bytes: int) -> None:
+        """Enqueue, on this device, a copy from another one's memory; `stream_wait` for the other's event before."""
+
+    @abstractmethod
+    def zero(self, address: int, n_bytes: int) -> None:
+        """Enqueue filling with zeros."""
+
+    @abstractmethod
+    def prepare(self, requests: Sequence[Request], progress: Callable[[float], None] | None = None) -> None:
+        """Compile what `kernels` will be asked for, side by side; `progress` hears which part is done.
+
+        Raises BackendError with the compiler's own words.
+        """
+
+    @abstractmethod
+    def kernels(self, source: str, defines: Defines, names: Sequence[str]) -> list[Kernel]:
+        """Kernels of a file in kernels/, compiled with these defines unless they have been. Raises BackendError."""
+
+    @abstractmethod
+    def launch(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        block: int,
+        args: NDArray[np.void],
+        shared: int = 0,
+    ) -> None:
+        """Enqueue a kernel. `args` is a 0-d array laid out as the kernel's Args; it is copied."""
+
+    @abstractmethod
+    def capture(self) -> AbstractContextManager[Graph]:
+        """While the context is open, what is enqueued becomes part of the graph and does not run."""
+
+    @abstractmethod
+    def record(self, timing: bool = False) -> Event:
+        """An event after all that has been enqueued."""
+
+    @abstractmethod
+    def stream_wait(self, event: Event) -> None:
+        """What is enqueued from here on waits for an event, of this device or another."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything that was enqueued is done."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Wait for the device and give all memory back. Calling it again does nothing; it never raises."""
+
+
+def open_launcher(index: int = 0) -> Launcher:
+    """The device of this index: emulated where the environment says so, else a card.
+
+    Raises BackendError that says why there is none, and what would work.
+    """
+    if n := env.cuda_emulator():
+        from pyllm.backends.cuda.emulated import EmulatedLauncher
+
+        if not 0 <= index < n:
+            raise BackendError(f"There is no emulated device cuda{index}; PYLLM_CUDA_EMULATOR={n} makes {n}.")
+        return EmulatedLauncher(index)
+    from pyllm.backends.cuda.device import CudaLauncher
+
+    return CudaLauncher(index)
