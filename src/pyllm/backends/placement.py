@@ -1,0 +1,297 @@
+"""Which device computes which op, and the program of each device that follows.
+
+`place` gives every op a device, in llama.cpp's manner of speaking: the last layers go to GPUs, patterns move what uses
+certain weights. `cut` makes a program with stages for each device, and the order in which stages run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from pyllm import backends
+from pyllm.backends.base import DeviceInfo
+from pyllm.config import ExecutionOptions, PlacementOptions
+from pyllm.errors import BackendError, RequestError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Attention, MixtureOfExperts, Op, Program, Stage, Value, inputs, weight_names
+
+SPARE = 0.03
+"""Share of a GPU's free memory that "auto" leaves alone: what others take meanwhile, and what allocators waste."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The name of the device that computes each op, in the program's order."""
+
+    device_of_op: tuple[str, ...]
+    n_gpu_layers: int
+    """How many layers went to GPUs, counted from the end, the output head as one; one more: the token table, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A part of the program for each device, and the order of their stages: (device, number of its stage)."""
+
+    programs: Mapping[str, Program]
+    schedule: tuple[tuple[str, int], ...]
+
+
+def place(
+    program: Program,
+    tensors: Mapping[str, TensorInfo],
+    options: PlacementOptions,
+    devices: Sequence[DeviceInfo],
+    execution: ExecutionOptions,
+) -> Placement:
+    """Choose a device for each op. `devices` are all that there are, the CPU among them.
+
+    "auto" takes as many layers as fit the free memory of every GPU, as its backend counts it. Layers are spread over
+    several GPUs in proportion of `tensor_split`, else of free memory. An op without weights runs where its layer does,
+    or where all its inputs were moved to. Raises RequestError for patterns that are wrong or match nothing and for
+    shares that are not one a GPU, BackendError for devices that are not there.
+    """
+    site = _Site.of(options, devices)
+    moves = _moves(program, options, site)
+
+    def placed(n: int) -> tuple[str, ...]:
+        return _follow(program, _layers(program, n, site), moves)
+
+    most = program.n_layers + 2 if site.gpus else 0
+    if options.n_gpu_layers == "auto":
+        n = _most_that_fit(most, lambda n: fits(cut(program, placed(n)), tensors, execution, site.others))
+    else:
+        n = most if options.n_gpu_layers == "all" else min(_whole(options.n_gpu_layers, program), most)
+    return Placement(placed(n), n)
+
+
+def cut(program: Program, device_of_op: Sequence[str]) -> Plan:
+    """The parts of a program, and when each stage of theirs runs.
+
+    A stage takes every op of its device that does not wait for another device; no value crosses to a device twice.
+    """
+    names = list(dict.fromkeys(device_of_op))
+    if len(names) == 1:
+        return Plan({names[0]: program}, ((names[0], 0),))
+    parts = {name: _Part() for name in names}
+    home = {op.out.id: name for op, name in zip(program.ops, device_of_op, strict=True)}
+    left = [(op, name, inputs(op)) for op, name in zip(program.ops, device_of_op, strict=True)]
+    done: set[int] = set()
+    schedule = []
+    while left:
+        name, later = left[0][1], []
+        part = parts[name]
+        schedule.append((name, part.begin()))
+        for item in left:
+            op, where, reads = item
+            if where == name and all(v.id in done or v.id in part.own for v in reads):
+                part.add(op, [v for v in reads if home[v.id] != name])
+            else:
+                later.append(item)
+        done |= part.own
+        left = later
+    wanted = {program.hidden.id, program.logits.id}.union(*(part.received for part in parts.values()))
+    return Plan({name: part.program(program, wanted) for name, part in parts.items()}, tuple(schedule))
+
+
+def memory_needed(
+    plan: Plan, tensors: Mapping[str, TensorInfo], execution: ExecutionOptions, devices: Sequence[DeviceInfo]
+) -> dict[str, dict[str, int]]:
+    """Bytes that each device's part takes, by purpose. Raises BackendError."""
+    infos = {device.name: device for device in devices}
+    out = {}
+    for name, part in plan.programs.items():
+        info = infos[name]
+        out[name] = backends.get(info.backend).memory_needed(part, tensors, replace(execution, device=info.index))
+    return out
+
+
+def fits(
+    plan: Plan, tensors: Mapping[str, TensorInfo], execution: ExecutionOptions, devices: Sequence[DeviceInfo]
+) -> bool:
+    """Whether the parts of these devices fit their free memory; what other devices compute is not looked at."""
+    free = {device.name: device.memory_free for device in devices}
+    some = Plan({name: part for name, part in plan.programs.items() if free.get(name) is not None}, ())
+    needed = memory_needed(some, tensors, execution, devices)
+    return all(sum(sizes.values()) <= (1 - SPARE) * (free[name] or 0) for name, sizes in needed.items())
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """The devices and their parts in the play."""
+
+    host: DeviceInfo | None
+    gpus: tuple[DeviceInfo, ...]
+    """Those that take layers, in the order in which they get them."""
+    shares: tuple[float, ...]
+    """How much of the layers each gets; their sum is 1."""
+    devices: tuple[DeviceInfo, ...]
+
+    @property
+    def others(self) -> list[DeviceInfo]:
+        return [device for device in self.devices if device != self.host]
+
+    @classmethod
+    def of(cls, options: PlacementOptions, devices: Sequence[DeviceInfo]) -> _Site:
+        named = [_find(name, devices) for name in options.devices]
+        host = next((d for d in devices if d.name == "cpu"), None)
+        host = host or next((d for d in devices if not d.is_gpu and d not in named), None)
+        gpus = [d for d in named or devices if d != host and (named or d.is_gpu)]
+        shares = options.tensor_split
+        if shares and gpus and len(shares) != len(gpus):
+            raise RequestError(f"{len(shares)} shares of the layers are given for {len(gpus)} GPUs; give one for each")
+        if gpus and not 0 <= options.main_gpu < len(gpus):
+            raise RequestError(f"there is no GPU {options.main_gpu} to be the main one; there are {len(gpus)}")
+        if gpus and not shares:
+            gpus.append(gpus.pop(options.main_gpu))  # the last one has the output head
+            shares = tuple(float(d.memory_free or 0) for d in gpus)
+            shares = shares if all(shares) else (1.0,) * len(gpus)
+        total = sum(shares)
+        return cls(host, tuple(gpus), tuple(s / total for s in shares) if total else (), tuple(devices))
+
+    def device(self, name: str) -> str:
+        return _find(name, self.devices).name
+
+    def host_name(self) -> str:
+        if self.host is None:
+            raise BackendError("There is no CPU backend here for what the GPUs do not take; give them all layers.")
+        return self.host.name
+
+
+def _find(name: str, devices: Sequence[DeviceInfo]) -> DeviceInfo:
+    for device in devices:
+        if device.name == name.lower():
+            return device
+    raise BackendError(f"There is no device {name!r}; there are {', '.join(d.name for d in devices)}.")
+
+
+def _whole(n: int | str, program: Program) -> int:
+    """The number of layers asked for; with all of them and the head, the token table goes, too."""
+    n = max(0, int(n))
+    return program.n_layers + 2 if n > program.n_layers else n
+
+
+def _layers(program: Program, n: int, site: _Site) -> dict[int, str]:
+    """The device of each layer: -1 the token table's, n_layers the head's; the last `n` go to GPUs."""
+    first = max(program.n_layers + 1 - n, 0)
+    n_given = program.n_layers + 1 - first
+    out = {}
+    for layer in range(program.n_layers + 1):
+        out[layer] = _gpu((layer - first) / n_given, site) if layer >= first else site.host_name()
+    out[-1] = out[0] if n > program.n_layers + 1 else site.host_name()
+    return out
+
+
+def _gpu(position: float, site: _Site) -> str:
+    """The GPU of what lies at this position, from 0 to 1, in the layers that GPUs take."""
+    end = 0.0
+    for gpu, share in zip(site.gpus, site.shares, strict=True):
+        end += share
+        if position < end:
+            return gpu.name
+    return site.gpus[-1].name
+
+
+def _moves(program: Program, options: PlacementOptions, site: _Site) -> dict[int, str]:
+    """Ops, by their number, that do not run where their layer does."""
+    patterns, unused = [], {}
+    for text, name in options.override_tensors:
+        try:
+            patterns.append((re.compile(text), text, site.device(name)))
+        except re.error as error:
+            raise RequestError(f"{text!r} is no regular expression: {error}") from None
+        unused[text] = name
+    out = {}
+    for i, op in enumerate(program.ops):
+        names = weight_names(op)
+        found = [(text, device) for regex, text, device in patterns if any(regex.search(name) for name in names)]
+        for text, _ in found:
+            unused.pop(text, None)
+        if found:
+            out[i] = found[0][1]
+        elif _stays(op, options):
+            out[i] = site.host_name()
+    if unused:
+        text = next(iter(unused))
+        raise RequestError(f"no tensor of the model matches {text!r}; names are like blk.0.ffn_down.weight")
+    return out
+
+
+def _stays(op: Op, options: PlacementOptions) -> bool:
+    """Whether an op is one of those that the options keep on the CPU."""
+    if isinstance(op, MixtureOfExperts):
+        return op.layer < options.n_cpu_moe
+    return isinstance(op, Attention) and not options.kv_offload
+
+
+def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str]) -> tuple[str, ...]:
+    """The device of each op: where it was moved, or its layer's. Ops without weights or KV go with inputs of their own
+    layer that all were moved to one place, so that an activation between moved products does not cross."""
+    out: list[str] = []
+    where: dict[int, tuple[int, str]] = {}
+    for i, op in enumerate(program.ops):
+        device = moves.get(i, layers[min(op.layer, program.n_layers)])
+        if i not in moves and not weight_names(op) and not isinstance(op, Attention):
+            sources = {where[v.id] for v in inputs(op)}
+            if len(sources) == 1:
+                layer, source = next(iter(sources))
+                device = source if layer == op.layer else device
+        where[op.out.id] = op.layer, device
+        out.append(device)
+    return tuple(out)
+
+
+def _most_that_fit(most: int, fit: Callable[[int], bool]) -> int:
+    """The largest n up to `most` for which `fit(n)`; fewer layers never take more memory. 0 is taken to fit."""
+    if fit(most):
+        return most
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fit(middle) else (low, middle)
+    return low
+
+
+class _Part:
+    """A device's ops and stages while they are found."""
+
+    def __init__(self) -> None:
+        self.ops: list[Op] = []
+        self.starts: list[int] = []
+        self.receives: list[list[Value]] = []
+        self.own: set[int] = set()
+        self.received: set[int] = set()
+
+    def begin(self) -> int:
+        """A new stage; its number."""
+        self.starts.append(len(self.ops))
+        self.receives.append([])
+        return len(self.starts) - 1
+
+    def add(self, op: Op, foreign: Sequence[Value]) -> None:
+        """An op of the stage, and the values of other devices that it reads."""
+        for v in foreign:
+            if v.id not in self.received:
+                self.received.add(v.id)
+                self.receives[-1].append(v)
+        self.ops.append(op)
+        self.own.add(op.out.id)
+
+    def program(self, whole: Program, wanted: set[int]) -> Program:
+        """The part of `whole`; values that are `wanted` by somebody are sent."""
+        attentions = [op for op in self.ops if isinstance(op, Attention)]
+        number = {op.cache: i for i, op in enumerate(attentions)}
+        ops = tuple(replace(op, cache=number[op.cache]) if isinstance(op, Attention) else op for op in self.ops)
+        stops = [*self.starts[1:], len(ops)]
+        cuts = tuple(
+            Stage(start, stop, tuple(given), tuple(op.out for op in ops[start:stop] if op.out.id in wanted))
+            for start, stop, given in zip(self.starts, stops, self.receives, strict=True)
+        )
+        return replace(
+            whole,
+            ops=ops,
+            kv=tuple(whole.kv[op.cache] for op in attentions),
+            cuts=cuts,
+            given_rows=whole.by_row() & self.received,
+        )

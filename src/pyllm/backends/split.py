@@ -1,0 +1,211 @@
+"""A model split over devices: one executable for each part, run stage by stage."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from pyllm import backends
+from pyllm.backends.base import Batch, Candidates, Crossing, DeviceInfo, Executable, ImportanceSums, check_replacement
+from pyllm.backends.placement import Placement, Plan, cut, place
+from pyllm.config import ExecutionOptions, PlacementOptions, Progress
+from pyllm.errors import ClosedError, OutOfMemoryError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Attention, Program, Value
+
+
+class PartOutOfMemoryError(OutOfMemoryError):
+    """The part of one device does not fit."""
+
+    def __init__(self, message: str, device: str) -> None:
+        super().__init__(message)
+        self.device = device
+
+
+def compile(
+    plan: Plan, tensors: Mapping[str, TensorInfo], execution: ExecutionOptions, devices: Sequence[DeviceInfo]
+) -> Executable:
+    """Compile each part on its device; where only one device is used, that backend's own executable.
+
+    GPUs come first: there it shows soonest whether all fits. Raises BackendError, PartOutOfMemoryError; nothing is held
+    then.
+    """
+    infos = {device.name: device for device in devices}
+    names = sorted(plan.programs, key=lambda name: not infos[name].is_gpu)
+    weights = {name: sum(tensors[t].n_bytes for t in plan.programs[name].weights() if t in tensors) for name in names}
+    total, before = max(1, sum(weights.values())), 0
+    parts: dict[str, Executable] = {}
+    with ExitStack() as undo:
+        for name in names:
+            progress = _share_of(execution.progress, before / total, weights[name] / total)
+            options = replace(execution, device=infos[name].index, progress=progress)
+            try:
+                parts[name] = backends.get(infos[name].backend).compile(plan.programs[name], tensors, options)
+            except OutOfMemoryError as error:
+                raise PartOutOfMemoryError(f"{name}: {error}", name) from error
+            undo.callback(parts[name].close)
+            before += weights[name]
+        executable = parts[names[0]] if len(parts) == 1 else SplitExecutable(plan, parts, tensors, execution)
+        undo.pop_all()
+    return executable
+
+
+def compile_placed(
+    program: Program,
+    tensors: Mapping[str, TensorInfo],
+    options: PlacementOptions,
+    devices: Sequence[DeviceInfo],
+    execution: ExecutionOptions,
+) -> tuple[Executable, Placement]:
+    """Place a program and compile it; what it became and where.
+
+    Where a GPU runs out of memory although it should not have, "auto" tries again with fewer layers. Raises
+    OutOfMemoryError otherwise, with the number of layers that would fit, and what `place` and `compile` raise.
+    """
+    tried = options
+    while True:
+        placement = place(program, tensors, tried, devices, execution)
+        try:
+            return compile(cut(program, placement.device_of_op), tensors, execution, devices), placement
+        except PartOutOfMemoryError as error:
+            n, on_gpu = placement.n_gpu_layers, any(d.name == error.device and d.is_gpu for d in devices)
+            if not n or not (on_gpu or error.device in options.devices):
+                raise
+            if options.n_gpu_layers != "auto":
+                found = place(program, tensors, replace(options, n_gpu_layers="auto"), devices, execution)
+                fewer = min(found.n_gpu_layers, n - 1)
+                raise OutOfMemoryError(f"{error} {fewer} layers on GPUs should fit.") from error
+            tried = replace(tried, n_gpu_layers=n - max(1, n // 8))
+
+
+def _share_of(progress: Progress | None, start: float, share: float) -> Progress | None:
+    """Progress of a part as progress of the whole."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda what, done: report(what, start + share * done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One stage in a step: what it is given, and what somebody wants of it."""
+
+    part: Executable
+    stage: int
+    receives: tuple[Value, ...]
+    wanted: tuple[Value, ...]
+
+
+class SplitExecutable(Executable):
+    """Parts of one program on several devices. A value crosses once to each device that reads it.
+
+    `parts` are by device. An error in one leaves the others as they are: the next step begins anew in all.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Mapping[str, Executable],
+        tensors: Mapping[str, TensorInfo],
+        options: ExecutionOptions,
+    ) -> None:
+        self.parts, self.options = dict(parts), options
+        self.program = next(iter(plan.programs.values()))
+        self._tensors = dict(tensors)
+        self._schedule = plan.schedule
+        self._turns: dict[tuple[int, ...], list[_Turn]] = {}
+        self._closed = self._running = self._stop = False
+        self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
+        sender = {v.id: part for part in self.parts.values() for stage in part.program.stages for v in stage.sends}
+        self._last = sender[self.program.logits.id]
+        self.n_candidates = self._last.n_candidates
+
+    def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
+        if self._closed:
+            raise ClosedError("The model was closed.")
+        key = tuple(v.id for v in wanted)
+        if key not in self._turns:
+            self._turns[key] = self._plan_turns(wanted)
+        with self._lock:
+            self._running, self._stop = True, False
+        values: dict[int, Crossing] = {}
+        try:
+            for turn in self._turns[key]:
+                if self._stop:
+                    raise KeyboardInterrupt
+                crossings = turn.part.run_stage(turn.stage, batch, [values[v.id] for v in turn.receives], turn.wanted)
+                values.update((v.id, crossing) for v, crossing in zip(turn.wanted, crossings, strict=True))
+        finally:
+            with self._lock:
+                self._running = False
+        if self._stop:
+            raise KeyboardInterrupt
+        return [values[v.id] for v in wanted]
+
+    def candidates(self, logits: Crossing) -> Candidates:
+        return self._last.candidates(logits)
+
+    def _plan_turns(self, wanted: Sequence[Value]) -> list[_Turn]:
+        """The stages up to the last one that computes something wanted or stores KV."""
+        needed = {v.id for v in wanted}
+        turns: list[_Turn] = []
+        for name, number in reversed(self._schedule):
+            part = self.parts[name]
+            stage = part.program.stages[number]
+            sends = tuple(v for v in stage.sends if v.id in needed)
+            stores = any(isinstance(op, Attention) for op in part.program.ops[stage.start : stage.stop])
+            if turns or sends or stores:
+                turns.append(_Turn(part, number, stage.receives, sends))
+                needed |= {v.id for v in stage.receives}
+        return turns[::-1]
+
+    def interrupt(self) -> None:
+        with self._lock:
+            self._stop = self._running
+            for part in self.parts.values():  # one may still compute what the last stage sends
+                part.interrupt()
+
+    def memory(self) -> dict[str, int]:
+        """Over all devices; `memory_by_device` has them one by one."""
+        out: dict[str, int] = {}
+        for sizes in self.memory_by_device().values():
+            for purpose, n in sizes.items():
+                out[purpose] = out.get(purpose, 0) + n
+        return out
+
+    def memory_by_device(self) -> dict[str, dict[str, int]]:
+        return {name: part.memory() for name, part in self.parts.items()}
+
+    def importance(self) -> ImportanceSums:
+        out: ImportanceSums = {}
+        for part in self.parts.values():
+            for name, (sums, counts) in part.importance().items():
+                before = out.get(name)
+                out[name] = (sums, counts) if before is None else (before[0] + sums, before[1] + counts)
+        return out
+
+    def replace(self, weights: Mapping[str, TensorInfo]) -> None:
+        """In every part that has them. All parts are asked before any takes one, whether they can at all."""
+        if self._closed:
+            raise ClosedError("The model was closed.")
+        used = {name: set(part.program.weights()) & weights.keys() for name, part in self.parts.items()}
+        for name, tensor in weights.items():
+            check_replacement(self._tensors[name] if any(name in names for names in used.values()) else None, tensor)
+        for name, names in used.items():
+            if names and type(self.parts[name]).replace is Executable.replace:
+                self.parts[name].replace({})  # says that it cannot
+        for device, names in used.items():
+            if names:
+                self.parts[device].replace({name: weights[name] for name in names})
+        self._tensors.update(weights)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._turns.clear()
+        with ExitStack() as closing:  # one that fails does not keep the others open
+            for part in self.parts.values():
+                closing.callback(part.close)
