@@ -21,6 +21,9 @@ from pyllm.quant import formats
 
 F32 = NDArray[np.float32]
 
+_PIECE = 16 << 20
+"""Bytes of the file that are packed at a time, so that few of its pages are in memory beside the packed ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
@@ -147,16 +150,20 @@ class Weights:
 
 
 def _pack(m: _Matrix, tensors: list[TensorInfo], run_parallel: linear.RunParallel) -> None:
+    """Pack piece by piece; what has been read of the file goes back to the system."""
     start = 0  # rows done
     for tensor in tensors:
         plan = replace(m.plan, rows=tensor.shape[-2])
-        out = m.place.address + start // PANEL * plan.layout.panel_bytes(plan.columns)
-        if len(tensors) == 1:
-            linear.pack(plan, tensor, out, run_parallel)
-        else:
-            data = tensor.data.reshape(m.n_matrices, -1)
-            for i in range(m.n_matrices):
-                one = TensorInfo(tensor.name, (plan.rows, plan.columns), tensor.format, data[i])
-                linear.pack(plan, one, out + i * m.plan.n_bytes, run_parallel)
-        release(tensor.data)
+        panel_bytes = plan.layout.panel_bytes(plan.columns)
+        out = m.place.address + start // PANEL * panel_bytes
+        data = tensor.data.reshape(m.n_matrices, plan.rows, -1)
         start += plan.rows
+        n = max(1, _PIECE // data[0].nbytes) if len(tensors) == 1 else 1  # stacks of one tensor lie without gaps
+        rows = max(1, _PIECE // (PANEL * data[0, 0].nbytes)) * PANEL if n == 1 else plan.rows
+        for i in range(0, m.n_matrices, n):
+            for r in range(0, plan.rows, rows):
+                part = data[i : i + n, r : r + rows]
+                one = TensorInfo(tensor.name, (*part.shape[:2], plan.columns), tensor.format, part.reshape(-1))
+                piece = replace(plan, rows=part.shape[1])
+                linear.pack(piece, one, out + i * m.plan.n_bytes + r // PANEL * panel_bytes, run_parallel)
+                release(one.data)
