@@ -46,24 +46,6 @@ class StepShape:
     """Most tokens of one sequence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many rows a value has: a member of `struct Step`, which kernels read through a pointer to int."""
-
-    member: str
-    offset: int
-    """Bytes from the start of `struct Step`."""
-
-    def of(self, shape: StepShape) -> int:
-        return int(getattr(shape, self.member))
-
-    def most(self, options: ExecutionOptions) -> int:
-        return int({"n_tokens": options.max_tokens, "n_rows": options.max_rows}[self.member])
-
-
-TOKENS, ROWS = Count("n_tokens", 0), Count("n_rows", 4)
-
-
 @dataclass(eq=False, slots=True)
 class Buffer:
     """Device memory, from the launch that first writes it to the one that last reads it."""
@@ -76,6 +58,33 @@ class Buffer:
     """Its users' own from step to step, and zero at first; shared with nothing."""
     first: int = -1
     last: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many rows a value has, which kernels read through a pointer to int: a member of `struct Step`, or a multiple
+    of one that a kernel puts somewhere else (slots of experts: tokens times the experts of each)."""
+
+    member: str
+    offset: int
+    """Bytes from the start of `struct Step`."""
+    times: int = 1
+    buffer: Buffer | None = None
+    """Where the number is, if not in `struct Step`."""
+
+    def of(self, shape: StepShape) -> int:
+        return int(getattr(shape, self.member)) * self.times
+
+    def most(self, options: ExecutionOptions) -> int:
+        return int({"n_tokens": options.max_tokens, "n_rows": options.max_rows}[self.member]) * self.times
+
+    @property
+    def few(self) -> int:
+        """Most rows that steps of up to FEW tokens have."""
+        return FEW * self.times
+
+
+TOKENS, ROWS = Count("n_tokens", 0), Count("n_rows", 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +107,8 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Q8:
-    """Rows as int8 [n][ld], a float scale per 32 columns [n][ld / 32], and a float sum of the (scaled) values of each
-    32 columns [n][ld / 32]. Columns from the width to `ld` are zero."""
+    """Rows as int8 [n][ld], a float scale for 32 columns [n][ld / 32], and a word of sums of the integers for 32 columns
+    [n][ld / 32] (kernels/forms.cuh). Columns from the width to `ld` are zero."""
 
     values: Buffer
     scales: Buffer
@@ -136,12 +145,13 @@ class Half:
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """In which forms the op that computes a value writes it: float32 always, for products q8 in steps of up to FEW rows
+    """In which forms the op that computes a value writes it: float32 always, for products q8 in steps of up to `few` rows
     and half in steps of more; None where nobody reads it."""
 
     f32: View | None = None
     q8: Q8 | None = None
     half: Half | None = None
+    few: int = FEW
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
@@ -150,7 +160,7 @@ class Forms:
 
     def at(self, n: int) -> Forms:
         """Those to be written in a step of `n` rows."""
-        return Forms(self.f32, self.q8 if n <= FEW else None, self.half if n > FEW else None)
+        return Forms(self.f32, self.q8 if n <= self.few else None, self.half if n > self.few else None, self.few)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +195,14 @@ class StepArrays:
             page_stride=stride,
         )
 
+    @property
+    def all(self) -> tuple[Buffer, ...]:
+        """In the order in which they lie; what is last is uploaded only as far as there are sequences."""
+        return self.step, self.tokens, self.positions, self.seqs, self.spans, self.rows, self.page_tables
+
     def count(self, count: Count) -> int:
         """Address of the int that says how many rows there are in this step; asked when addresses are known."""
-        return self.step.address + count.offset
+        return count.buffer.address if count.buffer else self.step.address + count.offset
 
 
 def always(shape: StepShape) -> bool:
