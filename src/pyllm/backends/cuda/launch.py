@@ -107,8 +107,8 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Q8:
-    """Rows as int8 [n][ld], a float scale for 32 columns [n][ld / 32], and a word of sums of the integers for 32 columns
-    [n][ld / 32] (kernels/forms.cuh). Columns from the width to `ld` are zero."""
+    """Rows as int8 [n][ld]; for each 32 columns a float scale and a word of sums of the integers, both [n][ld / 32]
+    (kernels/forms.cuh). Columns from the width to `ld` are zero."""
 
     values: Buffer
     scales: Buffer
@@ -145,8 +145,8 @@ class Half:
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """In which forms the op that computes a value writes it: float32 always, for products q8 in steps of up to `few` rows
-    and half in steps of more; None where nobody reads it."""
+    """In which forms the op that computes a value writes it: float32 always, for products q8 in steps of up to `few`
+    rows and half in steps of more; None where nobody reads it."""
 
     f32: View | None = None
     q8: Q8 | None = None
