@@ -151,9 +151,9 @@ class Candidates:
     ids: NDArray[np.int32]
     """[n_rows, n]; of equal logits the lower id comes first."""
     logits: NDArray[np.float32]
-    """[n_rows, n], descending."""
+    """[n_rows, n], descending; NaN counts as -inf and is given as it."""
     log_sum: NDArray[np.float32]
-    """[n_rows]: log of the sum of exp over all logits of the row."""
+    """[n_rows]: log of the sum of exp over all logits of the row; NaN where NaN or inf is among them."""
 
 
 class Executable(ABC):
