@@ -1,33 +1,32 @@
-"""CUDA kernels of routing and of the largest logits, emulated, against the reference's functions and plain numpy."""
+"""CUDA kernels of routing and of the largest logits against the reference's functions and plain numpy."""
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 
+import cuda_tools
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from pyllm.backends.cuda import candidates, experts
-from pyllm.backends.cuda.emulated import EmulatedLauncher
 from pyllm.backends.cuda.launch import TOKENS, Buffer, Launch, StepArrays, StepShape, View
+from pyllm.backends.cuda.launcher import Launcher
 from pyllm.backends.reference import ops
 from pyllm.config import ExecutionOptions
 from pyllm.program import MixtureOfExperts, Value
-
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="emulation of CUDA needs g++")
 
 F32 = NDArray[np.float32]
 RANDOM = np.random.default_rng(8)
 
 
 class Bench:
-    """Runs launches on an emulated device: gives their buffers memory, fills some, reads others."""
+    """Runs launches on a device: gives their buffers memory, fills some, reads others."""
 
-    def __init__(self) -> None:
-        self.launcher = EmulatedLauncher()
+    def __init__(self, launcher: Launcher) -> None:
+        self.launcher = launcher
+        self.buffers: list[Buffer] = []
         self.arrays = StepArrays.of(ExecutionOptions(n_pages=1))
 
     def put(self, buffer: Buffer, values: NDArray) -> Buffer:
@@ -67,15 +66,16 @@ class Bench:
     def _place(self, buffer: Buffer) -> None:
         if not buffer.address:
             buffer.address = self.launcher.allocate(buffer.n_bytes)
+            self.buffers.append(buffer)
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    b = Bench()
+@pytest.fixture(params=cuda_tools.DEVICES)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    b = Bench(request.param())
     yield b
-    for address in list(b.launcher._blocks):
-        b.launcher.release(address)  # which checks that nothing was written outside
-    b.launcher.close()
+    b.launcher.synchronize()
+    for buffer in b.buffers:
+        b.launcher.release(buffer.address)  # emulated, it finds what was written outside
 
 
 # --- the largest logits
