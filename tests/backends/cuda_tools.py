@@ -36,7 +36,7 @@ def emulator() -> Launcher:
 def card() -> Launcher:
     """The first card, or skip."""
     pytest.importorskip("cupy")
-    from pyllm.backends.cuda.device import CudaLauncher
+    from pyllm.backends.cuda.card import CudaLauncher
 
     try:
         return CudaLauncher(0)

@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyllm import env
+from pyllm.backends.cuda.failures import missing_library
 from pyllm.backends.cuda.launcher import Defines, Request
 from pyllm.errors import BackendError
 
@@ -107,3 +109,72 @@ def side_by_side(
         finally:
             for future in futures:
                 future.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A cubin, and what ptxas said of its kernels where it was compiled now (empty where it was kept on disk)."""
+
+    cubin: bytes
+    log: str
+
+
+class Nvrtc:
+    """NVRTC, through cupy. Threads may compile side by side."""
+
+    def __init__(self, nvrtc: Any) -> None:
+        """`nvrtc`: the module `cupy.cuda.nvrtc`. Raises BackendError where the library itself is missing."""
+        self._nvrtc = nvrtc
+        try:
+            self.version: tuple[int, int] = tuple(nvrtc.getVersion())
+            self._known = sorted(nvrtc.getSupportedArchs())
+        except Exception as error:
+            raise missing_library(error) or BackendError(f"NVRTC does not work: {error}") from error
+
+    def arch(self, capability: tuple[int, int]) -> str:
+        """What to compile for on a card of this compute capability: "sm_90". Raises BackendError if NVRTC is too old.
+
+        A card runs what was compiled for an earlier one of its generation.
+        """
+        wanted = 10 * capability[0] + capability[1]
+        fitting = [a for a in self._known if a // 10 == capability[0] and a <= wanted]
+        if not fitting:
+            raise BackendError(
+                f"NVRTC {self.version[0]}.{self.version[1]} is too old for a card of compute capability "
+                f"{capability[0]}.{capability[1]}: pip install --upgrade 'cupy-cuda{max(12, self.version[0])}x[ctk]'."
+            )
+        return f"sm_{fitting[-1]}"
+
+    def cubin(self, name: str, defines: Defines, arch: str) -> bytes:
+        """The kernels of a file as machine code, kept on disk. Raises BackendError with the compiler's words."""
+        what = source(name)
+        digest = what.digest(options_of(defines), _OPTIONS, arch, self.version)
+        path = cache_folder() / f"{Path(name).stem}-{arch}-{digest}.cubin"
+
+        def write(to: Path) -> None:
+            to.write_bytes(self.compile(what, defines, arch).cubin)
+
+        return keep(path, write).read_bytes()
+
+    def compile(self, what: Source, defines: Defines, arch: str) -> Compiled:
+        """The same without the disk, with what ptxas reports: registers and spills of each kernel."""
+        nvrtc, names = self._nvrtc, sorted(what.headers)
+        program = nvrtc.createProgram(
+            what.text, Path(what.name).name, [what.headers[n].encode() for n in names], [n.encode() for n in names]
+        )
+        try:
+            options = [f"-arch={arch}", *_OPTIONS, *options_of(defines)]
+            try:
+                nvrtc.compileProgram(program, options)
+            except Exception as error:
+                log = nvrtc.getProgramLog(program).strip() or str(error)
+                raise BackendError(
+                    f"{what.name} with {dict(defines)} does not compile for {arch} (NVRTC "
+                    f"{self.version[0]}.{self.version[1]}):\n{log[:4000]}"
+                ) from error
+            return Compiled(bytes(nvrtc.getCUBIN(program)), str(nvrtc.getProgramLog(program)))
+        finally:
+            nvrtc.destroyProgram(program)
+
+
+_OPTIONS = ("--std=c++17", "--ptxas-options=-v", "--device-as-default-execution-space")

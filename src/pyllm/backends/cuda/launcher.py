@@ -1,6 +1,6 @@
 """What the host asks of a device: memory, copies, kernels, events, graphs. A `Launcher` is a device and a stream on it.
 
-Two launchers stand behind this contract: `device.CudaLauncher` drives a card through cupy, and
+Two launchers stand behind this contract: `card.CudaLauncher` drives a card through cupy, and
 `emulated.EmulatedLauncher` runs the same kernels on the processor, built by g++. `open_launcher(index)` gives the one
 that fits the environment (`PYLLM_CUDA_EMULATOR`).
 
@@ -16,7 +16,7 @@ Manual
 
 What is enqueued runs in order. An array that is uploaded or downloaded without waiting must stay as it is until an
 event recorded afterwards is done; `pinned` memory is copied without a detour, and memory of other kinds may make the
-call wait. Errors of the device are BackendError, and OutOfMemoryError where memory is what lacks; after a device is lost
+call wait. Errors of the device are BackendError, OutOfMemoryError where memory is what lacks; after a device is lost
 every call raises the same error, but `close` and `release` do not. A launcher is not thread-safe.
 """
 
@@ -175,6 +175,6 @@ def open_launcher(index: int = 0) -> Launcher:
         if not 0 <= index < n:
             raise BackendError(f"There is no emulated device cuda{index}; PYLLM_CUDA_EMULATOR={n} makes {n}.")
         return EmulatedLauncher(index)
-    from pyllm.backends.cuda.device import CudaLauncher
+    from pyllm.backends.cuda.card import CudaLauncher
 
     return CudaLauncher(index)

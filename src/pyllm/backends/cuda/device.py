@@ -1,0 +1,51 @@
+"""Which CUDA devices there are, real or emulated, without opening one: for `probe`, for placement, for tables."""
+
+from __future__ import annotations
+
+from pyllm import env
+from pyllm.backends.base import DeviceInfo, Probe
+from pyllm.backends.cuda import driver
+from pyllm.errors import BackendError
+
+_CONTEXT, _CONTEXT_PER_SM = 200 << 20, 2 << 20
+"""Bytes that a process's context takes on a card: the driver's own, and stacks of 1 KiB for the 2048 threads that each
+multiprocessor can hold."""
+
+
+def probe() -> Probe:
+    """Whether there is a device to compute on, and if not, what would help. Does not raise."""
+    try:
+        found = _found()
+    except BackendError as error:
+        return Probe("cuda", False, reason=str(error))
+    first = found[0]
+    details = {d.name: d.description for d in found}
+    return Probe("cuda", True, device=first.description, memory_free=first.memory_free, details=details)
+
+
+def devices() -> list[DeviceInfo]:
+    """All of them, in the order of their numbers; none where `probe` says why. Does not raise."""
+    try:
+        return _found()
+    except BackendError:
+        return []
+
+
+def overhead(index: int) -> int:
+    """Bytes that opening a device takes beside what is allocated there: an estimate for a card, 0 where emulated."""
+    if env.cuda_emulator():
+        return 0
+    return next((_CONTEXT + _CONTEXT_PER_SM * c.n_sm for c in driver.cards() if c.index == index), _CONTEXT)
+
+
+def _found() -> list[DeviceInfo]:
+    """At least one device. Raises BackendError."""
+    if n := env.cuda_emulator():
+        from pyllm.backends.cuda import emulated
+
+        emulated.compiler_path()
+        m = emulated.MEMORY
+        return [DeviceInfo(f"cuda{i}", "cuda", i, "emulated on the processor", m, m, True) for i in range(n)]
+    cards = driver.cards()
+    driver.check_cupy()
+    return [DeviceInfo(f"cuda{c.index}", "cuda", c.index, c.name, c.memory_free, c.memory_total, True) for c in cards]

@@ -1,0 +1,156 @@
+"""Which cards there are, asked of the driver itself through ctypes: quick, and without importing cupy."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pyllm.errors import BackendError
+
+OLDEST_DRIVER = 12000
+"""CUDA version that a driver must support, as the driver writes it: 1000 * major + 10 * minor."""
+OLDEST_CAPABILITY = 7, 5
+_MAJOR, _MINOR, _N_SM = 75, 76, 16
+"""Attributes of a device: its compute capability, its multiprocessors."""
+INSTALL_DRIVER = "Install NVIDIA's driver for CUDA 12 or newer (nvidia-smi shows what is there)."
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A card as the driver describes it. Its index is the driver's, which CUDA_VISIBLE_DEVICES decides."""
+
+    index: int
+    name: str
+    capability: tuple[int, int]
+    memory_total: int
+    n_sm: int
+    memory_free: int | None
+    """None where the management library does not say."""
+
+    @property
+    def usable(self) -> bool:
+        return self.capability >= OLDEST_CAPABILITY
+
+
+def version_text(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def cards() -> tuple[Card, ...]:
+    """Cards that the kernels run on. Raises BackendError that says why there is none and what would help."""
+    cuda = _library("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    if cuda is None:
+        raise BackendError(f"There is no NVIDIA driver here: libcuda is not found. {INSTALL_DRIVER}")
+    ask = _asker(cuda)
+    if code := cuda.cuInit(0):
+        raise BackendError(_NO_START.get(code, f"NVIDIA's driver does not start: error {code} of cuInit."))
+    version = ask(cuda.cuDriverGetVersion)
+    if version < OLDEST_DRIVER:
+        raise BackendError(
+            f"The driver supports CUDA {version_text(version)}, which is too old: "
+            f"{version_text(OLDEST_DRIVER)} or newer is needed. Update NVIDIA's driver."
+        )
+    found = tuple(_card(cuda, ask, index) for index in range(ask(cuda.cuDeviceGetCount)))
+    usable = tuple(c for c in found if c.usable)
+    if not usable:
+        have = ", ".join(f"{c.name} has {c.capability[0]}.{c.capability[1]}" for c in found) or "no card is visible"
+        raise BackendError(f"A card of compute capability 7.5 or newer is needed; {have}.")
+    return usable
+
+
+_NO_START = {
+    100: "NVIDIA's driver sees no card. Check nvidia-smi, and CUDA_VISIBLE_DEVICES.",
+    34: "The library of NVIDIA's driver is a stub that cannot run anything; put the driver's own libcuda before it.",
+    802: "The card is not ready yet (its fabric manager does not run).",
+    803: "NVIDIA's kernel module and its library are of different versions. Restart the machine after a driver update.",
+    804: "CUDA's forward compatibility package does not support this card. Update the driver itself.",
+}
+
+
+def check_cupy(driver_version: int | None = None) -> None:
+    """Raise BackendError unless cupy is installed, of a flavour that the driver can run; cupy is not imported."""
+    if importlib.util.find_spec("cupy") is None:
+        raise BackendError("cupy is not installed. pip install 'pyllm[cuda]', or cupy-cuda13x for CUDA 13.")
+    if driver_version is None:
+        driver_version = _driver_version()
+    for flavour, needs in (("cupy-cuda13x", 13000), ("cupy-cuda11x", None)):
+        if _is_installed(flavour) and (needs is None or 0 < driver_version < needs):
+            raise BackendError(wrong_cupy(flavour, driver_version))
+
+
+def wrong_cupy(flavour: str, driver_version: int) -> str:
+    """What to say where cupy is made for another CUDA than the driver's."""
+    return (
+        f"{flavour} does not run with this driver, which supports CUDA {version_text(driver_version)}. "
+        f"pip uninstall {flavour}, then pip install cupy-cuda{min(13, driver_version // 1000)}x; or update the driver."
+    )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _driver_version() -> int:
+    """CUDA version that the driver supports, 0 where there is no driver."""
+    cuda = _library("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    version = ctypes.c_int(0)
+    if cuda is not None:
+        cuda.cuDriverGetVersion(ctypes.byref(version))
+    return version.value
+
+
+def _library(name: str) -> Any:
+    try:
+        return ctypes.CDLL(name)
+    except OSError:
+        return None
+
+
+def _asker(library: Any) -> Callable[..., int]:
+    """A function that calls another with room for an int in front, and returns what was put there."""
+
+    def ask(function: Any, *args: int) -> int:
+        out = ctypes.c_int(0)
+        if code := function(ctypes.byref(out), *args):
+            raise BackendError(f"NVIDIA's driver does not answer: error {code} of {function.__name__}.")
+        return out.value
+
+    return ask
+
+
+def _card(cuda: Any, ask: Callable[..., int], index: int) -> Card:
+    device = ask(cuda.cuDeviceGet, index)
+    name, bus, total = ctypes.create_string_buffer(256), ctypes.create_string_buffer(32), ctypes.c_size_t(0)
+    cuda.cuDeviceGetName(name, 256, device)
+    cuda.cuDeviceGetPCIBusId(bus, 32, device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+    capability = ask(cuda.cuDeviceGetAttribute, _MAJOR, device), ask(cuda.cuDeviceGetAttribute, _MINOR, device)
+    n_sm, text = ask(cuda.cuDeviceGetAttribute, _N_SM, device), name.value.decode(errors="replace")
+    return Card(index, text, capability, total.value, n_sm, _free(bus.value))
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+
+def _free(bus_id: bytes) -> int | None:
+    """Bytes free on a card, from the management library: asking the driver would take a context, and its memory."""
+    nvml = _library("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+    if nvml is None or nvml.nvmlInit_v2():
+        return None
+    try:
+        handle, memory = ctypes.c_void_p(), _Memory()
+        if nvml.nvmlDeviceGetHandleByPciBusId_v2(bus_id, ctypes.byref(handle)):
+            return None
+        return None if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) else int(memory.free)
+    finally:
+        nvml.nvmlShutdown()

@@ -1,0 +1,100 @@
+"""Errors of CUDA's libraries, turned into pyllm's: what is wrong, and what would work."""
+
+from __future__ import annotations
+
+import re
+
+from pyllm.backends.cuda.driver import INSTALL_DRIVER, version_text, wrong_cupy
+from pyllm.errors import BackendError, OutOfMemoryError
+
+OUT_OF_MEMORY, NOT_READY = 2, 600
+_INSUFFICIENT_DRIVER = 35
+
+_LOST = {
+    46: "it is in use by another process, exclusively, or not available",
+    201: "its context was destroyed",
+    214: "its memory has an error that cannot be corrected",
+    219: "its context cannot be used",
+    226: "its link to another card failed",
+    700: "a kernel used an address outside its memory",
+    702: "a kernel took longer than the system allows",
+    709: "its context was destroyed",
+    710: "a kernel's assertion failed",
+    714: "a kernel overflowed its stack",
+    715: "a kernel met an illegal instruction",
+    716: "a kernel used an address that is not aligned",
+    717: "a kernel used an address of the wrong kind",
+    718: "a kernel jumped to an invalid address",
+    719: "a kernel failed, or the card fell off its bus",
+    999: "the driver reports an unknown error",
+}
+"""After these a process can do nothing on the card any more: the codes of runtime and driver are the same numbers."""
+
+_OTHER = {
+    100: "NVIDIA's driver sees no card. Check nvidia-smi, and CUDA_VISIBLE_DEVICES.",
+    101: "There is no card of this number.",
+    209: "The kernels were compiled for another card. Delete the folder of compiled kernels (PYLLM_KERNEL_CACHE).",
+    304: "The operating system refused what the driver asked for.",
+    802: "The card is not ready yet (its fabric manager does not run).",
+    803: "NVIDIA's kernel module and its library are of different versions. Restart the machine after a driver update.",
+    804: "CUDA's forward compatibility package does not support this card. Update the driver itself.",
+}
+
+
+def is_lost(code: int) -> bool:
+    """Whether a card that reports this is of no more use to this process."""
+    return code in _LOST
+
+
+def code_of(error: BaseException) -> int:
+    """CUDA's number of an exception of cupy; 0 where it has none."""
+    status = getattr(error, "status", 0)
+    return int(status) if isinstance(status, int) else 0
+
+
+def explain(code: int, words: str, device: str, versions: tuple[int, int] = (0, 0)) -> BackendError:
+    """The error to raise for one of CUDA's, whose own `words` are added where they say more.
+
+    `versions`: the CUDA that the driver supports (0: no driver), the one that cupy is made for.
+    """
+    driver, runtime = versions
+    if code == OUT_OF_MEMORY:
+        return OutOfMemoryError(f"{device} is out of memory. Take fewer layers (-ngl), or a shorter context.")
+    if code == _INSUFFICIENT_DRIVER and driver == 0:
+        return BackendError(f"There is no NVIDIA driver here. {INSTALL_DRIVER}")
+    if code == _INSUFFICIENT_DRIVER and runtime // 1000 > driver // 1000 >= 12:
+        return BackendError(wrong_cupy(f"cupy-cuda{runtime // 1000}x", driver))
+    if code == _INSUFFICIENT_DRIVER:
+        return BackendError(
+            f"The driver supports CUDA {version_text(driver)}, which is too old for cupy "
+            f"(CUDA {version_text(runtime)}). Update NVIDIA's driver."
+        )
+    if code in _LOST:
+        return BackendError(
+            f"{device} is lost: {_LOST[code]} (CUDA error {code}). "
+            "Other devices go on; start pyllm anew to use this one again."
+        )
+    if code in _OTHER:
+        return BackendError(f"{device}: {_OTHER[code]}")
+    return BackendError(f"{device} fails: {_short(words)}.")
+
+
+def missing_library(error: BaseException) -> BackendError | None:
+    """The error to raise where cupy did not find one of CUDA's libraries; None where that is not what happened."""
+    found = re.search(r"(libcuda|nvcuda|libnvrtc|nvrtc|libcudart|cudart)\S*", str(error))
+    if not found or not isinstance(error, (RuntimeError, ImportError, OSError)) or code_of(error):
+        return None
+    name = found.group(0).rstrip(":,;.'\"")
+    if "nvrtc" in name:
+        major = (re.search(r"so\.(\d+)|nvrtc64_(\d\d)", name) or [None, None])[1] or "12"
+        return BackendError(
+            f"cupy does not find NVRTC, CUDA's compiler ({name}), which makes the kernels. "
+            f"pip install 'cupy-cuda{major}x[ctk]', or nvidia-cuda-nvrtc{'-cu12' if major == '12' else ''}."
+        )
+    if "cudart" in name:
+        return BackendError(f"cupy does not find CUDA's runtime ({name}). pip install 'cupy-cuda12x[ctk]'.")
+    return BackendError(f"There is no NVIDIA driver here: {name} is not found. {INSTALL_DRIVER}")
+
+
+def _short(words: str) -> str:
+    return words.strip().splitlines()[0].rstrip(".") if words.strip() else "no reason was given"
