@@ -26,7 +26,7 @@ LAYOUT = np.dtype(
 assert LAYOUT.itemsize == 54
 
 
-def _digits(data: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
+def digits(data: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
     """The first n digits of bytes, digit by digit: uint8 [blocks, m] -> uint8 [blocks, n * m]."""
     powers = 3 ** np.arange(n, dtype=np.uint8)
     left = data[:, None] * powers[:, None]  # modulo 256: what went over are the digits before
@@ -43,9 +43,9 @@ class TQ1_0(QuantFormat):
     def decode_blocks(self, blocks: NDArray[Any]) -> NDArray[np.float32]:
         q = np.concatenate(
             [
-                _digits(blocks["qs"][:, :32], 5),
-                _digits(blocks["qs"][:, 32:], 5),
-                _digits(blocks["qh"], 4),
+                digits(blocks["qs"][:, :32], 5),
+                digits(blocks["qs"][:, 32:], 5),
+                digits(blocks["qh"], 4),
             ],
             axis=1,
         )

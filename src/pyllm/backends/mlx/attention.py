@@ -1,0 +1,189 @@
+"""KV memory, and attention over it.
+
+A layer's keys are one array [slots, n_kv_heads, head_dim]; slot = page * page_size + place in the page. So a sequence
+whose pages are in order, as those of a fresh conversation are, has its keys in one run: a view, and a step copies
+nothing. Where pages are not, or several sequences are computed in one piece, keys are gathered.
+
+What is read is planned before a step (`plan_reads`), in numbers that are part of what a compiled step is known by
+(`Group`), and in arrays that vary from step to step. Compiled steps read a few more keys than there are (`bucket`), and
+hide them, so that they are compiled again only now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.base import Batch
+from pyllm.backends.mlx.ops import soft_cap
+from pyllm.program import Attention
+
+_FEW = 8
+"""Most tokens of a sequence that are computed in one piece with other sequences."""
+_LARGEST_HALF = 65504.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sequences with as many tokens each, computed in one piece."""
+
+    first: int
+    """The first one's first token; the others' follow."""
+    n_seqs: int
+    n_tokens: int
+    """Of each sequence."""
+    start: int
+    """Slot where the keys of the one sequence begin, in one run; -1: they are gathered."""
+    n_keys: int
+    """That are read of each sequence, hidden ones included."""
+    causal: bool
+    """No more is hidden than each token's future: nothing varies."""
+
+
+def slots_of(batch: Batch) -> NDArray[np.int32]:
+    """Where each token's key is stored: int32 [n_tokens]."""
+    n, size = batch.n_tokens, batch.page_size
+    positions = batch.positions[:n]
+    return batch.page_tables[batch.seqs[:n], positions // size] * np.int32(size) + positions % size
+
+
+def bucket(n: int) -> int:
+    """The next larger of 64, 128, 192, 256, 320, 384, 448, 512, 640, …: of four in an octave."""
+    step = max(64, 1 << max(0, (n - 1).bit_length() - 3))
+    return -(-n // step) * step
+
+
+def plan_reads(
+    batch: Batch, window: int, n_slots: int, rounded: bool
+) -> tuple[tuple[Group, ...], dict[str, NDArray[np.int32]]]:
+    """Groups of a step for layers of a window (0: none), and by name what varies of them: for group i,
+    `keys.{window}.{i}` [n_seqs, n_keys], the position of each key that is read, or -1; and `slots.{window}.{i}`, where
+    they are gathered. `rounded`: numbers of keys are those of `bucket`.
+    """
+    groups: list[Group] = []
+    arrays: dict[str, NDArray[np.int32]] = {}
+    seq = 0
+    while seq < batch.n_seqs:
+        first, n = (int(v) for v in batch.spans[seq])
+        last = seq + 1
+        while last < batch.n_seqs and n <= _FEW and batch.spans[last, 1] == n:
+            last += 1
+        group, positions, slots = _plan_group(batch, range(seq, last), first, n, window, n_slots, rounded)
+        if not group.causal:
+            arrays[f"keys.{window}.{len(groups)}"] = positions
+        if slots is not None:
+            arrays[f"slots.{window}.{len(groups)}"] = slots
+        groups.append(group)
+        seq = last
+    return tuple(groups), arrays
+
+
+def _plan_group(
+    batch: Batch, seqs: range, first: int, n: int, window: int, n_slots: int, rounded: bool
+) -> tuple[Group, NDArray[np.int32], NDArray[np.int32] | None]:
+    size = batch.page_size
+    begins = batch.positions[first : first + n * len(seqs) : n]
+    from_ = np.zeros_like(begins)
+    if window:
+        from_ = (np.maximum(begins - window + 1, 0) // size * size).astype(np.int32)
+    counts = begins + n - from_  # keys of each sequence, from the page on that the first token sees
+    n_keys = int(counts.max())
+    if rounded:
+        n_keys = min(bucket(n_keys), n_slots)
+    positions = from_[:, None] + np.arange(n_keys, dtype=np.int32)
+    positions[np.arange(n_keys) >= counts[:, None]] = -1
+    if len(seqs) == 1:
+        pages = batch.page_tables[seqs[0], int(from_[0]) // size : -(-int(begins[0] + n) // size)]
+        if (np.diff(pages) == 1).all():
+            start = int(pages[0]) * size
+            back = max(0, start + n_keys - n_slots)  # a run at the end of memory: what is too much is read before it
+            if back:
+                positions = np.concatenate([np.full((1, back), -1, np.int32), positions[:, :-back]], axis=1)
+            causal = not rounded and not (window and int(begins[0]) + n > window)
+            return Group(first, 1, n, start - back, n_keys, causal), positions, None
+    slots = np.zeros_like(positions)
+    for row, seq in enumerate(seqs):
+        known = positions[row, : int(counts[row])]
+        slots[row, : len(known)] = batch.page_tables[seq, known // size] * size + known % size
+    return Group(first, len(seqs), n, -1, n_keys, False), positions, slots
+
+
+def store(cache: mx.array, slots: mx.array, x: mx.array) -> None:
+    """Put x [tokens, n_kv_heads * dim] into the cache. Where nobody else holds it, mlx does so in place."""
+    x = x.reshape(len(x), *cache.shape[1:])
+    if cache.dtype == mx.float16:
+        x = mx.clip(x, -_LARGEST_HALF, _LARGEST_HALF)  # an infinite value would be felt where it is hidden
+    cache[slots] = x.astype(cache.dtype)
+
+
+def hidden_mask(keys: mx.array, queries: mx.array, window: int) -> mx.array:
+    """Positions of keys [n_seqs, n_keys] and queries [n_seqs, n] → what is seen: bool [n_seqs, 1, n, n_keys]."""
+    k, q = keys[:, None, None, :], queries[:, None, :, None]
+    seen = mx.logical_and(k >= 0, k <= q)
+    return mx.logical_and(seen, k > q - window) if window else seen
+
+
+def read(cache: mx.array, group: Group, slots: mx.array | None) -> mx.array:
+    """Keys of a group, [n_seqs, n_kv_heads, n_keys, dim]."""
+    if slots is None:
+        return cache[group.start : group.start + group.n_keys].transpose(1, 0, 2)[None]
+    n_kv, dim = cache.shape[1:]
+    which = slots[:, None, :] * n_kv + mx.arange(n_kv)[None, :, None]
+    return cache.reshape(-1, dim)[which]
+
+
+def attention(
+    op: Attention, q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str, sinks: mx.array | None
+) -> mx.array:
+    """q [n_seqs, n, n_heads * head_dim], keys and values of `read` → [n_seqs * n, n_heads * v_head_dim].
+
+    Scores and sums are float32. Operands are of the type that q has, or keys'; soft-capped scores are plain operations.
+    """
+    n_seqs, n, _ = q.shape
+    heads = q.reshape(n_seqs, n, op.n_heads, op.head_dim).transpose(0, 2, 1, 3)
+    if op.softcap:
+        out = _plain(op, heads, keys, values, mask, sinks)
+    else:
+        if sinks is not None:
+            sinks = sinks.astype(heads.dtype)
+        out = mx.fast.scaled_dot_product_attention(heads, keys, values, scale=op.scale, mask=mask, sinks=sinks)
+    return out.transpose(0, 2, 1, 3).reshape(n_seqs * n, -1)
+
+
+def _plain(
+    op: Attention, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, sinks: mx.array | None
+) -> mx.array:
+    n_seqs, _, n, _ = q.shape
+    n_keys, per_kv = k.shape[2], op.n_heads // op.n_kv_heads
+    grouped = q.reshape(n_seqs, op.n_kv_heads, per_kv, n, op.head_dim).astype(mx.float32)
+    scores = (grouped * op.scale) @ k[:, :, None].astype(mx.float32).swapaxes(-1, -2)
+    scores = soft_cap(scores, op.softcap)
+    if isinstance(mask, str):
+        mask = mx.arange(n_keys)[None] <= mx.arange(n_keys - n, n_keys)[:, None]
+    else:
+        mask = mask[:, :, None]
+    scores = mx.where(mask, scores, -mx.inf)
+    if sinks is not None:
+        sink = mx.broadcast_to(sinks.reshape(1, op.n_kv_heads, per_kv, 1, 1), (*scores.shape[:-1], 1))
+        scores = mx.concatenate([scores, sink], axis=-1)
+    weights = mx.softmax(scores, axis=-1, precise=True)[..., :n_keys]
+    out = weights @ v[:, :, None].astype(mx.float32)
+    return out.reshape(n_seqs, op.n_heads, n, op.v_head_dim)
+
+
+def masks(
+    window: int, groups: tuple[Group, ...], arrays: Mapping[str, mx.array], positions: mx.array
+) -> list[mx.array | str]:
+    """What each group sees, for layers of a window."""
+    out: list[mx.array | str] = []
+    for i, group in enumerate(groups):
+        if group.causal:
+            out.append("causal")
+            continue
+        queries = positions[group.first : group.first + group.n_seqs * group.n_tokens].reshape(group.n_seqs, -1)
+        out.append(hidden_mask(arrays[f"keys.{window}.{i}"], queries, window))
+    return out

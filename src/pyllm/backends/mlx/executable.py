@@ -1,0 +1,283 @@
+"""Steps on mlx. Of few tokens: a compiled function of a step's arrays, one for each shape of step. Of more: op by op,
+evaluated in pieces of some 50 ms, between which a step can be interrupted.
+
+A compiled step is not interrupted, and so is no longer taken where one took more than a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.base import Batch, Crossing, Executable
+from pyllm.backends.mlx.errors import device_errors
+from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
+from pyllm.errors import ClosedError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Attention, Program, Value, inputs
+
+_COMPILED_TOKENS = 16
+"""Most tokens of a step that is compiled."""
+_FUNCTIONS = 64
+"""Compiled steps that are kept."""
+_PIECE, _TOO_LONG = 0.05, 0.1
+"""Seconds: of work between two looks for interrupts; of a step that is no longer computed in one piece."""
+
+StepFunction = Callable[[list[mx.array], Inputs, list[Any]], tuple[list[mx.array], list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class MLXCrossing(Crossing):
+    """A value in mlx's memory, computed already."""
+
+    array: mx.array
+
+    def host(self) -> NDArray[np.float32]:
+        return np.asarray(self.array)
+
+
+@dataclass(frozen=True, slots=True)
+class _StagePlan:
+    """What a stage uses and leaves, by ids of values, and its KV caches."""
+
+    needs: tuple[int, ...]
+    """From stages before it, or given."""
+    leaves: frozenset[int]
+    """Computed in it, and used later."""
+    caches: tuple[int, ...]
+
+
+class MLXExecutable(Executable):
+    """Weights and KV are constants and arguments of compiled steps. `caches[i]`: keys and values of KV cache i, each
+    [slots, n_kv_heads, dim]."""
+
+    def __init__(self, lowering: Lowering, compiled: bool) -> None:
+        """Packs the weights. `compiled`: steps of few tokens are. Raises BackendError, OutOfMemoryError."""
+        self._most_compiled = _COMPILED_TOKENS if compiled else 0
+        self.lowering, self.program, self.options = lowering, lowering.program, lowering.options
+        self._stream = _new_stream()
+        self._interrupted = self._closed = False
+        self._functions: OrderedDict[tuple[Any, ...], StepFunction | None] = OrderedDict()
+        self._pace: dict[int, tuple[int, float]] = {}
+        """By size of a step (bits of its number of tokens): ops of a piece, seconds of all."""
+        self._values: dict[int, mx.array] = {}
+        self._step: tuple[Reads, Inputs] = ({}, {})
+        self._by_row = self.program.by_row()
+        self._plans = _plan_stages(self.program)
+        self.n_traces = 0
+        """Compiled steps so far."""
+        try:
+            with device_errors("taking weights and cache"), mx.stream(self._stream):
+                lowering.pack()
+                self.caches = self._new_caches()
+        except BaseException:
+            self.close()
+            raise
+
+    def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
+        if self._closed:
+            raise ClosedError("the executable was closed")
+        if stage == 0:
+            self._interrupted = False
+        few = batch.n_tokens <= self._most_compiled
+        try:
+            with device_errors("in a step"), mx.stream(self._stream):
+                if stage == 0:
+                    reads, arrays = self.lowering.inputs(batch, rounded=few)
+                    self._values, self._step = {}, (reads, {name: mx.array(a) for name, a in arrays.items()})
+                self._take(stage, given)
+                ids = tuple(value.id for value in wanted)
+                if few and self._pace.get(batch.n_tokens.bit_length(), (0, 1.0))[1] < _TOO_LONG:
+                    out = self._run_compiled(stage, batch, ids)
+                else:
+                    out = self._run_plainly(stage, batch, ids)
+        except Exception:
+            self._recover()
+            raise
+        return [MLXCrossing(array) for array in out]
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    def memory(self) -> dict[str, int]:
+        weights = sum(m.n_bytes for m in self.lowering.matrices.values())
+        weights += sum(int(v.nbytes) for v in self.lowering.vectors.values())
+        return {"weights": weights, "kv": sum(int(a.nbytes) for cache in self.caches for a in cache), "work": 0}
+
+    def replace(self, weights: Mapping[str, TensorInfo]) -> None:
+        with device_errors("taking weights"), mx.stream(self._stream):
+            self.lowering.replace(weights)
+        self._functions.clear()  # weights are constants of theirs
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.lowering.close()
+        self._functions.clear()
+        self._values, self._step, self.caches = {}, ({}, {}), []
+        mx.clear_cache()
+
+    # --- steps
+
+    def _take(self, stage: int, given: Sequence[Crossing]) -> None:
+        for value, crossing in zip(self.program.stages[stage].receives, given, strict=True):
+            if isinstance(crossing, MLXCrossing):
+                self._values[value.id] = crossing.array
+            else:
+                self._values[value.id] = mx.array(crossing.host())
+
+    def _run_compiled(self, stage: int, batch: Batch, wanted: tuple[int, ...]) -> list[mx.array]:
+        """In one piece; a shape of step that is new is only noted, and computed plainly."""
+        reads, arrays = self._step
+        key = (stage, wanted, batch.n_tokens, batch.n_rows, *reads.values())
+        if key not in self._functions:
+            self._functions[key] = None
+            if len(self._functions) > _FUNCTIONS:
+                self._functions.popitem(last=False)
+            return self._run_plainly(stage, batch, wanted)
+        self._functions.move_to_end(key)
+        function = self._functions[key]
+        if function is None:
+            function = self._functions[key] = self._compile(stage, wanted, reads, batch.n_rows)
+        self._check_interrupt()
+        plan = self._plans[stage]
+        began = time.perf_counter()
+        results, caches = function([self._values[i] for i in plan.needs], arrays, [self.caches[i] for i in plan.caches])
+        for i, cache in zip(plan.caches, caches, strict=True):
+            self.caches[i] = tuple(cache)
+        del caches
+        mx.eval(results, [self.caches[i] for i in plan.caches])
+        self._note(batch, len(self.program.ops), time.perf_counter() - began)
+        ids = (*wanted, *sorted(plan.leaves))
+        self._values.update(zip(ids, results, strict=True))
+        return results[: len(wanted)]
+
+    def _compile(self, stage: int, wanted: tuple[int, ...], reads: Reads, n_rows: int) -> StepFunction:
+        plan, part = self._plans[stage], self.program.stages[stage]
+        self.n_traces += 1
+
+        def function(needs: list[mx.array], arrays: Inputs, caches: list[Any]) -> tuple[list[mx.array], list[Any]]:
+            held = {i: tuple(cache) for i, cache in zip(plan.caches, caches, strict=True)}
+            step = Step(self.lowering, arrays, reads, n_rows, held, dict(zip(plan.needs, needs, strict=True)))
+            for op in self.program.ops[part.start : part.stop]:
+                step.do(op, op.out.id in self._by_row)
+            results = [step.values[i] for i in (*wanted, *sorted(plan.leaves))]
+            return results, [list(held[i]) for i in plan.caches]
+
+        compiled: StepFunction = mx.compile(function)
+        return compiled
+
+    def _run_plainly(self, stage: int, batch: Batch, wanted: tuple[int, ...]) -> list[mx.array]:
+        """Op by op, in pieces."""
+        plan, part = self._plans[stage], self.program.stages[stage]
+        reads, arrays = self._step
+        step = Step(self.lowering, arrays, reads, batch.n_rows, dict(enumerate(self.caches)), dict(self._values))
+        kept, last_use = {*wanted, *plan.leaves, *self._values}, _last_uses(self.program, part.start, part.stop)
+        at_once = self._pace.get(batch.n_tokens.bit_length(), (8, 0.0))[0]
+        touched: list[tuple[mx.array, mx.array]] = []
+        began = piece_began = time.perf_counter()
+        n = 0
+        stop = self._stop_at(stage, wanted)
+        for at in range(part.start, stop):
+            op = self.program.ops[at]
+            if n >= at_once:
+                mx.eval(list(step.values.values()), touched)
+                now = time.perf_counter()
+                at_once = _paced(at_once, now - piece_began)
+                touched, n, piece_began = [], 0, now
+            if n == 0:
+                self._check_interrupt()
+            step.do(op, op.out.id in self._by_row)
+            if isinstance(op, Attention):
+                touched.append(self.caches[op.cache])
+            for spent in last_use[at - part.start] - kept:
+                step.values.pop(spent, None)
+            n += 1
+        out = [step.values[i] for i in wanted]
+        mx.eval(out, [step.values[i] for i in plan.leaves if i in step.values], touched)
+        self._note(batch, at_once, time.perf_counter() - began)
+        self._values.update((i, step.values[i]) for i in (*wanted, *plan.leaves) if i in step.values)
+        return out
+
+    def _stop_at(self, stage: int, wanted: tuple[int, ...]) -> int:
+        """The op before which the stage may end: in the last one, nothing is needed after what is wanted."""
+        part = self.program.stages[stage]
+        if stage < len(self.program.stages) - 1 or not wanted:
+            return part.stop
+        computed = [at for at in range(part.start, part.stop) if self.program.ops[at].out.id in wanted]
+        return max(computed, default=part.start - 1) + 1
+
+    def _note(self, batch: Batch, at_once: int, seconds: float) -> None:
+        self._pace[batch.n_tokens.bit_length()] = at_once, seconds
+
+    def _check_interrupt(self) -> None:
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
+    def _new_caches(self) -> list[tuple[mx.array, mx.array]]:
+        dtype = mx.float16 if self.options.kv_dtype == "f16" else mx.float32
+        slots = self.options.n_pages * self.options.page_size
+        caches = [
+            (mx.zeros((slots, spec.n_kv_heads, spec.head_dim), dtype),
+             mx.zeros((slots, spec.n_kv_heads, spec.v_head_dim), dtype))
+            for spec in self.program.kv
+        ]  # fmt: skip
+        mx.eval(caches)
+        return caches
+
+    def _recover(self) -> None:
+        """After an error of the device: caches hold arrays again, empty ones where what they held is lost."""
+        self._values = {}
+        with mx.stream(self._stream):
+            for i, cache in enumerate(self.caches):
+                try:
+                    mx.eval(cache)
+                except (RuntimeError, MemoryError):
+                    self.caches[i] = tuple(mx.zeros(a.shape, a.dtype) for a in cache)
+
+
+def _new_stream() -> Any:
+    """A stream that any thread may use: the engine's steps are not always in the thread that compiled."""
+    device = mx.default_device()
+    make = getattr(mx, "new_thread_unsafe_stream", None)
+    return make(device) if make is not None else mx.default_stream(device)
+
+
+def _paced(at_once: int, seconds: float) -> int:
+    """How many ops the next piece has, by how long one took."""
+    if seconds > 2 * _PIECE:
+        return max(1, int(at_once * _PIECE / seconds))
+    return 2 * at_once if seconds < _PIECE / 2 else at_once
+
+
+def _last_uses(program: Program, start: int, stop: int) -> list[set[int]]:
+    """For each op of a stage the ids of the values that no later one reads."""
+    seen: set[int] = set()
+    out: list[set[int]] = []
+    for op in reversed(program.ops[start:stop]):
+        ids = {v.id for v in inputs(op)} | {op.out.id}
+        out.append(ids - seen)
+        seen |= ids
+    return out[::-1]
+
+
+def _plan_stages(program: Program) -> list[_StagePlan]:
+    parts = [program.ops[s.start : s.stop] for s in program.stages]
+    used = [{v.id for op in part for v in inputs(op)} for part in parts]
+    made = [{op.out.id for op in part} for part in parts]
+    plans = []
+    for i, part in enumerate(parts):
+        later = set().union(*used[i + 1 :])
+        sent = {v.id for stage in program.stages[i + 1 :] for v in stage.sends}
+        caches = tuple(op.cache for op in part if isinstance(op, Attention))
+        plans.append(_StagePlan(tuple(sorted(used[i] - made[i])), frozenset(made[i] & (later | sent)), caches))
+    return plans

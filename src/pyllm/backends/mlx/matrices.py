@@ -1,0 +1,216 @@
+"""Matrices on the device and products with them. x is float32 and so is what comes out, whatever lies in between.
+
+Where products are of halves (`half`: on a GPU), a row of x is divided by what brings its largest number to 16 first: no
+activation overflows, and sums of a row stay far below the largest half.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.mlx import metal
+from pyllm.backends.mlx.formats import Affine, Coded, Mode
+from pyllm.backends.mlx.packing import Arrays, Plan
+
+_MANY = 32
+"""Rows of x from which on decoding a matrix first costs the CPU less."""
+_SORTED = 64
+"""Slots from which on mlx's products of experts want them sorted."""
+
+
+class Matrix(ABC):
+    """Matrices [n, rows, columns] of one tensor ([rows, columns] where it is one)."""
+
+    def __init__(self, planned: Plan, arrays: Arrays, half: bool) -> None:
+        self.plan, self.half = planned, half
+        self.arrays = {name: _array(values) for name, values in arrays.items()}
+        mx.eval(*self.arrays.values())
+
+    @property
+    def rows(self) -> int:
+        return self.plan.shape[-2]
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(a.nbytes for a in self.arrays.values())
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of x in a product."""
+        return mx.float16 if self.half else mx.float32
+
+    def product(self, x: mx.array, bounded: bool = False) -> mx.array:
+        """x [tokens, columns] → [tokens, rows]. `bounded`: numbers in x are known to be small."""
+        return self._scaled(x, bounded, self._product)
+
+    def experts(self, x: mx.array, ids: mx.array) -> mx.array:
+        """x [tokens, 1 or k, columns], each row with the matrix that ids [tokens, k] names → [tokens, k, rows]."""
+        return self._scaled(x, False, lambda rows: self._experts(rows, ids))
+
+    @abstractmethod
+    def decode(self, arrays: dict[str, mx.array]) -> mx.array:
+        """Weights of `arrays`, this matrix's or some of its experts', as `dtype` [..., rows, columns]."""
+
+    @abstractmethod
+    def _product(self, x: mx.array) -> mx.array: ...
+
+    @abstractmethod
+    def _experts(self, x: mx.array, ids: mx.array) -> mx.array: ...
+
+    def _decoded_product(self, x: mx.array) -> mx.array:
+        return x @ self.decode(self.arrays).T
+
+    def _scaled(self, x: mx.array, bounded: bool, product: Callable[[mx.array], mx.array]) -> mx.array:
+        if self.dtype == mx.float32:
+            return product(x)
+        if bounded:
+            return product(x.astype(mx.float16)).astype(mx.float32)
+        scale = mx.maximum(mx.max(mx.abs(x), axis=-1, keepdims=True) * (1 / 16), 1e-30)
+        return product((x / scale).astype(mx.float16)).astype(mx.float32) * scale
+
+
+class FloatMatrix(Matrix):
+    """Kept as floats."""
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return mx.float16 if self.half and self.plan.dtype == "float16" else mx.float32
+
+    def decode(self, arrays: dict[str, mx.array]) -> mx.array:
+        return arrays["w"].astype(self.dtype)
+
+    def _product(self, x: mx.array) -> mx.array:
+        return self._decoded_product(x)
+
+    def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
+        return _gather_float(x, self.decode(self.arrays), ids)
+
+
+class QuantizedMatrix(Matrix):
+    """In mlx's own affine groups, or one of its modes."""
+
+    def __init__(self, planned: Plan, arrays: Arrays, half: bool) -> None:
+        super().__init__(planned, arrays, half)
+        layout = planned.layout
+        assert isinstance(layout, Affine | Mode)
+        mode = "affine" if isinstance(layout, Affine) else layout.name
+        self._options = {"group_size": layout.group, "bits": layout.bits, "mode": mode}
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return mx.float16 if self.half and self.plan.dtype == "float16" else mx.float32
+
+    def decode(self, arrays: dict[str, mx.array]) -> mx.array:
+        return mx.dequantize(arrays["codes"], arrays["scales"], arrays.get("biases"), dtype=self.dtype, **self._options)
+
+    def _product(self, x: mx.array) -> mx.array:
+        if len(x) >= _MANY and not self.half:
+            return self._decoded_product(x)
+        a = self.arrays
+        return mx.quantized_matmul(x, a["codes"], a["scales"], a.get("biases"), transpose=True, **self._options)
+
+    def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
+        a = self.arrays
+
+        def gather(rows: mx.array, which: mx.array, ordered: bool) -> mx.array:
+            return mx.gather_qmm(
+                rows, a["codes"], a["scales"], a.get("biases"), rhs_indices=which, transpose=True,
+                sorted_indices=ordered, **self._options,
+            )  # fmt: skip
+
+        return _gather(x, ids, gather)
+
+
+class CodedMatrix(Matrix):
+    """In groups of 16 or with tables of values: our Metal kernel for few rows; for more, and elsewhere, decoded."""
+
+    def __init__(self, planned: Plan, arrays: Arrays, half: bool) -> None:
+        super().__init__(planned, arrays, half)
+        assert isinstance(planned.layout, Coded)
+        self._layout = planned.layout
+        self._decode = mx.compile(self._decode_plainly) if metal.available() else self._decode_plainly
+
+    def decode(self, arrays: dict[str, mx.array]) -> mx.array:
+        out: mx.array = self._decode(arrays)
+        return out
+
+    def _decode_plainly(self, arrays: dict[str, mx.array]) -> mx.array:
+        layout, codes, halves = self._layout, arrays["codes"], arrays["halves"].astype(mx.float32)
+        ones = mx.ones((*codes.shape[:-1], self.plan.columns // 32), mx.float32)
+        # mlx unpacks bits as a part of dequantizing, which a scale of 1 and a bias of 0 leave as they are
+        numbers = mx.dequantize(codes, ones, mx.zeros_like(ones), group_size=32, bits=layout.bits)
+        if layout.values:
+            numbers = mx.array(layout.values, mx.float32)[numbers.astype(mx.int32)]
+        else:
+            numbers = numbers - layout.offset
+        halves = halves.reshape(*codes.shape[:-1], -1, 1, layout.n_halves)  # [..., blocks, 1, 1 or 2]
+        per_block = layout.block // layout.group
+        scale = halves[..., 0] * layout.factor  # [..., blocks, 1]
+        minimum = None
+        if "scales" in arrays:
+            scales = arrays["scales"].reshape(*codes.shape[:-1], -1, per_block)
+            if layout.scales == "u4":
+                minimum = halves[..., 1] * (scales >> 4).astype(mx.float32)
+                scales = scales & 15
+            scale = scale * scales.astype(mx.float32)  # [..., blocks, groups of a block]
+        numbers = numbers.reshape(*codes.shape[:-1], -1, per_block, layout.group)
+        numbers = scale[..., None] * numbers
+        if minimum is not None:
+            numbers = numbers - minimum[..., None]
+        return numbers.reshape(*codes.shape[:-1], self.plan.columns).astype(self.dtype)
+
+    def _product(self, x: mx.array) -> mx.array:
+        if metal.available() and len(x) <= metal.MOST_ROWS:
+            return metal.product(self._layout, self.arrays, x, self.rows, None, 1)
+        return self._decoded_product(x)
+
+    def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
+        if metal.available() and ids.size <= _SORTED:
+            share = ids.shape[1] // x.shape[1]
+            out = metal.product(
+                self._layout, self.arrays, x.reshape(-1, x.shape[-1]), self.rows, ids.reshape(-1), share
+            )
+            return out.reshape(*ids.shape, self.rows)
+        if 2 * ids.size <= self.plan.shape[0]:
+            chosen = self.decode({name: a[ids.reshape(-1)] for name, a in self.arrays.items()})
+            chosen = chosen.reshape(*ids.shape, *chosen.shape[1:])
+            return (x[:, :, None] @ chosen.swapaxes(-1, -2))[:, :, 0]
+        return _gather_float(x, self.decode(self.arrays), ids)
+
+
+def matrix(planned: Plan, arrays: Arrays, half: bool) -> Matrix:
+    """The matrices of a plan on the device."""
+    if planned.layout is None:
+        return FloatMatrix(planned, arrays, half)
+    return (CodedMatrix if isinstance(planned.layout, Coded) else QuantizedMatrix)(planned, arrays, half)
+
+
+def _array(values: NDArray[np.generic]) -> mx.array:
+    return mx.array(values)
+
+
+def _gather_float(x: mx.array, weights: mx.array, ids: mx.array) -> mx.array:
+    if not mx.is_available(mx.gpu):  # mlx has it on the CPU in float32 only
+        x, weights = x.astype(mx.float32), weights.astype(mx.float32)
+    transposed = weights.swapaxes(-1, -2)
+    return _gather(x, ids, lambda rows, which, ordered: mx.gather_mm(
+        rows, transposed, rhs_indices=which, sorted_indices=ordered
+    ))  # fmt: skip
+
+
+def _gather(x: mx.array, ids: mx.array, product: Callable[[mx.array, mx.array, bool], mx.array]) -> mx.array:
+    """x [tokens, 1 or k, columns], ids [tokens, k] → [tokens, k, rows] by products of single rows with experts, sorted
+    by expert where they are many."""
+    tokens, k = ids.shape
+    if ids.size < _SORTED:
+        return product(x[:, :, None], ids, False)[:, :, 0]
+    flat = ids.reshape(-1)
+    order = mx.argsort(flat)
+    rows = x.reshape(-1, x.shape[-1])[order // (k // x.shape[1])]
+    out = product(rows[:, None], flat[order], True)[:, 0]
+    return out[mx.argsort(order)].reshape(tokens, k, -1)

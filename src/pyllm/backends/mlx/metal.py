@@ -1,0 +1,126 @@
+"""Our Metal kernel: products of few rows with matrices that mlx has no quantized product for (`formats.Coded`).
+
+Its twin in plain mlx operations is `matrices.CodedMatrix.decode` and a float product; the tests compare the two, with
+the kernel's source compiled as C++ where there is no Metal.
+
+A SIMD group of 32 lanes computes ROWS rows of the result for up to M rows of x. A lane takes 16 columns at a time: BITS
+words of 16 bits, which share a scale, since groups have 16 or 32 columns.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+
+from pyllm.backends.mlx.formats import Coded
+
+MOST_ROWS = 8
+"""Rows of x that one launch takes; of more, decoding costs less."""
+ROWS = 4
+"""Rows of the matrix that a SIMD group computes."""
+_GROUPS = 2
+"""SIMD groups of a threadgroup."""
+
+HEADER = """
+template <int BITS>
+inline uint code_at(const thread ushort* words, int i) {
+    const int bit = i * BITS, at = bit / 16, shift = bit % 16;
+    uint pair = words[at];
+    if (shift + BITS > 16) pair |= uint(words[at + 1]) << 16;
+    return (pair >> shift) & ((1u << BITS) - 1u);
+}
+"""
+
+SOURCE = """
+    // x [rows of x, K], codes [matrices * N, K * BITS / 16], scales [matrices * N, K / GROUP],
+    // halves [matrices * N, K / BLOCK * (MINIMA ? 2 : 1)], ids [z] (matrix of each slot), values [16]; out [z * M, N]
+    const uint lane = thread_index_in_simdgroup;
+    const uint first = (threadgroup_position_in_grid.x * GROUPS + simdgroup_index_in_threadgroup) * ROWS;
+    const uint slot = threadgroup_position_in_grid.z;
+    const uint matrix = ids[slot];
+    float sums[ROWS * M];
+    for (int i = 0; i < ROWS * M; i++) sums[i] = 0.0f;
+    for (uint column = lane * 16; column < uint(K); column += 32 * 16) {
+        for (int r = 0; r < ROWS; r++) {
+            if (first + r >= uint(N)) break;
+            const ulong row = ulong(matrix) * N + first + r;
+            ushort words[BITS];
+            const device ushort* from = (const device ushort*)codes + (row * K + column) / 16 * BITS;
+            for (int i = 0; i < BITS; i++) words[i] = from[i];
+            const device half* half_at = halves + (row * (K / BLOCK) + column / BLOCK) * (MINIMA ? 2 : 1);
+            float scale = float(half_at[0]);
+            float minimum = 0.0f;
+            if (MINIMA) {
+                const uint both = uint(scales[row * (K / GROUP) + column / GROUP]) & 255u;
+                scale *= float(both & 15u);
+                minimum = float(half_at[MINIMA ? 1 : 0]) * float(both >> 4);
+            } else if (BYTES) {
+                scale *= float(scales[row * (K / GROUP) + column / GROUP]);
+            }
+            float w[16];
+            for (int i = 0; i < 16; i++) {
+                const uint code = code_at<BITS>(words, i);
+                w[i] = scale * (TABLE ? values[code] : float(int(code) - OFFSET)) - minimum;
+            }
+            for (int m = 0; m < M; m++) {
+                const device T* input = x + ulong(slot / SHARE * M + m) * K + column;
+                float sum = 0.0f;
+                for (int i = 0; i < 16; i++) sum += w[i] * float(input[i]);
+                sums[r * M + m] += sum;
+            }
+        }
+    }
+    for (int r = 0; r < ROWS; r++) {
+        for (int m = 0; m < M; m++) {
+            const float sum = simd_sum(sums[r * M + m]);
+            if (lane == 0 && first + r < uint(N)) out[ulong(slot * M + m) * N + first + r] = sum * FACTOR;
+        }
+    }
+"""
+INPUTS = ("x", "codes", "scales", "halves", "ids", "values")
+
+
+@cache
+def available() -> bool:
+    """Whether there is a device that kernels run on."""
+    return bool(mx.metal.is_available())
+
+
+@cache
+def _kernel(factor: float) -> Any:
+    header = f"#define FACTOR {factor!r}f\n{HEADER}"
+    name = f"pyllm_coded_{round(1 / factor)}"
+    return mx.fast.metal_kernel(name=name, input_names=list(INPUTS), output_names=["out"], source=SOURCE, header=header)
+
+
+def template(layout: Coded, rows: int, columns: int, n_rows_x: int, share: int) -> dict[str, int | bool]:
+    """The constants that the kernel is compiled for."""
+    return {
+        "K": columns, "N": rows, "M": n_rows_x, "SHARE": share, "ROWS": ROWS, "GROUPS": _GROUPS,
+        "BITS": layout.bits, "GROUP": layout.group, "BLOCK": layout.block, "OFFSET": layout.offset,
+        "MINIMA": layout.scales == "u4", "BYTES": layout.scales == "i8", "TABLE": bool(layout.values),
+    }  # fmt: skip
+
+
+def product(
+    layout: Coded, arrays: dict[str, mx.array], x: mx.array, rows: int, ids: mx.array | None, share: int
+) -> mx.array:
+    """x [m, columns] with one matrix, m at most `MOST_ROWS` → float32 [m, rows]; or, where `ids` [slots] names
+    matrices, row s // share of x with matrix ids[s] → [slots, rows]."""
+    slots = 1 if ids is None else ids.shape[0]
+    m = x.shape[0] if ids is None else 1
+    constants = template(layout, rows, x.shape[-1], m, share)
+    halves = arrays["halves"]
+    (out,) = _kernel(layout.factor)(
+        inputs=[x, arrays["codes"], arrays.get("scales", halves), halves,
+                mx.zeros((1,), mx.uint32) if ids is None else ids.astype(mx.uint32),
+                mx.array((*layout.values, 0)[:16], mx.float32)],
+        template=[("T", x.dtype), *constants.items()],
+        grid=(-(-rows // (ROWS * _GROUPS)) * 32 * _GROUPS, 1, slots),
+        threadgroup=(32 * _GROUPS, 1, 1),
+        output_shapes=[(slots * m, rows)],
+        output_dtypes=[mx.float32],
+    )  # fmt: skip
+    return out
