@@ -6,7 +6,9 @@ their float scales set so that decoded weights have a sane size. So a format nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import SimpleNamespace
@@ -31,6 +33,9 @@ OPTIONS = ExecutionOptions(
 )
 
 
+_EMULATOR = "PYLLM_CUDA_EMULATOR"
+
+
 def available() -> list[str]:
     """Backends that run on this machine."""
     return [name for name in backends.names() if why_not(name) is None]
@@ -39,11 +44,34 @@ def available() -> list[str]:
 @cache
 def why_not(name: str) -> str | None:
     """Why a backend does not run here, None when it does."""
+    with cuda_devices():
+        return _probe(name)
+
+
+def _probe(name: str) -> str | None:
     try:
         probe = backends.get(name).probe()
-    except BackendError as error:
+    except Exception as error:
         return str(error)
     return None if probe.available else probe.reason
+
+
+@contextmanager
+def cuda_devices() -> Iterator[None]:
+    """Meanwhile the cuda backend has a device: the card, or where there is none, one emulated on the processor."""
+    if _EMULATOR in os.environ or _has_card():
+        yield
+        return
+    os.environ[_EMULATOR] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_EMULATOR]
+
+
+@cache
+def _has_card() -> bool:
+    return _probe("cuda") is None
 
 
 def need(name: str) -> None:

@@ -1,0 +1,15 @@
+"""Fixtures of the tests of backends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import oracle
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cuda_devices() -> Iterator[None]:
+    """A device for the cuda backend: without a card, one that is emulated."""
+    with oracle.cuda_devices():
+        yield
