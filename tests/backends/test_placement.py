@@ -202,11 +202,11 @@ def test_auto_counts_kv_and_what_stays_away() -> None:
     assert most(OPTIONS) == most(long, kv_offload=False) == N_LAYERS + 2
     assert most(long) < N_LAYERS
     longer = replace(OPTIONS, n_pages=2 * OPTIONS.n_pages)
-    assert most(longer) < most(longer, n_cpu_moe=2)
+    assert most(longer) < most(longer, n_cpu_moe=99)
 
 
 def test_auto_fits_every_gpu() -> None:
-    half = needed(99) * 0.65 / (1 - placement.SPARE)
+    half = needed(99) * 0.75 / (1 - placement.SPARE)
     devices = [gpu(0, int(half)), gpu(1, int(half)), cpu()]
     found = place(devices)
     assert {name for _, name in found} == {"gpu0", "gpu1"}
