@@ -47,7 +47,14 @@ class Routing:
     def room(op: MixtureOfExperts, count: Count, most: int) -> Routing:
         """Buffers for up to `most` tokens."""
         n = 4 * most * op.n_used
-        return Routing(op, count, Buffer(n), Buffer(n), Buffer(4), Buffer(4 * (op.n_experts + 1)), Buffer(n))
+        # Products and what is between them read the number without saying so: it is never moved.
+        n_slots = Buffer(4, keep=True)
+        return Routing(op, count, Buffer(n), Buffer(n), n_slots, Buffer(4 * (op.n_experts + 1)), Buffer(n))
+
+    @property
+    def slot_count(self) -> Count:
+        """Of slots."""
+        return Count(self.count.member, 0, self.op.n_used, self.n_slots)
 
 
 def route(arrays: StepArrays, logits: View, choice_bias: Buffer | None, r: Routing) -> list[Launch]:
@@ -74,14 +81,15 @@ def route(arrays: StepArrays, logits: View, choice_bias: Buffer | None, r: Routi
         lambda shape: (1, 1, 1),
         _SORTERS,
         lambda shape: fill(
-            _SORT, chosen=r.chosen, offsets=r.offsets, slots=r.slots, n_slots=r.n_slots, n_experts=op.n_experts
+            _SORT, chosen=r.chosen, offsets=r.offsets, slots=r.slots, n_slots=r.n_slots,
+            n_experts=op.n_experts,
         ),
         "sort slots",
         shared=4 * op.n_experts,
         when=lambda shape: many(r, shape),
         reads=(r.chosen, r.n_slots),
         writes=(r.offsets, r.slots),
-    )
+    )  # fmt: skip
     return [choose, sort]
 
 
