@@ -44,7 +44,7 @@ def compile(
             try:
                 parts[name] = backends.get(infos[name].backend).compile(plan.programs[name], tensors, options)
             except OutOfMemoryError as error:
-                raise PartOutOfMemoryError(f"{name}: {error}", name) from error
+                raise PartOutOfMemoryError(f"{name}: {error}" if len(names) > 1 else str(error), name) from error
             undo.callback(parts[name].close)
             before += weights[name]
         executable = parts[names[0]] if len(parts) == 1 else SplitExecutable(plan, parts, tensors, execution)
@@ -73,6 +73,7 @@ def compile_placed(
             n, on_gpu = placement.n_gpu_layers, any(d.name == error.device and d.is_gpu for d in devices)
             if not n or not (on_gpu or error.device in options.devices):
                 raise
+            n = min(n, program.n_layers + 1)  # beyond the head, any number means everything
             if options.n_gpu_layers != "auto":
                 found = place(program, tensors, replace(options, n_gpu_layers="auto"), devices, execution)
                 fewer = min(found.n_gpu_layers, n - 1)

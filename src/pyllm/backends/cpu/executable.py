@@ -63,7 +63,7 @@ class CPUExecutable(Executable):
         self._place()
         if low.statistics:
             low.statistics.allocate()
-        self._by_row = program.by_row()
+        self._stages, self._by_row = program.stages, program.by_row()
         self._step = aligned_zeros((32,), np.int64)
         low.step.address = int(self._step.ctypes.data)
         self._outputs = {
@@ -109,7 +109,7 @@ class CPUExecutable(Executable):
             self._table = self._prepare(batch)
             if statistics:
                 statistics.begin()
-        for value, crossing in zip(self.program.stages[stage].receives, given, strict=True):
+        for value, crossing in zip(self._stages[stage].receives, given, strict=True):
             self._take(value, crossing.host())
         entries = self._low.ranges[stage]
         stop = max(entries.complete[v.id] for v in wanted) if is_last and wanted else entries.stop

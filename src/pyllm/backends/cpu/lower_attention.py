@@ -10,7 +10,8 @@ from pyllm.backends.cpu.table import Buffer, View
 from pyllm.program import Attention, RMSNorm, Rope, Value
 
 if TYPE_CHECKING:
-    from pyllm.backends.cpu.lowering import Lowering, Node
+    from pyllm.backends.cpu.lowering import Lowering
+    from pyllm.backends.cpu.values import Node
 
 
 def _rope_table(low: Lowering, rope: RopeTable) -> View:

@@ -12,7 +12,8 @@ from pyllm.backends.cpu.table import NEVER, Buffer, View
 from pyllm.program import MixtureOfExperts
 
 if TYPE_CHECKING:
-    from pyllm.backends.cpu.lowering import Lowering, Node
+    from pyllm.backends.cpu.lowering import Lowering
+    from pyllm.backends.cpu.values import Node
 
 
 @dataclass(frozen=True)

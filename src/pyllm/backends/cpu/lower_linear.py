@@ -12,7 +12,8 @@ from pyllm.backends.cpu.table import Entry, View, at, round_up
 from pyllm.program import Add, GatedActivation, Linear, MixtureOfExperts
 
 if TYPE_CHECKING:
-    from pyllm.backends.cpu.lowering import Lowering, Node
+    from pyllm.backends.cpu.lowering import Lowering
+    from pyllm.backends.cpu.values import Node
 
 
 @dataclass(frozen=True)
