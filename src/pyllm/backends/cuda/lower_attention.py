@@ -1,0 +1,74 @@
+"""Attention in a program's launches: norms and rotations of queries and keys go into what stores keys and values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cuda import attention
+from pyllm.backends.cuda.attention import HeadNorm
+from pyllm.backends.cuda.launch import View
+from pyllm.program import Attention, RMSNorm, Rope, Value
+
+if TYPE_CHECKING:
+    from pyllm.backends.cuda.lowering import Lowering, Node
+
+
+def lower_rope(low: Lowering, node: Node, op: Rope) -> None:
+    x, y = low.f32(op.x), low.new_f32(node)
+    frequencies = low.weights.constant(op.inv_freq)
+    low.add(node, attention.rope(low.arrays, op, x, y, frequencies))
+
+
+def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
+    (q_rope, q_norm, q_value), (k_rope, k_norm, k_value) = (
+        _source(low, op.q, op.head_dim),
+        _source(low, op.k, op.head_dim),
+    )
+    if not _alike(q_rope, k_rope):
+        (q_rope, q_norm, q_value), (k_rope, k_norm, k_value) = (None, None, op.q), (None, None, op.k)
+    q, k, v = low.f32(q_value), low.f32(k_value), low.f32(op.v)
+    cache = low.caches[op.cache]
+    cache.n_bytes = attention.cache_bytes(op, low.options)
+    turned = View.room(low.most(node), op.n_heads * op.head_dim) if q_rope or q_norm or k_norm else q
+    low.add(
+        node,
+        attention.store(
+            low.arrays, op, low.options, cache, q=q, k=k, v=v, turned=turned, rope=q_rope,
+            inv_freq=low.weights.constant(q_rope.inv_freq) if q_rope else None,
+            q_norm=_head_norm(low, q_norm), k_norm=_head_norm(low, k_norm),
+        ),
+    )  # fmt: skip
+    sinks = low.weights.vector([(op.sinks, op.n_heads)]) if op.sinks else None
+    out = low.new_forms(node, low.wants(node))
+    low.add(node, attention.attend(low.arrays, op, low.options, cache, turned, out, sinks))
+
+
+def _source(low: Lowering, v: Value, head_dim: int) -> tuple[Rope | None, RMSNorm | None, Value]:
+    """The rotation and the norm of each head that lead to v and that nothing else reads, and what they start from."""
+    rope = norm = None
+    node = low.node(v)
+    if isinstance(node.op, Rope) and node.op.head_dim == head_dim and _is_free(low, node):
+        rope, node = node.op, low.node(node.op.x)
+    if isinstance(node.op, RMSNorm) and node.op.group == head_dim and _is_free(low, node):
+        norm, node = node.op, low.node(node.op.x)
+    return rope, norm, node.value
+
+
+def _is_free(low: Lowering, node: Node) -> bool:
+    return not node.computed and len(node.readers) == 1 and not low.is_sent(node)
+
+
+def _alike(a: Rope | None, b: Rope | None) -> bool:
+    """Whether one table of angles serves both."""
+    if a is None or b is None:
+        return a is b
+    return (a.inv_freq, a.mscale, a.interleaved) == (b.inv_freq, b.mscale, b.interleaved)
+
+
+def _head_norm(low: Lowering, op: RMSNorm | None) -> HeadNorm | None:
+    if op is None:
+        return None
+    if op.weight is None:
+        return HeadNorm(None, 0, op.eps)
+    columns = low.weights[op.weight].n_elements
+    return HeadNorm(low.weights.vector([(op.weight, columns)]), op.group if columns > op.group else 0, op.eps)
