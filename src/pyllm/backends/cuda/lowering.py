@@ -110,7 +110,7 @@ class Lowering:
             self._nodes[op.out.id] = Node(op.out, op, self._count(op.out))
         self.stages = [self._stage(s, s is program.stages[-1]) for s in program.stages]
         self.n_candidates, self.chosen = 0, Buffer(0)
-        if program.logits.id in self.sent:
+        if program.logits.id in self.sent and program.logits.id in self._by_row:
             self._candidates(self.sent[program.logits.id])
 
     def _candidates(self, logits: View) -> None:
