@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyllm import env
 from pyllm.backends.base import DeviceInfo, Probe
 from pyllm.backends.cuda import driver
+from pyllm.backends.cuda.launch import Facts
 from pyllm.errors import BackendError
 
 _CONTEXT, _CONTEXT_PER_SM = 200 << 20, 2 << 20
@@ -36,6 +37,18 @@ def overhead(index: int) -> int:
     if env.cuda_emulator():
         return 0
     return next((_CONTEXT + _CONTEXT_PER_SM * c.n_sm for c in driver.cards() if c.index == index), _CONTEXT)
+
+
+def facts(index: int) -> Facts:
+    """What plans for a device depend on. Raises BackendError where there is none of this index."""
+    if env.cuda_emulator():
+        from pyllm.backends.cuda import emulated
+
+        return Facts(emulated.N_SM, emulated.MAX_SHARED)
+    for card in driver.cards():
+        if card.index == index:
+            return Facts(card.n_sm, card.max_shared)
+    raise BackendError(f"There is no card cuda{index}.")
 
 
 def _found() -> list[DeviceInfo]:

@@ -15,8 +15,8 @@ from pyllm.errors import BackendError
 OLDEST_DRIVER = 12000
 """CUDA version that a driver must support, as the driver writes it: 1000 * major + 10 * minor."""
 OLDEST_CAPABILITY = 7, 5
-_MAJOR, _MINOR, _N_SM = 75, 76, 16
-"""Attributes of a device: its compute capability, its multiprocessors."""
+_MAJOR, _MINOR, _N_SM, _SHARED = 75, 76, 16, 97
+"""Attributes of a device: its compute capability, its multiprocessors, the most shared memory of a block."""
 INSTALL_DRIVER = "Install NVIDIA's driver for CUDA 12 or newer (nvidia-smi shows what is there)."
 
 
@@ -29,6 +29,7 @@ class Card:
     capability: tuple[int, int]
     memory_total: int
     n_sm: int
+    max_shared: int
     memory_free: int | None
     """None where the management library does not say."""
 
@@ -134,8 +135,9 @@ def _card(cuda: Any, ask: Callable[..., int], index: int) -> Card:
     cuda.cuDeviceGetPCIBusId(bus, 32, device)
     cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device)
     capability = ask(cuda.cuDeviceGetAttribute, _MAJOR, device), ask(cuda.cuDeviceGetAttribute, _MINOR, device)
-    n_sm, text = ask(cuda.cuDeviceGetAttribute, _N_SM, device), name.value.decode(errors="replace")
-    return Card(index, text, capability, total.value, n_sm, _free(bus.value))
+    n_sm, shared = ask(cuda.cuDeviceGetAttribute, _N_SM, device), ask(cuda.cuDeviceGetAttribute, _SHARED, device)
+    text = name.value.decode(errors="replace")
+    return Card(index, text, capability, total.value, n_sm, shared, _free(bus.value))
 
 
 class _Memory(ctypes.Structure):

@@ -29,6 +29,7 @@ from pyllm.errors import BackendError, OutOfMemoryError
 
 MEMORY = 8 << 30
 """Bytes that an emulated device has; taken from the host's as they are allocated."""
+N_SM, MAX_SHARED = 4, 163 << 10
 _EMULATOR = Path(__file__).parent / "emulator"
 _ALIGNMENT, _GUARD, _MARK = 256, 256, 0xA5
 _LAUNCH = np.dtype(
@@ -114,7 +115,7 @@ class EmulatedLauncher(Launcher):
     def __init__(self, index: int = 0, memory: int = MEMORY) -> None:
         compiler_path()
         self.index, self.name, self.arch = index, f"emulated device {index}", "sm_80"
-        self.n_sm, self.max_shared = 4, 163 << 10
+        self.n_sm, self.max_shared = N_SM, MAX_SHARED
         self._total = memory
         self._blocks: dict[int, tuple[int, NDArray[np.uint8]]] = {}  # by address: bytes, memory with its guards
         self._graph: _EmulatedGraph | None = None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyllm.backends.base import Batch, Candidates, Crossing, Executable
 from pyllm.backends.cuda import candidates
 from pyllm.backends.cuda.graphs import Steps, shape_of, wait
-from pyllm.backends.cuda.launch import StepArrays, StepShape, View
+from pyllm.backends.cuda.launch import Facts, StepArrays, StepShape, View
 from pyllm.backends.cuda.lowering import Lowering
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, OutOfMemoryError, RequestError
@@ -58,7 +58,7 @@ class CUDAExecutable(Executable):
         self._shape: StepShape | None = None
         self._batch_rows = (0, 0)
         try:
-            self._low = Lowering(program, weights, options)
+            self._low = Lowering(program, weights, options, Facts(launcher.n_sm, launcher.max_shared))
             self._steps = Steps(launcher, self._low.work.planned)
             self.n_candidates = self._low.n_candidates
             self._sizes = self._low.arrange()

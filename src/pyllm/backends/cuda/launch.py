@@ -32,6 +32,16 @@ def round_up(n: int, multiple: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What plans depend on of a device."""
+
+    n_sm: int
+    """Multiprocessors."""
+    max_shared: int
+    """Most bytes of shared memory that a block can have."""
+
+
+@dataclass(frozen=True, slots=True)
 class StepShape:
     """Sizes of a step, each at least the step's own: what grids are made for. A shape's launches are one graph."""
 

@@ -20,6 +20,7 @@ from pyllm.backends.cuda.launch import (
     TOKENS,
     Buffer,
     Count,
+    Facts,
     Forms,
     Half,
     Launch,
@@ -91,8 +92,10 @@ class StagePlan:
 class Lowering:
     """What a program becomes. After construction everything is planned and nothing has an address."""
 
-    def __init__(self, program: Program, tensors: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
-        self.program, self.options = program, options
+    def __init__(
+        self, program: Program, tensors: Mapping[str, TensorInfo], options: ExecutionOptions, facts: Facts
+    ) -> None:
+        self.program, self.options, self.facts = program, options, facts
         self.weights, self.work = Weights(tensors), Work()
         self.arrays = StepArrays.of(options)
         self.caches = [Buffer(0, outside=True) for _ in program.kv]
