@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyllm.config import ExecutionOptions, KVDtype, PlacementOptions, Progress
-from pyllm.errors import ModelError, OutOfMemoryError, RequestError, TokenizerError
+from pyllm.errors import BackendError, ModelError, RequestError, TokenizerError
 from pyllm.jit.processors import default_threads
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile
     from pyllm.gguf.tensor import TensorInfo
     from pyllm.lora import Adapter
-    from pyllm.program import Program
     from pyllm.tokenizers import Tokenizer
 
 DEFAULT_N_CTX = 4096
@@ -141,47 +140,19 @@ def compile_model(
     if options.collect_importance and backend == devices.AUTO:
         backend = "cpu"  # GPU backends do not collect
     chosen = devices.choose(backend, placement)
+    named = {name for _, name in placement.override_tensors} - {device.name for device in chosen} - {"cpu"}
+    if named:
+        raise BackendError(f"there is no device {', '.join(sorted(named))} here to run tensors on")
     if len(chosen) == 1:
         (device,) = chosen
         options = replace(options, device=device.index)
         executable = backends.get(device.backend).compile(architecture.program, tensors, options)
         return Compiled(architecture, executable, (device,), device.is_gpu * (architecture.n_layers + 1))
-    return _compile_placed(architecture, tensors, options, placement, chosen)
+    from pyllm.backends.split import compile_placed
 
-
-def _compile_placed(
-    architecture: Architecture,
-    tensors: Mapping[str, TensorInfo],
-    options: ExecutionOptions,
-    wanted: PlacementOptions,
-    chosen: Sequence[DeviceInfo],
-) -> Compiled:
-    from pyllm.backends import placement, split
-
-    program, tried = architecture.program, wanted
-    while True:
-        placed = placement.place(program, tensors, tried, chosen, options)
-        n_gpu_layers = layers_on_gpus(program, placed.device_of_op, chosen)
-        try:
-            plan = placement.cut(program, placed.device_of_op)
-            executable = split.compile(plan, tensors, options, chosen)
-        except OutOfMemoryError as error:
-            if wanted.n_gpu_layers != "auto":
-                fitting = placement.place(program, tensors, replace(wanted, n_gpu_layers="auto"), chosen, options)
-                n = min(layers_on_gpus(program, fitting.device_of_op, chosen), max(0, n_gpu_layers - 1))
-                raise OutOfMemoryError(f"{error} With n_gpu_layers={n} it should fit.") from error
-            if not n_gpu_layers:
-                raise
-            tried = replace(tried, n_gpu_layers=n_gpu_layers - max(1, n_gpu_layers // 8))
-            continue
-        used = tuple(device for device in chosen if device.name in placed.device_of_op)
-        return Compiled(architecture, executable, used, n_gpu_layers)
-
-
-def layers_on_gpus(program: Program, device_of_op: Sequence[str], devices: Sequence[DeviceInfo]) -> int:
-    """Layers of which something runs on a GPU; the output counts as one."""
-    gpus = {device.name for device in devices if device.is_gpu}
-    return len({op.layer for op, name in zip(program.ops, device_of_op, strict=True) if name in gpus and op.layer >= 0})
+    executable, placed = compile_placed(architecture.program, tensors, placement, chosen, options)
+    used = tuple(device for device in chosen if device.name in placed.device_of_op)
+    return Compiled(architecture, executable, used, min(placed.n_gpu_layers, architecture.n_layers + 1))
 
 
 class TokenizerLoader:

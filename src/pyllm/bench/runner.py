@@ -83,12 +83,13 @@ def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Prog
             compiled.executable.close()
 
 
-def open_model(model: str, progress: Progress | None = None) -> GGUFFile | PresetModel:
-    """The file of a path or a name, or the preset of `preset:NAME:RECIPE`; to be closed."""
+def open_model(model: str, progress: Progress | None = None, *, with_weights: bool = True) -> GGUFFile | PresetModel:
+    """The file of a path or a name, or the preset of `preset:NAME:RECIPE` (without weights: sizes only); to be
+    closed."""
     if model.startswith(PRESET_PREFIX):
         from pyllm.bench.presets import open_preset
 
-        return open_preset(model.removeprefix(PRESET_PREFIX))
+        return open_preset(model.removeprefix(PRESET_PREFIX), with_weights=with_weights)
     from pyllm.gguf import open_gguf
 
     return open_gguf(find_model(model, progress))

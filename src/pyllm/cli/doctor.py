@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "gguf", "tokenizers", "cupy", "mlx", "huggingface_hub")
+_INSTALLS = {"cuda": 'pip install "pyllm[cuda]"', "mlx": 'pip install "pyllm[mlx]"'}
+"""What brings a backend that is not there."""
 _FEATURES = (
     *("sse2", "ssse3", "sse4.2", "avx", "f16c", "fma", "avx2", "avxvnni", "avx512f", "avx512bw", "avx512vl"),
     *(
@@ -40,6 +42,7 @@ def command() -> None:
         ("versions", _versions),
         ("machine", _machine),
         ("backends", _backends),
+        ("devices", _devices),
         ("folders", _folders),
         ("environment", _environment),
     ):
@@ -108,11 +111,14 @@ def _memory() -> tuple[int, int] | None:
 
 
 def _backends() -> Iterator[tuple[str, str]]:
-    from pyllm import backends
+    from pyllm import backends, devices
     from pyllm.cli._output import size
     from pyllm.errors import PyllmError
 
     for name in backends.names():
+        if name in devices.GPU_BACKENDS and not devices.installed(name):
+            yield name, f"not available: {devices.GPU_BACKENDS[name]} is not installed; {_INSTALLS[name]}"
+            continue
         try:
             probe = backends.get(name).probe()
         except PyllmError as error:
@@ -125,6 +131,29 @@ def _backends() -> Iterator[tuple[str, str]]:
         yield name, f"available: {probe.device or name}{free}"
         for key, value in probe.details.items():
             yield "", f"{key}: {value}"
+
+
+def _devices() -> Iterator[tuple[str, ...]]:
+    """What --device and --override-tensor may name, and what each has."""
+    from pyllm import backends, devices
+    from pyllm.cli._output import size
+    from pyllm.errors import PyllmError
+
+    for name in ("cpu", *devices.GPU_BACKENDS):
+        if name in devices.GPU_BACKENDS and not devices.installed(name):
+            continue
+        try:
+            found = backends.get(name).devices()
+        except PyllmError:  # said above
+            continue
+        for device in found:
+            sizes = [
+                f"{size(n)} {word}"
+                for n, word in ((device.memory_total, "memory"), (device.memory_free, "free"))
+                if n is not None
+            ]
+            kind = "" if device.is_gpu or name == "cpu" else "not a GPU: used only where it is named"
+            yield device.name, ", ".join(part for part in (device.description, *sizes, kind) if part)
 
 
 def _folders() -> Iterator[tuple[str, str]]:

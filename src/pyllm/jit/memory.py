@@ -100,6 +100,20 @@ def free_memory() -> int | None:
     return available if group is None else min(available, group)
 
 
+def resident() -> int | None:
+    """Bytes of memory that this process holds now, mapped files included; None where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
 def check_free(wanted: dict[str, int]) -> None:
     """Raise OutOfMemoryError, with figures, when the sum of `wanted` (bytes by purpose) is more than what is free."""
     total, free = sum(wanted.values()), free_memory()

@@ -1,0 +1,97 @@
+"""`pyllm fit`: what a model takes on which device, before it is loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pyllm.cli import _options
+
+if TYPE_CHECKING:
+    from pyllm.fit import DeviceFit, Fit
+
+
+@click.command("fit", short_help="Show what a model takes on which device.")
+@_options.model_option
+@click.option("--preset", metavar="NAME[:RECIPE]", help="A model's shape in place of a file, such as llama3-8b:Q4_K_M.")
+@click.option("-np", "--parallel", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once.")
+@click.option("-b", "--batch-size", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a step.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, sizes in bytes.")
+@_options.engine_options
+@_options.placement_options
+def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, **options: Any) -> None:
+    """Place a model as loading it would, and print what it takes: weights and KV cache by layer; by device also work
+    memory, and what is free; and the most memory that the process will take. Nothing is loaded.
+    """
+    from pyllm import hub
+    from pyllm.bench.runner import PRESET_PREFIX, open_model
+    from pyllm.cli._output import write
+    from pyllm.cli._progress import Display
+    from pyllm.fit import fit
+    from pyllm.loading import default_n_ctx, execution_options
+
+    if preset is not None and options["model"] is not None:
+        raise click.UsageError("Give a model or a preset, not both.")
+    name = PRESET_PREFIX + preset if preset is not None else options["model"] or hub.default_name()
+    placement = _options.placement(options)
+    with Display() as display:
+        file = open_model(name, display.progress, with_weights=False)
+    with file:
+        n_ctx = options["ctx"] or default_n_ctx(file.metadata)
+        capacities = execution_options(
+            n_ctx, max_seqs=parallel, n_batch=batch_size, kv_dtype=options["kv"], n_threads=options["threads"]
+        )
+        found = fit(file, n_ctx, capacities, options["backend"], placement)
+        write(_as_json(found, str(file.path), n_ctx) if as_json else _as_text(found, str(file.path), n_ctx))
+
+
+def _as_text(found: Fit, model: str, n_ctx: int) -> str:
+    from pyllm.cli._output import size, table
+
+    rows = [("layer", "weights", "kv", "device")]
+    rows += [(layer.name, size(layer.weights), size(layer.kv), "+".join(layer.devices)) for layer in found.layers]
+    sums: list[tuple[str, ...]] = [("device", "layers", "weights", "kv", "work", "other", "sum", "free", "")]
+    for device in found.devices:
+        n = sum(device.device.name in layer.devices for layer in found.layers)
+        sizes = (device.weights, device.kv, device.work, device.other, device.total)
+        free = "" if device.device.memory_free is None else size(device.device.memory_free)
+        sums.append((device.device.name, str(n), *map(size, sizes), free, "" if device.fits else "does not fit"))
+    gpus = "".join(f", {device.device.name} {size(device.total)}" for device in found.devices[:-1])
+    return (
+        f"{model}, context of {n_ctx} tokens, {found.n_gpu_layers} of {found.n_layers + 1} layers on GPUs\n\n"
+        + table(rows, right=(1, 2))
+        + "\n"
+        + table(sums, right=range(1, 8))
+        + f"\npeak memory of the process: {size(found.process)}{gpus}\n"
+    )
+
+
+def _as_json(found: Fit, model: str, n_ctx: int) -> str:
+    def of(device: DeviceFit) -> dict[str, Any]:
+        return {
+            "name": device.device.name,
+            "description": device.device.description,
+            "weights": device.weights,
+            "kv": device.kv,
+            "work": device.work,
+            "other": device.other,
+            "sum": device.total,
+            "free": device.device.memory_free,
+            "fits": device.fits,
+        }
+
+    fields = {
+        "model": model,
+        "n_ctx": n_ctx,
+        "n_layers": found.n_layers,
+        "n_gpu_layers": found.n_gpu_layers,
+        "layers": [
+            {"name": layer.name, "weights": layer.weights, "kv": layer.kv, "devices": list(layer.devices)}
+            for layer in found.layers
+        ],
+        "devices": [of(device) for device in found.devices],
+        "process": found.process,
+    }
+    return json.dumps(fields, ensure_ascii=False) + "\n"

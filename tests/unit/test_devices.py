@@ -1,0 +1,94 @@
+"""Which devices a model may use: on this machine, and with GPUs that are made up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pyllm import devices
+from pyllm.backends.base import DeviceInfo
+from pyllm.config import PlacementOptions
+from pyllm.errors import BackendError, RequestError
+from pyllm.loading import check_placement
+
+CPU = DeviceInfo("cpu", "cpu", 0, "a processor", 1 << 34, None, False)
+GPUS = [DeviceInfo(f"cuda{i}", "cuda", i, "a card", 1 << 33, 1 << 34, True) for i in range(2)]
+MLX_CPU = DeviceInfo("mlx0", "mlx", 0, "a processor", 1 << 34, None, False)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"cpu": [CPU], "cuda": GPUS, "mlx": [MLX_CPU], "reference": [replace(CPU, name="reference")]}
+    monkeypatch.setattr(devices, "list_gpus", lambda: GPUS)
+    monkeypatch.setattr(devices, "_usable", lambda backend: found[backend])
+    monkeypatch.setattr(devices, "_processor", lambda: [CPU])
+
+
+def names(backend: str, **options: object) -> list[str]:
+    return [d.name for d in devices.choose(backend, PlacementOptions(**options))]  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_choose() -> None:
+    assert names("auto") == names("cuda") == ["cuda0", "cuda1", "cpu"]
+    assert names("cpu") == ["cpu"]
+    assert names("reference") == ["reference"]
+    assert names("mlx") == ["mlx0", "cpu"]
+    assert names("auto", devices=("CUDA1",)) == ["cuda1", "cpu"]
+    assert names("auto", devices=("cuda1", "cuda0", "cuda1")) == ["cuda1", "cuda0", "cpu"]
+    assert names("auto", devices=("none",)) == names("auto", devices=("cpu",)) == ["cpu"]
+    with pytest.raises(BackendError, match="no GPU cuda7 here: there are cuda0, cuda1"):
+        names("auto", devices=("cuda7",))
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_device_that_is_named_takes_layers() -> None:
+    """mlx's CPU build is no GPU, and is used like one where somebody asks for it."""
+    assert devices.choose("mlx", PlacementOptions())[0].is_gpu
+
+
+def test_without_gpus_there_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "list_gpus", list)
+    monkeypatch.setattr(devices, "_usable", lambda backend: [CPU])
+    assert names("auto", n_gpu_layers="all") == ["cpu"]
+    with pytest.raises(BackendError, match="doctor"):
+        names("auto", devices=("cuda0",))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_gpu_layers": -2},
+        {"n_gpu_layers": "some"},
+        {"n_gpu_layers": True},
+        {"n_cpu_moe": -1},
+        {"main_gpu": -1},
+        {"tensor_split": (0.0,)},
+        {"tensor_split": (1.0, float("nan"))},
+        {"override_tensors": (("(", "cpu"),)},
+    ],
+)
+def test_check_placement(wrong: dict[str, object]) -> None:
+    with pytest.raises(RequestError):
+        check_placement(PlacementOptions(**wrong))  # type: ignore[arg-type]
+
+
+def test_a_run_on_the_cpu_imports_no_gpu_package(shared_data: Path) -> None:
+    pytest.importorskip("llvmlite")
+    path = shared_data / "archs" / "llama-dense.gguf"
+    for backend in ("auto", "cpu"):
+        script = (
+            f"import sys, pyllm\nwith pyllm.load({str(path)!r}, backend={backend!r}) as llm:\n"
+            "    llm.complete([1, 2, 3], max_tokens=2)\n    assert llm.devices == ('cpu',), llm.devices\n"
+            "print(*sys.modules)"
+        )
+        loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        if backend == "auto" and "devices" in loaded.stderr:
+            pytest.skip("there is a GPU here")
+        assert loaded.returncode == 0, loaded.stderr
+        found = {m for m in loaded.stdout.split() if m.split(".")[0] in ("cupy", "mlx")}
+        assert not found or (backend == "auto" and devices.installed("mlx")), found
