@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cuda import attention
-from pyllm.backends.cuda.attention import Attend, Cache, HeadNorm, Heads, Turn
+from pyllm.backends.cuda.attention import HeadNorm
 from pyllm.backends.cuda.launch import View
 from pyllm.program import Attention, RMSNorm, Rope, Value
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def lower_rope(low: Lowering, node: Node, op: Rope) -> None:
-    heads = Heads(low.f32(op.x), op.out.width // op.head_dim)
-    low.add(node, attention.rotate(low.arrays, heads, low.new_f32(node), op.head_dim, _turn(low, op)))
+    x, y = low.f32(op.x), low.new_f32(node)
+    low.add(node, attention.rope(low.arrays, op, x, y, low.weights.constant(op.inv_freq)))
 
 
 def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
@@ -24,24 +24,20 @@ def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
     if (q_norm is None) != (k_norm is None) or not _alike(q_rope, k_rope):
         q_rope, q_norm, q_value, k_norm, k_value = None, None, op.q, None, op.k
     q, k, v = low.f32(q_value), low.f32(k_value), low.f32(op.v)
-    cache = Cache(low.program.kv[op.cache], low.options, low.caches[op.cache])
-    cache.buffer.n_bytes = attention.cache_bytes(cache.spec, low.options)
-    keys = Heads(k, op.n_kv_heads, _head_norm(low, k_norm))
-    if q_rope or q_norm:
-        turn = _turn(low, q_rope) if q_rope else None
-        turned = View.room(low.most(node), q_value.width)
-        queries = Heads(q, op.n_heads, _head_norm(low, q_norm))
-        low.add(node, attention.store(low.arrays, cache, keys, v, turn, queries, turned))
-    else:
-        turned = q
-        low.add(node, attention.store(low.arrays, cache, keys, v))
+    cache = low.caches[op.cache]
+    cache.n_bytes = attention.cache_bytes(low.program.kv[op.cache], low.options)
+    turned = View.room(low.most(node), q_value.width) if q_rope or q_norm else q
+    low.add(
+        node,
+        attention.store(
+            low.arrays, op, low.options, cache, q=q, k=k, v=v, turned=turned, rope=q_rope,
+            inv_freq=low.weights.constant(q_rope.inv_freq) if q_rope else None,
+            q_norm=_head_norm(low, q_norm), k_norm=_head_norm(low, k_norm),
+        ),
+    )  # fmt: skip
     sinks = low.weights.vector([(op.sinks, op.n_heads)]) if op.sinks else None
-    attend = Attend(low.arrays, op, cache, turned, sinks, low.facts.n_sm, low.facts.max_shared)
-    low.add(node, attention.attend(attend, low.new_forms(node, low.wants(node))))
-
-
-def _turn(low: Lowering, op: Rope) -> Turn:
-    return Turn(low.weights.constant(op.inv_freq), len(op.inv_freq), op.mscale, op.interleaved)
+    out = low.new_forms(node, low.wants(node))
+    low.add(node, attention.attend(low.arrays, op, low.options, cache, turned, out, sinks, low.facts))
 
 
 def _source(low: Lowering, v: Value, head_dim: int) -> tuple[Rope | None, RMSNorm | None, Value]:
@@ -68,7 +64,7 @@ def _alike(a: Rope | None, b: Rope | None) -> bool:
 
 def _head_norm(low: Lowering, op: RMSNorm | None) -> HeadNorm | None:
     if op is None or op.weight is None:
-        return HeadNorm(None, op.eps) if op else None
+        return HeadNorm(None, 0, op.eps) if op else None
     columns = low.weights[op.weight].n_elements
     step = op.group if columns > op.group else 0
-    return HeadNorm(low.weights.vector([(op.weight, columns)]), op.eps, step)
+    return HeadNorm(low.weights.vector([(op.weight, columns)]), step, op.eps)

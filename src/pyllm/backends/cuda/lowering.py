@@ -73,6 +73,11 @@ class Node:
     def only_reader(self) -> Op | None:
         return self.readers[0] if len(self.readers) == 1 else None
 
+    def forms(self, wanted: set[str]) -> Forms:
+        """Those of its forms that are wanted, of what there are."""
+        f32, q8, half = (form in wanted for form in ("f32", "q8", "half"))
+        return Forms(self.f32 if f32 else None, self.q8 if q8 else None, self.half if half else None)
+
     @property
     def computed(self) -> bool:
         return self.f32 is not None or self.q8 is not None or self.half is not None
@@ -208,7 +213,7 @@ class Lowering:
         if missing:
             x, y = self.f32(v), self.new_forms(node, missing)
             self.add(node, elementwise.convert(self.arrays, node.count, x, y, node.value.width))
-        return Forms(*(getattr(node, form) if form in wanted else None for form in ("f32", "q8", "half")))
+        return node.forms(wanted)
 
     def new_forms(self, node: Node, wanted: set[str]) -> Forms:
         """Room for a value in these forms."""
@@ -219,7 +224,7 @@ class Lowering:
             node.q8 = Q8.room(min(n, FEW), width)
         if "half" in wanted:
             node.half = Half.room(n, width)
-        return Forms(*(getattr(node, form) if form in wanted else None for form in ("f32", "q8", "half")))
+        return node.forms(wanted)
 
     def wants(self, node: Node) -> set[str]:
         """Forms that the readers of a value ask for, and float32 where others than products read it."""
