@@ -17,8 +17,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if !(defined(__x86_64__) && defined(__linux__)) || defined(EMULATE_UCONTEXT)
-#define EMULATE_UCONTEXT 1
+#if !(defined(__x86_64__) && defined(__linux__))
+#define EMULATE_UCONTEXT
+#endif
+#ifdef EMULATE_PORTABLE  // for tests: what other processors take, here
+#define EMULATE_UCONTEXT
+#endif
+#ifdef EMULATE_UCONTEXT
 #include <ucontext.h>
 #endif
 

@@ -7,6 +7,7 @@ constexpr int max_threads = 1024, max_warps = max_threads / 32, guard_bytes = 25
 constexpr size_t stack_bytes = 128 << 10;
 // Stacks begin at different places within a page: else the same local variable of all lanes falls into one cache set.
 constexpr size_t stack_stride = stack_bytes + 5 * 64;
+constexpr size_t stack_spare = 1 << 20;  // below the first, so that an overflow is reported there, too
 constexpr u64 stack_mark = 0x5ca1ab1e0ddba11ull;
 
 struct Launch {  // what the host passes
@@ -186,7 +187,7 @@ static void enter() {
     abort();
 }
 
-static inline char* stack_of(int i) { return state.stacks + (size_t)i * stack_stride; }
+static inline char* stack_of(int i) { return state.stacks + stack_spare + (size_t)i * stack_stride; }
 
 static void reset_copies(Fiber* f);
 
@@ -252,7 +253,7 @@ static bool prepare(const Launch& l, u64 threads, u64 bound) {
         return false;
     }
     if (!state.stacks) {
-        state.stacks = static_cast<char*>(malloc(stack_stride * max_threads + 64));
+        state.stacks = static_cast<char*>(malloc(stack_spare + stack_stride * max_threads));
         for (int i = 0; state.stacks && i < max_threads; i++) memcpy(stack_of(i), &stack_mark, sizeof stack_mark);
     }
     if (!state.shared_buffer || l.shared > state.shared_size) {
@@ -282,12 +283,15 @@ static __attribute__((unused)) int run(const Launch& l, const char* name, int bo
         state.block = {(u32)(i % l.grid[0]), (u32)(i / l.grid[0] % l.grid[1]), (u32)(i / ((u64)l.grid[0] * l.grid[1]))};
         if (!run_block((int)threads)) return 1;
     }
-    for (int i = 0; i < (int)threads; i++)
+    int overflowed = -1;
+    for (int i = (int)threads - 1; i >= 0; i--)
         if (memcmp(stack_of(i), &stack_mark, sizeof stack_mark)) {
-            snprintf(state.error, sizeof state.error, "%s: the stack of thread %d overflowed", name, i);
-            return 1;
+            memcpy(stack_of(i), &stack_mark, sizeof stack_mark);
+            overflowed = i;
         }
-    return 0;
+    if (overflowed >= 0)
+        snprintf(state.error, sizeof state.error, "%s: the stack of thread %d overflowed", name, overflowed);
+    return overflowed >= 0;
 }
 
 }  // namespace emu

@@ -107,12 +107,12 @@ DEVICE float max(float a, float b) { return fmaxf(a, b); }
 
 // --- halves
 
-#ifdef __F16C__
+#if defined(__F16C__) && !defined(EMULATE_PORTABLE)
 typedef float emu_f32x4 __attribute__((vector_size(16)));
 typedef short emu_s16x8 __attribute__((vector_size(16)));
 DEVICE float f16_to_f32(u16 h) { return __builtin_ia32_vcvtph2ps(emu_s16x8{(short)h})[0]; }
 DEVICE u16 f32_to_f16(float x) { return (u16)__builtin_ia32_vcvtps2ph(emu_f32x4{x}, 0)[0]; }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(EMULATE_PORTABLE)
 DEVICE float f16_to_f32(u16 h) { return (float)emu_bits<__fp16>(h); }
 DEVICE u16 f32_to_f16(float x) { return emu_bits<u16>((__fp16)x); }
 #else
