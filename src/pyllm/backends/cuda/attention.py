@@ -1,0 +1,479 @@
+"""Launches of attention: rotation and storing of keys, then one way for few tokens of a sequence and one for many.
+
+A KV cache is one buffer: all pages of keys, then all pages of values (kernels/kv.cuh says how a page lies). Sequences
+with up to FEW_TOKENS tokens in a step split their positions over blocks (attention_split.cu) whose results are
+combined; those with more go in tiles (attention_prompt.cu). Caches of float32 have one float kernel for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.cuda import elementwise
+from pyllm.backends.cuda.launch import (
+    TOKENS,
+    Buffer,
+    Facts,
+    Forms,
+    Launch,
+    StepArrays,
+    StepShape,
+    View,
+    fill,
+    round_up,
+    struct,
+)
+from pyllm.config import ExecutionOptions
+from pyllm.errors import BackendError
+from pyllm.program import Attention, KVSpec, Rope
+
+MOST_HEAD = 256
+"""Columns of a head that the kernels have registers for."""
+FEW_TOKENS = 8
+"""Most tokens of a sequence whose positions are split over blocks."""
+
+_WARPS = 4
+_KINDS = {"f32": 0, "f16": 1, "q8_0": 2}
+_PAD = {"f32": 4, "f16": 16, "q8_0": 32}
+_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
+
+_STORE = struct(
+    step="ptr", positions="ptr", seqs="ptr", page_tables="ptr", q="ptr", k="ptr", v="ptr", q_out="ptr", keys="ptr",
+    values="ptr", inv_freq="ptr", q_norm="ptr", k_norm="ptr", page_stride="int", q_ld="int", k_ld="int", v_ld="int",
+    q_out_ld="int", q_norm_step="int", k_norm_step="int", n_q="int", n_k="int", mscale="float", q_eps="float",
+    k_eps="float",
+)  # fmt: skip
+_INPUTS = {
+    "step": "ptr", "positions": "ptr", "spans": "ptr", "page_tables": "ptr", "q": "ptr", "keys": "ptr",
+    "values": "ptr", "page_stride": "int", "q_ld": "int", "n_kv": "int", "window": "int", "scale": "float",
+    "softcap": "float",
+}  # fmt: skip
+_SPLIT = struct(**_INPUTS, partial="ptr", stats="ptr", n_splits="int", most="int", slots="int", unused="int")
+_PROMPT = struct(**_INPUTS, sinks="ptr", out="ptr", out_ld="int", few="int")
+_COMBINE = struct(
+    **elementwise.FORMS, step="ptr", spans="ptr", partial="ptr", stats="ptr", sinks="ptr", n_heads="int",
+    n_splits="int", most="int", slots="int",
+)  # fmt: skip
+
+
+# --- caches
+
+
+def _head_bytes(size: int, options: ExecutionOptions) -> int:
+    """Bytes of one head's keys or values in one page."""
+    width = round_up(size, _PAD[options.kv_dtype])
+    scales = width // 32 * 2 if options.kv_dtype == "q8_0" else 0
+    return options.page_size * (width * _ELEMENT[options.kv_dtype] + scales)
+
+
+def _part_bytes(n_heads: int, size: int, options: ExecutionOptions) -> int:
+    return options.n_pages * n_heads * _head_bytes(size, options)
+
+
+def cache_bytes(op: Attention | KVSpec, options: ExecutionOptions) -> int:
+    """Bytes of a layer's cache, a buffer that must be zero at first.
+
+    Raises BackendError for heads and pages that the kernels do not take.
+    """
+    widest = max(op.head_dim, op.v_head_dim)
+    if widest > MOST_HEAD:
+        raise BackendError(
+            f"The CUDA backend has attention for heads of up to {MOST_HEAD} columns, not of {widest}; "
+            "the CPU takes any (-ngl 0)."
+        )
+    if options.page_size % 16:
+        raise BackendError(f"The CUDA backend needs pages of a multiple of 16 positions, not {options.page_size}.")
+    sizes = op.head_dim, op.v_head_dim
+    return sum(_part_bytes(op.n_kv_heads, size, options) for size in sizes)
+
+
+def _cache_members(op: Attention, options: ExecutionOptions, cache: Buffer) -> dict[str, int]:
+    values = cache.address + _part_bytes(op.n_kv_heads, op.head_dim, options)
+    return {"keys": cache.address, "values": values}
+
+
+def _cache_defines(op: Attention, options: ExecutionOptions) -> dict[str, int | str]:
+    return {
+        "HEAD": op.head_dim, "V_HEAD": op.v_head_dim, "KV": _KINDS[options.kv_dtype], "PAGE": options.page_size
+    }  # fmt: skip
+
+
+# --- rotation and storing
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorm:
+    """A norm of each head before its rotation."""
+
+    weight: Buffer | None
+    step: int
+    """Floats from one head's weights to the next's: 0 where they share them, else head_dim."""
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """`n` heads of queries or keys on their way into attention."""
+
+    x: View | None = None
+    n: int = 0
+    norm: HeadNorm | None = None
+
+    def members(self, name: str) -> dict[str, Any]:
+        norm = self.norm or HeadNorm(None, 0, 0.0)
+        return {
+            name: self.x, f"{name}_ld": self.x.ld if self.x else 0, f"n_{name}": self.n, f"{name}_norm": norm.weight,
+            f"{name}_norm_step": norm.step, f"{name}_eps": norm.eps,
+        }  # fmt: skip
+
+
+def rope(arrays: StepArrays, op: Rope, x: View, y: View, inv_freq: Buffer) -> Launch:
+    """y = x, rotated; `inv_freq` are the op's as float32 on the device."""
+    defines: dict[str, int | str] = {"HEAD": op.head_dim, "V_HEAD": op.head_dim, "KV": 0, "PAGE": 16}
+    heads = _Heads(x, op.out.width // op.head_dim)
+    return _store(
+        arrays, defines, lambda: {"keys": 0, "values": 0}, heads, y, _Heads(), None, op, inv_freq, label="rotate"
+    )
+
+
+def store(
+    arrays: StepArrays,
+    op: Attention,
+    options: ExecutionOptions,
+    cache: Buffer,
+    *,
+    q: View,
+    k: View,
+    v: View,
+    turned: View,
+    rope: Rope | None = None,
+    inv_freq: Buffer | None = None,
+    q_norm: HeadNorm | None = None,
+    k_norm: HeadNorm | None = None,
+) -> Launch:
+    """Keys, normed and rotated, and values into the cache; queries, normed and rotated alike, to `turned`: where that
+    is where they are, they stay as they are."""
+    queries = _Heads() if turned == q else _Heads(q, op.n_heads, q_norm)
+    launch = _store(
+        arrays, _cache_defines(op, options), lambda: _cache_members(op, options, cache), queries, turned,
+        _Heads(k, op.n_kv_heads, k_norm), v, rope, inv_freq, label="store keys",
+    )  # fmt: skip
+    return replace(launch, writes=(*launch.writes, cache))
+
+
+def _store(
+    arrays: StepArrays,
+    defines: dict[str, int | str],
+    caches: Callable[[], dict[str, int]],
+    q: _Heads,
+    q_out: View,
+    k: _Heads,
+    v: View | None,
+    turn: Rope | None,
+    inv_freq: Buffer | None,
+    *,
+    label: str,
+) -> Launch:
+    def args(shape: StepShape) -> NDArray[np.void]:
+        return fill(
+            _STORE, step=arrays.step, positions=arrays.positions, seqs=arrays.seqs, page_tables=arrays.page_tables,
+            v=v, q_out=q_out, **caches(), inv_freq=inv_freq, page_stride=arrays.page_stride, v_ld=v.ld if v else 0,
+            q_out_ld=q_out.ld, **q.members("q"), **k.members("k"), mscale=turn.mscale if turn else 1.0,
+        )  # fmt: skip
+
+    return Launch(
+        "rope.cu",
+        "rope_store",
+        lambda shape: (shape.n_tokens, -(-(q.n + 2 * k.n) // _WARPS), 1),
+        32 * _WARPS,
+        args,
+        label,
+        defines={
+            **defines, "PAIRS": len(turn.inv_freq) if turn else 0, "INTERLEAVED": int(bool(turn and turn.interleaved)),
+            "Q_NORM": int(q.norm is not None), "K_NORM": int(k.norm is not None),
+        },
+        reads=tuple(view.buffer for view in (q.x, k.x, v) if view),
+        writes=(q_out.buffer,) if q.n else (),
+    )  # fmt: skip
+
+
+# --- attention
+
+
+@dataclass(frozen=True, slots=True)
+class _Attend:
+    """One attention op on a device."""
+
+    arrays: StepArrays
+    op: Attention
+    options: ExecutionOptions
+    facts: Facts
+    cache: Buffer
+    q: View
+    sinks: Buffer | None
+
+    @property
+    def group(self) -> int:
+        return self.op.n_heads // self.op.n_kv_heads
+
+    @property
+    def widest(self) -> int:
+        return max(self.op.head_dim, self.op.v_head_dim)
+
+    @property
+    def is_float(self) -> bool:
+        return self.options.kv_dtype == "f32"
+
+    @property
+    def defines(self) -> dict[str, int | str]:
+        op = self.op
+        return {
+            **_cache_defines(op, self.options), "GROUP": self.group, "SOFTCAP": int(op.softcap != 0),
+            "WINDOW": int(op.window != 0),
+        }  # fmt: skip
+
+    def inputs(self) -> dict[str, Any]:
+        """Members of `struct Inputs` of kernels/attention.cuh."""
+        a, op = self.arrays, self.op
+        return {
+            "step": a.step, "positions": a.positions, "spans": a.spans, "page_tables": a.page_tables, "q": self.q,
+            **_cache_members(op, self.options, self.cache), "page_stride": a.page_stride, "q_ld": self.q.ld,
+            "n_kv": op.n_kv_heads, "window": op.window, "scale": op.scale, "softcap": op.softcap,
+        }  # fmt: skip
+
+
+def attend(
+    arrays: StepArrays,
+    op: Attention,
+    options: ExecutionOptions,
+    cache: Buffer,
+    q: View,
+    y: Forms,
+    sinks: Buffer | None,
+    facts: Facts,
+) -> list[Launch]:
+    """y [tokens, n_heads * v_head_dim] = attention of queries over what the cache holds, this step's keys included."""
+    a = _Attend(arrays, op, options, facts, cache, q, sinks)
+    if a.is_float:
+        return _split_launches(a, y, lambda shape: True)
+    only_few = _split_launches(a, y, lambda shape: shape.max_span <= FEW_TOKENS)
+    if options.max_tokens <= FEW_TOKENS:
+        return only_few
+    rows = y.f32 or View.room(options.max_tokens, op.out.width)
+    beside = _split_launches(a, Forms(rows), lambda shape: shape.max_span > FEW_TOKENS and shape.n_seqs > 1)
+    return [*only_few, *beside, *_prompt_launches(a, y, rows)]
+
+
+# --- few tokens of a sequence
+
+_LEAST_PART = 2 * _WARPS * 16
+"""Positions that a block takes at least, as kernels/attention_split.cuh has it."""
+_LONG_PART = 256
+"""Positions that are worth a block even when others wait for a multiprocessor."""
+_WAVES = 4
+"""Times that all multiprocessors are filled, at least, where they cannot all be filled once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """How positions are split over blocks of attention_split.cu or attention_float.cu."""
+
+    a: _Attend
+
+    @property
+    def rows(self) -> int:
+        """Of a block."""
+        return 16 if self.a.group > 8 and self.a.widest <= 128 and not self.a.is_float else 8
+
+    @property
+    def resident(self) -> int:
+        """Blocks that run at a time, by the registers that they take."""
+        return self.a.facts.n_sm * (5 if self.a.widest <= 64 else 3 if self.a.widest <= 128 else 2)
+
+    def slots(self, shape: StepShape) -> int:
+        """Tokens per sequence that results have room for; 0: they have a row for every token."""
+        return 0 if self.a.is_float else min(shape.max_span, FEW_TOKENS)
+
+    def n_tokens(self, shape: StepShape) -> int:
+        """Tokens that results have room for."""
+        return shape.n_seqs * self.slots(shape) or shape.n_tokens
+
+    def chunks(self, shape: StepShape) -> int:
+        """Blocks that the rows of a sequence and KV head take."""
+        return -(-(self.slots(shape) or shape.max_span) * self.a.group // self.rows)
+
+    def n_splits(self, shape: StepShape) -> int:
+        """As many as run at once, or several times that many where each has enough to do."""
+        blocks = shape.n_seqs * self.a.op.n_kv_heads * self.chunks(shape)
+        visible = min(shape.max_context, self.a.op.window + shape.max_span) if self.a.op.window else shape.max_context
+        many = _WAVES * self.resident // blocks
+        if many > 1 and visible >= many * _LONG_PART:
+            return many
+        return max(1, min(self.resident // blocks, -(-visible // _LEAST_PART)))
+
+    def most_results(self) -> int:
+        """Rows times splits of any step."""
+        o, op = self.a.options, self.a.op
+        n_tokens = o.max_tokens if self.a.is_float else o.max_seqs * min(o.max_tokens, FEW_TOKENS)
+        return max(n_tokens * op.n_heads, _WAVES * self.resident * self.rows)
+
+    def grid(self, shape: StepShape) -> tuple[int, int, int]:
+        return self.n_splits(shape) * self.chunks(shape), self.a.op.n_kv_heads, shape.n_seqs
+
+    @property
+    def most(self) -> int:
+        """Tokens of a sequence that is not somebody else's."""
+        return self.a.options.max_tokens if self.a.is_float else FEW_TOKENS
+
+
+def _split_launches(a: _Attend, y: Forms, when: Callable[[StepShape], bool]) -> list[Launch]:
+    split = _Split(a)
+    partial = Buffer(4 * a.op.v_head_dim * split.most_results())
+    stats = Buffer(8 * split.most_results())
+    name = "attention_float" if a.is_float else "attention_split"
+
+    def args(shape: StepShape) -> NDArray[np.void]:
+        return fill(
+            _SPLIT, **a.inputs(), partial=partial, stats=stats, n_splits=split.n_splits(shape), most=split.most,
+            slots=split.slots(shape), unused=0,
+        )  # fmt: skip
+
+    first = Launch(
+        f"{name}.cu",
+        name,
+        split.grid,
+        32 * _WARPS,
+        args,
+        "attention of few",
+        defines={**a.defines, "ROWS": split.rows},
+        when=when,
+        reads=(a.q.buffer, a.cache),
+        writes=(partial, stats),
+    )
+
+    def halves(shape: StepShape) -> bool:
+        return y.at(shape.n_tokens).half is not None
+
+    rest = Forms(y.f32, y.q8, None, y.few)
+    out = [first, _combine(split, partial, stats, rest, lambda shape: when(shape) and not halves(shape))]
+    if y.half:
+        out.append(_combine(split, partial, stats, y, lambda shape: when(shape) and halves(shape)))
+    return out
+
+
+def _combine(split: _Split, partial: Buffer, stats: Buffer, y: Forms, when: Callable[[StepShape], bool]) -> Launch:
+    """In whole rows where halves are wanted."""
+    a, width = split.a, split.a.op.out.width
+    threads, per_thread = elementwise.whole_row(width) if y.half else (32 * _WARPS, 1)
+    blocks = 1 if y.half else -(-width // 128)
+
+    def args(shape: StepShape) -> NDArray[np.void]:
+        return fill(
+            _COMBINE, **elementwise.form_members(y.at(shape.n_tokens), width), step=a.arrays.step, spans=a.arrays.spans,
+            partial=partial, stats=stats, sinks=a.sinks, n_heads=a.op.n_heads, n_splits=split.n_splits(shape),
+            most=split.most, slots=split.slots(shape),
+        )  # fmt: skip
+
+    return Launch(
+        "attention_combine.cu",
+        "combine",
+        lambda shape: (split.n_tokens(shape), blocks, 1),
+        threads,
+        args,
+        "combine attention",
+        defines={
+            "V_HEAD": a.op.v_head_dim, "SINKS": int(a.sinks is not None), "TOGETHER": int(y.half is None),
+            "THREADS": threads, "PER_THREAD": per_thread,
+        },
+        when=when,
+        reads=(partial, stats),
+        writes=y.buffers,
+    )  # fmt: skip
+
+
+# --- many tokens of a sequence
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiling:
+    """Rows and positions that a block of attention_prompt.cu has at a time."""
+
+    m_tiles: int
+    keys: int
+
+    @property
+    def rows(self) -> int:
+        return 16 * _WARPS * self.m_tiles
+
+    def shared(self, a: _Attend) -> int:
+        """Bytes of shared memory, as the kernel divides it."""
+        kind = a.options.kv_dtype
+        widths = [round_up(size, _PAD[kind]) for size in (a.op.head_dim, a.op.v_head_dim)]
+        raw = sum(width + width // 32 * 2 for width in widths) if kind == "q8_0" else 0
+        return self.rows * 2 * (widths[0] + 8) + self.keys * (2 * (sum(widths) + 16) + raw)
+
+
+def _tilings(a: _Attend) -> list[_Tiling]:
+    """The largest tiles that leave room for a second block, and tiles of fewer rows for steps of few blocks, if those
+    are other ones. Raises BackendError where no tile fits."""
+    found: list[_Tiling] = []
+    for m_tiles in (2, 1) if a.widest <= 128 else (1,):
+        # more positions than these and a thread's scores do not fit its registers
+        most_keys = 64 if a.widest <= 96 or m_tiles == 1 else 32
+        sizes = [_Tiling(m_tiles, keys) for keys in (64, 32, 16) if keys <= most_keys]
+        roomy = [t for t in sizes if 2 * t.shared(a) <= a.facts.max_shared]
+        fitting = [t for t in sizes if t.shared(a) <= a.facts.max_shared]
+        found += roomy[:1] or fitting[:1]
+    if not found:
+        raise BackendError(
+            f"Attention of heads of {a.widest} columns needs {_Tiling(1, 16).shared(a):,} bytes of shared memory; this "
+            f"device has {a.facts.max_shared:,}. The cpu backend computes it, and so does an f32 cache."
+        )
+    return found
+
+
+def _prompt_launches(a: _Attend, y: Forms, rows: View) -> list[Launch]:
+    """By tiles of more rows where these make a block for every multiprocessor; then `rows` in y's other forms."""
+    large, *small = _tilings(a)
+
+    def grid(tiling: _Tiling, shape: StepShape) -> tuple[int, int, int]:
+        sequences = min(shape.n_seqs, max(1, shape.n_tokens // (FEW_TOKENS + 1)))
+        return shape.n_tokens * a.group // tiling.rows + sequences, a.op.n_kv_heads, 1
+
+    def fills(shape: StepShape) -> bool:
+        return not small or shape.n_tokens * a.group // large.rows * a.op.n_kv_heads >= a.facts.n_sm
+
+    def launch(tiling: _Tiling, when: Callable[[StepShape], bool]) -> Launch:
+        return Launch(
+            "attention_prompt.cu",
+            "attention_prompt",
+            lambda shape: grid(tiling, shape),
+            32 * _WARPS,
+            lambda shape: fill(_PROMPT, **a.inputs(), sinks=a.sinks, out=rows, out_ld=rows.ld, few=FEW_TOKENS),
+            "attention of prompts",
+            defines={**a.defines, "M_TILES": tiling.m_tiles, "KEYS": tiling.keys, "SINKS": int(a.sinks is not None)},
+            shared=tiling.shared(a),
+            when=when,
+            reads=(a.q.buffer, a.cache),
+            writes=(rows.buffer,),
+        )
+
+    def has_prompt(shape: StepShape) -> bool:
+        return shape.max_span > FEW_TOKENS
+
+    out = [launch(large, lambda shape: has_prompt(shape) and fills(shape))]
+    out += [launch(t, lambda shape: has_prompt(shape) and not fills(shape)) for t in small]
+    if y.q8 or y.half:
+        other = Forms(None, y.q8, y.half, y.few)
+        for convert in elementwise.convert(a.arrays, TOKENS, rows, other, a.op.out.width):
+            out.append(replace(convert, when=_both(has_prompt, convert.when)))
+    return out
+
+
+def _both(a: Callable[[StepShape], bool], b: Callable[[StepShape], bool]) -> Callable[[StepShape], bool]:
+    return lambda shape: a(shape) and b(shape)

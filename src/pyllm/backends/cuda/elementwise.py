@@ -1,0 +1,189 @@
+"""Launches of ops that compute each row from its own numbers: norms, sums, scalings, copies, gated activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.cuda.launch import (
+    Buffer,
+    Count,
+    Forms,
+    Launch,
+    StepArrays,
+    StepShape,
+    View,
+    always,
+    fill,
+    round_up,
+    struct,
+)
+from pyllm.program import ACTIVATIONS
+
+_THREADS, _MOST_THREADS = 128, 512
+_KINDS = {"copy": 0, "add": 1, "scale": 2, "softcap": 3, "gated": 4}
+FORMS = {
+    "f32": "ptr", "q8": "ptr", "scales": "ptr", "sums": "ptr", "half": "ptr", "factors": "ptr",
+    "f32_ld": "int", "q8_ld": "int", "half_ld": "int", "width": "int",
+}  # fmt: skip
+"""`struct Forms` of kernels/rows.cuh, with which a `struct Args` starts."""
+_NORM = struct(
+    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", total="ptr", weight="ptr",
+    x_ld="int", z_ld="int", total_ld="int", weight_step="int", eps="float", unused="int",
+)  # fmt: skip
+_ELEMENTWISE = struct(
+    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", x_ld="int", z_ld="int", factor="float", unused="int"
+)  # fmt: skip
+
+
+def norm(
+    arrays: StepArrays,
+    count: Count,
+    *,
+    x: View,
+    y: Forms,
+    weight: Buffer | None,
+    weight_step: int,
+    eps: float,
+    group: int,
+    width: int,
+    picked: bool = False,
+    z: View | None = None,
+    total: View | None = None,
+) -> Launch:
+    """y = norm(x + z) * weight over groups of `group` columns; x + z also goes to `total`.
+
+    weight_step: 0 where groups share their weights, else `group`. picked: rows of x and z are those that are wanted.
+    """
+    threads = min(_MOST_THREADS, round_up(-(-width // 4), 32))
+
+    def args(shape: StepShape) -> NDArray[np.void]:
+        return fill(
+            _NORM, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
+            rows=arrays.rows if picked else None, x=x, z=z, total=total, weight=weight, x_ld=x.ld, z_ld=_ld(z),
+            total_ld=_ld(total), weight_step=weight_step, eps=eps, unused=0,
+        )  # fmt: skip
+
+    return Launch(
+        "norm.cu",
+        "rms_norm",
+        lambda shape: (count.of(shape), 1, 1),
+        threads,
+        args,
+        "norm",
+        defines={"WIDTH": width, "GROUP": group, "THREADS": threads},
+        reads=_buffers(x, z),
+        writes=(*y.buffers, *_buffers(total)),
+    )
+
+
+def elementwise(
+    kind: str,
+    arrays: StepArrays,
+    count: Count,
+    *,
+    x: View,
+    z: View | None = None,
+    y: View,
+    factor: float = 0.0,
+    width: int,
+    picked: bool = False,
+) -> Launch:
+    """y = "copy": x, "add": x + z, "scale": x * factor, "softcap": factor * tanh(x / factor).
+
+    picked: rows of x are those that are wanted. Only "copy" takes an x that does not start at 16 aligned bytes.
+    """
+    return _launch(kind, arrays, count, x, z, Forms(y), width, factor=factor, picked=picked)
+
+
+def gated(arrays: StepArrays, count: Count, act: str, gate: View, up: View, y: Forms, width: int) -> list[Launch]:
+    """y = act(gate) * up."""
+    return in_forms("gated", arrays, count, gate, up, y, width, act=ACTIVATIONS.index(act))
+
+
+def convert(arrays: StepArrays, count: Count, x: View, y: Forms, width: int) -> list[Launch]:
+    """y = x, in other forms."""
+    return in_forms("copy", arrays, count, x, None, y, width)
+
+
+def in_forms(
+    kind: str, arrays: StepArrays, count: Count, x: View, z: View | None, y: Forms, width: int, **options: Any
+) -> list[Launch]:
+    """Launches for steps that want halves, where a block has a whole row for the factor, and for those that do not."""
+
+    def halves(shape: StepShape) -> bool:
+        return y.at(count.of(shape)).half is not None
+
+    rest = Forms(y.f32, y.q8, None, y.few)
+    launches = [_launch(kind, arrays, count, x, z, rest, width, when=lambda shape: not halves(shape), **options)]
+    if y.half:
+        launches.append(_launch(kind, arrays, count, x, z, y, width, when=halves, **options))
+    return launches
+
+
+def _launch(
+    kind: str,
+    arrays: StepArrays,
+    count: Count,
+    x: View,
+    z: View | None,
+    y: Forms,
+    width: int,
+    *,
+    act: int = 0,
+    factor: float = 0.0,
+    picked: bool = False,
+    when: Callable[[StepShape], bool] = always,
+) -> Launch:
+    threads, per_thread = whole_row(width) if y.half else (_THREADS, 1)
+    blocks = -(-width // (4 * threads * per_thread))
+
+    def args(shape: StepShape) -> NDArray[np.void]:
+        return fill(
+            _ELEMENTWISE, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
+            rows=arrays.rows if picked else None, x=x, z=z, x_ld=x.ld, z_ld=_ld(z), factor=factor, unused=0,
+        )  # fmt: skip
+
+    return Launch(
+        "elementwise.cu",
+        "elementwise",
+        lambda shape: (count.of(shape), blocks, 1),
+        threads,
+        args,
+        kind,
+        defines={
+            "KIND": _KINDS[kind], "ACT": act, "ALIGNED": int(x.offset % 16 == 0), "THREADS": threads,
+            "PER_THREAD": per_thread,
+        },
+        when=when,
+        reads=_buffers(x, z),
+        writes=y.buffers,
+    )  # fmt: skip
+
+
+def whole_row(width: int) -> tuple[int, int]:
+    """Threads of a block that has a whole row, and fours of columns of each."""
+    fours = round_up(width, 32) // 4
+    threads = min(_MOST_THREADS, round_up(fours, 32))
+    return threads, -(-fours // threads)
+
+
+def form_members(y: Forms, width: int) -> dict[str, Any]:
+    """Values of FORMS' members."""
+    q8, half = y.q8, y.half
+    return {
+        "f32": y.f32, "q8": q8 and q8.values, "scales": q8 and q8.scales, "sums": q8 and q8.sums,
+        "half": half and half.values, "factors": half and half.factors, "f32_ld": _ld(y.f32),
+        "q8_ld": q8.ld if q8 else 0, "half_ld": half.ld if half else 0, "width": width,
+    }  # fmt: skip
+
+
+def _ld(view: View | None) -> int:
+    return view.ld if view else 0
+
+
+def _buffers(*views: View | None) -> tuple[Buffer, ...]:
+    return tuple(v.buffer for v in views if v)

@@ -1,0 +1,83 @@
+// What the attention kernels share: which rows a block computes, and which positions they see.
+//
+// A row is one head of one token: row r of a sequence and KV head is token r / GROUP of the sequence's tokens in this
+// step, and head r % GROUP of the GROUP query heads that read the KV head. Scores are kept times log2(e).
+//
+// HEAD, V_HEAD: columns of a head; GROUP; SOFTCAP, WINDOW: whether there is one; KV, PAGE: see kv.cuh.
+#pragma once
+#include "kv.cuh"
+
+#define LOG2_E 1.4426950408889634f
+#define NOTHING -1e30f  // below every score, and yet a number: the largest of none
+
+constexpr int WIDTH = padded(HEAD), V_WIDTH = padded(V_HEAD);
+
+struct Inputs {
+    const Step* step;
+    const int* positions;
+    const int* spans;
+    const int* page_tables;
+    const float* q;
+    const u8* keys;
+    const u8* values;
+    int page_stride;
+    int q_ld;
+    int n_kv;
+    int window;
+    float scale;
+    float softcap;
+};
+static_assert(sizeof(Inputs) == 80, "no gap behind it in the host's layout");
+
+// Rows first_row .. first_row + n - 1 of a sequence. `position` is that of its first token in this step, `token` that
+// token; `low` and `high` are the first and last positions that any of the rows sees.
+struct Rows {
+    const int* pages;
+    int token, position, first_row, n, low, high;
+};
+
+DEVICE Rows rows_of(const Inputs& in, int seq, int first_row, int most) {
+    Rows r;
+    r.pages = in.page_tables + (u64)seq * in.page_stride;
+    r.token = in.spans[2 * seq];
+    r.position = in.positions[r.token];
+    r.first_row = first_row;
+    r.n = min(most, in.spans[2 * seq + 1] * GROUP - first_row);
+    r.low = WINDOW ? max(0, r.position + first_row / GROUP - in.window + 1) : 0;
+    r.high = r.position + (first_row + r.n - 1) / GROUP;
+    return r;
+}
+
+DEVICE int position_of(const Rows& r, int row) { return r.position + (r.first_row + row) / GROUP; }
+
+// Queries of one row, or null past the last row.
+DEVICE const float* queries_of(const Inputs& in, const Rows& r, int row, int kv_head) {
+    if (row >= r.n) return nullptr;
+    int at = r.first_row + row;
+    return in.q + (u64)(r.token + at / GROUP) * in.q_ld + (kv_head * GROUP + at % GROUP) * HEAD;
+}
+
+// What queries are multiplied by before they meet keys, and what a score becomes after that.
+DEVICE float query_factor(const Inputs& in) { return SOFTCAP ? in.scale / in.softcap : in.scale * LOG2_E; }
+DEVICE float capped(const Inputs& in, float score) {
+    return SOFTCAP ? in.softcap * LOG2_E * fast_tanh(score) : score;
+}
+
+DEVICE bool sees(const Inputs& in, int position, int key) {
+    return key <= position && (!WINDOW || key > position - in.window);
+}
+
+// Is anything hidden from some row among `n` keys from `key` on?
+DEVICE bool any_hidden(const Inputs& in, const Rows& r, int key, int n) {
+    return key + n - 1 > position_of(r, 0) || (WINDOW && key <= r.high - in.window);
+}
+
+#if KV == KV_Q8
+// Four bytes as two pairs of halves, times a scale.
+DEVICE uint2 bytes_to_halves(u32 bytes, u32 scale) {
+    u32 biased = bytes ^ 0x80808080;  // value + 128, which makes 1024 + 128 + value as a half's bits
+    u32 low = __byte_perm(biased, H2_1024, 0x4140), high = __byte_perm(biased, H2_1024, 0x4342);
+    constexpr u32 offset = 0x64806480;  // 1152
+    return make_uint2(h2_mul(h2_sub(low, offset), scale), h2_mul(h2_sub(high, offset), scale));
+}
+#endif
