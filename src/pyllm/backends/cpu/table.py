@@ -5,13 +5,14 @@ While a table is built, nothing has an address: entries keep a function that giv
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.backends import arena
 from pyllm.jit.compiler import Kernel
 from pyllm.jit.memory import aligned_zeros
 
@@ -116,16 +117,7 @@ class Table:
 
     def arrange(self) -> int:
         """Give every buffer an offset (kept as its address), reusing what has ended; returns the bytes of all."""
-        free: list[tuple[int, int]] = []  # (offset, bytes), by offset, never adjacent
-        alive: list[Buffer] = []
-        end = 0
-        for b in sorted(self.buffers, key=lambda b: b.first):
-            for old in [a for a in alive if a.last < b.first]:
-                alive.remove(old)
-                _give(free, old.address, _lines(old.n_bytes))
-            b.address, end = _take(free, _lines(b.n_bytes), end)
-            alive.append(b)
-        return end
+        return arena.arrange(self.buffers, LINE)
 
     def place(self, base: int, scratch: int) -> None:
         """Turn offsets into addresses."""
@@ -197,26 +189,3 @@ def _write(slots: NDArray[np.int64], values: Iterable[int | float]) -> None:
 
 def _lines(n_bytes: int) -> int:
     return round_up(n_bytes, LINE)
-
-
-def _take(free: list[tuple[int, int]], n: int, end: int) -> tuple[int, int]:
-    """Offset of `n` bytes from the smallest gap that holds them, or from the end, which moves; (offset, end)."""
-    fits = [gap for gap in free if gap[1] >= n]
-    if fits:
-        gap = min(fits, key=lambda g: g[1])
-        free.remove(gap)
-        if gap[1] > n:
-            insort(free, (gap[0] + n, gap[1] - n))
-        return gap[0], end
-    if free and sum(free[-1]) == end:  # a last gap that is too small grows
-        start = free.pop()[0]
-        return start, start + n
-    return end, end + n
-
-
-def _give(free: list[tuple[int, int]], offset: int, n: int) -> None:
-    """Return a piece and join it with the gaps that it touches."""
-    for gap in [g for g in free if g[0] + g[1] == offset or g[0] == offset + n]:
-        free.remove(gap)
-        offset, n = min(offset, gap[0]), n + gap[1]
-    insort(free, (offset, n))

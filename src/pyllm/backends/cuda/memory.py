@@ -6,10 +6,10 @@ steps of all shapes share one plan.
 
 from __future__ import annotations
 
-from bisect import insort
 from dataclasses import dataclass, field
 
-from pyllm.backends.cuda.launch import ALIGNMENT, Buffer, Launch, round_up
+from pyllm.backends import arena
+from pyllm.backends.cuda.launch import ALIGNMENT, Buffer, Launch
 
 _END = 1 << 40
 """After every launch."""
@@ -56,45 +56,9 @@ class Work:
 
     def arrange(self) -> int:
         """Give every buffer an offset (kept as its address), reusing what has ended; returns the bytes of all."""
-        free: list[tuple[int, int]] = []  # (offset, bytes), by offset, never adjacent
-        alive: list[Buffer] = []
-        end = 0
-        for b in sorted(self.buffers, key=lambda b: b.first):
-            for old in [a for a in alive if a.last < b.first]:
-                alive.remove(old)
-                _give(free, old.address, _room(old))
-            b.address, end = _take(free, _room(b), end)
-            alive.append(b)
-        return end
+        return arena.arrange(self.buffers, ALIGNMENT)
 
     def place(self, base: int) -> None:
         """Turn offsets into addresses."""
         for b in self.buffers:
             b.address += base
-
-
-def _room(buffer: Buffer) -> int:
-    return max(ALIGNMENT, round_up(buffer.n_bytes, ALIGNMENT))
-
-
-def _take(free: list[tuple[int, int]], n: int, end: int) -> tuple[int, int]:
-    """Offset of `n` bytes from the smallest gap that holds them, or from the end, which moves; (offset, end)."""
-    fits = [gap for gap in free if gap[1] >= n]
-    if fits:
-        gap = min(fits, key=lambda g: g[1])
-        free.remove(gap)
-        if gap[1] > n:
-            insort(free, (gap[0] + n, gap[1] - n))
-        return gap[0], end
-    if free and sum(free[-1]) == end:  # a last gap that is too small grows
-        start = free.pop()[0]
-        return start, start + n
-    return end, end + n
-
-
-def _give(free: list[tuple[int, int]], offset: int, n: int) -> None:
-    """Return a piece and join it with the gaps that it touches."""
-    for gap in [g for g in free if g[0] + g[1] == offset or g[0] == offset + n]:
-        free.remove(gap)
-        offset, n = min(offset, gap[0]), n + gap[1]
-    insort(free, (offset, n))
