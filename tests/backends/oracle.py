@@ -51,7 +51,7 @@ def why_not(name: str) -> str | None:
 def _probe(name: str) -> str | None:
     try:
         probe = backends.get(name).probe()
-    except Exception as error:
+    except BackendError as error:
         return str(error)
     return None if probe.available else probe.reason
 

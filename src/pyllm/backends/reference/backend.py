@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyllm import program as p
 from pyllm.backends.base import Backend, Batch, Crossing, Executable, HostCrossing, ImportanceSums, Probe
 from pyllm.backends.reference import ops
-from pyllm.backends.reference.weights import Weights
+from pyllm.backends.reference.weights import KEEP_BYTES, Weights
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
@@ -39,12 +39,21 @@ class ReferenceBackend(Backend):
         self.check_kv_dtype(options)
         return ReferenceExecutable(program, weights, options)
 
+    def memory_needed(
+        self, program: p.Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
+    ) -> dict[str, int]:
+        """Weights: what it comes to keep of them, decoded."""
+        self.check_kv_dtype(options)
+        sizes = super().memory_needed(program, weights, options)
+        decoded = sum(4 * weights[name].n_elements for name in program.weights())
+        return {**sizes, "weights": min(decoded, KEEP_BYTES)}
+
 
 class ReferenceExecutable(Executable):
     """`_state` holds the values of the step that runs; KV caches are [n_pages, page_size, n_kv_heads, dim]."""
 
     def __init__(self, program: p.Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
-        self.program, self.options = program, options
+        self.program, self.options, self._stages = program, options, program.stages
         self.weights = Weights(weights, program.weights())
         dtype = np.float16 if options.kv_dtype == "f16" else np.float32
         pages = (options.n_pages, options.page_size)
@@ -66,12 +75,12 @@ class ReferenceExecutable(Executable):
     ) -> list[Crossing]:
         if self._closed:
             raise ClosedError("the executable was closed")
-        cut, state = self.program.stages[stage], self._state
+        cut, state = self._stages[stage], self._state
         if stage == 0:
             self._interrupted = False
             state.clear()
             self._seen.clear()
-        is_last = stage == len(self.program.stages) - 1
+        is_last = stage == len(self._stages) - 1
         missing = {v.id for v in wanted} if is_last and wanted else {-1}
         for value, crossing in zip(cut.receives, given, strict=True):
             state[value.id] = crossing.host()
