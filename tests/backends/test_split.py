@@ -151,6 +151,16 @@ def test_quantized(other: DeviceInfo, fmt: str) -> None:
     check(compiled(model, tensors, [device("cpu"), other], n_gpu_layers=2), model, tensors, QUANTIZED, "cpu")
 
 
+def test_quantized_anywhere(other: DeviceInfo) -> None:
+    """Forms of activations that one device keeps beside float32 do not survive a crossing; nothing may rely on it."""
+    model = transformer(Shape(n_layers=2, n_ff=256, n_vocab=80, n_experts=3))
+    tensors = model.tensors("Q4_K") | {n: t for n, t in model.tensors().items() if "gate_inp" in n}
+    devices = [device("cpu"), other]
+    drawn = np.random.default_rng(7).integers(0, 2, len(model.program.ops))
+    exe = placed(model, tensors, devices, [devices[i].name for i in drawn])
+    check(exe, model, tensors, QUANTIZED, "cpu")
+
+
 def test_hidden(other: DeviceInfo) -> None:
     """Also where the head, which is not run then, is elsewhere."""
     model = transformer(SMALL)
@@ -416,7 +426,7 @@ def test_out_of_memory_on_the_cpu_is_not_retried(fragile: Fragile, monkeypatch: 
     assert tried == ["cpu"]
 
 
-def test_interrupts_between_stages(fragile: Fragile) -> None:
+def test_interrupts_between_stages(fragile: Fragile, monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer(SMALL)
     exe, _ = on_gpu(fragile, model, model.tensors(), n_gpu_layers=3)
     exe.interrupt()  # nothing runs
@@ -431,10 +441,10 @@ def test_interrupts_between_stages(fragile: Fragile) -> None:
         exe.interrupt()
         return out
 
-    cpu.run_stage = interrupted  # type: ignore[method-assign]
+    monkeypatch.setattr(cpu, "run_stage", interrupted)
     with pytest.raises(KeyboardInterrupt):
         exe.run(batch)
-    cpu.run_stage = run  # type: ignore[method-assign]
+    monkeypatch.setattr(cpu, "run_stage", run)
     assert np.isfinite(exe.run(batch)).all()
     exe.close()
 
