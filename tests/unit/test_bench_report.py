@@ -115,7 +115,10 @@ class Counter:
         self.steps: list[tuple[int, int, int]] = []
         self.next: dict[int, int] = {}
 
-    def run(self, batch: Batch) -> None:
+    n_candidates = 0
+
+    def run(self, batch: Batch, want: str) -> None:
+        assert want == "logits"
         self.steps.append((batch.n_tokens, batch.n_seqs, batch.n_rows))
         assert (batch.tokens[: batch.n_tokens] < 100).all()
         for s in range(batch.n_seqs):

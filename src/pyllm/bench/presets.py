@@ -54,6 +54,7 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
+    "smollm2-135m": Preset("llama", "135M", 30, 576, 1536, 9, 3, 49152, 8192, 1e5, tied=True),
     "llama3-1b": Preset("llama", "1B", 16, 2048, 8192, 32, 8, 128256, 131072, 5e5, rope_factor=32.0, tied=True),
     "llama3-3b": Preset("llama", "3B", 28, 3072, 8192, 24, 8, 128256, 131072, 5e5, rope_factor=32.0, tied=True),
     "llama3-8b": Preset("llama", "8B", 32, 4096, 14336, 32, 8, 128256, 131072, 5e5, rope_factor=8.0),

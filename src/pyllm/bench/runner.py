@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -132,6 +132,8 @@ class Workload:
     def __post_init__(self) -> None:
         self._batch = Batch(self.executable.options)
         self._random = np.random.default_rng(0)
+        # Where a device can choose the most likely tokens itself, generating takes no more than those from it.
+        self._want: Literal["logits", "candidates"] = "candidates" if self.executable.n_candidates else "logits"
         each = _pages_each(self.case)
         self._pages = [np.arange(s * each, (s + 1) * each) for s in range(self.case.n_parallel)]
 
@@ -161,7 +163,7 @@ class Workload:
             self._step()
 
     def _step(self) -> None:
-        self.executable.run(self._batch)
+        self.executable.run(self._batch, self._want)
         self._batch.clear()
 
     def _tokens(self, n: int) -> np.ndarray[Any, np.dtype[np.int32]]:
