@@ -1,0 +1,50 @@
+"""The CUDA backend: what it runs on, and how it compiles. cupy is imported when a card is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyllm.backends.base import Backend, DeviceInfo, Executable, Probe
+from pyllm.config import ExecutionOptions
+from pyllm.errors import BackendError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Program
+
+
+class CUDABackend(Backend):
+    """Kernels compiled for the card that is there; what a step takes is launched as one graph."""
+
+    name = "cuda"
+    kv_dtypes = ("f16", "f32", "q8_0")
+
+    def probe(self) -> Probe:
+        from pyllm.backends.cuda import device
+
+        return device.probe()
+
+    def devices(self) -> list[DeviceInfo]:
+        from pyllm.backends.cuda import device
+
+        return device.devices()
+
+    def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
+        from pyllm.backends.cuda import launcher
+        from pyllm.backends.cuda.executable import CUDAExecutable
+
+        self._check(options)
+        return CUDAExecutable(program, weights, options, launcher.open_launcher(options.device))
+
+    def memory_needed(
+        self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
+    ) -> dict[str, int]:
+        from pyllm.backends.cuda import device
+        from pyllm.backends.cuda.lowering import Lowering
+
+        self._check(options)
+        sizes = Lowering(program, weights, options, device.facts(options.device)).arrange()
+        return {**sizes, "other": device.overhead(options.device)}
+
+    def _check(self, options: ExecutionOptions) -> None:
+        self.check_kv_dtype(options)
+        if options.collect_importance:
+            raise BackendError("The CUDA backend does not collect importance; the cpu and reference backends can.")
