@@ -33,7 +33,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
 #define __shared__ static
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define DEVICE static inline __attribute__((always_inline, unused))
 #define CONSTANT static const
 
