@@ -76,7 +76,7 @@ DEVICE bool any_hidden(const Inputs& in, const Rows& r, int key, int n) {
 // Four bytes as two pairs of halves, times a scale.
 DEVICE uint2 bytes_to_halves(u32 bytes, u32 scale) {
     u32 biased = bytes ^ 0x80808080;  // value + 128, which makes 1024 + 128 + value as a half's bits
-    u32 low = __byte_perm(biased, H2_1024, 0x4140), high = __byte_perm(biased, H2_1024, 0x4342);
+    u32 low = __byte_perm(biased, H2_1024, 0x5150), high = __byte_perm(biased, H2_1024, 0x5352);
     constexpr u32 offset = 0x64806480;  // 1152
     return make_uint2(h2_mul(h2_sub(low, offset), scale), h2_mul(h2_sub(high, offset), scale));
 }
