@@ -6,7 +6,7 @@ nothing. Where pages are not, or several sequences are computed in one piece, ke
 
 What is read is planned before a step (`plan_reads`), in numbers that are part of what a compiled step is known by
 (`Group`), and in arrays that vary from step to step. Compiled steps read a few more keys than there are (`bucket`), and
-hide them, so that they are compiled again only now and then.
+hide them, and gather what a window sees, so that they are compiled again only now and then.
 """
 
 from __future__ import annotations
@@ -91,19 +91,20 @@ def _plan_group(
     if window:
         from_ = (np.maximum(begins - window + 1, 0) // size * size).astype(np.int32)
     counts = begins + n - from_  # keys of each sequence, from the page on that the first token sees
-    n_keys = int(counts.max())
+    n_keys, cut = int(counts.max()), window > 0 and int(begins.max()) + n > window
+    moves = rounded and cut  # a view would begin elsewhere with every page
     if rounded:
-        n_keys = min(bucket(n_keys), n_slots)
-    positions = from_[:, None] + np.arange(n_keys, dtype=np.int32)
+        n_keys = min(bucket(window + n + size if cut else n_keys), n_slots)
+    positions = (from_[:, None] + np.arange(n_keys)).astype(np.int32)
     positions[np.arange(n_keys) >= counts[:, None]] = -1
-    if len(seqs) == 1:
+    if len(seqs) == 1 and not moves:
         pages = batch.page_tables[seqs[0], int(from_[0]) // size : -(-int(begins[0] + n) // size)]
         if (np.diff(pages) == 1).all():
             start = int(pages[0]) * size
             back = max(0, start + n_keys - n_slots)  # a run at the end of memory: what is too much is read before it
             if back:
                 positions = np.concatenate([np.full((1, back), -1, np.int32), positions[:, :-back]], axis=1)
-            causal = not rounded and not (window and int(begins[0]) + n > window)
+            causal = not rounded and not cut
             return Group(first, 1, n, start - back, n_keys, causal), positions, None
     slots = np.zeros_like(positions)
     for row, seq in enumerate(seqs):

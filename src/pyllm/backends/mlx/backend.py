@@ -13,7 +13,7 @@ from pyllm.errors import BackendError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program
 
-_OLDEST = (0, 30)
+_OLDEST = (0, 32)
 """The first mlx that has all that is used here."""
 _INSTALL = "`pip install -U mlx` on Apple's processors, `pip install -U 'mlx[cpu]'` on Linux"
 

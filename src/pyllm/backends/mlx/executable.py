@@ -25,6 +25,8 @@ from pyllm.program import Attention, Program, Value, inputs
 
 _COMPILED_TOKENS = 16
 """Most tokens of a step that is compiled."""
+_FREE_BYTES = 256 << 20
+"""Of unused memory that mlx may hold, beside twice a step's."""
 _FUNCTIONS = 64
 """Compiled steps that are kept."""
 _PIECE, _TOO_LONG = 0.05, 0.1
@@ -75,6 +77,7 @@ class MLXExecutable(Executable):
         """Compiled steps so far."""
         try:
             with device_errors("taking weights and cache"), mx.stream(self._stream):
+                _keep_free(2 * lowering.sizes()["work"] + _FREE_BYTES)
                 lowering.pack()
                 self.caches = self._new_caches()
         except BaseException:
@@ -109,7 +112,8 @@ class MLXExecutable(Executable):
     def memory(self) -> dict[str, int]:
         weights = sum(m.n_bytes for m in self.lowering.matrices.values())
         weights += sum(int(v.nbytes) for v in self.lowering.vectors.values())
-        return {"weights": weights, "kv": sum(int(a.nbytes) for cache in self.caches for a in cache), "work": 0}
+        kv = sum(int(a.nbytes) for cache in self.caches for a in cache)
+        return {"weights": weights, "kv": kv, "work": int(mx.get_cache_memory())}
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
         with device_errors("taking weights"), mx.stream(self._stream):
@@ -243,6 +247,17 @@ class MLXExecutable(Executable):
                     mx.eval(cache)
                 except (RuntimeError, MemoryError):
                     self.caches[i] = tuple(mx.zeros(a.shape, a.dtype) for a in cache)
+
+
+_kept_free = 0
+
+
+def _keep_free(n_bytes: int) -> None:
+    """Let mlx hold at most this much memory that it no longer uses, or what another executable wanted: steps of many
+    different sizes would pile it up."""
+    global _kept_free
+    _kept_free = max(_kept_free, n_bytes)
+    mx.set_cache_limit(_kept_free)
 
 
 def _new_stream() -> Any:

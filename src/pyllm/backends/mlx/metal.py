@@ -1,7 +1,7 @@
 """Our Metal kernel: products of few rows with matrices that mlx has no quantized product for (`formats.Coded`).
 
-Its twin in plain mlx operations is `matrices.CodedMatrix.decode` and a float product; the tests compare the two, with
-the kernel's source compiled as C++ where there is no Metal.
+Its twin in plain mlx operations is `CodedMatrix.decode` and a float product; the tests compare the two, with the
+kernel's source compiled as C++ where there is no Metal.
 
 A SIMD group of 32 lanes computes ROWS rows of the result for up to M rows of x. A lane takes 16 columns at a time: BITS
 words of 16 bits, which share a scale, since groups have 16 or 32 columns.
@@ -20,8 +20,10 @@ MOST_ROWS = 8
 """Rows of x that one launch takes; of more, decoding costs less."""
 ROWS = 4
 """Rows of the matrix that a SIMD group computes."""
-_GROUPS = 2
+GROUPS = 2
 """SIMD groups of a threadgroup."""
+_IN_CONSTANT_MEMORY = 8
+"""Elements from which on mlx passes an array in device memory: an address space that is a part of the source."""
 
 HEADER = """
 template <int BITS>
@@ -34,7 +36,7 @@ inline uint code_at(const thread ushort* words, int i) {
 """
 
 SOURCE = """
-    // x [rows of x, K], codes [matrices * N, K * BITS / 16], scales [matrices * N, K / GROUP],
+    // x T [rows of x, K], codes ushort [matrices * N, K * BITS / 16], scales [matrices * N, K / GROUP],
     // halves [matrices * N, K / BLOCK * (MINIMA ? 2 : 1)], ids [z] (matrix of each slot), values [16]; out [z * M, N]
     const uint lane = thread_index_in_simdgroup;
     const uint first = (threadgroup_position_in_grid.x * GROUPS + simdgroup_index_in_threadgroup) * ROWS;
@@ -46,16 +48,16 @@ SOURCE = """
         for (int r = 0; r < ROWS; r++) {
             if (first + r >= uint(N)) break;
             const ulong row = ulong(matrix) * N + first + r;
+            const ulong at = (row * K + column) / 16 * BITS;
             ushort words[BITS];
-            const device ushort* from = (const device ushort*)codes + (row * K + column) / 16 * BITS;
-            for (int i = 0; i < BITS; i++) words[i] = from[i];
-            const device half* half_at = halves + (row * (K / BLOCK) + column / BLOCK) * (MINIMA ? 2 : 1);
-            float scale = float(half_at[0]);
+            for (int i = 0; i < BITS; i++) words[i] = codes[at + i];
+            const ulong half_at = (row * (K / BLOCK) + column / BLOCK) * (MINIMA ? 2 : 1);
+            float scale = float(halves[half_at]);
             float minimum = 0.0f;
             if (MINIMA) {
                 const uint both = uint(scales[row * (K / GROUP) + column / GROUP]) & 255u;
                 scale *= float(both & 15u);
-                minimum = float(half_at[MINIMA ? 1 : 0]) * float(both >> 4);
+                minimum = float(halves[half_at + 1]) * float(both >> 4);
             } else if (BYTES) {
                 scale *= float(scales[row * (K / GROUP) + column / GROUP]);
             }
@@ -65,9 +67,9 @@ SOURCE = """
                 w[i] = scale * (TABLE ? values[code] : float(int(code) - OFFSET)) - minimum;
             }
             for (int m = 0; m < M; m++) {
-                const device T* input = x + ulong(slot / SHARE * M + m) * K + column;
+                const ulong from = (ulong(slot / SHARE) * M + m) * K + column;
                 float sum = 0.0f;
-                for (int i = 0; i < 16; i++) sum += w[i] * float(input[i]);
+                for (int i = 0; i < 16; i++) sum += w[i] * float(x[from + i]);
                 sums[r * M + m] += sum;
             }
         }
@@ -75,7 +77,7 @@ SOURCE = """
     for (int r = 0; r < ROWS; r++) {
         for (int m = 0; m < M; m++) {
             const float sum = simd_sum(sums[r * M + m]);
-            if (lane == 0 && first + r < uint(N)) out[ulong(slot * M + m) * N + first + r] = sum * FACTOR;
+            if (lane == 0 && first + r < uint(N)) out[(ulong(slot) * M + m) * N + first + r] = sum * FACTOR;
         }
     }
 """
@@ -84,24 +86,31 @@ INPUTS = ("x", "codes", "scales", "halves", "ids", "values")
 
 @cache
 def available() -> bool:
-    """Whether there is a device that kernels run on."""
+    """Whether there is a device that the kernel runs on."""
     return bool(mx.metal.is_available())
 
 
-@cache
-def _kernel(factor: float) -> Any:
-    header = f"#define FACTOR {factor!r}f\n{HEADER}"
-    name = f"pyllm_coded_{round(1 / factor)}"
-    return mx.fast.metal_kernel(name=name, input_names=list(INPUTS), output_names=["out"], source=SOURCE, header=header)
+def define(layout: Coded) -> str:
+    """What goes before the source for a layout."""
+    return f"#define FACTOR {layout.factor!r}f\n{HEADER}"
 
 
-def template(layout: Coded, rows: int, columns: int, n_rows_x: int, share: int) -> dict[str, int | bool]:
-    """The constants that the kernel is compiled for."""
+def constants(layout: Coded, rows: int, columns: int, n_rows_x: int, share: int) -> dict[str, int | bool]:
+    """What the kernel is compiled for, by name."""
     return {
-        "K": columns, "N": rows, "M": n_rows_x, "SHARE": share, "ROWS": ROWS, "GROUPS": _GROUPS,
+        "K": columns, "N": rows, "M": n_rows_x, "SHARE": share, "ROWS": ROWS, "GROUPS": GROUPS,
         "BITS": layout.bits, "GROUP": layout.group, "BLOCK": layout.block, "OFFSET": layout.offset,
         "MINIMA": layout.scales == "u4", "BYTES": layout.scales == "i8", "TABLE": bool(layout.values),
     }  # fmt: skip
+
+
+def table(layout: Coded) -> mx.array:
+    """Values by code, float32 [16]; zeros where there are none."""
+    return mx.array((*layout.values, *[0] * 16)[:16], mx.float32)
+
+
+def n_threadgroups(rows: int) -> int:
+    return -(-rows // (ROWS * GROUPS))
 
 
 def product(
@@ -109,18 +118,24 @@ def product(
 ) -> mx.array:
     """x [m, columns] with one matrix, m at most `MOST_ROWS` → float32 [m, rows]; or, where `ids` [slots] names
     matrices, row s // share of x with matrix ids[s] → [slots, rows]."""
-    slots = 1 if ids is None else ids.shape[0]
+    which = mx.zeros((1,), mx.uint32) if ids is None else ids.astype(mx.uint32)
     m = x.shape[0] if ids is None else 1
-    constants = template(layout, rows, x.shape[-1], m, share)
+    few = which.size < _IN_CONSTANT_MEMORY  # mlx knows a compiled kernel by its name and constants alone
     halves = arrays["halves"]
-    (out,) = _kernel(layout.factor)(
-        inputs=[x, arrays["codes"], arrays.get("scales", halves), halves,
-                mx.zeros((1,), mx.uint32) if ids is None else ids.astype(mx.uint32),
-                mx.array((*layout.values, 0)[:16], mx.float32)],
-        template=[("T", x.dtype), *constants.items()],
-        grid=(-(-rows // (ROWS * _GROUPS)) * 32 * _GROUPS, 1, slots),
-        threadgroup=(32 * _GROUPS, 1, 1),
-        output_shapes=[(slots * m, rows)],
+    (out,) = _kernel(layout)(
+        inputs=[x, mx.view(arrays["codes"], mx.uint16), arrays.get("scales", halves), halves, which, table(layout)],
+        template=[("T", x.dtype), *constants(layout, rows, x.shape[-1], m, share).items(), ("FEW", few)],
+        grid=(n_threadgroups(rows) * 32 * GROUPS, 1, which.size),
+        threadgroup=(32 * GROUPS, 1, 1),
+        output_shapes=[(which.size * m, rows)],
         output_dtypes=[mx.float32],
-    )  # fmt: skip
+    )
     return out
+
+
+@cache
+def _kernel(layout: Coded) -> Any:
+    return mx.fast.metal_kernel(
+        name=f"pyllm_coded_{round(1 / layout.factor)}", input_names=list(INPUTS), output_names=["out"],
+        source=SOURCE, header=define(layout),
+    )  # fmt: skip

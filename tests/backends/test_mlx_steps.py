@@ -1,0 +1,248 @@
+# ruff: noqa: E402 (what is imported needs mlx)
+"""mlx's steps: halves as on a GPU, compiled functions, what attention reads, stages, memory, interrupts and errors.
+
+What ops compute is tested in test_ops.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import oracle
+import pytest
+from oracle import OPTIONS, Step, assert_close, nmse, transformer
+
+mx = pytest.importorskip("mlx.core")
+
+from pyllm import backends
+from pyllm.backends.base import Batch, HostCrossing
+from pyllm.backends.mlx import attention, metal
+from pyllm.backends.mlx.errors import translated
+from pyllm.backends.mlx.executable import MLXExecutable
+from pyllm.backends.mlx.lowering import Lowering
+from pyllm.config import ExecutionOptions
+from pyllm.errors import BackendError, ClosedError, OutOfMemoryError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Program, Stage
+
+needs_compiler = pytest.mark.skipif(
+    not metal.available() and not shutil.which("g++"),
+    reason="mlx's CPU build compiles steps with g++, which is not here",
+)
+
+
+def executable(
+    model: oracle.Model, tensors: dict[str, TensorInfo], options: ExecutionOptions = OPTIONS, *,
+    half: bool = False, compiled: bool = False, program: Program | None = None,
+) -> MLXExecutable:  # fmt: skip
+    return MLXExecutable(Lowering(program or model.program, tensors, options, half), compiled)
+
+
+@pytest.fixture
+def model() -> oracle.Model:
+    return transformer(oracle.Shape(**SMALL, window=9))
+
+
+SMALL = {"n_embd": 128, "n_ff": 256, "head_dim": 32, "n_rot": 32}
+
+
+@pytest.mark.parametrize(
+    ("shape", "fmt"),
+    [(oracle.Shape(), "Q4_K"), (oracle.Shape(**SMALL), "F16"),
+     (oracle.Shape(**SMALL, sinks=True, window=6, softcap=9.0, n_experts=4), "Q4_0")],
+    ids=["dense", "floats", "experts"],
+)  # fmt: skip
+def test_a_model_in_halves(shape: oracle.Shape, fmt: str) -> None:
+    """As on a GPU: products and attention in halves, over a cache of halves."""
+    m = transformer(shape)
+    tensors = m.tensors(fmt)
+    if shape.n_experts:  # a router must choose alike
+        tensors |= {n: t for n, t in m.tensors("F32").items() if "gate_inp" in n}
+    exe = executable(m, tensors, replace(OPTIONS, kv_dtype="f16"), half=True)
+    reference = oracle.compiled("reference", m, tensors)
+    assert_close([(oracle.run(exe, b), oracle.run(reference, b)) for b in oracle.ragged_batches(160)[:2]], 1e-3)
+
+
+@needs_compiler
+def test_decoding_is_compiled_once_in_a_while(model: oracle.Model) -> None:
+    """A hundred steps of a token: the same logits as op by op, and a function for 64 keys, one for more, one for the
+    time in which windows hide nothing."""
+    tensors, tokens, pages = model.tensors("Q8_0"), oracle.random_tokens(100, 160), [2, 3, 4, 5, 6, 7, 8]
+    compiled, plain = executable(model, tensors, compiled=True), executable(model, tensors)
+    for exe in (compiled, plain):
+        oracle.run(exe, [Step(tokens[:3], 0, pages)])
+    for at in range(3, 100):
+        step = [Step([tokens[at]], at, pages)]
+        assert_close([(oracle.run(compiled, step), oracle.run(plain, step))], 1e-9)
+    assert (compiled.n_traces, plain.n_traces) == (3, 0)
+    both = [Step([1], 100, pages), Step([2], 0, [0])]
+    for _ in range(2):
+        assert_close([(oracle.run(compiled, both), oracle.run(plain, both))], 1e-9)
+    assert compiled.n_traces == 4
+
+
+def test_a_step_copies_no_cache(model: oracle.Model) -> None:
+    options = replace(OPTIONS, n_pages=16384)
+    exe = executable(model, model.tensors(), options)
+    pages = list(range(7, 14))
+    for at in range(2):
+        oracle.run(exe, [Step([5], at, pages)])
+    mx.reset_peak_memory()
+    held = mx.get_active_memory()
+    oracle.run(exe, [Step([6], 2, pages), Step([6], 2, [40, 39])])
+    assert mx.get_peak_memory() - held < exe.memory()["kv"] / 8
+
+
+@pytest.mark.parametrize("window", [0, 9])
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("pages", [[12, 13, 14, 15], [14, 2, 3, 9]], ids=["run", "scattered"])
+def test_what_attention_reads(window: int, rounded: bool, pages: list[int]) -> None:
+    """Each position that a token sees is read from its own slot, once; no other is seen."""
+    batch = Batch(replace(OPTIONS, max_tokens=99))
+    batch.add([1], 37, [5, 6, 7])
+    batch.add([1], 3, [8])
+    batch.add([1] * 20, 41, pages)
+    n_slots = 16 * 16
+    groups, arrays = attention.plan_reads(batch, window, n_slots, rounded)
+    assert [(g.first, g.n_seqs, g.n_tokens) for g in groups] == [(0, 2, 1), (2, 1, 20)]
+    for i, group in enumerate(groups):
+        assert group.start + group.n_keys <= n_slots
+        slots = arrays.get(f"slots.{window}.{i}")
+        if slots is None:
+            slots = np.arange(group.start, group.start + group.n_keys)[None]
+        for seq in range(group.n_seqs):
+            first = group.first + seq * group.n_tokens
+            table = batch.page_tables[batch.seqs[first]]
+            for at in batch.positions[first : first + group.n_tokens]:
+                if group.causal:
+                    keys = np.arange(group.n_keys)
+                    seen = keys <= at
+                else:
+                    keys = arrays[f"keys.{window}.{i}"][seq]
+                    seen = (keys >= 0) & (keys <= at) & ((keys > at - window) if window else True)
+                expected = np.arange(max(0, at - window + 1) if window else 0, at + 1)
+                np.testing.assert_array_equal(np.sort(keys[seen]), expected)
+                np.testing.assert_array_equal(slots[seq][seen], table[keys[seen] // 16] * 16 + keys[seen] % 16)
+
+
+def test_number_of_keys_read() -> None:
+    sizes = [attention.bucket(n) for n in range(1, 5000)]
+    assert all(n <= size <= max(64, 1.25 * n) or size - n < 64 for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) < 25
+
+
+def test_stages_hand_values_on(model: oracle.Model) -> None:
+    """A program in two stages, between which a value goes out and one comes in, gives what the whole one gives."""
+    tensors, program = model.tensors(), model.program
+    cut = next(i for i, op in enumerate(program.ops) if op.layer == 1)
+    last = program.ops[cut - 1].out
+    stages = (Stage(0, cut, sends=(last,)), Stage(cut, len(program.ops), sends=(program.hidden, program.logits)))
+    whole, parts = executable(model, tensors), executable(model, tensors, program=replace(program, cuts=stages))
+    batch = Batch(OPTIONS)
+    batch.add(range(30), 0, [3, 1], "all")
+    (sent,) = parts.run_stage(0, batch, [], [last])
+    assert sent.host().shape == (30, last.width)
+    hidden, logits = (c.host() for c in parts.run_stage(1, batch, [], [program.hidden, program.logits]))
+    assert nmse(logits, whole.run(batch)) < 1e-12
+    assert nmse(hidden, whole.run(batch, "hidden")) < 1e-12
+    later = replace(program, ops=program.ops[cut:], cuts=(Stage(0, len(program.ops) - cut, (last,), stages[1].sends),))
+    rest = executable(model, tensors, program=replace(later, kv=program.kv))
+    for crossing in (sent, HostCrossing(sent.host())):
+        assert nmse(rest.run_stage(0, batch, [crossing], [program.logits])[0].host(), logits) < 1e-12
+
+
+def test_memory_is_as_foretold(model: oracle.Model) -> None:
+    backend = backends.get("mlx")
+    for fmt in ("F32", "Q4_K", "Q6_K", "MXFP4"):
+        shape = transformer()
+        needed = backend.memory_needed(shape.program, shape.tensors(fmt), OPTIONS)
+        exe = backend.compile(shape.program, shape.tensors(fmt), OPTIONS)
+        assert {k: exe.memory()[k] for k in ("weights", "kv")} == {k: needed[k] for k in ("weights", "kv")}
+        exe.close()
+        exe.close()
+        assert exe.memory()["weights"] == exe.memory()["kv"] == 0
+        with pytest.raises(ClosedError):
+            oracle.run(exe, [Step([1], 0, [0])])
+
+
+@pytest.fixture
+def threads() -> Iterator[list[threading.Thread]]:
+    started: list[threading.Thread] = []
+    yield started
+    for thread in started:
+        thread.join()
+
+
+def test_steps_from_another_thread(model: oracle.Model, threads: list[threading.Thread]) -> None:
+    exe, results = executable(model, model.tensors()), []
+    step = [Step(range(5), 0, [0])]
+    first = oracle.run(exe, step)
+    threads.append(threading.Thread(target=lambda: results.append(oracle.run(exe, step))))
+    threads[0].start()
+    threads[0].join()
+    np.testing.assert_array_equal(results[0], first)
+
+
+def test_interrupt(model: oracle.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the midst of a step; the next one works, and what other sequences have stored is there."""
+    tensors = model.tensors()
+    exe, other = executable(model, tensors), executable(model, tensors)
+    for e in (exe, other):
+        oracle.run(e, [Step(range(10), 0, [0])])
+    done = Lowering.inputs
+
+    def inputs(self: Lowering, batch: Batch, rounded: bool) -> object:
+        exe.interrupt()
+        return done(self, batch, rounded)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Lowering, "inputs", inputs)
+        with pytest.raises(KeyboardInterrupt):
+            oracle.run(exe, [Step(range(40), 0, [1, 2, 3])])
+    go_on = [Step(range(10, 14), 10, [0])]
+    np.testing.assert_array_equal(oracle.run(exe, go_on), oracle.run(other, go_on))
+
+
+def test_a_device_that_fails(model: oracle.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    exe = executable(model, model.tensors())
+    before = oracle.run(exe, [Step(range(10), 0, [0])])
+    with monkeypatch.context() as patched:
+        patched.setattr("pyllm.backends.mlx.ops.rope", _fail)
+        with pytest.raises(OutOfMemoryError, match="Insufficient Memory"):
+            oracle.run(exe, [Step(range(10), 0, [1])])
+    np.testing.assert_array_equal(oracle.run(exe, [Step(range(10), 0, [0])]), before)
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory")
+
+
+def test_errors_say_what_helps() -> None:
+    assert isinstance(translated(MemoryError(), "here"), OutOfMemoryError)
+    lost = translated(RuntimeError("[METAL] Command buffer execution failed: Device lost"), "in a step")
+    assert not isinstance(lost, OutOfMemoryError)
+    assert "in a step" in str(lost)
+
+
+def test_what_is_refused(model: oracle.Model) -> None:
+    backend, tensors = backends.get("mlx"), model.tensors()
+    with pytest.raises(BackendError, match="q8_0"):
+        backend.compile(model.program, tensors, replace(OPTIONS, kv_dtype="q8_0"))
+    with pytest.raises(BackendError, match="mlx0"):
+        backend.compile(model.program, tensors, replace(OPTIONS, device=1))
+    with pytest.raises(BackendError, match="output"):
+        backend.compile(model.program, {n: t for n, t in tensors.items() if n != "output_norm.weight"}, OPTIONS)
+    with pytest.raises(OutOfMemoryError, match="kv"):
+        backend.compile(model.program, tensors, replace(OPTIONS, n_pages=1 << 40))
+
+
+def test_probe() -> None:
+    backend = backends.get("mlx")
+    (device,) = backend.devices()
+    assert (device.name, device.backend, device.index) == ("mlx0", "mlx", 0)
+    assert device.is_gpu == metal.available()
+    assert backend.probe().details["version"] == mx.__version__
