@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch, Candidates, Crossing, Executable
-from pyllm.backends.cuda import candidates
+from pyllm.backends.cuda import candidates, device
 from pyllm.backends.cuda.graphs import Steps, shape_of, wait
 from pyllm.backends.cuda.launch import Facts, StepArrays, StepShape, View
 from pyllm.backends.cuda.lowering import Lowering
@@ -230,7 +230,9 @@ class CUDAExecutable(Executable):
         return self._steps.n_graphs
 
     def memory(self) -> dict[str, int]:
-        return dict.fromkeys(("weights", "kv", "work"), 0) if self._closed else dict(self._sizes)
+        if self._closed:
+            return dict.fromkeys(self._sizes, 0)
+        return {**self._sizes, "other": device.overhead(self.options.device)}
 
     def close(self) -> None:
         if self._closed:

@@ -26,7 +26,7 @@ def lower_linear(low: Lowering, node: Node, op: Linear, residual: View | None = 
         for n, o in zip(nodes, ops, strict=True):
             n.f32 = View(y.buffer, y.ld, 4 * start)
             start += o.out.width
-    low.add(node, linear.product(low.arrays, node.count, plan, weight, x, y, bias=bias, residual=residual))
+    low.add(node, linear.product(low.arrays, node.count, plan, weight, x, y, low.parts, bias=bias, residual=residual))
 
 
 def _siblings(low: Lowering, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:

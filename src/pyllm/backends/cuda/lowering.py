@@ -102,6 +102,7 @@ class Lowering:
     ) -> None:
         self.program, self.options, self.facts = program, options, facts
         self.weights, self.work = Weights(tensors), Work()
+        self.parts = linear.Parts.of(facts.n_sm, facts.max_shared)
         self.arrays = StepArrays.of(options)
         self.caches = [Buffer(0, outside=True) for _ in program.kv]
         self.received: dict[int, View] = {}
@@ -280,7 +281,7 @@ class Lowering:
         table = self.weights.table(op.table)
         tensor = self.weights[op.table]
         y = self.new_f32(node)
-        self.add(node, linear.embed(self.arrays, tensor.format, tensor.shape[-1], table, y, op.scale))
+        self.add(node, linear.embed(self.arrays, tensor, table, y, op.scale))
 
     def _norm(self, node: Node, op: RMSNorm) -> None:
         """With the selection of rows that it norms, where that is not there yet."""

@@ -15,6 +15,7 @@ from pyllm.backends.cuda.launch import ALIGNMENT, Buffer, round_up
 from pyllm.config import Progress
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.memory import release
 from pyllm.quant import formats
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ class Weights:
         return m.plan, m.place
 
     def table(self, name: str) -> Buffer:
-        """A table's blocks as they are in the file, whose rows are decoded one by one."""
+        """A table whose rows are looked up."""
         if name not in self._tables:
-            self._tables[name] = Buffer(self[name].n_bytes, outside=True)
+            self._tables[name] = Buffer(linear.table_bytes(self[name]), outside=True)
         return self._tables[name]
 
     def vector(self, parts: Sequence[tuple[str | None, int]], n: int = 1) -> Buffer:
@@ -103,7 +104,8 @@ class Weights:
             launcher.upload(place.address, values, wait=True)
         total, done = max(1, sum(b.n_bytes for b in self._places())), 0
         for name, place in self._tables.items():
-            launcher.upload(place.address, self[name].data, wait=True)
+            linear.load_table(launcher, self[name], place.address)
+            release(self[name].data)
             done += place.n_bytes
         for m in self._matrices.values():
             if progress:
@@ -121,7 +123,7 @@ class Weights:
             check_replacement(self[name] if name in replaceable else None, tensor)
         self.tensors = {**self.tensors, **tensors}
         for name in self._tables.keys() & tensors.keys():
-            launcher.upload(self._tables[name].address, self[name].data, wait=True)
+            linear.load_table(launcher, self[name], self._tables[name].address)
         for m in matrices:
             self._pack(launcher, m)
 
@@ -131,6 +133,8 @@ class Weights:
 
     def _pack(self, launcher: Launcher, m: _Matrix) -> None:
         linear.pack(launcher, m.plan, [self[n] for n in m.names], m.place.address)
+        for name in m.names:
+            release(self[name].data)
 
     def _array(self, key: tuple[object, ...], values: F32) -> Buffer:
         if key not in self._arrays:
