@@ -6,6 +6,7 @@ A machine without a GPU notices nothing: a package that is not installed is not 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -46,7 +47,8 @@ def list_gpus() -> list[DeviceInfo]:
 
     found: list[DeviceInfo] = []
     for name in GPU_BACKENDS:
-        if installed(name):
+        # Elsewhere mlx has no Metal, and importing it to hear that would slow down every start.
+        if installed(name) and (name != "mlx" or sys.platform == "darwin"):
             try:
                 found += [device for device in backends.get(name).devices() if device.is_gpu]
             except BackendError:  # a package that is there and does not load: `pyllm doctor` says why

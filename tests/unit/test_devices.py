@@ -87,8 +87,7 @@ def test_a_run_on_the_cpu_imports_no_gpu_package(shared_data: Path) -> None:
             "print(*sys.modules)"
         )
         loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-        if backend == "auto" and "devices" in loaded.stderr:
+        if backend == "auto" and "AssertionError: ('" in loaded.stderr:
             pytest.skip("there is a GPU here")
         assert loaded.returncode == 0, loaded.stderr
-        found = {m for m in loaded.stdout.split() if m.split(".")[0] in ("cupy", "mlx")}
-        assert not found or (backend == "auto" and devices.installed("mlx")), found
+        assert not {m for m in loaded.stdout.split() if m.split(".")[0] in ("cupy", "cupy_backends", "mlx")}
