@@ -80,9 +80,14 @@ def _probe() -> Probe:
 
         device = f"{info.get('device_name') or 'CPU'} (mlx's CPU build, no Metal)"
         return Probe("mlx", True, "", device, free_memory(), details)
-    details |= {"architecture": str(info["architecture"]), "memory": str(info["memory_size"])}
-    free = int(info["max_recommended_working_set_size"]) - int(mx.get_active_memory())
-    return Probe("mlx", True, "", f"{info.get('device_name', 'Apple GPU')} (Metal)", max(0, free), details)
+    details["architecture"] = str(info.get("architecture", ""))
+    memory = int(info.get("memory_size") or info.get("total_memory") or 0)
+    if not memory:
+        return Probe("mlx", True, "", "Metal", None, details)
+    details["memory"] = str(memory)
+    usable = int(info.get("max_recommended_working_set_size") or memory * 3 // 4)
+    free = max(0, usable - int(mx.get_active_memory()))
+    return Probe("mlx", True, "", f"{info.get('device_name', 'Apple GPU')} (Metal)", free, details)
 
 
 @cache

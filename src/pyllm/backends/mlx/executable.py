@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch, Crossing, Executable
+from pyllm.backends.mlx import metal
 from pyllm.backends.mlx.errors import device_errors
 from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
 from pyllm.errors import ClosedError
@@ -262,7 +263,7 @@ def _keep_free(n_bytes: int) -> None:
 
 def _new_stream() -> Any:
     """A stream that any thread may use: the engine's steps are not always in the thread that compiled."""
-    device = mx.default_device()
+    device = mx.gpu if metal.available() else mx.cpu
     make = getattr(mx, "new_thread_unsafe_stream", None)
     return make(device) if make is not None else mx.default_stream(device)
 

@@ -195,7 +195,7 @@ def _array(values: NDArray[np.generic]) -> mx.array:
 
 
 def _gather_float(x: mx.array, weights: mx.array, ids: mx.array) -> mx.array:
-    if not mx.is_available(mx.gpu):  # mlx has it on the CPU in float32 only
+    if not metal.available():  # mlx has it on the CPU in float32 only
         x, weights = x.astype(mx.float32), weights.astype(mx.float32)
     transposed = weights.swapaxes(-1, -2)
     return _gather(x, ids, lambda rows, which, ordered: mx.gather_mm(
