@@ -117,7 +117,7 @@ class Lowering:
             for v in inputs(op):
                 self._nodes[v.id].readers.append(op)
             self._nodes[op.out.id] = Node(op.out, op, self._count(op.out))
-        self.stages = [self._stage(s, s is program.stages[-1]) for s in program.stages]
+        self.stages = [self._stage(s, s == program.stages[-1]) for s in program.stages]
         self.n_candidates, self.chosen = 0, Buffer(0)
         if program.logits.id in self.sent and program.logits.id in self._by_row:
             self._candidates(self.sent[program.logits.id])
