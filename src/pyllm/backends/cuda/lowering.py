@@ -139,8 +139,8 @@ class Lowering:
             node.f32 = self.received[v.id] = self.room(node)
             self.work.touch(node.f32.buffer)
         for op in self.program.ops[stage.start : stage.stop]:
-            if isinstance(op, Attention):
-                self.f32(op.out)
+            if isinstance(op, Attention) and not self.node(op.out).computed:
+                self._compute(self.node(op.out))
         ends = {}
         for v in stage.sends:
             self.sent[v.id] = view = self.f32(v)
