@@ -164,14 +164,14 @@ struct Copies {
     struct Copy {
         void* to;
         const void* from;  // none: zeros
-        u32 group;
+        u32 group, size;
     };
     Copy* items;
     u32 first, n, capacity, group;  // group: the one that is open
 };
 
-static inline void add_copy(void* to, const void* from) {
-    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16)
+static inline void add_copy(void* to, const void* from, u32 size) {
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % size)
         fail("cp.async with an address that is not aligned");
     if (!me->copies) me->copies = static_cast<Copies*>(calloc(1, sizeof(Copies)));
     Copies* c = me->copies;
@@ -179,8 +179,8 @@ static inline void add_copy(void* to, const void* from) {
         c->capacity = c->capacity ? 2 * c->capacity : 64;
         c->items = static_cast<Copies::Copy*>(realloc(c->items, c->capacity * sizeof *c->items));
     }
-    c->items[c->n++] = {to, from, c->group};
-    memset(to, 0xff, 16);
+    c->items[c->n++] = {to, from, c->group, size};
+    memset(to, 0xff, size);
 }
 
 static inline void wait_copies(u32 pending) {
@@ -189,9 +189,9 @@ static inline void wait_copies(u32 pending) {
     while (c->first < c->n && c->items[c->first].group + pending < c->group) {
         const Copies::Copy& copy = c->items[c->first++];
         if (copy.from)
-            memcpy(copy.to, copy.from, 16);
+            memcpy(copy.to, copy.from, copy.size);
         else
-            memset(copy.to, 0, 16);
+            memset(copy.to, 0, copy.size);
     }
     if (c->first == c->n) c->first = c->n = 0;
 }
@@ -202,9 +202,13 @@ static inline void reset_copies(Fiber* f) {
 
 }  // namespace emu
 
-DEVICE void cp_async16(void* shared, const void* global) { emu::add_copy(shared, global); }
+DEVICE void cp_async16(void* shared, const void* global) { emu::add_copy(shared, global, 16); }
+template <int bytes> DEVICE void cp_async(void* shared, const void* global) {
+    static_assert(bytes == 4 || bytes == 8 || bytes == 16, "what the card can copy");
+    emu::add_copy(shared, global, bytes);
+}
 DEVICE void cp_async16_or_zero(void* shared, const void* global, bool take) {
-    emu::add_copy(shared, take ? global : nullptr);
+    emu::add_copy(shared, take ? global : nullptr, 16);
 }
 DEVICE void cp_async_commit() {
     if (emu::me->copies) emu::me->copies->group++;

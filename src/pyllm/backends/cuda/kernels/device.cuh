@@ -126,6 +126,19 @@ DEVICE void cp_async16(void* shared, const void* global) {
 #endif
 }
 
+template <int bytes> DEVICE void cp_async(void* shared, const void* global) {  // 4, 8 or 16 bytes, aligned to as many
+#if ARCH >= 800
+    if constexpr (bytes == 16)
+        cp_async16(shared, global);
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(shared)), "l"(global), "n"(bytes)
+                     : "memory");
+#else
+#pragma unroll
+    for (int i = 0; i < bytes / 4; i++) reinterpret_cast<u32*>(shared)[i] = reinterpret_cast<const u32*>(global)[i];
+#endif
+}
+
 DEVICE void cp_async16_or_zero(void* shared, const void* global, bool take) {  // zeros unless `take`; then not read
 #if ARCH >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
