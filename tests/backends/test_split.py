@@ -29,7 +29,9 @@ SHAPES = {
 }
 EXACT = 1e-7
 """NMSE with float weights, as for whole models."""
-QUANTIZED = 1e-4
+QUANTIZED = 4e-4
+"""With others, against the cpu: both may quantize activations to 8 bits, each in its own way, and random weights do
+not forgive as trained ones do. (The cpu alone is 1e-4 from the reference here.)"""
 
 
 def device(backend: str) -> DeviceInfo:
@@ -143,12 +145,11 @@ def test_three_devices(other: DeviceInfo) -> None:
     check(placed(model, tensors, devices, [devices[i].name for i in drawn]), model, tensors, EXACT)
 
 
-@pytest.mark.parametrize("fmt", ["Q8_0", "Q4_K"])
-def test_quantized(other: DeviceInfo, fmt: str) -> None:
-    """Against the cpu alone, which quantizes activations in its own way."""
+@pytest.mark.parametrize(("fmt", "limit"), [("F16", 1e-5), ("Q8_0", QUANTIZED), ("Q4_K", QUANTIZED)])
+def test_formats(other: DeviceInfo, fmt: str, limit: float) -> None:
     model = transformer(Shape(n_layers=2, n_ff=256, n_vocab=80))
     tensors = model.tensors(fmt)
-    check(compiled(model, tensors, [device("cpu"), other], n_gpu_layers=2), model, tensors, QUANTIZED, "cpu")
+    check(compiled(model, tensors, [device("cpu"), other], n_gpu_layers=2), model, tensors, limit, "cpu")
 
 
 def test_quantized_anywhere(other: DeviceInfo) -> None:
