@@ -1,0 +1,75 @@
+"""A mixture of experts in a program's launches: choose, products by slots, gate between them, weighted sum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cuda import elementwise, experts, linear
+from pyllm.backends.cuda.experts import Routing
+from pyllm.backends.cuda.launch import GROUP, Q8, Buffer, Forms, Half, View
+from pyllm.program import MixtureOfExperts
+
+if TYPE_CHECKING:
+    from pyllm.backends.cuda.lowering import Lowering, Node
+
+
+def expert_forms(low: Lowering, node: Node, op: MixtureOfExperts) -> set[str]:
+    """The forms in which a mixture reads its input `node`."""
+    return low.x_forms(node, [op.gate]) | low.x_forms(node, [op.up])
+
+
+def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
+    """`node` is the value that is written: the mixture, or its sum with `residual`."""
+    source = low.node(op.x)
+    logits = low.f32(op.router)
+    x = low.forms(op.x, expert_forms(low, source, op))
+    bias = low.weights.vector([(op.choice_bias, op.n_experts)]) if op.choice_bias else None
+    routing = Routing.room(op, node.count, low.most(node))
+    low.add(node, experts.route(low.arrays, logits, bias, routing))
+    if _one_product(low, op):
+        both = _product(low, node, routing, x, [op.gate, op.up], [op.gate_bias, op.up_bias], None)
+        gate, up = both, View(both.buffer, both.ld, both.offset + 4 * op.n_ff)
+    else:
+        gate = _product(low, node, routing, x, [op.gate], [op.gate_bias], op.gate_scale)
+        up = _product(low, node, routing, x, [op.up], [op.up_bias], op.up_scale)
+    active = _active(low, node, routing)
+    low.add(node, elementwise.gated(low.arrays, routing.slot_count, op.act, gate, up, active, op.n_ff))
+    down = _product(low, node, routing, active, [op.down], [op.down_bias], op.down_scale)
+    low.add(node, experts.combine(low.arrays, down, routing, low.new_f32(node), residual))
+
+
+def _one_product(low: Lowering, op: MixtureOfExperts) -> bool:
+    """Whether an expert's gate and up are one matrix."""
+    alike = low.weights[op.gate].format == low.weights[op.up].format
+    return alike and op.n_ff % GROUP == 0 and not (op.gate_scale or op.up_scale)
+
+
+def _product(
+    low: Lowering, node: Node, r: Routing, x: Forms, names: list[str], biases: list[str | None], scale: str | None
+) -> View:
+    """y [slots, rows of the matrices] of each slot's expert. `x` has rows of tokens, or of slots."""
+    plan, weight = low.weights.matrix(names)
+    widths = [low.weights[name].shape[-2] for name in names]
+    n = r.op.n_experts
+    bias: Buffer | None = None
+    if any(biases):
+        bias = low.weights.vector(list(zip(biases, widths, strict=True)), n)
+    factors = low.weights.vector([(scale, 1)], n) if scale else None
+    y = View.room(r.slot_count.most(low.options), sum(widths))
+    low.add(
+        node,
+        linear.product(low.arrays, r.slot_count, plan, weight, x, y, low.parts, bias=bias, scale=factors, routing=r),
+    )
+    return y
+
+
+def _active(low: Lowering, node: Node, r: Routing) -> Forms:
+    """Room for what `down` reads, in its forms."""
+    wanted = low.x_forms(node, [r.op.down])
+    n, few, width = r.slot_count.most(low.options), r.slot_count.few, r.op.n_ff
+    return Forms(
+        View.room(n, width) if "f32" in wanted else None,
+        Q8.room(min(n, few), width) if "q8" in wanted else None,
+        Half.room(n, width) if "half" in wanted and n > few else None,
+        few,
+    )
