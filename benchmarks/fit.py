@@ -59,6 +59,11 @@ def child(a: argparse.Namespace) -> None:
     held = {name: sum(part.memory().values()) for name, part in parts.items() if name != "cpu"}
     if not parts and a.backend in ("cuda", "mlx"):
         held = {f"{a.backend}0": sum(executable.memory().values())}
+    for name in held:
+        if name.startswith("mlx"):  # it allocates as it computes
+            import mlx.core as mx
+
+            held[name] = mx.get_peak_memory()
     print(json.dumps({"process": peak_bytes(), **held}))
 
 

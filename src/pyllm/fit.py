@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pyllm.program import Program
 
 
+_UNIFIED = ("mlx",)
+"""Backends whose devices have the process's own memory."""
 _TYPICAL = 120 << 20
 
 
@@ -45,7 +47,7 @@ class DeviceFit:
     kv: int
     work: int
     other: int
-    """Libraries and contexts; of the CPU: all that the process takes beside the model."""
+    """Libraries and contexts; of the CPU: all that the process takes beside its part of the model."""
 
     @property
     def total(self) -> int:
@@ -173,7 +175,7 @@ def _with_process(used: Sequence[DeviceFit], chosen: Sequence[DeviceInfo], besid
         weights=sum(f.weights for f in host),
         kv=sum(f.kv for f in host),
         work=sum(f.work for f in host),
-        other=beside + sum(f.other for f in host),
+        other=beside + sum(f.other for f in host) + sum(f.total for f in gpus if f.device.backend in _UNIFIED),
     )
     return (*gpus, process)
 
