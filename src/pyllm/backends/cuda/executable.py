@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm import env
 from pyllm.backends.base import Batch, Candidates, Crossing, Executable
 from pyllm.backends.cuda import candidates, device
 from pyllm.backends.cuda.graphs import Steps, shape_of, wait
@@ -69,7 +70,8 @@ class CUDAExecutable(Executable):
             for buffer in self._low.work.kept:
                 launcher.zero(buffer.address, buffer.n_bytes)
             self._upload = _Upload(self._low.arrays, launcher)
-            self._steps.compile(self._first_shapes(), options.progress)
+            if not env.cuda_emulator():  # there, compiling what may not be used takes longer than a step
+                self._steps.compile(self._first_shapes(), options.progress)
             self._low.weights.load(launcher, options.progress)
         except BaseException:
             self.close()
