@@ -191,6 +191,7 @@ class Runner:
             return {}
         options = executable.options
         batch, each = Batch(options), options.n_pages // n_seqs
+        position = min(position, each * options.page_size - n_tokens)
         for s in range(n_seqs):
             pages = range(s * each, (s + 1) * each)
             batch.add(np.arange(n_tokens) % 100, position, pages, generated=n_tokens == 1)
