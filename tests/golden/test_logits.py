@@ -18,7 +18,7 @@ from pyllm.gguf import open_gguf
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "archs"
 MODELS = sorted(path.stem for path in FOLDER.glob("*.gguf")) or ["none"]
 
-LIMITS = {"reference": 1e-6, "cpu": 1e-5, "mlx": 1e-5}
+LIMITS = {"reference": 1e-6, "cpu": 1e-5, "mlx": 1e-5, "cuda": 1e-5}
 """NMSE against llama.cpp's logits, F32 weights and F32 cache."""
 
 CUTS = {"whole": [96], "chunks": [1, 31, 7, 40, 3, 14], "single": [1] * 96}
