@@ -52,9 +52,9 @@ SMALL = {"n_embd": 128, "n_ff": 256, "head_dim": 32, "n_rot": 32}
 
 @pytest.mark.parametrize(
     ("shape", "fmt"),
-    [(oracle.Shape(), "Q4_K"), (oracle.Shape(**SMALL), "F16"),
+    [(oracle.Shape(), "Q4_K"), (oracle.Shape(), "Q6_K"), (oracle.Shape(**SMALL), "F16"),
      (oracle.Shape(**SMALL, sinks=True, window=6, softcap=9.0, n_experts=4), "Q4_0")],
-    ids=["dense", "floats", "experts"],
+    ids=["affine", "coded", "floats", "experts"],
 )  # fmt: skip
 def test_a_model_in_halves(shape: oracle.Shape, fmt: str) -> None:
     """As on a GPU: products and attention in halves, over a cache of halves."""

@@ -186,7 +186,7 @@ class MLXExecutable(Executable):
         reads, arrays = self._step
         step = Step(self.lowering, arrays, reads, batch.n_rows, dict(enumerate(self.caches)), dict(self._values))
         kept, last_use = {*wanted, *plan.leaves, *self._values}, _last_uses(self.program, part.start, part.stop)
-        at_once = self._pace.get(batch.n_tokens.bit_length(), (8, 0.0))[0]
+        at_once = self._pace.get(batch.n_tokens.bit_length(), (1, 0.0))[0]
         touched: list[tuple[mx.array, mx.array]] = []
         began = piece_began = time.perf_counter()
         n = 0

@@ -19,6 +19,8 @@ from pyllm.backends.mlx.packing import Arrays, Plan
 
 _MANY = 32
 """Rows of x from which on decoding a matrix first costs the CPU less."""
+_DECODED = 1 << 25
+"""Weights that are decoded at a time."""
 _SORTED = 64
 """Slots from which on mlx's products of experts want them sorted."""
 
@@ -62,9 +64,6 @@ class Matrix(ABC):
     @abstractmethod
     def _experts(self, x: mx.array, ids: mx.array) -> mx.array: ...
 
-    def _decoded_product(self, x: mx.array) -> mx.array:
-        return x @ self.decode(self.arrays).T
-
     def _scaled(self, x: mx.array, bounded: bool, product: Callable[[mx.array], mx.array]) -> mx.array:
         if self.dtype == mx.float32:
             return product(x)
@@ -75,17 +74,17 @@ class Matrix(ABC):
 
 
 class FloatMatrix(Matrix):
-    """Kept as floats."""
+    """Kept as floats, and multiplied as such."""
 
     @property
     def dtype(self) -> mx.Dtype:
-        return mx.float16 if self.half and self.plan.dtype == "float16" else mx.float32
+        return mx.float16 if self.plan.dtype == "float16" else mx.float32
 
     def decode(self, arrays: dict[str, mx.array]) -> mx.array:
-        return arrays["w"].astype(self.dtype)
+        return arrays["w"]
 
     def _product(self, x: mx.array) -> mx.array:
-        return self._decoded_product(x)
+        return x @ self.arrays["w"].T
 
     def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
         return _gather_float(x, self.decode(self.arrays), ids)
@@ -109,9 +108,9 @@ class QuantizedMatrix(Matrix):
         return mx.dequantize(arrays["codes"], arrays["scales"], arrays.get("biases"), dtype=self.dtype, **self._options)
 
     def _product(self, x: mx.array) -> mx.array:
-        if len(x) >= _MANY and not self.half:
-            return self._decoded_product(x)
         a = self.arrays
+        if len(x) >= _MANY and not self.half:
+            return x @ self.decode(a).T
         return mx.quantized_matmul(x, a["codes"], a["scales"], a.get("biases"), transpose=True, **self._options)
 
     def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
@@ -127,7 +126,7 @@ class QuantizedMatrix(Matrix):
 
 
 class CodedMatrix(Matrix):
-    """In groups of 16 or with tables of values: our Metal kernel for few rows; for more, and elsewhere, decoded."""
+    """In groups of 16 or with tables of values: our Metal kernel for few rows of x; for more, decoded in parts."""
 
     def __init__(self, planned: Plan, arrays: Arrays, half: bool) -> None:
         super().__init__(planned, arrays, half)
@@ -141,11 +140,11 @@ class CodedMatrix(Matrix):
 
     def _decode_plainly(self, arrays: dict[str, mx.array]) -> mx.array:
         layout, codes, halves = self._layout, arrays["codes"], arrays["halves"].astype(mx.float32)
-        ones = mx.ones((*codes.shape[:-1], self.plan.columns // 32), mx.float32)
+        ones = mx.ones((*codes.shape[:-1], self.plan.columns // 32), self.dtype)
         # mlx unpacks bits as a part of dequantizing, which a scale of 1 and a bias of 0 leave as they are
         numbers = mx.dequantize(codes, ones, mx.zeros_like(ones), group_size=32, bits=layout.bits)
         if layout.values:
-            numbers = mx.array(layout.values, mx.float32)[numbers.astype(mx.int32)]
+            numbers = mx.array(layout.values, self.dtype)[numbers.astype(mx.int32)]
         else:
             numbers = numbers - layout.offset
         halves = halves.reshape(*codes.shape[:-1], -1, 1, layout.n_halves)  # [..., blocks, 1, 1 or 2]
@@ -159,7 +158,7 @@ class CodedMatrix(Matrix):
                 scales = scales & 15
             scale = scale * scales.astype(mx.float32)  # [..., blocks, groups of a block]
         numbers = numbers.reshape(*codes.shape[:-1], -1, per_block, layout.group)
-        numbers = scale[..., None] * numbers
+        numbers = scale[..., None] * numbers  # float32, as scale is
         if minimum is not None:
             numbers = numbers - minimum[..., None]
         return numbers.reshape(*codes.shape[:-1], self.plan.columns).astype(self.dtype)
@@ -167,7 +166,10 @@ class CodedMatrix(Matrix):
     def _product(self, x: mx.array) -> mx.array:
         if metal.available() and len(x) <= metal.MOST_ROWS:
             return metal.product(self._layout, self.arrays, x, self.rows, None, 1)
-        return self._decoded_product(x)
+        step = max(1, _DECODED // self.plan.columns)
+        parts = [{n: a[i : i + step] for n, a in self.arrays.items()} for i in range(0, self.rows, step)]
+        out = [x @ self.decode(part).T for part in parts]
+        return out[0] if len(out) == 1 else mx.concatenate(out, axis=-1)
 
     def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
         if metal.available() and ids.size <= _SORTED:

@@ -71,11 +71,12 @@ class Plan:
 def plan(tensor: TensorInfo, half: bool) -> Plan:
     """How a matrix, or the experts of a layer, are kept. `half`: products are of float16, and so are scales.
 
-    mlx wants columns in multiples of 32 and of the group; a matrix of others is kept as floats.
+    mlx wants columns in multiples of 32 and of the group; a matrix of others is kept as floats. So are coded ones where
+    there is no kernel for them: decoding them in each step takes mlx's CPU build longer than all else.
     """
     formats.get(tensor.format)  # raises FormatError where nobody knows it
     layout = LAYOUTS.get(tensor.format)
-    if layout is not None and tensor.shape[-1] % max(32, layout.group):
+    if layout is not None and (tensor.shape[-1] % max(32, layout.group) or (isinstance(layout, Coded) and not half)):
         layout = None
     wide = tensor.format == "F32" if layout is None else not half
     return Plan(tensor.format, tensor.shape, layout, "float32" if wide else "float16")
