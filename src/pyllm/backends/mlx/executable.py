@@ -218,7 +218,7 @@ class MLXExecutable(Executable):
         if stage < len(self.program.stages) - 1 or not wanted:
             return part.stop
         computed = [at for at in range(part.start, part.stop) if self.program.ops[at].out.id in wanted]
-        return max(computed, default=part.start - 1) + 1
+        return max(computed, default=part.stop - 1) + 1
 
     def _note(self, batch: Batch, at_once: int, seconds: float) -> None:
         self._pace[batch.n_tokens.bit_length()] = at_once, seconds
@@ -295,5 +295,6 @@ def _plan_stages(program: Program) -> list[_StagePlan]:
         later = set().union(*used[i + 1 :])
         sent = {v.id for stage in program.stages[i + 1 :] for v in stage.sends}
         caches = tuple(op.cache for op in part if isinstance(op, Attention))
-        plans.append(_StagePlan(tuple(sorted(used[i] - made[i])), frozenset(made[i] & (later | sent)), caches))
+        own = {v.id for v in program.stages[i].sends}
+        plans.append(_StagePlan(tuple(sorted((used[i] | own) - made[i])), frozenset(made[i] & (later | sent)), caches))
     return plans
