@@ -174,6 +174,7 @@ def llama_cpp(report: Report, sizes: Sizes) -> dict[str, Any]:
         return {"skipped": str(error)}
 
     from pyllm.bench.presets import open_preset
+    from pyllm.gguf.values import Value
     from pyllm.gguf.writer import GGUFWriter, TensorSpec
 
     if not ll.llama_supports_gpu_offload():
@@ -182,7 +183,8 @@ def llama_cpp(report: Report, sizes: Sizes) -> dict[str, Any]:
         path = Path(folder, "model.gguf")
         tensors = list(model.tensors.values())
         specs = [TensorSpec(t.name, t.shape, t.format) for t in tensors]
-        with GGUFWriter(path, {**model.metadata, "tokenizer.ggml.model": "none"}, specs) as writer:
+        metadata = {**model.metadata, "tokenizer.ggml.model": "none"}
+        with GGUFWriter(path, {key: Value.of(value) for key, value in metadata.items()}, specs) as writer:
             for tensor in tensors:
                 writer.write(tensor.data)
         peer = [sys.executable, str(ROOT / "benchmarks" / "peer.py"), "speed", str(path), "-n", str(sizes.n_gen)]
