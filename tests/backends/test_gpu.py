@@ -107,7 +107,8 @@ def test_narrow_caches(shared_data: Path, kv_dtype: str) -> None:
 
 # --- splits
 
-SPLIT = Shape(n_layers=4, n_experts=5, n_used=2)
+# Quantized activations make experts of a random model choose otherwise: those are compared in float32.
+SPLIT = {"F32": Shape(n_layers=4, n_experts=5, n_used=2), "Q4_K": Shape(n_layers=4)}
 
 
 @pytest.mark.parametrize(
@@ -123,15 +124,13 @@ SPLIT = Shape(n_layers=4, n_experts=5, n_used=2)
     ],
     ids=["none", "head", "half", "all", "experts on the cpu", "kv on the cpu", "pattern"],
 )
-@pytest.mark.parametrize("fmt", ["F32", "Q4_K"])
+@pytest.mark.parametrize("fmt", SPLIT)
 def test_a_split_gives_the_cpus_logits(card: DeviceInfo, placement: PlacementOptions, fmt: str) -> None:
     oracle.need("cpu")
-    model = transformer(SPLIT)
+    model = transformer(SPLIT[fmt])
     tensors = model.tensors(fmt)
-    routers = {n: t for n, t in model.tensors("F32").items() if "gate_inp" in n}  # routers must choose alike
-    tensors = tensors | routers
     devices = [*backends.get("cpu").devices(), card]
-    batches = oracle.ragged_batches(SPLIT.n_vocab)
+    batches = oracle.ragged_batches(SPLIT[fmt].n_vocab)
     cpu = oracle.compiled("cpu", model, tensors)
     wanted = [oracle.run(cpu, batch) for batch in batches]
     cpu.close()
