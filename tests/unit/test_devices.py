@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import pyllm
 from pyllm import devices
 from pyllm.backends.base import DeviceInfo
 from pyllm.config import PlacementOptions
@@ -91,3 +94,25 @@ def test_a_run_on_the_cpu_imports_no_gpu_package(shared_data: Path) -> None:
             pytest.skip("there is a GPU here")
         assert loaded.returncode == 0, loaded.stderr
         assert not {m for m in loaded.stdout.split() if m.split(".")[0] in ("cupy", "cupy_backends", "mlx")}
+
+
+@pytest.mark.parametrize("backend", ["mlx", "cuda"])
+def test_load_splits_a_model(shared_data: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("llvmlite")
+    if backend == "mlx":
+        pytest.importorskip("mlx.core")
+    else:
+        pytest.importorskip("cupy")
+        if shutil.which("g++") is None:
+            pytest.skip("the emulator needs g++")
+        monkeypatch.setenv("PYLLM_CUDA_EMULATOR", "1")
+    path, tokens = shared_data / "archs" / "llama-dense.gguf", list(range(3, 19))
+    with pyllm.load(path, backend="cpu", kv_dtype="f32") as llm:
+        wanted = llm.logits(tokens)
+        n_layers = llm.architecture.n_layers
+    gpu = f"{backend}0"
+    for n, used in ((0, {"cpu"}), (n_layers // 2, {gpu, "cpu"}), ("all", {gpu})):
+        with pyllm.load(path, backend=backend, kv_dtype="f32", n_gpu_layers=n) as llm:
+            assert set(llm.devices) == used
+            assert np.sum((llm.logits(tokens) - wanted) ** 2) <= 1e-4 * np.sum(wanted**2)
+            assert len(llm.complete(tokens, max_tokens=3, temperature=0).tokens) == 3
