@@ -252,7 +252,7 @@ class EmulatedLauncher(Launcher):
 def build(name: str, defines: Defines) -> Path:
     """The shared object of a file of kernels, built at first use. Raises BackendError with the compiler's words."""
     source, program = compiler.source(name), compiler_path()
-    options = ["-std=c++17", "-O2", "-march=native", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+    options = ["-std=c++17", "-O1", "-march=native", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
     options += ["-DEMULATED", *compiler.options_of(defines)]
     digest = source.digest(options, program, _processor(), _emulator_text())
 

@@ -11,6 +11,7 @@
 // a cp.async copies only when it is waited for.
 #pragma once
 
+#define _GLIBCXX_INCLUDE_NEXT_C_HEADERS  // C's own headers: those of C++ take longer to read than most kernels
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
