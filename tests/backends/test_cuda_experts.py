@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import cuda_tools
 import numpy as np
+import oracle
 import pytest
 from numpy.typing import NDArray
+from oracle import Shape, transformer
 
+from pyllm.backends.base import Batch
 from pyllm.backends.cuda import candidates, experts
 from pyllm.backends.cuda.launch import TOKENS, Buffer, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
@@ -144,6 +148,28 @@ def test_no_candidates_of_a_vocabulary_beyond_the_kernels() -> None:
     assert candidates.n_candidates(1 << 20) == 128
     assert candidates.n_candidates((1 << 20) + 1) == 0
     assert candidates.n_candidates(100) == 100
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_candidates_of_a_step(monkeypatch: pytest.MonkeyPatch, n_rows: int) -> None:
+    """What an executable gives is of the logits that it gives, by launches and by a graph."""
+    cuda_tools.emulator()  # or skip
+    monkeypatch.setenv("PYLLM_CUDA_EMULATOR", "1")
+    model = transformer(Shape(n_layers=1, n_vocab=4500, n_embd=64, n_ff=64, n_heads=2, n_kv_heads=1, n_rot=32))
+    exe = oracle.compiled("cuda", model, model.tensors("Q8_0"), replace(oracle.OPTIONS, max_tokens=16, max_rows=4))
+    batch = Batch(exe.options)
+    batch.add([5, 700, 41, 3], 0, [4], [1, 2, 3][-n_rows:])
+    logits = exe.run(batch).copy()
+    for _ in range(3):
+        found = exe.run(batch, "candidates")
+        assert found.ids.shape == (n_rows, exe.n_candidates) == (n_rows, 128)
+        np.testing.assert_array_equal(found.ids, np.argsort(-logits, axis=1, kind="stable")[:, :128])
+        np.testing.assert_array_equal(found.logits, np.take_along_axis(logits, found.ids, axis=1))
+        np.testing.assert_allclose(found.log_sum, np.log(np.exp(logits.astype(np.float64)).sum(axis=1)), rtol=1e-6)
+    nothing = Batch(exe.options)
+    nothing.add([5, 700], 0, [4], "none")
+    assert exe.run(nothing, "candidates").ids.shape == (0, 128)
+    exe.close()
 
 
 # --- experts
