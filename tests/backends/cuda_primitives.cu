@@ -168,6 +168,19 @@ KERNEL(pipeline, Pointers, 128) {  // sums n tiles of 128 x 16 bytes by threads 
     static_cast<float*>(a.out)[threadIdx.x] = sum + tiles[threadIdx.x * 4];
 }
 
+KERNEL(small_copies, Pointers, 32) {  // 4 and 8 bytes: out[i] = a[i + 1] of 32, then a[i + 2] of 64
+    SHARED(float, tile);
+    const float* in = static_cast<const float*>(a.a);
+    int i = threadIdx.x;
+    cp_async<4>(tile + i, in + i + 1);
+    cp_async<8>(tile + 32 + 2 * i, in + 2 * i + 2);
+    if (i < 8) cp_async<16>(tile + 96 + 4 * i, in + 4 * i);
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+    for (int k = i; k < 128; k += 32) static_cast<float*>(a.out)[k] = tile[k];
+}
+
 KERNEL(no_wait, Pointers, 32) {
     SHARED(float, tile);
     cp_async16(tile + threadIdx.x * 4, static_cast<const float*>(a.a) + threadIdx.x * 4);

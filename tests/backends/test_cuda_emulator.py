@@ -216,6 +216,13 @@ def test_copies_that_are_waited_for(device: Device, n: int, rng: np.random.Gener
     np.testing.assert_array_equal(out, np.roll(x.sum((0, 1)), -1) + odd)
 
 
+@everywhere
+def test_copies_of_every_size(device: Device, rng: np.random.Generator) -> None:
+    x, out = rng.normal(0, 1, 66).astype(np.float32), np.zeros(128, np.float32)
+    call(device, "small_copies", out, x, shared=512)
+    np.testing.assert_array_equal(out, np.concatenate([x[1:33], x[2:66], x[:32]]))
+
+
 def test_a_copy_that_nobody_waits_for_has_not_happened() -> None:
     out = np.zeros(32, np.float32)
     call(emulator, "no_wait", out, np.ones(128, np.float32), shared=512)

@@ -8,7 +8,7 @@ constexpr size_t stack_bytes = 128 << 10;
 // Stacks begin at different places within a page: else the same local variable of all lanes falls into one cache set.
 constexpr size_t stack_stride = stack_bytes + 5 * 64;
 constexpr size_t stack_spare = 1 << 20;  // below the first, so that an overflow is reported there, too
-constexpr u64 stack_mark = 0x5ca1ab1e0ddba11ull;
+constexpr u8 stack_mark[64] = {0x5c, 0xa1, 0xab, 0x1e, 0x0d, 0xdb, 0xa1, 0x1e};  // at the end of each
 
 struct Launch {  // what the host passes
     u32 grid[3], block[3], shared, max_shared;
@@ -254,7 +254,7 @@ static bool prepare(const Launch& l, u64 threads, u64 bound) {
     }
     if (!state.stacks) {
         state.stacks = static_cast<char*>(malloc(stack_spare + stack_stride * max_threads));
-        for (int i = 0; state.stacks && i < max_threads; i++) memcpy(stack_of(i), &stack_mark, sizeof stack_mark);
+        for (int i = 0; state.stacks && i < max_threads; i++) memcpy(stack_of(i), stack_mark, sizeof stack_mark);
     }
     if (!state.shared_buffer || l.shared > state.shared_size) {
         free(state.shared_buffer);
@@ -285,8 +285,8 @@ static __attribute__((unused)) int run(const Launch& l, const char* name, int bo
     }
     int overflowed = -1;
     for (int i = (int)threads - 1; i >= 0; i--)
-        if (memcmp(stack_of(i), &stack_mark, sizeof stack_mark)) {
-            memcpy(stack_of(i), &stack_mark, sizeof stack_mark);
+        if (memcmp(stack_of(i), stack_mark, sizeof stack_mark)) {
+            memcpy(stack_of(i), stack_mark, sizeof stack_mark);
             overflowed = i;
         }
     if (overflowed >= 0)
