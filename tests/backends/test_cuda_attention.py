@@ -354,7 +354,7 @@ class Attending:
 
 CASES = {
     "plain": Case(turned=True, page=32),
-    "one_kv_odd_size": Case(n_heads=3, n_kv=1, head=20, v_head=24),
+    "one_kv_odd_size": Case(n_heads=3, n_kv=1, head=21, v_head=23),
     "many_heads": Case(n_heads=12, n_kv=1, head=16, v_head=16, sinks=True),
     "everything": Case(head=80, v_head=48, window=40, softcap=3.0, sinks=True, n_heads=2, n_kv=2),
     "wide": Case(n_heads=2, n_kv=1, head=256, v_head=256),

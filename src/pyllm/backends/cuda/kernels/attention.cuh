@@ -57,6 +57,20 @@ DEVICE const float* queries_of(const Inputs& in, const Rows& r, int row, int kv_
     return in.q + (u64)(r.token + at / GROUP) * in.q_ld + (kv_head * GROUP + at % GROUP) * HEAD;
 }
 
+// Four columns of a row of queries as halves; zeros past the head, and where there is no row.
+DEVICE uint2 four_queries(const float* q, int column, float factor) {
+    float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (HEAD % 4 == 0) {
+        if (q && column < HEAD) x = *reinterpret_cast<const float4*>(q + column);
+    } else if (q) {
+        if (column < HEAD) x.x = q[column];
+        if (column + 1 < HEAD) x.y = q[column + 1];
+        if (column + 2 < HEAD) x.z = q[column + 2];
+        if (column + 3 < HEAD) x.w = q[column + 3];
+    }
+    return make_uint2(f32_to_f16x2(x.x * factor, x.y * factor), f32_to_f16x2(x.z * factor, x.w * factor));
+}
+
 // What queries are multiplied by before they meet keys, and what a score becomes after that.
 DEVICE float query_factor(const Inputs& in) { return SOFTCAP ? in.scale / in.softcap : in.scale * LOG2_E; }
 DEVICE float capped(const Inputs& in, float score) {

@@ -41,33 +41,38 @@ DEVICE bool find_tile(const Args& a, int& seq, int& first_row) {
 
 DEVICE void load_queries(const Args& a, const Rows& rows, int kv_head, u16* q) {
     float factor = query_factor(a.in);
-    for (int i = threadIdx.x; i < ROWS * WIDTH / 2; i += THREADS) {
-        int row = i / (WIDTH / 2), column = i % (WIDTH / 2) * 2;
+#pragma unroll 4
+    for (int row = warp_id(); row < ROWS; row += WARPS) {
         const float* x = queries_of(a.in, rows, row, kv_head);
-        float low = x && column < HEAD ? x[column] : 0.0f, high = x && column + 1 < HEAD ? x[column + 1] : 0.0f;
-        store4(q + row * K_LD + column, f32_to_f16x2(low * factor, high * factor));
+#pragma unroll
+        for (int column = 4 * lane_id(); column < WIDTH; column += 128)
+            store8(q + row * K_LD + column, four_queries(x, column, factor));
     }
 }
 
-// Starts copying positions `from` .. `from` + KEYS - 1 of a head; past the last one come zeros.
-template <int width> DEVICE void fetch(const Inputs& in, const Rows& rows, const u8* cache, int kv_head, int from, u8* to) {
+// Starts copying positions `from` .. `from` + KEYS - 1 of a head; past the last one come zeros. `head`: where its part of
+// page 0 is.
+template <int width> DEVICE void fetch(const Inputs& in, const Rows& rows, const u8* head, int from, u8* to) {
     constexpr int row_bytes = width * KV_BYTES, units = row_bytes / 16, ld = KV == KV_Q8 ? row_bytes : row_bytes + 16;
-    for (int i = threadIdx.x; i < KEYS * units; i += THREADS) {
-        int key = i / units, unit = i % units, position = min(from + key, rows.high);
-        const u8* head = cache + head_offset<width>(rows.pages[position / PAGE], in.n_kv, kv_head);
-        cp_async16_or_zero(to + key * ld + unit * 16, head + position % PAGE * row_bytes + unit * 16,
-                           from + key <= rows.high);
-    }
+#pragma unroll
+    for (int block = 0; block < KEYS / 16; block++) {
+        int position = from + 16 * block, start = min(position, rows.high & ~15);
+        const u8* page = head + head_offset<width>(rows.pages[start / PAGE], in.n_kv, 0);
+        const u8* source = page + start % PAGE * row_bytes;
+#pragma unroll
+        for (int i = 0; i < (16 * units + THREADS - 1) / THREADS; i++) {
+            int unit = threadIdx.x + i * THREADS, key = unit / units;
+            if (16 * units % THREADS && unit >= 16 * units) break;
+            cp_async16_or_zero(to + (16 * block + key) * ld + unit % units * 16, source + unit * 16,
+                               position + key <= rows.high);
+        }
 #if KV == KV_Q8
-    constexpr int scale_units = width / 16;  // of 16 positions: 16 scales of 2 bytes for each 32 columns
-    for (int i = threadIdx.x; i < KEYS / 16 * scale_units; i += THREADS) {
-        int block = i / scale_units, unit = i % scale_units, position = from + 16 * block;
-        bool take = position <= rows.high;
-        const u8* head = cache + head_offset<width>(rows.pages[min(position, rows.high) / PAGE], in.n_kv, kv_head);
-        cp_async16_or_zero(to + KEYS * width + block * 16 * scale_bytes(width) + unit * 16,
-                           head + (take ? scales_at<width>(position % PAGE) + unit * 16 : 0), take);
-    }
+        constexpr int scale_units = scale_bytes(width);  // 16 positions have 16 times as many bytes
+        if (threadIdx.x < scale_units)
+            cp_async16_or_zero(to + KEYS * width + (block * scale_units + threadIdx.x) * 16,
+                               page + scales_at<width>(start % PAGE) + threadIdx.x * 16, position <= rows.high);
 #endif
+    }
     cp_async_commit();
 }
 
@@ -132,27 +137,35 @@ DEVICE void hide(const Inputs& in, const Rows& rows, int from, float (&scores)[M
         }
 }
 
-// Scores become weights; what was found before is scaled to the new largest score.
+// Scores become weights; what was found before is scaled to the new largest score, if that is a new one for any row.
 DEVICE void weigh(State& s, float (&scores)[M_TILES][KEY_TILES][4]) {
+    float factors[M_TILES][2];
+    bool scaled = false;
 #pragma unroll
     for (int m = 0; m < M_TILES; m++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            float most = s.largest[m][i];
+            float most = s.largest[m][i], sum = 0.0f;
 #pragma unroll
             for (int t = 0; t < KEY_TILES; t++) most = fmaxf(most, fmaxf(scores[m][t][2 * i], scores[m][t][2 * i + 1]));
             most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 1));
             most = fmaxf(most, __shfl_xor_sync(FULL_WARP, most, 2));
-            float factor = fast_exp2(s.largest[m][i] - most), sum = 0.0f;
+            scaled |= most > s.largest[m][i];
+            factors[m][i] = fast_exp2(s.largest[m][i] - most);
             s.largest[m][i] = most;
 #pragma unroll
             for (int t = 0; t < KEY_TILES; t++)
 #pragma unroll
                 for (int j = 0; j < 2; j++) sum += scores[m][t][2 * i + j] = fast_exp2(scores[m][t][2 * i + j] - most);
-            s.weights[m][i] = fmaf(s.weights[m][i], factor, sum);
-#pragma unroll
-            for (int v = 0; v < V_TILES; v++) s.sums[m][v][2 * i] *= factor, s.sums[m][v][2 * i + 1] *= factor;
+            s.weights[m][i] = fmaf(s.weights[m][i], factors[m][i], sum);
         }
+    if (!__any_sync(FULL_WARP, scaled)) return;
+#pragma unroll
+    for (int m = 0; m < M_TILES; m++)
+#pragma unroll
+        for (int v = 0; v < V_TILES; v++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) s.sums[m][v][e] *= factors[m][e / 2];
 }
 
 // v [KEYS][V_LD].
@@ -223,7 +236,7 @@ template <int width> DEVICE void arrive(const u8* raw, u16* tile) {
 #endif
 }
 
-KERNEL(attention_prompt, Args, THREADS) {
+KERNEL_MIN(attention_prompt, Args, THREADS, 2) {
     SHARED_AT(u16, q, Q_AT);
     SHARED_AT(u16, k, K_AT);
     SHARED_AT(u16, v, V_AT);
@@ -232,8 +245,10 @@ KERNEL(attention_prompt, Args, THREADS) {
     int seq, first_row, kv_head = blockIdx.y;
     if (!find_tile(a, seq, first_row)) return;
     Rows rows = rows_of(a.in, seq, first_row, ROWS);
+    const u8* keys = a.in.keys + head_offset<WIDTH>(0, 0, kv_head);
+    const u8* values = a.in.values + head_offset<V_WIDTH>(0, 0, kv_head);
     int from = rows.low / KEYS * KEYS;
-    fetch<WIDTH>(a.in, rows, a.in.keys, kv_head, from, raw_k);
+    fetch<WIDTH>(a.in, rows, keys, from, raw_k);
     load_queries(a, rows, kv_head, q);
     State s;
 #pragma unroll
@@ -246,7 +261,7 @@ KERNEL(attention_prompt, Args, THREADS) {
     for (; from <= rows.high; from += KEYS) {
         float scores[M_TILES][KEY_TILES][4];
         arrive<WIDTH>(raw_k, k);
-        fetch<V_WIDTH>(a.in, rows, a.in.values, kv_head, from, raw_v);
+        fetch<V_WIDTH>(a.in, rows, values, from, raw_v);
         score(q, k, scores);
 #if SOFTCAP
 #pragma unroll
@@ -258,7 +273,7 @@ KERNEL(attention_prompt, Args, THREADS) {
         if (any_hidden(a.in, rows, from, KEYS)) hide(a.in, rows, from, scores);
         weigh(s, scores);
         arrive<V_WIDTH>(raw_v, v);
-        if (from + KEYS <= rows.high) fetch<WIDTH>(a.in, rows, a.in.keys, kv_head, from + KEYS, raw_k);
+        if (from + KEYS <= rows.high) fetch<WIDTH>(a.in, rows, keys, from + KEYS, raw_k);
         add_values(s, scores, v);
     }
     write_rows(a, rows, kv_head, s);

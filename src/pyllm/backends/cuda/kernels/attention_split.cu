@@ -6,6 +6,8 @@
 // ROWS: 8 or 16.
 #include "attention_split.cuh"
 
+#define WIDE (HEAD > 192)  // a lane has no registers for all that could be loaded ahead
+
 constexpr int TILES = ROWS / 8;                       // of 8 rows
 constexpr int K_STEPS = WIDTH / 16;                   // of 16 columns; a lane has 4 of each, of 2 positions
 constexpr int V_TILES = V_WIDTH / 16;                 // of 16 columns; a lane has 2 of each, of 4 positions
@@ -72,10 +74,10 @@ DEVICE void load_values(Values& out, const u8* head, int row) {
     load_rows(out, head, at, lane_id() >> 2);
 }
 
-// The lane's columns of step or tile `i`: the first of two adjacent ones; keys have two more, `more` on.
-DEVICE int key_column(int step, int more) {
+// The lane's columns: of a step the first of four, of a tile the first of two adjacent ones.
+DEVICE int key_column(int step) {
     int c = lane_id() & 3;
-    return KV == KV_Q8 ? word_offset<K_WORDS, 4>(step, c) + 2 * more : word_offset<K_WORDS, 4>(2 * step + more, c) / 2;
+    return KV == KV_Q8 ? word_offset<K_WORDS, 4>(step, c) : word_offset<K_WORDS, 4>(2 * step, c) / 2;
 }
 DEVICE int value_column(int tile) {
     int g = lane_id() >> 2;
@@ -84,7 +86,7 @@ DEVICE int value_column(int tile) {
 
 // Queries as the B of a step; in shared memory where a lane has no registers for all of them.
 struct Queries {
-#if HEAD > 192
+#if WIDE
     uint2 (*step)[K_STEPS][32];
 #else
     uint2 step[TILES][K_STEPS];
@@ -92,7 +94,7 @@ struct Queries {
 };
 
 DEVICE uint2 queries(const Queries& q, int tile, int step) {
-#if HEAD > 192
+#if WIDE
     return q.step[tile][step][lane_id()];
 #else
     return q.step[tile][step];
@@ -101,19 +103,11 @@ DEVICE uint2 queries(const Queries& q, int tile, int step) {
 
 DEVICE uint2 queries_of_step(const Args& a, const Part& part, int tile, int step) {
     const float* q = queries_of(a.in, part.rows, 8 * tile + (lane_id() >> 2), part.kv_head);
-    float factor = query_factor(a.in);
-    u32 pairs[2];
-#pragma unroll
-    for (int more = 0; more < 2; more++) {
-        int column = key_column(step, more);
-        float low = q && column < HEAD ? q[column] : 0.0f, high = q && column + 1 < HEAD ? q[column + 1] : 0.0f;
-        pairs[more] = f32_to_f16x2(low * factor, high * factor);
-    }
-    return make_uint2(pairs[0], pairs[1]);
+    return four_queries(q, key_column(step), query_factor(a.in));
 }
 
 DEVICE void load_queries(Queries& q, const Args& a, const Part& part) {
-#if HEAD > 192
+#if WIDE
     __shared__ uint2 shared[TILES][K_STEPS][32];
     q.step = shared;
     for (int i = warp_id(); i < TILES * K_STEPS; i += WARPS)
@@ -258,6 +252,34 @@ DEVICE void merge(State& s, Merge& m) {
     }
 }
 
+DEVICE const u8* keys_at(const Args& a, const Part& part, int page) {
+    return a.in.keys + head_offset<WIDTH>(page, a.in.n_kv, part.kv_head);
+}
+DEVICE const u8* values_at(const Args& a, const Part& part, int page) {
+    return a.in.values + head_offset<V_WIDTH>(page, a.in.n_kv, part.kv_head);
+}
+
+// All of the warp's positions. Loads are ahead of their use: values come while scores are computed, the next keys while
+// values are summed; but for wide heads, where other warps must fill the time.
+DEVICE void walk(const Args& a, const Part& part, const Queries& q, State& s) {
+    Keys keys;
+    Values values;
+    float scores[TILES][4];
+    int at = part.begin + 16 * warp_id(), page = at < part.end ? part.rows.pages[at / PAGE] : 0;
+    if (!WIDE && at < part.end) load_keys(keys, keys_at(a, part, page), at % PAGE);
+    while (at < part.end) {
+        int next = at + 16 * WARPS, next_page = next < part.end ? part.rows.pages[next / PAGE] : 0;
+        if (WIDE) load_keys(keys, keys_at(a, part, page), at % PAGE);
+        if (!WIDE) load_values(values, values_at(a, part, page), at % PAGE);
+        score(q, keys, scores);
+        if (WIDE) load_values(values, values_at(a, part, page), at % PAGE);
+        if (!WIDE && next < part.end) load_keys(keys, keys_at(a, part, next_page), next % PAGE);
+        weigh(s, a.in, part.rows, at, scores);
+        add_values(s, values, scores);
+        at = next, page = next_page;
+    }
+}
+
 KERNEL(attention_split, Args, WARPS * 32) {
     __shared__ Merge m;
     Part part;
@@ -267,22 +289,7 @@ KERNEL(attention_split, Args, WARPS * 32) {
     load_queries(q, a, part);
     State s;
     begin(s);
-    Keys keys;
-    int at = part.begin + 16 * warp_id(), page = at < part.end ? part.rows.pages[at / PAGE] : 0;
-    if (at < part.end) load_keys(keys, a.in.keys + head_offset<WIDTH>(page, a.in.n_kv, part.kv_head), at % PAGE);
-    while (at < part.end) {
-        Values values;
-        load_values(values, a.in.values + head_offset<V_WIDTH>(page, a.in.n_kv, part.kv_head), at % PAGE);
-        int next = at + 16 * WARPS;
-        if (next < part.end) page = part.rows.pages[next / PAGE];
-        float scores[TILES][4];
-        score(q, keys, scores);
-        if (next < part.end)
-            load_keys(keys, a.in.keys + head_offset<WIDTH>(page, a.in.n_kv, part.kv_head), next % PAGE);
-        weigh(s, a.in, part.rows, at, scores);
-        add_values(s, values, scores);
-        at = next;
-    }
+    walk(a, part, q, s);
     merge(s, m);
     write_part(a, part, m);
 }
