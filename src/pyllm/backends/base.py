@@ -284,9 +284,9 @@ class Backend(ABC):
             "work": 0,
         }
 
-    def check_kv_dtype(self, options: ExecutionOptions) -> None:
-        """Raise BackendError where the backend has no KV memory of the type that is asked for."""
-        if options.kv_dtype not in self.kv_dtypes:
+    def check_kv_dtype(self, program: Program, options: ExecutionOptions) -> None:
+        """Raise BackendError where the program has KV memory, and the backend none of the type that is asked for."""
+        if program.kv and options.kv_dtype not in self.kv_dtypes:
             raise BackendError(
                 f"backend {self.name!r} has no KV cache in {options.kv_dtype}; it has {', '.join(self.kv_dtypes)}"
             )

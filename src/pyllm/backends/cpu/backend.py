@@ -40,7 +40,7 @@ class CPUBackend(Backend):
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
         from pyllm.backends.cpu.executable import CPUExecutable
 
-        self.check_kv_dtype(options)
+        self.check_kv_dtype(program, options)
         return CPUExecutable(program, weights, options)
 
     def memory_needed(
@@ -48,7 +48,7 @@ class CPUBackend(Backend):
     ) -> dict[str, int]:
         from pyllm.backends.cpu.lowering import Lowering
 
-        self.check_kv_dtype(options)
+        self.check_kv_dtype(program, options)
         return Lowering(program, weights, options).sizes()
 
 

@@ -31,7 +31,7 @@ class CUDABackend(Backend):
         from pyllm.backends.cuda import launcher
         from pyllm.backends.cuda.executable import CUDAExecutable
 
-        self._check(options)
+        self._check(program, options)
         return CUDAExecutable(program, weights, options, launcher.open_launcher(options.device))
 
     def memory_needed(
@@ -40,11 +40,11 @@ class CUDABackend(Backend):
         from pyllm.backends.cuda import device
         from pyllm.backends.cuda.lowering import Lowering
 
-        self._check(options)
+        self._check(program, options)
         sizes = Lowering(program, weights, options, device.facts(options.device)).arrange()
         return {**sizes, "other": device.overhead(options.device)}
 
-    def _check(self, options: ExecutionOptions) -> None:
-        self.check_kv_dtype(options)
+    def _check(self, program: Program, options: ExecutionOptions) -> None:
+        self.check_kv_dtype(program, options)
         if options.collect_importance:
             raise BackendError("The CUDA backend does not collect importance; the cpu and reference backends can.")

@@ -43,7 +43,7 @@ class MLXBackend(Backend):
         from pyllm.backends.mlx.executable import MLXExecutable
         from pyllm.backends.mlx.lowering import Lowering
 
-        self._check(options)
+        self._check(program, options)
         metal = _has_metal()
         lowering = Lowering(program, weights, options, half=metal)
         _check_free(lowering.sizes())
@@ -54,11 +54,11 @@ class MLXBackend(Backend):
     ) -> dict[str, int]:
         from pyllm.backends.mlx.lowering import Lowering
 
-        self._check(options)
+        self._check(program, options)
         return Lowering(program, weights, options, half=_has_metal()).sizes()
 
-    def _check(self, options: ExecutionOptions) -> None:
-        self.check_kv_dtype(options)
+    def _check(self, program: Program, options: ExecutionOptions) -> None:
+        self.check_kv_dtype(program, options)
         if not (probe := self.probe()).available:
             raise BackendError(f"backend 'mlx' cannot be used here: {probe.reason}")
         if options.device != 0:

@@ -36,14 +36,14 @@ class ReferenceBackend(Backend):
     ) -> ReferenceExecutable:
         if unknown := {type(op).__name__ for op in program.ops if type(op) not in _RULES}:
             raise BackendError(f"the reference backend has no op {', '.join(sorted(unknown))}")
-        self.check_kv_dtype(options)
+        self.check_kv_dtype(program, options)
         return ReferenceExecutable(program, weights, options)
 
     def memory_needed(
         self, program: p.Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> dict[str, int]:
         """Weights: what it comes to keep of them, decoded."""
-        self.check_kv_dtype(options)
+        self.check_kv_dtype(program, options)
         sizes = super().memory_needed(program, weights, options)
         decoded = sum(4 * weights[name].n_elements for name in program.weights())
         return {**sizes, "weights": min(decoded, KEEP_BYTES)}
