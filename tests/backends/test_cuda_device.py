@@ -6,6 +6,7 @@ import ctypes
 import gc
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,6 +90,8 @@ def test_cards_that_are_there(libraries: Callable[..., None], monkeypatch: pytes
     probe = device.probe()
     assert probe.available
     assert (probe.device, probe.memory_free) == ("RTX 9999", 20 * GIB)
+    assert re.fullmatch(r"RTX 9999, compute capability \d+\.\d, \d+ multiprocessors", probe.details["cuda1"])
+    assert probe.details["driver"].startswith("for CUDA up to 1")
     assert 100 << 20 < device.overhead(1) < GIB
 
 

@@ -20,8 +20,17 @@ def probe() -> Probe:
     except BackendError as error:
         return Probe("cuda", False, reason=str(error))
     first = found[0]
-    details = {d.name: d.description for d in found}
+    details = {d.name: d.description for d in found} if env.cuda_emulator() else _details()
     return Probe("cuda", True, device=first.description, memory_free=first.memory_free, details=details)
+
+
+def _details() -> dict[str, str]:
+    """Cards by name, and the versions of what runs them."""
+    found = {
+        f"cuda{c.index}": f"{c.name}, compute capability {c.capability[0]}.{c.capability[1]}, {c.n_sm} multiprocessors"
+        for c in driver.cards()
+    }
+    return found | driver.versions()
 
 
 def devices() -> list[DeviceInfo]:

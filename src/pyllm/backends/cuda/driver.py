@@ -17,6 +17,10 @@ OLDEST_DRIVER = 12000
 OLDEST_CAPABILITY = 7, 5
 _MAJOR, _MINOR, _N_SM, _SHARED = 75, 76, 16, 97
 """Attributes of a device: its compute capability, its multiprocessors, the most shared memory of a block."""
+_PACKAGES = {
+    "cupy": ("cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy"),
+    "compiler": ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc"),
+}
 INSTALL_DRIVER = "Install NVIDIA's driver for CUDA 12 or newer (nvidia-smi shows what is there)."
 
 
@@ -92,12 +96,25 @@ def wrong_cupy(flavour: str, driver_version: int) -> str:
     )
 
 
+def versions() -> dict[str, str]:
+    """What there is of CUDA, in words: the driver's, cupy's, that of the compiler where it is a Python package."""
+    found = {"driver": f"for CUDA up to {version_text(_driver_version())}"}
+    for name, packages in _PACKAGES.items():
+        installed = [f"{p} {version}" for p in packages if (version := _version_of(p))]
+        if installed:
+            found[name] = ", ".join(installed)
+    return found
+
+
 def _is_installed(package: str) -> bool:
+    return _version_of(package) is not None
+
+
+def _version_of(package: str) -> str | None:
     try:
-        importlib.metadata.version(package)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _driver_version() -> int:
