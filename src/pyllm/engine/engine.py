@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from time import perf_counter
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,12 @@ from pyllm.cache import PagePool
 from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
+from pyllm.engine.rows import Rows, row, wanted
 from pyllm.engine.scheduler import Scheduler
 from pyllm.engine.sequence import Answer, Scoring, Sequence, TakeRows, Watched
 from pyllm.engine.turn import Turn
 from pyllm.errors import BackendError, ClosedError, ContextFullError, OutOfMemoryError, PyllmError, RequestError
 from pyllm.sampling import Largest, Sampler, logprobs
-
-_Rows = NDArray[np.float32] | Candidates
 
 
 class Engine:
@@ -288,15 +286,7 @@ class Engine:
                 seq.started_at = now
         return steps
 
-    def _wanted(self, steps: list[Sequence]) -> Literal["logits", "hidden", "candidates"]:
-        """What the consumers of a step's rows need: of logits the largest, where these choose the same tokens."""
-        if steps[0].hidden:
-            return "hidden"
-        n = self.executable.n_candidates
-        few = n > 0 and all(seq.n_rows == 0 or (isinstance(seq, Answer) and seq.content_with(n)) for seq in steps)
-        return "candidates" if few else "logits"
-
-    def _run(self, batch: Batch, steps: list[Sequence]) -> _Rows | None:
+    def _run(self, batch: Batch, steps: list[Sequence]) -> Rows | None:
         """The rows of a step; None where it failed, or was stopped because nobody wants it.
 
         Until it has succeeded the books say that nothing of it is computed: an exception leaves nothing to undo.
@@ -306,9 +296,9 @@ class Engine:
             self._stopped = False
             self._in_run = steps
         self._intact = True
-        rows: _Rows | None = None
+        rows: Rows | None = None
         try:
-            rows = self.executable.run(batch, self._wanted(steps))
+            rows = self.executable.run(batch, wanted(steps, self.executable.n_candidates))
         except KeyboardInterrupt:
             if not self._stopped:
                 raise
@@ -322,7 +312,7 @@ class Engine:
         self._intact = False
         return rows
 
-    def _commit(self, steps: list[Sequence], rows: _Rows) -> None:
+    def _commit(self, steps: list[Sequence], rows: Rows) -> None:
         r = 0
         for seq in steps:
             self.scheduler.commit(seq)
@@ -330,7 +320,7 @@ class Engine:
             if n and not seq.cancelled:
                 try:
                     if isinstance(seq, Answer):
-                        self._extend(seq, _row(rows, r))
+                        self._extend(seq, row(rows, r))
                     elif isinstance(seq, Scoring):
                         assert not isinstance(rows, Candidates), "scoring takes all logits"
                         self._hand_out(seq, rows[r : r + n])
@@ -410,12 +400,6 @@ class Engine:
                 self._end_or_shift(seq)
             elif isinstance(seq, Scoring) and seq.n_given == seq.n_tokens:
                 self._finish(seq, "stop")
-
-
-def _row(rows: _Rows, r: int) -> NDArray[np.float32] | Largest:
-    if isinstance(rows, Candidates):
-        return Largest(rows.ids[r], rows.logits[r], float(rows.log_sum[r]))
-    return rows[r]
 
 
 def _as_ours(error: Exception) -> PyllmError:
