@@ -7,10 +7,12 @@ process takes is measured here and now: this process, with the model's tokenizer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pyllm import env
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import TemplateError, TokenizerError
 from pyllm.jit.memory import resident
@@ -92,12 +94,22 @@ def fit(
     `options` as `loading.execution_options` gives them. Raises ModelError, BackendError, RequestError.
     """
     from pyllm import devices
-    from pyllm.backends.placement import cut, place
 
     placement = placement or PlacementOptions()
     check_placement(placement)
     chosen = devices.choose(backend, placement)
-    kept = _prepared(file, any(device.backend == "cpu" for device in chosen))
+    with ExitStack() as stack:
+        kept = _prepared(file, chosen, stack)
+        found = _fit(file, n_ctx, options, placement, chosen)
+        del kept
+    return found
+
+
+def _fit(
+    file: Model, n_ctx: int, options: ExecutionOptions, placement: PlacementOptions, chosen: Sequence[DeviceInfo]
+) -> Fit:
+    from pyllm.backends.placement import cut, place
+
     architecture, tensors = record(file, n_ctx)
     program = architecture.program
     if len(chosen) == 1:
@@ -109,7 +121,6 @@ def fit(
     by_device = cut(program, homes).programs
     used = [_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device]
     beside = resident() or _TYPICAL  # the plans that backends just made are what they would have kept
-    del kept
     return Fit(
         layers=_layers(program, homes, tensors, options, chosen),
         devices=_with_process(used, chosen, beside),
@@ -180,18 +191,24 @@ def _with_process(used: Sequence[DeviceFit], chosen: Sequence[DeviceInfo], besid
     return (*gpus, process)
 
 
-def _prepared(file: Model, cpu: bool) -> list[Any]:
+def _prepared(file: Model, devices: Sequence[DeviceInfo], stack: ExitStack) -> list[Any]:
     """Bring this process to where it would be before it takes memory for a model: with the model's tokenizer and
-    template, everything imported that running imports, and a first kernel loaded."""
+    template, everything imported that running imports, a first kernel loaded, and cards opened (until `stack` ends).
+    """
     from pyllm import chat, tokenizers
 
     for name in ("engine", "llm"):
         import_module(f"pyllm.{name}")
-    if cpu:
-        from pyllm.jit.compiler import LIBRARY
-        from pyllm.jit.threads import Pool
+    for device in devices:
+        if device.backend == "cpu":
+            from pyllm.jit.compiler import LIBRARY
+            from pyllm.jit.threads import Pool
 
-        LIBRARY.load(Pool.KERNELS)
+            LIBRARY.load(Pool.KERNELS)
+        elif device.backend == "cuda" and not env.cuda_emulator():
+            from pyllm.backends.cuda.launcher import open_launcher
+
+            stack.callback(open_launcher(device.index).close)
     try:
         tokenizer = tokenizers.from_gguf(file.metadata)
         return [tokenizer, chat.from_gguf(file.metadata, tokenizer)]
