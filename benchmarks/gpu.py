@@ -120,6 +120,7 @@ def dense(report: Report, sizes: Sizes) -> dict[str, Any]:
             f"pp{sizes.prompts[0]} @ d{sizes.depth}", n_prompt=sizes.prompts[0], depth=sizes.depth
         )
         found["profile tg deep"] = run.profile(1, position=sizes.depth)
+        found["memory"] = run.memory()
     return found
 
 

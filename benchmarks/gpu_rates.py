@@ -150,7 +150,20 @@ class Runner:
     compiled: Any
     bytes_per_token: float
     """Of weights that one token's step reads."""
+    predicted: dict[str, int]
     flop_per_token: float
+    free_before: int | None
+    """Bytes free on the card before the model was there."""
+
+    def memory(self) -> dict[str, Any]:
+        """What the backend said that the model takes, what it counts now, and what the driver says is gone."""
+        executable = self.compiled.executable
+        found: dict[str, Any] = {"predicted": self.predicted, "counted": executable.memory()}
+        free = _free()
+        if free is not None and self.free_before is not None:
+            found["taken"] = self.free_before - free
+        print(f"memory: {found}", flush=True)
+        return found
 
     def rate(self, name: str, n_prompt: int = 0, n_gen: int = 0, parallel: int = 1, depth: int = 0) -> dict[str, Any]:
         """Tokens per second of a case, the best of all repetitions, and the shares of B and F that it is."""
@@ -210,11 +223,12 @@ class Runner:
 @contextmanager
 def loaded(report: Report, sizes: Sizes, preset: str, n_gpu_layers: Any, max_seqs: int, n_ctx: int) -> Iterator[Runner]:
     """The preset compiled, with room for `max_seqs` sequences of a few hundred tokens or one of `n_ctx`."""
+    from pyllm import backends
     from pyllm.bench.presets import open_preset
     from pyllm.config import PlacementOptions
     from pyllm.loading import compile_model, execution_options
 
-    start = time.monotonic()
+    start, free = time.monotonic(), _free()
     with open_preset(preset) as model:
         room = max(n_ctx, max_seqs * (sizes.n_gen + 64))
         options = execution_options(room, max_seqs=max_seqs, n_kv=room, n_batch=sizes.n_batch, n_rows=max_seqs)
@@ -223,9 +237,18 @@ def loaded(report: Report, sizes: Sizes, preset: str, n_gpu_layers: Any, max_seq
         try:
             held = {k: v >> 20 for k, v in compiled.executable.memory().items()}
             print(f"{preset}, {compiled.n_gpu_layers} layers on GPUs: {time.monotonic() - start:.1f} s; MiB: {held}")
-            yield Runner(report, sizes, compiled, *_per_token(model))
+            n_bytes, flop = _per_token(model)
+            needed = backends.get("cuda").memory_needed(compiled.executable.program, model.tensors, options)
+            yield Runner(report, sizes, compiled, n_bytes, needed, flop, free)
         finally:
             compiled.executable.close()
+
+
+def _free() -> int | None:
+    """Bytes free on the first card, by the driver."""
+    from pyllm import backends
+
+    return backends.get("cuda").devices()[0].memory_free
 
 
 def _per_token(model: Any) -> tuple[float, float]:
