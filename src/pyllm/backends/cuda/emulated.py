@@ -40,6 +40,7 @@ _LAUNCH = np.dtype(
         ("max_shared", np.uint32),
         ("first", np.uint64),
         ("last", np.uint64),
+        ("seed", np.uint64),
     ],
     align=True,
 )

@@ -175,6 +175,11 @@ static inline void add_copy(void* to, const void* from, u32 size) {
         fail("cp.async with an address that is not aligned");
     if (!me->copies) me->copies = static_cast<Copies*>(calloc(1, sizeof(Copies)));
     Copies* c = me->copies;
+    pause(8);
+    if (state.seed && state.random.one_in(2)) {  // at once, as a card may
+        from ? memcpy(to, from, size) : memset(to, 0, size);
+        return;
+    }
     if (c->n == c->capacity) {
         c->capacity = c->capacity ? 2 * c->capacity : 64;
         c->items = static_cast<Copies::Copy*>(realloc(c->items, c->capacity * sizeof *c->items));
@@ -184,6 +189,7 @@ static inline void add_copy(void* to, const void* from, u32 size) {
 }
 
 static inline void wait_copies(u32 pending) {
+    pause(4);
     Copies* c = me->copies;
     if (!c) return;
     while (c->first < c->n && c->items[c->first].group + pending < c->group) {

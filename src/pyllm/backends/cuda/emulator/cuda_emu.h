@@ -7,8 +7,8 @@
 //
 // What is reported as an error instead of running on: threads that wait for each other forever (some at a barrier, some
 // at a collective), collectives or masks that differ within a warp, barriers at different lines, a grid or block that
-// cannot be, writes behind dynamic shared memory, stacks that overflow. Dynamic shared memory starts as NaN bytes, and
-// a cp.async copies only when it is waited for.
+// cannot be, writes behind dynamic shared memory, stacks that overflow. Shared memory starts as NaN bytes, and a cp.async
+// copies only when it is waited for. With a seed, much more: stress.h.
 #pragma once
 
 #define _GLIBCXX_INCLUDE_NEXT_C_HEADERS  // C's own headers: those of C++ take longer to read than most kernels
@@ -33,7 +33,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __restrict__ __restrict
-#define __shared__ static
+#define __shared__ static __attribute__((section("emu_shared")))
 #define __align__(n) __attribute__((aligned(n)))
 #define DEVICE static inline __attribute__((always_inline, unused))
 #define CONSTANT static const
@@ -68,6 +68,7 @@ DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
     static __attribute__((noinline)) void name(const Args& a)
 #define KERNEL_MIN(name, Args, threads, blocks) KERNEL(name, Args, threads)
 extern "C" __attribute__((unused)) const char* emu_error() { return emu::state.error; }
+extern "C" __attribute__((unused)) uint64_t emu_fault() { return emu::state.fault; }
 
 #define SHARED_AT(T, name, bytes) T* name = reinterpret_cast<T*>(emu::state.shared + (bytes))
 #define threadIdx (emu::me->thread)

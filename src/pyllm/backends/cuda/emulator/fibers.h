@@ -1,6 +1,8 @@
 // Threads of a block as fibers, and what they wait at. See cuda_emu.h.
 #pragma once
 
+#include "stress.h"
+
 namespace emu {
 
 constexpr int max_threads = 1024, max_warps = max_threads / 32, guard_bytes = 256;
@@ -13,6 +15,7 @@ constexpr u8 stack_mark[64] = {0x5c, 0xa1, 0xab, 0x1e, 0x0d, 0xdb, 0xa1, 0x1e}; 
 struct Launch {  // what the host passes
     u32 grid[3], block[3], shared, max_shared;
     u64 first, last;  // blocks of the grid, counted with x fastest
+    u64 seed;         // of a stressed run; 0: everything in order
 };
 
 struct Warp;
@@ -55,10 +58,20 @@ struct State {
     const char* name;
     bool failed;
     char error[512];
+    u64 seed;
+    Random random;
+    bool by_priority;        // of this block's warps; else any may come next
+    int order[max_warps];    // the warps, the one that goes first at the front
+    Constants constants;
+    uintptr_t fault;  // the address that a kernel must not use, where that is what failed
 };
 
 static State state;
 static Fiber* me;
+
+// Static shared memory of all kernels of the file, between marks of the linker; none: null.
+extern "C" char __start_emu_shared[] __attribute__((weak, visibility("hidden")));
+extern "C" char __stop_emu_shared[] __attribute__((weak, visibility("hidden")));
 
 #ifdef EMULATE_UCONTEXT
 static inline void swap(Fiber* from, Fiber* to) { swapcontext(&from->context, &to->context); }
@@ -114,8 +127,34 @@ static __attribute__((noinline)) void deadlock() {
     fail(text);
 }
 
+// Any thread that can run, or none. By priority, warps get as far ahead of others as they can, until that changes.
+static __attribute__((noinline)) Fiber* choose() {
+    int n = state.n_warps, at = state.by_priority ? 0 : (int)state.random.below(n);
+    if (state.by_priority && state.random.one_in(16)) {
+        int other = (int)state.random.below(n), first = state.order[0];
+        state.order[0] = state.order[other];
+        state.order[other] = first;
+    }
+    for (int i = 0; i < n; i++) {
+        Warp* w = state.warps + (state.by_priority ? state.order[i] : at + i < n ? at + i : at + i - n);
+        if (!w->ready) continue;
+        u32 first = state.random.below(32), later = w->ready & (FULL_WARP << first);
+        return w->fibers + __builtin_ctz(later ? later : w->ready);
+    }
+    return nullptr;
+}
+
+// Where a card could run other threads for a while: they may, one time in `n`.
+static inline void pause(u32 n) {
+    if (__builtin_expect(state.seed != 0, 0) && me != &state.main && state.random.one_in(n)) go(choose());
+}
+
 // Run another thread that can; returns when this one can again.
 static inline void wait() {
+    if (__builtin_expect(state.seed != 0, 0)) {
+        Fiber* next = choose();
+        return next ? go(next) : deadlock();
+    }
     Warp* w = me->warp;
     u32 ready = w->ready, later = ready & ~((2u << me->lane) - 1);
     if (ready) return go(w->fibers + __builtin_ctz(later ? later : ready));
@@ -151,7 +190,10 @@ static inline void collective(Collective what, u32 mask, void* args) {
     w->args[lane] = args;
     w->waiting |= 1u << lane;
     w->ready &= ~(1u << lane);
-    if (!complete(w, lane)) wait();
+    if (!complete(w, lane))
+        wait();
+    else
+        pause(1);
     asm volatile("" ::: "memory");
 }
 
@@ -165,10 +207,12 @@ static __attribute__((noinline, unused)) void barrier(int line) {
     if (state.n_arrived++ == 0) state.barrier_line = line;
     if (state.barrier_line != line) fail("threads of a block are at different __syncthreads");
     w->ready &= ~(1u << me->lane);
-    if (state.n_arrived == state.n_alive)
+    if (state.n_arrived == state.n_alive) {
         open_barrier();
-    else
+        pause(1);
+    } else {
         wait();
+    }
 }
 
 static void leave() {  // this thread returned
@@ -216,6 +260,7 @@ static void start(int i) {
 
 static bool run_block(int n) {
     memset(state.shared, 0xff, state.shared_size + guard_bytes);
+    if (__start_emu_shared) memset(__start_emu_shared, 0xff, __stop_emu_shared - __start_emu_shared);
     state.n_warps = (n + 31) / 32;
     state.n_alive = n;
     state.n_arrived = 0;
@@ -228,7 +273,15 @@ static bool run_block(int n) {
     }
     for (int i = 0; i < n; i++) start(i);
     me = &state.main;
-    go(state.fibers);
+    if (state.seed) {
+        state.by_priority = state.random.one_in(2);
+        for (int w = 0; w < state.n_warps; w++) {
+            int other = (int)state.random.below(w + 1);
+            state.order[w] = state.order[other];
+            state.order[other] = w;
+        }
+    }
+    go(state.seed ? choose() : state.fibers);
     if (state.failed) return false;
     for (int i = 0; i < guard_bytes; i++)
         if (static_cast<u8>(state.shared[state.shared_size + i]) != 0xff) {
@@ -269,6 +322,61 @@ static bool prepare(const Launch& l, u64 threads, u64 bound) {
     return true;
 }
 
+#ifdef EMULATE_FAULTS
+static struct sigaction faults_before[2];
+static pthread_t faults_thread;
+
+static void on_fault(int number, siginfo_t* info, void* context) {
+    if (!pthread_equal(pthread_self(), faults_thread) || me == &state.main) {  // not a kernel's
+        sigaction(number, &faults_before[number == SIGBUS], nullptr);
+        return;
+    }
+    bool write = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_ERR] & 2;
+    state.fault = reinterpret_cast<uintptr_t>(info->si_addr);
+    if (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)
+        fail(write ? "a write to an address outside its memory" : "a read from an address outside its memory");
+    state.fault = 0;
+    fail("an address that is not aligned, or that no memory can have");
+}
+
+// Faults of this thread's kernel are its errors, until `watch(false)`.
+static void watch(bool on) {
+    struct sigaction mine = {};
+    mine.sa_sigaction = on_fault;
+    mine.sa_flags = SA_SIGINFO | SA_NODEFER;
+    faults_thread = pthread_self();
+    sigaction(SIGSEGV, on ? &mine : &faults_before[0], on ? &faults_before[0] : nullptr);
+    sigaction(SIGBUS, on ? &mine : &faults_before[1], on ? &faults_before[1] : nullptr);
+}
+#else
+static void watch(bool) {}
+#endif
+
+static bool run_blocks(const Launch& l, int threads) {
+    BlockOrder order((u64)l.grid[0] * l.grid[1] * l.grid[2], l.seed);
+    for (u64 i = l.first; i < l.last; i++) {
+        u64 b = order(i);
+        state.block = {(u32)(b % l.grid[0]), (u32)(b / l.grid[0] % l.grid[1]), (u32)(b / ((u64)l.grid[0] * l.grid[1]))};
+        if (!run_block(threads)) return false;
+    }
+    return true;
+}
+
+static bool run_stressed(const Launch& l, int threads) {
+    state.random = {l.seed};
+    state.constants.n = 0;
+    watch(true);
+    bool done = run_blocks(l, threads);
+    watch(false);
+    if (!done) return false;
+    if (state.constants.changed()) {
+        snprintf(state.error, sizeof state.error, "%s: it wrote what it also reads with stream4, stream8 or stream16",
+                 state.name);
+        return false;
+    }
+    return true;
+}
+
 static __attribute__((unused)) int run(const Launch& l, const char* name, int bound, void (*body)(const void*),
                                        const void* args) {
     u64 threads = (u64)l.block[0] * l.block[1] * l.block[2];
@@ -278,11 +386,10 @@ static __attribute__((unused)) int run(const Launch& l, const char* name, int bo
     state.failed = false;
     state.grid_size = {l.grid[0], l.grid[1], l.grid[2]};
     state.block_size = {l.block[0], l.block[1], l.block[2]};
+    state.seed = l.seed;
+    state.fault = 0;
     if (!prepare(l, threads, bound)) return 1;
-    for (u64 i = l.first; i < l.last; i++) {
-        state.block = {(u32)(i % l.grid[0]), (u32)(i / l.grid[0] % l.grid[1]), (u32)(i / ((u64)l.grid[0] * l.grid[1]))};
-        if (!run_block((int)threads)) return 1;
-    }
+    if (!(l.seed ? run_stressed(l, (int)threads) : run_blocks(l, (int)threads))) return 1;
     int overflowed = -1;
     for (int i = (int)threads - 1; i >= 0; i--)
         if (memcmp(stack_of(i), stack_mark, sizeof stack_mark)) {

@@ -172,29 +172,42 @@ DEVICE u32 h2_fma(u32 a, u32 b, u32 c) {
 
 template <typename T> DEVICE T emu_load(const void* p) {
     if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) emu::fail("a vector load from an address that is not aligned");
+    emu::pause(16);
     return *static_cast<const T*>(p);
+}
+template <typename T> DEVICE T emu_stream(const void* p) {
+    T v = emu_load<T>(p);
+    if (__builtin_expect(emu::state.seed != 0, 0)) emu::state.constants.add(p, sizeof v, emu::state.random);
+    return v;
 }
 template <typename T> DEVICE void emu_store(void* p, T v) {
     if (reinterpret_cast<uintptr_t>(p) % sizeof(T)) emu::fail("a vector store to an address that is not aligned");
+    emu::pause(16);
     *static_cast<T*>(p) = v;
 }
 DEVICE uint4 load16(const void* p) { return emu_load<uint4>(p); }
 DEVICE uint2 load8(const void* p) { return emu_load<uint2>(p); }
 DEVICE u32 load4(const void* p) { return emu_load<u32>(p); }
-DEVICE uint4 stream16(const void* p) { return emu_load<uint4>(p); }
-DEVICE uint2 stream8(const void* p) { return emu_load<uint2>(p); }
-DEVICE u32 stream4(const void* p) { return emu_load<u32>(p); }
+DEVICE uint4 stream16(const void* p) { return emu_stream<uint4>(p); }
+DEVICE uint2 stream8(const void* p) { return emu_stream<uint2>(p); }
+DEVICE u32 stream4(const void* p) { return emu_stream<u32>(p); }
 DEVICE void store16(void* p, uint4 v) { emu_store(p, v); }
 DEVICE void store8(void* p, uint2 v) { emu_store(p, v); }
 DEVICE void store4(void* p, u32 v) { emu_store(p, v); }
 template <typename T> DEVICE T __ldg(const T* p) { return *p; }
-DEVICE void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-DEVICE void __threadfence_block() {}
+DEVICE void __threadfence() {
+    emu::pause(2);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+DEVICE void __threadfence_block() { emu::pause(2); }
 
 // --- atomics: blocks may run on several threads of the host
 
 #define EMU_ATOMICS(T)                                                                                             \
-    DEVICE T atomicAdd(T* p, T v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }                           \
+    DEVICE T atomicAdd(T* p, T v) {                                                                                \
+        emu::pause(2);                                                                                             \
+        return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                                         \
+    }                                                                                                              \
     DEVICE T atomicExch(T* p, T v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }                         \
     DEVICE T atomicOr(T* p, T v) { return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST); }                             \
     DEVICE T atomicAnd(T* p, T v) { return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST); }                           \
