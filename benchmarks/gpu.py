@@ -121,6 +121,8 @@ def dense(report: Report, sizes: Sizes) -> dict[str, Any]:
         )
         found["profile tg deep"] = run.profile(1, position=sizes.depth)
         found["memory"] = run.memory()
+        found["engine"] = run.engine()
+        found["engine many"] = run.engine(most)
     return found
 
 
@@ -132,6 +134,7 @@ def plain(report: Report, sizes: Sizes, preset: str, n_gpu_layers: Any = "all") 
         found["tg"] = run.rate(f"tg{sizes.n_gen}", n_gen=sizes.n_gen)
         found[f"pp{sizes.prompts[0]}"] = run.rate(f"pp{sizes.prompts[0]}", n_prompt=sizes.prompts[0])
         found["profile tg"] = run.profile(1)
+        found["engine"] = run.engine()
     return found
 
 

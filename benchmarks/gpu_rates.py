@@ -195,6 +195,24 @@ class Runner:
         print(f"{name:24s} {max(rates):12.1f} t/s (median {np.median(rates):.1f}){shares}", flush=True)
         return found
 
+    def engine(self, n_seqs: int = 1) -> dict[str, float]:
+        """Tokens per second through the engine, which schedules and samples: greedy, and with the default settings."""
+        from pyllm.config import SamplingParams
+        from pyllm.engine import Engine, GenerationRequest
+
+        options, n_vocab = self.compiled.executable.options, self.compiled.architecture.n_vocab
+        engine = Engine(self.compiled.executable, n_ctx=options.n_pages * options.page_size // n_seqs, n_vocab=n_vocab)
+        found = {}
+        for name, sampling in (("greedy", SamplingParams(temperature=0)), ("sampled", SamplingParams(seed=1))):
+            prompts = [np.arange(1 + s, 9 + s) for s in range(n_seqs)]
+            for _ in range(2):
+                start = time.perf_counter()
+                running = [engine.submit(GenerationRequest(p, sampling, self.sizes.n_gen)) for p in prompts]
+                n = sum(len(list(generation)) for generation in running)
+                found[name] = n / (time.perf_counter() - start)
+            print(f"{f'engine x{n_seqs}, {name}':24s} {found[name]:12.1f} t/s", flush=True)
+        return found
+
     def profile(self, n_tokens: int, n_seqs: int = 1, position: int = 64) -> dict[str, float]:
         """Microseconds by kind of launch, of one step; the slowest first."""
         from pyllm.backends.base import Batch
