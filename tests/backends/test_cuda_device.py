@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -193,6 +194,18 @@ def test_cupy_without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, FakeCuda(), Missing())
     with pytest.raises(BackendError, match="does not find NVRTC"):
         CudaLauncher(0)
+
+
+def test_nvrtc_of_a_package_is_loaded_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = tmp_path / "lib" / "libnvrtc.so.12"
+    library.parent.mkdir()
+    library.touch()
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found if name == "nvidia.cuda_nvrtc" else None)
+    loaded: list[str] = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda path, mode: loaded.append(path))
+    compiler.Nvrtc(FakeNvrtc())
+    assert loaded == [str(library)]
 
 
 def test_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ _MAX_DYNAMIC_SHARED, _STATIC_SHARED = 8, 1
 """CUfunction_attribute."""
 _N_SM, _SHARED_OPT_IN, _CC_MAJOR, _CC_MINOR = 16, 97, 75, 76
 """cudaDeviceAttr."""
-_NO_TIMING, _NON_BLOCKING, _THREAD_LOCAL = 2, 1, 1
+_NO_TIMING, _NON_BLOCKING, _RELAXED = 2, 1, 2
+"""Flags of events, of streams; how capturing treats the thread's other calls: lets memory be given back meanwhile."""
 _TO_DEVICE, _TO_HOST, _WITHIN = 1, 2, 3
 _DEFAULT_SHARED = 48 << 10
 """Bytes of dynamic shared memory that a kernel may have without asking."""
@@ -266,7 +267,7 @@ class CudaLauncher(Launcher):
     @contextmanager
     def capture(self) -> Iterator[Graph]:
         runtime, graph = self.cuda.runtime, _CudaGraph(self)
-        self.call(runtime.streamBeginCapture, self.stream, _THREAD_LOCAL)
+        self.call(runtime.streamBeginCapture, self.stream, _RELAXED)
         try:
             yield graph
         except BaseException:

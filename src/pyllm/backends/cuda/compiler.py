@@ -6,12 +6,15 @@ options, compiler. Files appear whole or not at all, so processes may share the 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import importlib.util
 import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,12 +122,26 @@ class Compiled:
     log: str
 
 
+def _load_packaged() -> None:
+    """Load NVRTC from NVIDIA's Python package, if it is installed: cupy 13 finds it only when it is there already."""
+    for package in ("nvidia.cuda_nvrtc", "nvidia.cu13"):
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError:  # no package of NVIDIA's at all
+            continue
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for path in sorted(Path(folder).glob("lib/libnvrtc.so.*")):
+                with suppress(OSError):  # what cupy then says of it counts
+                    ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+
+
 class Nvrtc:
     """NVRTC, through cupy. Threads may compile side by side."""
 
     def __init__(self, nvrtc: Any) -> None:
         """`nvrtc`: the module `cupy.cuda.nvrtc`. Raises BackendError where the library itself is missing."""
         self._nvrtc = nvrtc
+        _load_packaged()
         try:
             self.version: tuple[int, int] = tuple(nvrtc.getVersion())
             self._known = sorted(nvrtc.getSupportedArchs())
