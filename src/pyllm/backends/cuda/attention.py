@@ -53,7 +53,7 @@ _INPUTS = {
     "values": "ptr", "page_stride": "int", "q_ld": "int", "n_kv": "int", "window": "int", "scale": "float",
     "softcap": "float",
 }  # fmt: skip
-_SPLIT = struct(**_INPUTS, partial="ptr", stats="ptr", n_splits="int", most="int", slots="int", unused="int")
+_SPLIT = struct(**_INPUTS, partial="ptr", stats="ptr", n_splits="int", most="int", slots="int")
 _PROMPT = struct(**_INPUTS, sinks="ptr", out="ptr", out_ld="int", few="int")
 _COMBINE = struct(
     **elementwise.FORMS, step="ptr", spans="ptr", partial="ptr", stats="ptr", sinks="ptr", n_heads="int",
@@ -293,7 +293,7 @@ class _Split:
     @property
     def resident(self) -> int:
         """Blocks that run at a time, by the registers that they take."""
-        return self.a.facts.n_sm * (5 if self.a.widest <= 64 else 3 if self.a.widest <= 128 else 2)
+        return self.a.facts.n_sm * (5 if self.a.widest <= 64 else 3 if self.a.widest <= 128 and self.rows == 8 else 2)
 
     def slots(self, shape: StepShape) -> int:
         """Tokens per sequence that results have room for; 0: they have a row for every token."""
@@ -340,7 +340,7 @@ def _split_launches(a: _Attend, y: Forms, when: Callable[[StepShape], bool]) -> 
     def args(shape: StepShape) -> NDArray[np.void]:
         return fill(
             _SPLIT, **a.inputs(), partial=partial, stats=stats, n_splits=split.n_splits(shape), most=split.most,
-            slots=split.slots(shape), unused=0,
+            slots=split.slots(shape),
         )  # fmt: skip
 
     first = Launch(
@@ -359,8 +359,10 @@ def _split_launches(a: _Attend, y: Forms, when: Callable[[StepShape], bool]) -> 
     def halves(shape: StepShape) -> bool:
         return y.at(shape.n_tokens).half is not None
 
-    rest = Forms(y.f32, y.q8, None, y.few)
-    out = [first, _combine(split, partial, stats, rest, lambda shape: when(shape) and not halves(shape))]
+    out = [first]
+    if y.f32 or y.q8:
+        rest = Forms(y.f32, y.q8, None, y.few)
+        out.append(_combine(split, partial, stats, rest, lambda shape: when(shape) and not halves(shape)))
     if y.half:
         out.append(_combine(split, partial, stats, y, lambda shape: when(shape) and halves(shape)))
     return out

@@ -32,10 +32,10 @@ FORMS = {
 """`struct Forms` of kernels/rows.cuh, with which a `struct Args` starts."""
 _NORM = struct(
     **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", total="ptr", weight="ptr",
-    x_ld="int", z_ld="int", total_ld="int", weight_step="int", eps="float", unused="int",
+    x_ld="int", z_ld="int", total_ld="int", weight_step="int", eps="float",
 )  # fmt: skip
 _ELEMENTWISE = struct(
-    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", x_ld="int", z_ld="int", factor="float", unused="int"
+    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", x_ld="int", z_ld="int", factor="float"
 )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def norm(
         return fill(
             _NORM, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
             rows=arrays.rows if picked else None, x=x, z=z, total=total, weight=weight, x_ld=x.ld, z_ld=_ld(z),
-            total_ld=_ld(total), weight_step=weight_step, eps=eps, unused=0,
+            total_ld=_ld(total), weight_step=weight_step, eps=eps,
         )  # fmt: skip
 
     return Launch(
@@ -117,8 +117,12 @@ def in_forms(
     def halves(shape: StepShape) -> bool:
         return y.at(count.of(shape)).half is not None
 
-    rest = Forms(y.f32, y.q8, None, y.few)
-    launches = [_launch(kind, arrays, count, x, z, rest, width, when=lambda shape: not halves(shape), **options)]
+    launches = []
+    if y.f32 or y.q8:
+        rest = Forms(y.f32, y.q8, None, y.few)
+        launches.append(
+            _launch(kind, arrays, count, x, z, rest, width, when=lambda shape: not halves(shape), **options)
+        )
     if y.half:
         launches.append(_launch(kind, arrays, count, x, z, y, width, when=halves, **options))
     return launches
@@ -144,7 +148,7 @@ def _launch(
     def args(shape: StepShape) -> NDArray[np.void]:
         return fill(
             _ELEMENTWISE, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
-            rows=arrays.rows if picked else None, x=x, z=z, x_ld=x.ld, z_ld=_ld(z), factor=factor, unused=0,
+            rows=arrays.rows if picked else None, x=x, z=z, x_ld=x.ld, z_ld=_ld(z), factor=factor,
         )  # fmt: skip
 
     return Launch(

@@ -69,7 +69,7 @@ DEVICE float4 finished(const Args& a, int column, const Found (&x)[4]) {
                        finished(a, column + 3, x[3]));
 }
 
-KERNEL(combine, Args, THREADS) {
+KERNEL_MIN(combine, Args, THREADS, 1) {
     int slot = blockIdx.x, row = token_of(a, slot);
     if (row < 0) return;
     float4 out[PER_THREAD];

@@ -13,7 +13,6 @@ struct Args {
     int n_splits;    // blocks.x is the split, and n_splits times which ROWS rows; .y the KV head, .z the sequence
     int most;        // tokens of a sequence that has its rows here; with more it has them elsewhere
     int slots;       // tokens that partial has room for per sequence; 0: it has a row for every token of the step
-    int unused;
 };
 
 // Positions begin .. end - 1 of a block; `begin` is a multiple of 16, nothing is to be done where begin >= end.

@@ -14,7 +14,6 @@ struct Args {
     int x_ld;
     int z_ld;
     float factor;
-    int unused;
 };
 
 #if KIND == 4
@@ -59,7 +58,7 @@ DEVICE float4 load_x(const float* row, int column, int width) {
 #endif
 }
 
-KERNEL(elementwise, Args, THREADS) {
+KERNEL_MIN(elementwise, Args, THREADS, 1) {
     int row = blockIdx.x, first = 4 * (threadIdx.x + blockIdx.y * PER_THREAD * THREADS);
     if (row >= *a.count) return;
     const float* x_row = a.x + (s64)(a.rows ? a.rows[row] : row) * a.x_ld;

@@ -18,7 +18,6 @@ struct Args {
     int total_ld;
     int weight_step;      // floats from one group's weights to the next's: 0 or GROUP
     float eps;
-    int unused;
 };
 
 DEVICE float norm_factor(float squares, float eps) { return 1.0f / sqrtf(squares / GROUP + eps); }
@@ -69,7 +68,7 @@ DEVICE float normed(const Args& a, const float* factors, int column, float x) {
     return x * factors[group] * (a.weight ? a.weight[group * a.weight_step + column % GROUP] : 1.0f);
 }
 
-KERNEL(rms_norm, Args, THREADS) {
+KERNEL_MIN(rms_norm, Args, THREADS, 1) {
     __shared__ float factors[N_GROUPS];
     int row = blockIdx.x;
     if (row >= *a.count) return;
