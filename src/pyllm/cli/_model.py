@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pyllm.cli import _options
+from pyllm.cli._output import note
 from pyllm.cli._progress import Display
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def load(options: dict[str, Any], **more: Any) -> LLM:
 
     placement = _options.placement(options)
     with Display() as display:
-        return pyllm.load(
+        llm = pyllm.load(
             options.pop("model") or hub.default_name(),
             backend=options.pop("backend"),
             n_ctx=options.pop("ctx"),
@@ -31,3 +32,6 @@ def load(options: dict[str, Any], **more: Any) -> LLM:
             progress=display.progress,
             **more,
         )
+    if placement.n_gpu_layers not in ("auto", 0) and llm.devices == ("cpu",):
+        note("note: no GPU is used, all layers run on the CPU; `pyllm doctor` says what there is")
+    return llm

@@ -72,6 +72,14 @@ def test_refusals(run: Run, arguments: list[str], words: str) -> None:
         assert words in done.err
 
 
+def test_layers_for_a_gpu_that_is_not_there(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyllm.devices.list_gpus", list)
+    asked = run("run", "-m", model, "-ngl", "2", "-n", "1", "hi")
+    assert asked.code == 0
+    assert "no GPU is used" in asked.err
+    assert "GPU" not in run("run", "-m", model, "-n", "1", "hi").err
+
+
 def test_bench_with_a_preset(run: Run) -> None:
     flags = ["--backend", "reference", "-p", "4", "-n", "2", "-r", "1", "--no-warmup", "-ngl", "0,all", "-o", "jsonl"]
     lines = run("bench", "--preset", "tiny:q8_0,tiny-moe", *flags).out.splitlines()
