@@ -47,6 +47,13 @@ def cuda_emulator() -> int:
     return int(value) if value.isdigit() else 0
 
 
+def cuda_emulator_stress() -> int:
+    """`PYLLM_CUDA_EMULATOR_STRESS`: a seed by which emulated devices run everything in another order and as late as a
+    card may, and report what a card would not forgive (`backends.cuda.stressed`); 0: not so."""
+    value = os.environ.get("PYLLM_CUDA_EMULATOR_STRESS", "")
+    return int(value) if value.isdigit() else 0
+
+
 def ca_bundle() -> str | None:
     """Certificates, a file or a folder, that pip trusts where its settings name none (`REQUESTS_CA_BUNDLE`)."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -225,7 +226,7 @@ def test_copies_of_every_size(device: Device, rng: np.random.Generator) -> None:
 
 def test_a_copy_that_nobody_waits_for_has_not_happened() -> None:
     out = np.zeros(32, np.float32)
-    call(emulator, "no_wait", out, np.ones(128, np.float32), shared=512)
+    call(EmulatedLauncher, "no_wait", out, np.ones(128, np.float32), shared=512)
     assert np.isnan(out).all()
 
 
@@ -394,7 +395,9 @@ def test_memory_of_an_emulated_device() -> None:
     assert (out == 0).all()
     with pytest.raises(ValueError, match="contiguous"):
         d.upload(a, np.zeros((4, 4))[:, :2])
-    d.upload(a, np.zeros(1001, np.uint8))
+    with pytest.raises(BackendError, match="are not within memory of"):
+        d.upload(a, np.zeros(1001, np.uint8))
+    ctypes.memset(a + 1000, 0, 1)
     with pytest.raises(BackendError, match="wrote outside 1,000 bytes"):
         d.release(a)
     d.release(a)

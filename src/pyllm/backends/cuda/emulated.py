@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm import env
 from pyllm.backends.cuda import compiler
 from pyllm.backends.cuda.launcher import Defines, Event, Graph, Kernel, Launcher, Request
 from pyllm.errors import BackendError, OutOfMemoryError
@@ -31,7 +32,7 @@ MEMORY = 8 << 30
 """Bytes that an emulated device has; taken from the host's as they are allocated."""
 N_SM, MAX_SHARED = 4, 163 << 10
 _EMULATOR = Path(__file__).parent / "emulator"
-_ALIGNMENT, _GUARD, _MARK = 256, 256, 0xA5
+ALIGNMENT, _GUARD, _MARK = 256, 256, 0xA5
 _LAUNCH = np.dtype(
     [
         ("grid", np.uint32, 3),
@@ -75,6 +76,7 @@ class _Library:
         self._n_copies += 1
         library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
         library.emu_error.restype = ctypes.c_char_p
+        library.emu_fault.restype = ctypes.c_uint64
         return library
 
     def _copy_to(self, path: Path) -> None:
@@ -102,12 +104,13 @@ class _EmulatedEvent(Event):
 
 
 class _EmulatedGraph(Graph):
-    def __init__(self) -> None:
+    def __init__(self, enqueue: Callable[[Callable[[], object]], None]) -> None:
+        self._enqueue = enqueue
         self.steps: list[Callable[[], object]] = []
 
     def launch(self) -> None:
         for step in self.steps:
-            step()
+            self._enqueue(step)
 
 
 class EmulatedLauncher(Launcher):
@@ -131,12 +134,17 @@ class EmulatedLauncher(Launcher):
         free = self.memory()[0]
         if n_bytes > free:
             raise OutOfMemoryError(f"{n_bytes:,} bytes were wanted of {self.name}, where {free:,} bytes are free.")
-        size = -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
-        memory = np.full(size + 2 * _GUARD + _ALIGNMENT, _MARK, np.uint8)
-        start = _GUARD + -(memory.ctypes.data + _GUARD) % _ALIGNMENT
+        memory, start = self._room(n_bytes)
+        memory[:start] = memory[start + n_bytes :] = _MARK
         memory[start : start + n_bytes] = 0xFF
         self._blocks[memory.ctypes.data + start] = n_bytes, memory
         return int(memory.ctypes.data + start)
+
+    def _room(self, n_bytes: int) -> tuple[NDArray[np.uint8], int]:
+        """Memory for as many bytes from an aligned place on, and that place."""
+        size = -(-n_bytes // ALIGNMENT) * ALIGNMENT
+        memory = np.empty(size + 2 * _GUARD + ALIGNMENT, np.uint8)
+        return memory, _GUARD + -(memory.ctypes.data + _GUARD) % ALIGNMENT
 
     def release(self, address: int) -> None:
         if address not in self._blocks:
@@ -146,24 +154,45 @@ class EmulatedLauncher(Launcher):
         if (memory[:start] != _MARK).any() or (memory[start + n_bytes :] != _MARK).any():
             raise BackendError(f"A kernel wrote outside {n_bytes:,} bytes of memory that it was given.")
 
+    def _check(self, address: int, n_bytes: int) -> None:
+        """Raise BackendError unless all of it was allocated here."""
+        inside = any(a <= address and address + n_bytes <= a + n for a, (n, _) in self._blocks.items())
+        if n_bytes and not inside and not self._closed:
+            raise BackendError(f"{n_bytes:,} bytes at {address:#x} are not within memory of {self.name}.")
+
     def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
         return np.zeros(n_bytes, np.uint8)
 
     def upload(self, address: int, array: NDArray[Any], wait: bool = False) -> None:
         source, n = _contiguous(array)
+        self._check(address, n)
         self._enqueue(lambda: ctypes.memmove(address, source.ctypes.data, n))
+        if wait:
+            self.synchronize()
 
     def download(self, array: NDArray[Any], address: int, wait: bool = False) -> None:
         to, n = _contiguous(array)
+        self._check(address, n)
         self._enqueue(lambda: ctypes.memmove(to.ctypes.data, address, n))
+        if wait:
+            self.synchronize()
 
     def copy(self, to: int, source: int, n_bytes: int) -> None:
-        self._enqueue(lambda: ctypes.memmove(to, source, n_bytes))
+        self.copy_peer(to, self, source, n_bytes)
 
     def copy_peer(self, to: int, source_launcher: Launcher, source: int, n_bytes: int) -> None:
-        self.copy(to, source, n_bytes)
+        assert isinstance(source_launcher, EmulatedLauncher)
+        other = source_launcher
+
+        def copy() -> None:
+            self._check(to, n_bytes)
+            other._check(source, n_bytes)
+            ctypes.memmove(to, source, n_bytes)
+
+        self._enqueue(copy)
 
     def zero(self, address: int, n_bytes: int) -> None:
+        self._check(address, n_bytes)
         self._enqueue(lambda: ctypes.memset(address, 0, n_bytes))
 
     def prepare(self, requests: Sequence[Request], progress: Callable[[float], None] | None = None) -> None:
@@ -196,7 +225,7 @@ class EmulatedLauncher(Launcher):
 
     @contextmanager
     def capture(self) -> Iterator[Graph]:
-        self._graph = graph = _EmulatedGraph()
+        self._graph = graph = _EmulatedGraph(self._enqueue)
         try:
             yield graph
         finally:
@@ -227,7 +256,7 @@ class EmulatedLauncher(Launcher):
             step()
 
     def _run(self, kernel: Kernel, grid: tuple[int, int, int], block: int, args: NDArray[np.void], shared: int) -> None:
-        n_blocks = grid[0] * grid[1] * grid[2]
+        n_blocks, seed = grid[0] * grid[1] * grid[2], self._seed()
         n = min(self._n_threads if n_blocks * block >= _MANY_THREADS else 1, n_blocks)
 
         def part(i: int) -> str | None:
@@ -235,11 +264,13 @@ class EmulatedLauncher(Launcher):
             launch["grid"], launch["block"] = grid, (block, 1, 1)
             launch["shared"], launch["max_shared"] = shared, self.max_shared
             launch["first"], launch["last"] = n_blocks * i // n, n_blocks * (i + 1) // n
+            launch["seed"] = seed
             with kernel.handle.borrow() as library:
                 entry = getattr(library, f"emu_{kernel.name}")
                 if not entry(ctypes.c_void_p(launch.ctypes.data), ctypes.c_void_p(args.ctypes.data)):
                     return None
-                return str(library.emu_error().decode(errors="replace"))
+                error = str(library.emu_error().decode(errors="replace"))
+                return error + self._beside(library.emu_fault())
 
         if n == 1:
             errors = [part(0)]
@@ -248,6 +279,27 @@ class EmulatedLauncher(Launcher):
             errors = list(self._pool.map(part, range(n)))
         for error in filter(None, errors):
             raise BackendError(f"{kernel.source}: {error}.")
+
+    def _seed(self) -> int:
+        """For the order in which a kernel's threads and blocks run; 0: one after the other."""
+        return 0
+
+    def _beside(self, fault: int) -> str:
+        """Where an address is that a kernel must not use, in words."""
+        distances = [(fault - a - n if fault >= a + n else fault - a, n) for a, (n, _) in self._blocks.items()]
+        if not fault or not distances:
+            return ""
+        distance, n = min(distances, key=lambda d: abs(d[0]))
+        return f": {abs(distance):,} bytes {'behind' if distance >= 0 else 'before'} memory of {n:,} bytes"
+
+
+def open_emulated(index: int = 0, memory: int = MEMORY) -> EmulatedLauncher:
+    """An emulated device, stressed where the environment says so (`PYLLM_CUDA_EMULATOR_STRESS`)."""
+    if seed := env.cuda_emulator_stress():
+        from pyllm.backends.cuda.stressed import StressedLauncher
+
+        return StressedLauncher(index, memory, seed)
+    return EmulatedLauncher(index, memory)
 
 
 def build(name: str, defines: Defines) -> Path:

@@ -170,11 +170,11 @@ def open_launcher(index: int = 0) -> Launcher:
     Raises BackendError that says why there is none, and what would work.
     """
     if n := env.cuda_emulator():
-        from pyllm.backends.cuda.emulated import EmulatedLauncher
+        from pyllm.backends.cuda.emulated import open_emulated
 
         if not 0 <= index < n:
             raise BackendError(f"There is no emulated device cuda{index}; PYLLM_CUDA_EMULATOR={n} makes {n}.")
-        return EmulatedLauncher(index)
+        return open_emulated(index)
     from pyllm.backends.cuda.card import CudaLauncher
 
     return CudaLauncher(index)

@@ -55,6 +55,7 @@ DEVICE float3 make_float3(float x, float y, float z) { return {x, y, z}; }
 DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 #include "fibers.h"
+#include "blocks.h"
 
 // A kernel's entry in the shared object: 0, or 1 with the reason in emu_error().
 #define KERNEL(name, Args, threads)                                                                           \
