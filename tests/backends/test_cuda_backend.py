@@ -158,7 +158,7 @@ def test_failure_at_load_gives_memory_back(devices: Devices, monkeypatch: pytest
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pyllm.backends.cuda.weights.linear.pack", fail)
+    monkeypatch.setattr("pyllm.backends.cuda.weights.matrices.pack", fail)
     model = transformer(TINY)
     with pytest.raises(KeyboardInterrupt):
         oracle.compiled("cuda", model, model.tensors("Q8_0"), SMALL)
@@ -173,6 +173,40 @@ def test_missing_tensor(devices: Devices) -> None:
     with pytest.raises(BackendError, match=r"blk\.0\.ffn_up\.weight"):
         oracle.compiled("cuda", model, tensors, SMALL)
     assert devices.bytes_held == 0
+
+
+def test_what_it_cannot_is_said_at_once(devices: Devices) -> None:
+    model = transformer(TINY)
+    for change, message in (({"collect_importance": True}, "importance"), ({"kv_dtype": "q4_0"}, "KV cache in q4_0")):
+        with pytest.raises(BackendError, match=message):
+            oracle.compiled("cuda", model, model.tensors(), replace(SMALL, **change))
+    assert not devices.opened
+
+
+def test_replaced_weights(exe: CUDAExecutable) -> None:
+    """Graphs go on with the new values, which lie where the old ones did."""
+    model, step = transformer(TINY), Step([5, 6, 7], 0, [2])
+    before = [oracle.run(exe, [step]) for _ in range(3)][-1]
+    matrices = {name: t for name, t in model.tensors("Q8_0", seed=1).items() if len(t.shape) > 1}
+    exe.replace(matrices)
+    fresh = oracle.compiled("cuda", model, {**model.tensors("Q8_0"), **matrices}, SMALL)
+    wanted = oracle.run(fresh, [step])
+    fresh.close()
+    got = oracle.run(exe, [step])
+    assert not np.array_equal(got, before)
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_candidates(exe: CUDAExecutable) -> None:
+    """The same tokens and logits as among all logits."""
+    batch = Batch(SMALL)
+    batch.add([5, 6, 7], 0, [2], "all")
+    logits = exe.run(batch).copy()
+    found = exe.run(batch, "candidates")
+    order = np.argsort(-logits, axis=1, kind="stable")[:, : exe.n_candidates]
+    np.testing.assert_array_equal(found.ids, order)
+    np.testing.assert_array_equal(found.logits, np.take_along_axis(logits, order, axis=1))
+    np.testing.assert_allclose(found.log_sum, np.log(np.exp(logits.astype(np.float64)).sum(axis=1)), rtol=1e-5)
 
 
 def test_interrupt(devices: Devices, exe: CUDAExecutable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 F32 = NDArray[np.float32]
 
+_HEADROOM = 96 << 20
+"""Bytes beside our own allocations: weights on their way while they are packed, code of kernels, graphs."""
+
 
 class DeviceCrossing(Crossing):
     """A value in a device's memory."""
@@ -80,9 +83,9 @@ class CUDAExecutable(Executable):
     def _check_free(self) -> None:
         """Raise OutOfMemoryError before anything is taken, where it would not fit."""
         free, total = self.launcher.memory()
-        needed = sum(self._sizes.values())
+        needed = sum(self._sizes.values()) + _HEADROOM
         if needed > free:
-            parts = ", ".join(f"{_gib(n)} for {what}" for what, n in self._sizes.items())
+            parts = ", ".join(f"{_gib(n)} for {what}" for what, n in {**self._sizes, "other": _HEADROOM}.items())
             raise OutOfMemoryError(
                 f"{self.launcher.name} has {_gib(free)} of {_gib(total)} free; this needs {_gib(needed)} ({parts}). "
                 "A shorter context, fewer layers on the GPU (-ngl) or a smaller quantization would fit."

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import check_replacement
-from pyllm.backends.cuda import linear
+from pyllm.backends.cuda import linear, matrices
 from pyllm.backends.cuda.launch import ALIGNMENT, Buffer, round_up
 from pyllm.config import Progress
 from pyllm.errors import BackendError
@@ -20,7 +20,7 @@ from pyllm.quant import formats
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.launcher import Launcher
-    from pyllm.backends.cuda.linear import MatrixPlan
+    from pyllm.backends.cuda.matrices import MatrixPlan
 
 F32 = NDArray[np.float32]
 
@@ -58,7 +58,7 @@ class Weights:
         first = self[names[0]]
         columns, rows = first.shape[-1], sum(self[n].shape[-2] for n in names)
         n_matrices = first.shape[0] if len(first.shape) == 3 else 1
-        return linear.plan(first.format, rows, columns, n_matrices)
+        return matrices.plan(first.format, rows, columns, n_matrices)
 
     def matrix(self, names: Sequence[str]) -> tuple[MatrixPlan, Buffer]:
         """The same, with where they are."""
@@ -132,7 +132,7 @@ class Weights:
         self._arrays.clear()
 
     def _pack(self, launcher: Launcher, m: _Matrix) -> None:
-        linear.pack(launcher, m.plan, [self[n] for n in m.names], m.place.address)
+        matrices.pack(launcher, m.plan, [self[n] for n in m.names], m.place.address)
         for name in m.names:
             release(self[name].data)
 
