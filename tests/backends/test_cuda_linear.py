@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from oracle import decoded, nmse, random_tensor
 
-from pyllm.backends.cuda import linear, matrices
+from pyllm.backends.cuda import elementwise, linear, matrices
 from pyllm.backends.cuda.experts import Routing
 from pyllm.backends.cuda.launch import Q8, TOKENS, Buffer, Count, Forms, Half, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
@@ -89,7 +89,7 @@ class Bench:
         for b in (*q8.buffers, *half.buffers):
             self.put(b)
         forms = Forms(view, q8, half, few)
-        self.run(linear.quantize(self.arrays, count, view, forms, width))
+        self.run(elementwise.convert(self.arrays, count, view, Forms(None, q8, half, few), width))
         if n <= few:
             values = self.get(q8.values, "int8", n, q8.ld).astype(np.float32)
             scales = self.get(q8.scales, "float32", n, q8.ld // 32)

@@ -1,4 +1,4 @@
-"""Launches that multiply matrices, bring their input into the forms that they read, and look rows of tables up.
+"""Launches that multiply matrices, and look rows of tables up.
 
 Products of few rows (`Count.few`) go through matrix-vector kernels, which are bound by memory: a kernel for up to 1, 2,
 4 and 8 rows each. More go through tensor cores, in tiles of 16 to 128 rows. All of these are planned side by side;
@@ -38,7 +38,7 @@ plan, pack = matrices.plan, matrices.pack
 _WARPS = 4
 _BLOCK_ROWS, _FLOAT_TILE = 128, 64
 _SCALE_ROWS = _BLOCK_ROWS + 4
-_QUANTIZE_THREADS, _EMBED_THREADS, _EMBED_FLOATS = 128, 128, 256
+_EMBED_THREADS, _EMBED_FLOATS = 128, 256
 _MOST_PARTS = 16
 _DECODED_AT_ONCE = 1 << 20
 """Weights of a table that are decoded at a time."""
@@ -63,10 +63,6 @@ _MATVEC = struct(**_WEIGHTS, **_RESULTS, x="ptr", x_scales="ptr", x_sums="ptr", 
 _MATVEC_FLOAT = struct(**_WEIGHTS, **_RESULTS, x="ptr", **_FEW_END)
 _MATMUL = struct(**_WEIGHTS, **_RESULTS, **_TOKENS, **_PARTS, x="ptr", factors="ptr", ld_x="int")
 _MATMUL_FLOAT = struct(**_WEIGHTS, **_RESULTS, **_TOKENS, **_PARTS, x="ptr", ld_x="int")
-_QUANTIZE_Q8 = struct(
-    x="ptr", values="ptr", scales="ptr", sums="ptr", count="ptr", ldx="int", ld="int", width="int"
-)  # fmt: skip
-_QUANTIZE_HALF = struct(x="ptr", values="ptr", factors="ptr", count="ptr", ldx="int", ld="int", width="int")
 _EMBED = struct(
     table="ptr", book="ptr", tokens="ptr", count="ptr", out="ptr", row_bytes="int", n_groups="int", ld="int",
     scale="float",
@@ -334,46 +330,6 @@ def _matmul_float(p: _Product, label: str) -> Launch:
         reads=p.buffers(*((p.x.f32.buffer,) if p.x.f32 else ())),
         writes=(p.y.buffer, p.parts.sums, p.parts.arrived),
     )
-
-
-def quantize(arrays: StepArrays, count: Count, x: View, y: Forms, width: int) -> list[Launch]:
-    """Write rows of x [n, width] to y's q8 in steps of few rows, and to its half in steps of more."""
-    out = []
-    if q8 := y.q8:
-        out.append(
-            Launch(
-                "quantize.cu",
-                "quantize_q8",
-                lambda shape: (-(-q8.ld // (4 * _QUANTIZE_THREADS)), count.of(shape), 1),
-                _QUANTIZE_THREADS,
-                lambda shape: fill(
-                    _QUANTIZE_Q8, x=x, values=q8.values, scales=q8.scales, sums=q8.sums, count=arrays.count(count),
-                    ldx=x.ld, ld=q8.ld, width=width,
-                ),
-                "quantize",
-                when=lambda shape: 0 < count.of(shape) <= y.few,
-                reads=(x.buffer, *((count.buffer,) if count.buffer else ())),
-                writes=q8.buffers,
-            )
-        )  # fmt: skip
-    if half := y.half:
-        out.append(
-            Launch(
-                "quantize.cu",
-                "quantize_half",
-                lambda shape: (count.of(shape), 1, 1),
-                _QUANTIZE_THREADS,
-                lambda shape: fill(
-                    _QUANTIZE_HALF, x=x, values=half.values, factors=half.factors, count=arrays.count(count),
-                    ldx=x.ld, ld=half.ld, width=width,
-                ),
-                "to halves",
-                when=lambda shape: count.of(shape) > y.few,
-                reads=(x.buffer, *((count.buffer,) if count.buffer else ())),
-                writes=half.buffers,
-            )
-        )  # fmt: skip
-    return out
 
 
 def table_bytes(tensor: TensorInfo) -> int:

@@ -1,5 +1,5 @@
-// The forms in which products read their input, beside float32: written by the op that computes a value, or by
-// quantize.cu.
+// The forms in which products read their input, beside float32: written by the op that computes a value, or by one that
+// copies it (rows.cuh).
 //
 //   q8     s8 values [n][ld], a float scale for 32 columns [n][ld / 32], and for each 32 columns the sums of the integers
 //          of their first and second 16, as two s16 in a word [n][ld / 32] (first in the low half). value * scale = x.
