@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from oracle import nmse
 
 from pyllm.backends.base import Batch
-from pyllm.backends.cuda import attention, compiler, elementwise
+from pyllm.backends.cuda import attention, compiler, elementwise, kv
 from pyllm.backends.cuda.graphs import shape_of
 from pyllm.backends.cuda.launch import Q8, TOKENS, Buffer, Facts, Forms, Half, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
@@ -223,7 +223,7 @@ def test_rope(bench: Bench, n_pairs: int, interleaved: bool) -> None:
     op = Rope(
         out=Value(1, 96), layer=0, x=Value(0, 96), head_dim=32, inv_freq=inv_freq, mscale=1.2, interleaved=interleaved
     )
-    bench.run(attention.rope(bench.arrays, op, bench.rows(x), y, bench.vector(np.array(inv_freq, np.float32))))
+    bench.run(kv.rope(bench.arrays, op, bench.rows(x), y, bench.vector(np.array(inv_freq, np.float32))))
     wanted = ops.rope(x, batch.positions[:12], 32, inv_freq, 1.2, interleaved)
     assert np.abs(bench.read(y, 12, 96) - wanted).max() <= 2e-6
 
@@ -235,7 +235,7 @@ def test_rope(bench: Bench, n_pairs: int, interleaved: bool) -> None:
 class Case:
     """One attention op and what it stands on."""
 
-    kv: str = "f16"
+    dtype: str = "f16"
     n_heads: int = 4
     n_kv: int = 2
     head: int = 32
@@ -258,7 +258,7 @@ class Case:
 
     @property
     def options(self) -> ExecutionOptions:
-        return replace(OPTIONS, kv_dtype=self.kv, page_size=self.page, n_pages=384 // self.page)
+        return replace(OPTIONS, kv_dtype=self.dtype, page_size=self.page, n_pages=384 // self.page)
 
     @property
     def rope(self) -> Rope | None:
@@ -268,11 +268,11 @@ class Case:
         return Rope(out=Value(0, 0), layer=0, x=Value(0, 0), head_dim=self.head, inv_freq=inv_freq, mscale=1.1)
 
 
-def stored(x: F32, kv: str, size: int) -> F32:
+def stored(x: F32, dtype: str, size: int) -> F32:
     """What a cache makes of heads of `size` columns."""
-    if kv == "f32":
+    if dtype == "f32":
         return x
-    if kv == "f16":
+    if dtype == "f16":
         return x.astype(np.float16).astype(np.float32)
     heads = x.reshape(-1, size)
     padded = np.zeros((len(heads), -(-size // 32) * 32), np.float32)
@@ -288,12 +288,12 @@ class Attending:
 
     def __init__(self, bench: Bench, case: Case) -> None:
         self.bench, self.case, self.op = bench, case, case.op
-        self.cache = Buffer(attention.cache_bytes(self.op, case.options), outside=True)
+        self.cache = Buffer(kv.cache_bytes(self.op, case.options), outside=True)
         bench.put(self.cache, np.zeros(self.cache.n_bytes, np.uint8))
         self.sinks = normal(case.n_heads) if case.sinks else None
         self.sink_buffer = bench.vector(self.sinks) if self.sinks is not None else None
         self.norms = [normal(case.head, std=0.2) + 1, normal(case.head, std=0.2) + 1]
-        self.norm_buffers = [attention.HeadNorm(bench.vector(w), 0, 1e-5) for w in self.norms]
+        self.norm_buffers = [kv.HeadNorm(bench.vector(w), 0, 1e-5) for w in self.norms]
         self.keys: dict[int, F32] = {}
         self.values: dict[int, F32] = {}
         pages, few = RANDOM.permutation(case.options.n_pages), 32 // case.page
@@ -313,7 +313,7 @@ class Attending:
         norms = dict(zip(("q_norm", "k_norm"), self.norm_buffers, strict=True)) if c.turned else {}
         inv_freq = b.vector(np.array(c.rope.inv_freq, np.float32)) if c.rope else None
         b.run(
-            attention.store(
+            kv.store(
                 b.arrays, op, c.options, self.cache, q=q_view, k=b.rows(k), v=b.rows(v), turned=turned, rope=c.rope,
                 inv_freq=inv_freq, **norms,
             )
@@ -322,7 +322,7 @@ class Attending:
             at = batch.positions[:n]
             q, k = (ops.rope(ops.rms_norm(x, w, 1e-5, c.head), at, c.head, c.rope.inv_freq, c.rope.mscale)
                     for x, w in zip((q, k), self.norms, strict=True))  # fmt: skip
-        k, v = stored(k, c.kv, c.head), stored(v, c.kv, c.v_head)
+        k, v = stored(k, c.dtype, c.head), stored(v, c.dtype, c.v_head)
         wanted = self._reference(batch, q, k, v)
         y = forms or Forms(View.room(n, op.out.width))
         if attend:
@@ -358,10 +358,10 @@ CASES = {
     "many_heads": Case(n_heads=12, n_kv=1, head=16, v_head=16, sinks=True),
     "everything": Case(head=80, v_head=48, window=40, softcap=3.0, sinks=True, n_heads=2, n_kv=2),
     "wide": Case(n_heads=2, n_kv=1, head=256, v_head=256),
-    "bytes": Case(kv="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, turned=True),
-    "bytes_odd_size": Case(kv="q8_0", head=80, v_head=16, window=33, sinks=True),
-    "floats": Case(kv="f32", turned=True),
-    "floats_everything": Case(kv="f32", head=48, v_head=20, window=40, softcap=3.0, sinks=True),
+    "bytes": Case(dtype="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, turned=True),
+    "bytes_odd_size": Case(dtype="q8_0", head=80, v_head=16, window=33, sinks=True),
+    "floats": Case(dtype="f32", turned=True),
+    "floats_everything": Case(dtype="f32", head=48, v_head=20, window=40, softcap=3.0, sinks=True),
 }
 
 
@@ -373,7 +373,7 @@ def test_attention(bench: Bench, name: str) -> None:
     a = Attending(bench, case)
     for n in (64, 64, 64, 64, 40):
         a.step({0: n}, attend=False)
-    limit = 1e-11 if case.kv == "f32" else 1e-6
+    limit = 1e-11 if case.dtype == "f32" else 1e-6
     for lengths in ({0: 1, 1: 3, 2: 21}, {0: 1, 2: 1}, {0: 2, 1: 9}):
         got, wanted = a.step(lengths)
         assert np.isfinite(got).all()
@@ -392,9 +392,9 @@ def test_attention_in_forms(bench: Bench, lengths: dict[int, int]) -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(BackendError, match="up to 256 columns"):
-        attention.cache_bytes(Case(head=264).op, OPTIONS)
+        kv.cache_bytes(Case(head=264).op, OPTIONS)
     with pytest.raises(BackendError, match="multiple of 16"):
-        attention.cache_bytes(Case().op, replace(OPTIONS, page_size=8))
+        kv.cache_bytes(Case().op, replace(OPTIONS, page_size=8))
 
 
 # --- compiled for cards
@@ -408,11 +408,11 @@ FACTS = {
 HOT = [*((arch, "f16", 128) for arch in FACTS), ("sm_90", "f16", 256), ("sm_90", "q8_0", 128)]
 
 
-@pytest.mark.parametrize(("arch", "kv", "head"), HOT)
-def test_registers_hold_everything(arch: str, kv: str, head: int) -> None:
+@pytest.mark.parametrize(("arch", "dtype", "head"), HOT)
+def test_registers_hold_everything(arch: str, dtype: str, head: int) -> None:
     """No kernel of attention spills registers, and each fits the card."""
     nvrtc = compiler.Nvrtc(pytest.importorskip("cupy").cuda.nvrtc)
-    case = Case(kv=kv, n_heads=8, n_kv=2, head=head, v_head=head, page=32)
+    case = Case(dtype=dtype, n_heads=8, n_kv=2, head=head, v_head=head, page=32)
     width = case.op.out.width
     launches = attention.attend(
         StepArrays.of(case.options), case.op, case.options, Buffer(0), View.room(64, width), all_forms(64, width), None,

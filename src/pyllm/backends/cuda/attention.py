@@ -1,8 +1,7 @@
-"""Launches of attention: rotation and storing of keys, then one way for few tokens of a sequence and one for many.
+"""Launches of attention over what is in KV caches: one way for few tokens of a sequence, one for many.
 
-A KV cache is one buffer: all pages of keys, then all pages of values (kernels/kv.cuh says how a page lies). Sequences
-with up to FEW_TOKENS tokens in a step split their positions over blocks (attention_split.cu) whose results are
-combined; those with more go in tiles (attention_prompt.cu). Caches of float32 have one float kernel for both.
+Sequences with up to FEW_TOKENS tokens in a step split their positions over blocks (attention_split.cu) whose results
+are combined; those with more go in tiles (attention_prompt.cu). Caches of float32 have one float kernel for both.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.cuda import elementwise
+from pyllm.backends.cuda.kv import PAD, cache_defines, cache_members
 from pyllm.backends.cuda.launch import (
     TOKENS,
     Buffer,
@@ -30,24 +30,13 @@ from pyllm.backends.cuda.launch import (
 )
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
-from pyllm.program import Attention, KVSpec, Rope
+from pyllm.program import Attention
 
-MOST_HEAD = 256
-"""Columns of a head that the kernels have registers for."""
 FEW_TOKENS = 8
 """Most tokens of a sequence whose positions are split over blocks."""
 
 _WARPS = 4
-_KINDS = {"f32": 0, "f16": 1, "q8_0": 2}
-_PAD = {"f32": 4, "f16": 16, "q8_0": 32}
-_ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
 
-_STORE = struct(
-    step="ptr", positions="ptr", seqs="ptr", page_tables="ptr", q="ptr", k="ptr", v="ptr", q_out="ptr", keys="ptr",
-    values="ptr", inv_freq="ptr", q_norm="ptr", k_norm="ptr", page_stride="int", q_ld="int", k_ld="int", v_ld="int",
-    q_out_ld="int", q_norm_step="int", k_norm_step="int", n_q="int", n_k="int", mscale="float", q_eps="float",
-    k_eps="float",
-)  # fmt: skip
 _INPUTS = {
     "step": "ptr", "positions": "ptr", "spans": "ptr", "page_tables": "ptr", "q": "ptr", "keys": "ptr",
     "values": "ptr", "page_stride": "int", "q_ld": "int", "n_kv": "int", "window": "int", "scale": "float",
@@ -59,150 +48,6 @@ _COMBINE = struct(
     **elementwise.FORMS, step="ptr", spans="ptr", partial="ptr", stats="ptr", sinks="ptr", n_heads="int",
     n_splits="int", most="int", slots="int",
 )  # fmt: skip
-
-
-# --- caches
-
-
-def _head_bytes(size: int, options: ExecutionOptions) -> int:
-    """Bytes of one head's keys or values in one page."""
-    width = round_up(size, _PAD[options.kv_dtype])
-    scales = width // 32 * 2 if options.kv_dtype == "q8_0" else 0
-    return options.page_size * (width * _ELEMENT[options.kv_dtype] + scales)
-
-
-def _part_bytes(n_heads: int, size: int, options: ExecutionOptions) -> int:
-    return options.n_pages * n_heads * _head_bytes(size, options)
-
-
-def cache_bytes(op: Attention | KVSpec, options: ExecutionOptions) -> int:
-    """Bytes of a layer's cache, a buffer that must be zero at first.
-
-    Raises BackendError for heads and pages that the kernels do not take.
-    """
-    widest = max(op.head_dim, op.v_head_dim)
-    if widest > MOST_HEAD:
-        raise BackendError(
-            f"The CUDA backend has attention for heads of up to {MOST_HEAD} columns, not of {widest}; "
-            "the CPU takes any (-ngl 0)."
-        )
-    if options.page_size % 16:
-        raise BackendError(f"The CUDA backend needs pages of a multiple of 16 positions, not {options.page_size}.")
-    sizes = op.head_dim, op.v_head_dim
-    return sum(_part_bytes(op.n_kv_heads, size, options) for size in sizes)
-
-
-def _cache_members(op: Attention, options: ExecutionOptions, cache: Buffer) -> dict[str, int]:
-    values = cache.address + _part_bytes(op.n_kv_heads, op.head_dim, options)
-    return {"keys": cache.address, "values": values}
-
-
-def _cache_defines(op: Attention, options: ExecutionOptions) -> dict[str, int | str]:
-    return {
-        "HEAD": op.head_dim, "V_HEAD": op.v_head_dim, "KV": _KINDS[options.kv_dtype], "PAGE": options.page_size
-    }  # fmt: skip
-
-
-# --- rotation and storing
-
-
-@dataclass(frozen=True, slots=True)
-class HeadNorm:
-    """A norm of each head before its rotation."""
-
-    weight: Buffer | None
-    step: int
-    """Floats from one head's weights to the next's: 0 where they share them, else head_dim."""
-    eps: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Heads:
-    """`n` heads of queries or keys on their way into attention."""
-
-    x: View | None = None
-    n: int = 0
-    norm: HeadNorm | None = None
-
-    def members(self, name: str) -> dict[str, Any]:
-        norm = self.norm or HeadNorm(None, 0, 0.0)
-        return {
-            name: self.x, f"{name}_ld": self.x.ld if self.x else 0, f"n_{name}": self.n, f"{name}_norm": norm.weight,
-            f"{name}_norm_step": norm.step, f"{name}_eps": norm.eps,
-        }  # fmt: skip
-
-
-def rope(arrays: StepArrays, op: Rope, x: View, y: View, inv_freq: Buffer) -> Launch:
-    """y = x, rotated; `inv_freq` are the op's as float32 on the device."""
-    defines: dict[str, int | str] = {"HEAD": op.head_dim, "V_HEAD": op.head_dim, "KV": 0, "PAGE": 16}
-    heads = _Heads(x, op.out.width // op.head_dim)
-    return _store(
-        arrays, defines, lambda: {"keys": 0, "values": 0}, heads, y, _Heads(), None, op, inv_freq, label="rotate"
-    )
-
-
-def store(
-    arrays: StepArrays,
-    op: Attention,
-    options: ExecutionOptions,
-    cache: Buffer,
-    *,
-    q: View,
-    k: View,
-    v: View,
-    turned: View,
-    rope: Rope | None = None,
-    inv_freq: Buffer | None = None,
-    q_norm: HeadNorm | None = None,
-    k_norm: HeadNorm | None = None,
-) -> Launch:
-    """Keys, normed and rotated, and values into the cache; queries, normed and rotated alike, to `turned`: where that
-    is where they are, they stay as they are."""
-    queries = _Heads() if turned == q else _Heads(q, op.n_heads, q_norm)
-    launch = _store(
-        arrays, _cache_defines(op, options), lambda: _cache_members(op, options, cache), queries, turned,
-        _Heads(k, op.n_kv_heads, k_norm), v, rope, inv_freq, label="store keys",
-    )  # fmt: skip
-    return replace(launch, writes=(*launch.writes, cache))
-
-
-def _store(
-    arrays: StepArrays,
-    defines: dict[str, int | str],
-    caches: Callable[[], dict[str, int]],
-    q: _Heads,
-    q_out: View,
-    k: _Heads,
-    v: View | None,
-    turn: Rope | None,
-    inv_freq: Buffer | None,
-    *,
-    label: str,
-) -> Launch:
-    def args(shape: StepShape) -> NDArray[np.void]:
-        return fill(
-            _STORE, step=arrays.step, positions=arrays.positions, seqs=arrays.seqs, page_tables=arrays.page_tables,
-            v=v, q_out=q_out, **caches(), inv_freq=inv_freq, page_stride=arrays.page_stride, v_ld=v.ld if v else 0,
-            q_out_ld=q_out.ld, **q.members("q"), **k.members("k"), mscale=turn.mscale if turn else 1.0,
-        )  # fmt: skip
-
-    return Launch(
-        "rope.cu",
-        "rope_store",
-        lambda shape: (shape.n_tokens, -(-(q.n + 2 * k.n) // _WARPS), 1),
-        32 * _WARPS,
-        args,
-        label,
-        defines={
-            **defines, "PAIRS": len(turn.inv_freq) if turn else 0, "INTERLEAVED": int(bool(turn and turn.interleaved)),
-            "Q_NORM": int(q.norm is not None), "K_NORM": int(k.norm is not None),
-        },
-        reads=tuple(view.buffer for view in (q.x, k.x, v) if view),
-        writes=(q_out.buffer,) if q.n else (),
-    )  # fmt: skip
-
-
-# --- attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +78,7 @@ class _Attend:
     def defines(self) -> dict[str, int | str]:
         op = self.op
         return {
-            **_cache_defines(op, self.options), "GROUP": self.group, "SOFTCAP": int(op.softcap != 0),
+            **cache_defines(op, self.options), "GROUP": self.group, "SOFTCAP": int(op.softcap != 0),
             "WINDOW": int(op.window != 0),
         }  # fmt: skip
 
@@ -242,7 +87,7 @@ class _Attend:
         a, op = self.arrays, self.op
         return {
             "step": a.step, "positions": a.positions, "spans": a.spans, "page_tables": a.page_tables, "q": self.q,
-            **_cache_members(op, self.options, self.cache), "page_stride": a.page_stride, "q_ld": self.q.ld,
+            **cache_members(op, self.options, self.cache), "page_stride": a.page_stride, "q_ld": self.q.ld,
             "n_kv": op.n_kv_heads, "window": op.window, "scale": op.scale, "softcap": op.softcap,
         }  # fmt: skip
 
@@ -415,7 +260,7 @@ class _Tiling:
     def shared(self, a: _Attend) -> int:
         """Bytes of shared memory, as the kernel divides it."""
         kind = a.options.kv_dtype
-        widths = [round_up(size, _PAD[kind]) for size in (a.op.head_dim, a.op.v_head_dim)]
+        widths = [round_up(size, PAD[kind]) for size in (a.op.head_dim, a.op.v_head_dim)]
         raw = sum(width + width // 32 * 2 for width in widths) if kind == "q8_0" else 0
         return self.rows * 2 * (widths[0] + 8) + self.keys * (2 * (sum(widths) + 16) + raw)
 

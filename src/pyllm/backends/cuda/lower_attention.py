@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyllm.backends.cuda import attention
-from pyllm.backends.cuda.attention import HeadNorm
+from pyllm.backends.cuda import attention, kv
+from pyllm.backends.cuda.kv import HeadNorm
 from pyllm.backends.cuda.launch import View
 from pyllm.program import Attention, RMSNorm, Rope, Value
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def lower_rope(low: Lowering, node: Node, op: Rope) -> None:
     x, y = low.f32(op.x), low.new_f32(node)
-    low.add(node, attention.rope(low.arrays, op, x, y, low.weights.constant(op.inv_freq)))
+    low.add(node, kv.rope(low.arrays, op, x, y, low.weights.constant(op.inv_freq)))
 
 
 def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
@@ -25,11 +25,11 @@ def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
         q_rope, q_norm, q_value, k_norm, k_value = None, None, op.q, None, op.k
     q, k, v = low.f32(q_value), low.f32(k_value), low.f32(op.v)
     cache = low.caches[op.cache]
-    cache.n_bytes = attention.cache_bytes(low.program.kv[op.cache], low.options)
+    cache.n_bytes = kv.cache_bytes(low.program.kv[op.cache], low.options)
     turned = View.room(low.most(node), q_value.width) if q_rope or q_norm else q
     low.add(
         node,
-        attention.store(
+        kv.store(
             low.arrays, op, low.options, cache, q=q, k=k, v=v, turned=turned, rope=q_rope,
             inv_freq=low.weights.constant(q_rope.inv_freq) if q_rope else None,
             q_norm=_head_norm(low, q_norm), k_norm=_head_norm(low, k_norm),

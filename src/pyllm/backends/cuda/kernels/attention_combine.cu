@@ -1,7 +1,8 @@
 // What the blocks of attention_split.cu or attention_float.cu found of a token's heads becomes the token's result.
 //
 // V_HEAD; SINKS: whether logits join a head's weights without a value. TOGETHER: the warps of a block share the splits
-// of 128 columns; else each thread takes all splits, of its columns of a whole row. THREADS, PER_THREAD: fours of columns.
+// of 128 columns; else each thread takes all splits, of its columns of a whole row. THREADS; PER_THREAD: fours of
+// columns that a thread has.
 #include "rows.cuh"
 
 #define LOG2_E 1.4426950408889634f

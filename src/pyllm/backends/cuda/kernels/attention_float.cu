@@ -87,9 +87,9 @@ DEVICE void merge(State& s, Merge& m) {
     }
 }
 
-DEVICE const float* row_at(const u8* cache, const Rows& rows, int position, u64 page_bytes, u64 head_start, int width) {
-    const u8* head = cache + (u64)rows.pages[position / PAGE] * page_bytes + head_start;
-    return reinterpret_cast<const float*>(head) + position % PAGE * width;
+template <int width> DEVICE const float* row_at(const Args& a, const Part& part, const u8* cache, int position) {
+    u64 head = head_offset<width>(part.rows.pages[position / PAGE], a.in.n_kv, part.kv_head);
+    return reinterpret_cast<const float*>(cache + head) + position % PAGE * width;
 }
 
 KERNEL(attention_float, Args, WARPS * 32) {
@@ -104,16 +104,13 @@ KERNEL(attention_float, Args, WARPS * 32) {
     State s = {};
 #pragma unroll
     for (int r = 0; r < ROWS; r++) s.largest[r] = NOTHING;
-    u64 key_start = head_offset<WIDTH>(0, 0, part.kv_head), key_page = head_offset<WIDTH>(1, a.in.n_kv, 0);
-    u64 value_start = head_offset<V_WIDTH>(0, 0, part.kv_head), value_page = head_offset<V_WIDTH>(1, a.in.n_kv, 0);
     for (int at = part.begin + 32 * warp_id(); at < part.end; at += 32 * WARPS) {
-        float scores[ROWS];
         int position = at + lane_id(), n = min(32, part.end - at);
-        score(q, row_at(a.in.keys, part.rows, min(position, part.end - 1), key_page, key_start, WIDTH), scores);
-        if (lane_id() >= n) position = 0x7fffffff;
-        weigh(s, a.in, part.rows, position, scores, weights[warp_id()]);
+        float scores[ROWS];
+        score(q, row_at<WIDTH>(a, part, a.in.keys, min(position, part.end - 1)), scores);
+        weigh(s, a.in, part.rows, position < part.end ? position : 0x7fffffff, scores, weights[warp_id()]);
         for (int i = 0; i < n; i++)
-            add_value(s, row_at(a.in.values, part.rows, at + i, value_page, value_start, V_WIDTH), weights[warp_id()], i);
+            add_value(s, row_at<V_WIDTH>(a, part, a.in.values, at + i), weights[warp_id()], i);
         __syncwarp();
     }
     merge(s, m);

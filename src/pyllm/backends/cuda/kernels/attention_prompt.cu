@@ -1,8 +1,8 @@
 // Attention of many rows of a sequence, of f16 and 8-bit caches, by tensor cores.
 //
-// A block has WARPS x 16 x M_TILES rows of one KV head and walks through the positions they see, KEYS at a time. Values of
-// a tile come while its scores are computed, keys of the next while its values are summed. Sequences with up to `few`
-// tokens in the step are attention_split.cu's.
+// A block has WARPS x 16 x M_TILES rows of one KV head and walks through the positions they see, KEYS at a time. Values
+// of a tile come while its scores are computed, keys of the next while its values are summed. Sequences with up to
+// `few` tokens in the step are attention_split.cu's.
 // M_TILES: tiles of 16 rows per warp; KEYS: 16, 32 or 64; SINKS: whether there are some.
 #include "attention.cuh"
 
@@ -50,8 +50,8 @@ DEVICE void load_queries(const Args& a, const Rows& rows, int kv_head, u16* q) {
     }
 }
 
-// Starts copying positions `from` .. `from` + KEYS - 1 of a head; past the last one come zeros. `head`: where its part of
-// page 0 is.
+// Starts copying positions `from` .. `from` + KEYS - 1 of a head; past the last one come zeros. `head`: where its part
+// of page 0 is.
 template <int width> DEVICE void fetch(const Inputs& in, const Rows& rows, const u8* head, int from, u8* to) {
     constexpr int row_bytes = width * KV_BYTES, units = row_bytes / 16, ld = KV == KV_Q8 ? row_bytes : row_bytes + 16;
 #pragma unroll
@@ -101,7 +101,7 @@ DEVICE void score(const u16* q, const u16* k, float (&scores)[M_TILES][KEY_TILES
 #pragma unroll
     for (int m = 0; m < M_TILES; m++)
 #pragma unroll
-        for (int t = 0; t < KEY_TILES; t++) scores[m][t][0] = scores[m][t][1] = scores[m][t][2] = scores[m][t][3] = 0.0f;
+        for (int e = 0; e < 4 * KEY_TILES; e++) scores[m][e / 4][e % 4] = 0.0f;
 #pragma unroll
     for (int i = 0; i < K_STEPS; i++) {
         u32 x[M_TILES][4];

@@ -1,8 +1,8 @@
 // Attention of few rows over many positions, of f16 and 8-bit caches, at the speed of memory.
 //
 // A warp takes 16 positions at a time. Keys are the A of K Q^T -> scores [16 positions x 8 rows], values the A of
-// V^T P^T -> sums [columns x 8 rows], so a lane's 16-byte loads go straight into registers: what column of the matrices is
-// which column of a head is for us to choose, and is chosen so that a lane's columns are adjacent in memory.
+// V^T P^T -> sums [columns x 8 rows], so a lane's 16-byte loads go straight into registers: what column of the matrices
+// is which column of a head is for us to choose, and is chosen so that a lane's columns are adjacent in memory.
 // ROWS: 8 or 16.
 #include "attention_split.cuh"
 
@@ -14,8 +14,8 @@ constexpr int V_TILES = V_WIDTH / 16;                 // of 16 columns; a lane h
 constexpr int K_WORDS = WIDTH * KV_BYTES / 16;        // that a lane has of a position's key
 constexpr int V_WORDS = V_WIDTH * KV_BYTES / 32;      // and value
 
-// A row of `words * lanes * 4` bytes in pieces that `lanes` lanes share: as many of 16 bytes a lane as there are, then 8, 4.
-// Where word `w` of lane `lane` starts in the row.
+// A row of `words * lanes * 4` bytes in pieces that `lanes` lanes share: as many of 16 bytes a lane as there are, then
+// of 8 and 4. Where word `w` of lane `lane` starts in the row.
 template <int words, int lanes> DEVICE int word_offset(int w, int lane) {
     constexpr int wide = words / 4 * 4, middle = words % 4 / 2 * 2;
     if (w < wide) return w / 4 * 16 * lanes + lane * 16 + w % 4 * 4;
@@ -24,7 +24,9 @@ template <int words, int lanes> DEVICE int word_offset(int w, int lane) {
 }
 
 // In which of those pieces word `w` is.
-template <int words> DEVICE int piece_of(int w) { return w < words / 4 * 4 ? w / 4 : words / 4 + (w % 4 / 2 && words % 4 == 3); }
+template <int words> DEVICE int piece_of(int w) {
+    return w < words / 4 * 4 ? w / 4 : words / 4 + (w % 4 / 2 && words % 4 == 3);
+}
 
 template <int words, int lanes> DEVICE void load_words(u32 (&out)[words], const u8* row, int lane) {
     constexpr int wide = words / 4 * 4, middle = words % 4 / 2 * 2;

@@ -1,8 +1,8 @@
 // Ops that compute each number from those at its place: sums, scalings, copies of rows and columns, gates.
 //
 // KIND: 0 x, 1 x + z, 2 x * factor, 3 factor * tanh(x / factor), 4 act(x) * z; ACT: which activation, in the order of
-// `program.ACTIVATIONS`. ALIGNED: rows of x start at 16 aligned bytes (z's always do). THREADS; PER_THREAD: fours of columns
-// that a thread has. Where halves are wanted a block has a whole row.
+// `program.ACTIVATIONS`. ALIGNED: rows of x start at 16 aligned bytes (z's always do). THREADS; PER_THREAD: fours of
+// columns that a thread has. Where halves are wanted a block has a whole row.
 #include "rows.cuh"
 
 struct Args {

@@ -1,7 +1,7 @@
 // How keys and values lie in memory, and where a sequence's positions are.
 //
-// A cache holds pages of PAGE positions (a multiple of 16). A page's heads follow one another; a head's part of a page is
-// PAGE rows of `width` elements (head size, padded with zeros to a multiple of 4, 16 or 32), and after them, where
+// A cache holds pages of PAGE positions (a multiple of 16). A page's heads follow one another; a head's part of a page
+// is PAGE rows of `width` elements (head size, padded with zeros to a multiple of 4, 16 or 32), and after them, where
 // elements are bytes, a half for each 32 of a row: its scale. KV says what elements are.
 #pragma once
 #include "common.cuh"
