@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from pyllm.backends.cuda.graphs import Steps, shape_of, wait
 from pyllm.backends.cuda.launch import Facts, StepArrays, StepShape, View
 from pyllm.backends.cuda.lowering import Lowering
 from pyllm.config import ExecutionOptions
-from pyllm.errors import ClosedError, OutOfMemoryError, RequestError
+from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, RequestError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
 
@@ -106,13 +107,13 @@ class CUDAExecutable(Executable):
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         if self._closed:
             raise ClosedError("The model was closed.")
-        if stage == 0:
-            self._begin(batch)
-        self._check_interrupt()
         try:
+            if stage == 0:
+                self._begin(batch)
+            self._check_interrupt()
             return self._run_stage(stage, given, wanted)
         except BaseException:
-            self._end()
+            self._break_off()
             raise
 
     def _begin(self, batch: Batch) -> None:
@@ -165,7 +166,7 @@ class CUDAExecutable(Executable):
             self._last = self.launcher.record()
             wait(self._last.done, self._check_interrupt)
         except BaseException:
-            self._end()
+            self._break_off()
             raise
         if last:
             self._end()
@@ -213,8 +214,13 @@ class CUDAExecutable(Executable):
 
     def _check_interrupt(self) -> None:
         if self._interrupted:
-            self._end()
             raise KeyboardInterrupt
+
+    def _break_off(self) -> None:
+        """The step is over, but not what it has enqueued, which the next one waits for."""
+        self._end()
+        with suppress(BackendError):
+            self._last = self.launcher.record()
 
     def _end(self) -> None:
         with self._lock:
