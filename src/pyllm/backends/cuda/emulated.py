@@ -305,7 +305,9 @@ def open_emulated(index: int = 0, memory: int = MEMORY) -> EmulatedLauncher:
 def build(name: str, defines: Defines) -> Path:
     """The shared object of a file of kernels, built at first use. Raises BackendError with the compiler's words."""
     source, program = compiler.source(name), compiler_path()
-    options = ["-std=c++17", "-O1", "-march=native", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
+    native = "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
+    # kernels run for a moment and are many: a second spent on optimizing them is not won back
+    options = ["-std=c++17", "-O1", native, "-fno-strict-aliasing", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
     options += ["-DEMULATED", *compiler.options_of(defines)]
     digest = source.digest(options, program, _processor(), _emulator_text())
 

@@ -11,6 +11,10 @@
 // copies only when it is waited for. With a seed, much more: stress.h.
 #pragma once
 
+#ifdef __APPLE__
+#define _XOPEN_SOURCE 600  // for ucontext, which Apple hides otherwise
+#define _DARWIN_C_SOURCE
+#endif
 #define _GLIBCXX_INCLUDE_NEXT_C_HEADERS  // C's own headers: those of C++ take longer to read than most kernels
 #include <math.h>
 #include <stddef.h>

@@ -15,6 +15,8 @@
 //       __byte_perm, __popc, __clz, __ffs, __brev, __funnelshift_{l,r}, __umulhi, __ldg, __float_as_int & co,
 //       __float2int_{rn,rz,rd,ru}, __fmaf_rn, rsqrtf, rintf, atomics on int, unsigned, u64 and float, __threadfence,
 //       min, max, int2/4, uint2/4, float2/3/4 and make_*, the math functions of float.
+//   What takes PTX is in device.cuh, each with what it does: f16_to_f32, h2_fma & co, lop3, stream16, cp_async16, mma_f16,
+//       mma_s8, ldmatrix4, fast_exp2, …; this file adds reductions of warps and blocks and what else both sides share.
 //   Halves are raw bits: u16, and two in a u32 (low half first).
 #pragma once
 
