@@ -64,7 +64,8 @@ static bool run_block(int n) {
     for (int i = 0; i < guard_bytes; i++)
         if (static_cast<u8>(state.shared[state.shared_size + i]) != 0xff) {
             me = state.fibers;
-            snprintf(state.error, sizeof state.error, "%s, block (%u, %u, %u): byte %zu of %zu of shared memory was written",
+            snprintf(state.error, sizeof state.error,
+                     "%s, block (%u, %u, %u): byte %zu of %zu of shared memory was written",
                      state.name, state.block.x, state.block.y, state.block.z, state.shared_size + i, state.shared_size);
             return !(state.failed = true);
         }
@@ -74,7 +75,7 @@ static bool run_block(int n) {
 static bool prepare(const Launch& l, u64 threads, u64 bound) {
     u64 blocks = (u64)l.grid[0] * l.grid[1] * l.grid[2];
     const char* wrong = nullptr;
-    if (threads == 0 || threads > bound || threads > max_threads) wrong = "more threads than the kernel's bound, or none";
+    if (!threads || threads > bound || threads > max_threads) wrong = "more threads than the kernel's bound, or none";
     if (blocks == 0 || l.grid[0] > 0x7fffffff || l.grid[1] > 65535 || l.grid[2] > 65535) wrong = "an impossible grid";
     if (l.block[2] > 64) wrong = "an impossible block";
     if (l.shared > l.max_shared) wrong = "more shared memory than a block can have";

@@ -1,14 +1,14 @@
-// CUDA on the CPU: enough of it that the kernels of ../kernels run unchanged, for tests and for machines without a card.
+// CUDA on the CPU: enough of it that the kernels of ../kernels run unchanged, for tests and machines without a card.
 //
 // Every thread of a block is a fiber with its own stack; one block runs at a time. A thread runs until it must wait: at
-// __syncthreads, or at something that lanes do together (a shuffle, a matrix product). Each lane leaves a pointer to its
-// arguments there and the lane that comes last does the work for all; so a collective costs one switch of stacks a lane.
+// __syncthreads, or at something that lanes do together (a shuffle, a matrix product). Each lane leaves a pointer to
+// its arguments there and the lane that comes last does the work for all: a switch of stacks for each lane.
 // State is that of the shared object: several copies of it run blocks side by side on several threads of the host.
 //
 // What is reported as an error instead of running on: threads that wait for each other forever (some at a barrier, some
 // at a collective), collectives or masks that differ within a warp, barriers at different lines, a grid or block that
-// cannot be, writes behind dynamic shared memory, stacks that overflow. Shared memory starts as NaN bytes, and a cp.async
-// copies only when it is waited for. With a seed, much more: stress.h.
+// cannot be, writes behind dynamic shared memory, stacks that overflow. Shared memory starts as NaN bytes, and a
+// cp.async copies only when it is waited for. With a seed, much more: stress.h.
 #pragma once
 
 #ifdef __APPLE__

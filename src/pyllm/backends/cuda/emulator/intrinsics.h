@@ -1,5 +1,5 @@
-// What one thread does alone: conversions, half arithmetic, bits, math, memory, atomics. Twins of device.cuh's PTX and of
-// those CUDA functions that kernels use.
+// What one thread does alone: conversions, half arithmetic, bits, math, memory, atomics. Twins of device.cuh's PTX and
+// of those CUDA functions that kernels use.
 #pragma once
 
 // --- bits
@@ -50,6 +50,8 @@ template <int table> DEVICE u32 lop3(u32 a, u32 b, u32 c) {
         if (table >> i & 1) y |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
     return y;
 }
+
+DEVICE int opaque(int x) { return x; }
 
 DEVICE int __dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; i++) c += (s8)(a >> (8 * i)) * (s8)(b >> (8 * i));

@@ -15,8 +15,8 @@
 //       __byte_perm, __popc, __clz, __ffs, __brev, __funnelshift_{l,r}, __umulhi, __ldg, __float_as_int & co,
 //       __float2int_{rn,rz,rd,ru}, __fmaf_rn, rsqrtf, rintf, atomics on int, unsigned, u64 and float, __threadfence,
 //       min, max, int2/4, uint2/4, float2/3/4 and make_*, the math functions of float.
-//   What takes PTX is in device.cuh, each with what it does: f16_to_f32, h2_fma & co, lop3, stream16, cp_async16, mma_f16,
-//       mma_s8, ldmatrix4, fast_exp2, …; this file adds reductions of warps and blocks and what else both sides share.
+//   What takes PTX is in device.cuh, each with what it does: f16_to_f32, h2_fma & co, lop3, stream16, cp_async16,
+//       mma_f16, mma_s8, ldmatrix4, fast_exp2, …; this file adds reductions and what else both sides share.
 //   Halves are raw bits: u16, and two in a u32 (low half first).
 #pragma once
 
@@ -104,8 +104,8 @@ template <int width = 32> DEVICE int warp_max_int(int x) {
     return x;
 }
 
-// All threads of a one-dimensional block of whole warps call these; `scratch` is shared memory for 32 values, free again
-// when the call returns.
+// All threads of a one-dimensional block of whole warps call these; `scratch` is shared memory for 32 values, free
+// again when the call returns.
 DEVICE float block_sum(float x, float* scratch) {
     x = warp_sum(x);
     if (blockDim.x <= 32) return x;

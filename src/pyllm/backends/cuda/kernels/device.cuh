@@ -65,10 +65,16 @@ DEVICE u32 h2_max(u32 a, u32 b) {
 
 // --- bits, math
 
-template <int table> DEVICE u32 lop3(u32 a, u32 b, u32 c) {  // any function of three bits: table 0xf0 is a, 0xcc b, 0xaa c
+// Any function of three bits: table 0xf0 is a, 0xcc b, 0xaa c.
+template <int table> DEVICE u32 lop3(u32 a, u32 b, u32 c) {
     u32 d;
     asm("lop3.b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(c), "n"(table));
     return d;
+}
+
+DEVICE int opaque(int x) {  // the same; what follows from it is computed where it is used, not once and kept
+    asm volatile("" : "+r"(x));
+    return x;
 }
 
 DEVICE float fast_exp2(float x) {
@@ -162,11 +168,11 @@ template <int pending> DEVICE void cp_async_wait() {
 }
 
 // --- matrices. With g = lane / 4 and t = lane % 4, the fragments of the lanes of a warp are
-//   half A [16 x 16], row major   a[0] = A[g][2t, 2t+1]  a[1] = A[g+8][2t, …]  a[2] = A[g][2t+8, …]  a[3] = A[g+8][2t+8, …]
-//   half B [16 x 8]               b[0] = B[2t, 2t+1][g]  b[1] = B[2t+8, 2t+9][g]
-//   s8   A [16 x 32]              a[0] = A[g][4t … 4t+3] a[1] = A[g+8][4t …]   a[2] = A[g][4t+16 …]  a[3] = A[g+8][4t+16 …]
-//   s8   B [32 x 8]               b[0] = B[4t … 4t+3][g] b[1] = B[4t+16 …][g]
-//   D [16 x 8], float or int      d[0] = D[g][2t]        d[1] = D[g][2t+1]     d[2] = D[g+8][2t]     d[3] = D[g+8][2t+1]
+//   half A [16 x 16], row major  a[0] = A[g][2t, 2t+1]  a[1] = A[g+8][2t …]  a[2] = A[g][2t+8 …]  a[3] = A[g+8][2t+8 …]
+//   half B [16 x 8]              b[0] = B[2t, 2t+1][g]  b[1] = B[2t+8, 2t+9][g]
+//   s8   A [16 x 32]             a[0] = A[g][4t … 4t+3] a[1] = A[g+8][4t …] a[2] = A[g][4t+16 …] a[3] = A[g+8][4t+16 …]
+//   s8   B [32 x 8]              b[0] = B[4t … 4t+3][g] b[1] = B[4t+16 …][g]
+//   D [16 x 8], float or int     d[0] = D[g][2t]        d[1] = D[g][2t+1]   d[2] = D[g+8][2t]    d[3] = D[g+8][2t+1]
 
 // d += A B for halves, sums in float. All lanes of the warp call it.
 DEVICE void mma_f16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
