@@ -40,6 +40,8 @@ _BLOCK_ROWS, _FLOAT_TILE = 128, 64
 _SCALE_ROWS = _BLOCK_ROWS + 4
 _EMBED_THREADS, _EMBED_FLOATS = 128, 256
 _MOST_PARTS = 16
+_STATIC_SHARED, _TWO_BLOCKS = 4 << 10, 128 << 10
+"""Bytes that a block of a matrix-matrix kernel takes besides; shared memory from which on two of them are better."""
 _DECODED_AT_ONCE = 1 << 20
 """Weights of a table that are decoded at a time."""
 
@@ -196,7 +198,7 @@ def product(
 def _few(p: _Product, tokens: int, more_than: int, up_to: int, label: str) -> Launch:
     """A matrix-vector product of more than `more_than` and up to `up_to` rows, `tokens` of them at once."""
     spec = p.plan.layout
-    rows = 4 if spec.bits > 3 or tokens > 1 else 8
+    rows = 4 if spec.bits > 2 or tokens > 1 else 8
     parts = _column_parts(p, rows)
     grid_x = -(-p.plan.rows // (rows * _WARPS // parts))
 
@@ -243,8 +245,9 @@ def _many(p: _Product, label: str) -> list[Launch]:
     """Matrix-matrix products of more than `count.few` rows."""
     if p.plan.many_form == "f32":
         return [_matmul_float(p, label)]
-    ranges = [(t, 0 if i == 0 else _TILES[i - 1].tokens, t.tokens) for i, t in enumerate(_TILES)]
-    return [_matmul(p, t, low, high if t is not _TILES[-1] else 1 << 31, label) for t, low, high in ranges]
+    tiles = [t for t in _TILES if _stages(p, t)[0] >= 2]
+    most = [t.tokens for t in tiles[:-1]] + [1 << 31]
+    return [_matmul(p, t, low, high, label) for t, low, high in zip(tiles, [0, *most], most, strict=False)]
 
 
 def _grid(p: _Product, shape: StepShape, rows: int, tokens: int, most_tiles: int, stretch: int) -> tuple[int, int, int]:
@@ -303,12 +306,13 @@ def _matmul(p: _Product, tile: _Tile, more_than: int, up_to: int, label: str) ->
 
 
 def _stages(p: _Product, tile: _Tile) -> tuple[int, int]:
-    """Tiles of columns in shared memory at a time, and the bytes of them and of scales; two blocks should fit."""
-    spec = p.plan.layout
+    """Tiles of columns that are in shared memory at a time, and the bytes of them and of scales; two blocks should fit,
+    where a multiprocessor has memory for that. Fewer than 2: this tile is not for this card."""
+    spec, most = p.plan.layout, p.parts.max_shared
     stage = tile.tokens * 128 + _BLOCK_ROWS * (128 if spec.is_float else 8 * spec.bits)
     scales = 0 if spec.is_float else 2 * 4 * 8 * (GROUP // spec.scale_columns) * _SCALE_ROWS
-    room = p.parts.max_shared // 2 if p.parts.max_shared > 100 << 10 else p.parts.max_shared
-    stages = max(2, min(4, (room - 1024 - scales) // stage))
+    room = (most // 2 if most > _TWO_BLOCKS else most) - _STATIC_SHARED - scales
+    stages = min(4, room // stage)
     return stages, stages * stage + scales
 
 

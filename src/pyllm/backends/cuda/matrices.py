@@ -63,7 +63,9 @@ class MatrixPlan:
 
     @property
     def n_groups(self) -> int:
-        return -(-self.columns // GROUP)
+        """Of a row; floats are filled up to whole pairs, in which tensor cores take them."""
+        step = 2 * GROUP if self.layout.is_float else GROUP
+        return -(-self.columns // step) * step // GROUP
 
     @property
     def planes(self) -> tuple[int, int, int, int, int]:

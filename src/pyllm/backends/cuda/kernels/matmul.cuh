@@ -41,11 +41,14 @@ template <int block_tokens> DEVICE bool find_tile(const Tokens& t, Tile& tile) {
     return tile.n > 0;
 }
 
-DEVICE int x_row(const Tokens& t, const Tile& tile, int token) {
-    return t.offsets ? t.slots[tile.first + token] / t.slots_per_row : tile.first + token;
-}
-DEVICE int out_row(const Tokens& t, const Tile& tile, int token) {
-    return t.offsets ? t.slots[tile.first + token] : tile.first + token;
+// Rows of x and of the results that a tile's tokens have; all threads call it, and read after a barrier.
+template <int block_tokens, int threads> DEVICE void find_rows(const Tokens& t, const Tile& tile, int* x_rows,
+                                                               int* out_rows) {
+    for (int i = threadIdx.x; i < block_tokens; i += threads) {
+        int token = tile.first + min(i, tile.n - 1);
+        out_rows[i] = t.offsets ? t.slots[token] : token;
+        x_rows[i] = t.offsets ? out_rows[i] / t.slots_per_row : token;
+    }
 }
 
 // Parts of the columns: each block leaves its sums, and the last one to come adds them up in order.
@@ -61,8 +64,9 @@ template <int n, int threads> DEVICE bool add_parts(const Parts& p, float4 (&x)[
     __shared__ bool last;
     s64 tile = (s64)blockIdx.y * gridDim.x + blockIdx.x;
     float4* all = reinterpret_cast<float4*>(p.sums) + tile * n_parts * n * threads + threadIdx.x;
+    float4* mine = all + blockIdx.z * n * threads;
 #pragma unroll
-    for (int i = 0; i < n; i++) all[(s64)(blockIdx.z * n + i) * threads] = x[i];
+    for (int i = 0; i < n; i++) mine[i * threads] = x[i];
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -73,13 +77,14 @@ template <int n, int threads> DEVICE bool add_parts(const Parts& p, float4 (&x)[
     if (!last) return false;
     __threadfence();
 #pragma unroll
-    for (int i = 0; i < n; i++) {
-        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        for (int part = 0; part < n_parts; part++) {
-            float4 v = all[(s64)(part * n + i) * threads];
-            sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    for (int i = 0; i < n; i++) x[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 1
+    for (int part = 0; part < n_parts; part++, all += n * threads) {
+#pragma unroll
+        for (int i = 0; i < n; i++) {
+            float4 v = all[i * threads];
+            x[i].x += v.x, x[i].y += v.y, x[i].z += v.z, x[i].w += v.w;
         }
-        x[i] = sum;
     }
     return true;
 }

@@ -29,10 +29,13 @@ KERNEL(matmul, Args, THREADS) {
     __shared__ __align__(16) float x[DEPTH * LD];
     Tile tile;
     if (!find_tile<TILE>(a.t, tile)) return;
+    __shared__ int x_rows[TILE], out_rows[TILE];
+    find_rows<TILE, THREADS>(a.t, tile, x_rows, out_rows);
+    __syncthreads();
     int first_row = blockIdx.x * TILE, mine = threadIdx.x / 4;
     const float* w_row = reinterpret_cast<const float*>(plane(a.w, tile.matrix, a.w.low)) +
                          (s64)min(first_row + mine, a.w.rows - 1) * a.w.n_groups * 32;
-    const float* x_from = mine < tile.n ? a.x + (s64)x_row(a.t, tile, mine) * a.ld_x : nullptr;
+    const float* x_from = mine < tile.n ? a.x + (s64)x_rows[mine] * a.ld_x : nullptr;
     int begin = (int)((s64)a.w.n_groups * blockIdx.z / gridDim.z), end = (int)((s64)a.w.n_groups * (blockIdx.z + 1) / gridDim.z);
     int row0 = threadIdx.x % 16 * 4, token0 = threadIdx.x / 16 * 4;
     float4 sums[4] = {};
@@ -57,7 +60,7 @@ KERNEL(matmul, Args, THREADS) {
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         if (token0 + k >= tile.n) continue;
-        int out = out_row(a.t, tile, token0 + k);
+        int out = out_rows[token0 + k];
         float y[4] = {sums[k].x, sums[k].y, sums[k].z, sums[k].w};
 #pragma unroll
         for (int i = 0; i < 4; i++)

@@ -26,16 +26,15 @@ struct Rows {
     RawScale scales[ROWS];
 };
 
-// What stays of a row: group indices fit 32 bits where planes have less than 2^31 groups.
 struct Planes {
     const u8 *low, *high, *scales, *floats;
-    s64 first[ROWS];  // each row's first group
+    u32 first[ROWS];  // each row's first group
 };
 
 DEVICE void load_rows(const Planes& p, int group, Rows& rows) {
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        s64 at = p.first[r] + group;
+        u32 at = p.first[r] + group;
         load_words(p.low, p.high, at, rows.words[r]);
         rows.scales[r] = load_scale(p.scales, p.floats, at, BLOCK_GROUPS == 1 ? at : at / BLOCK_GROUPS);
     }
@@ -74,9 +73,8 @@ DEVICE void multiply(const Args& a, const Work& work, int group, const Rows& row
         }
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) {
-        s64 row = work.first_x + (TOKENS == 1 ? 0 : min(t, work.n_tokens - 1));
-        const s8* x = a.x + row * a.ld_x + 32 * group;
-        s64 at = row * (a.ld_x / 32) + group;
+        u32 at = (work.first_x + (TOKENS == 1 ? 0 : min(t, work.n_tokens - 1))) * (a.ld_x / 32) + group;
+        const s8* x = a.x + 32 * (u64)at;
         float scale = a.x_scales[at];
         u32 both = a.x_sums[at];
         uint4 x0 = load16(x), x1 = load16(x + 16);
@@ -92,13 +90,18 @@ DEVICE void multiply(const Args& a, const Work& work, int group, const Rows& row
     }
 }
 
+#if TOKENS < 4
 KERNEL(matvec, Args, 32 * WARPS) {
+#else
+KERNEL_MIN(matvec, Args, 32 * WARPS, 3) {  // more registers than its default, which would spill
+#endif
+
     Work work;
     if (!find_work<ROWS>(a.w, a.ids, a.count, a.slots_per_row, a.parts, WARPS, work)) return;
     Planes p{plane(a.w, work.matrix, a.w.low), plane(a.w, work.matrix, a.w.high), plane(a.w, work.matrix, a.w.scales),
              plane(a.w, work.matrix, a.w.floats), {}};
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) p.first[r] = (s64)min(work.first_row + r, a.w.rows - 1) * a.w.n_groups;
+    for (int r = 0; r < ROWS; r++) p.first[r] = (u32)min(work.first_row + r, a.w.rows - 1) * a.w.n_groups;
     float sums[ROWS * TOKENS] = {};
     int step = 32 * a.parts, group = lane_id() + 32 * work.part;
     if (group < a.w.n_groups) {

@@ -103,10 +103,10 @@ template <int n> DEVICE void stream_words(const u8* p, u32* words) {
     }
 }
 
-// `group`: row * groups + the group in the row.
-DEVICE void load_words(const u8* low, const u8* high, s64 group, Words& w) {
-    stream_words<LOW_BITS>(low + group * LOW_BYTES, w.low);
-    if constexpr (HIGH_BITS > 0) stream_words<HIGH_BITS>(high + group * HIGH_BYTES, w.high);
+// `group`: row * groups + the group in the row; fewer than 2^32, so that an address takes one instruction.
+DEVICE void load_words(const u8* low, const u8* high, u32 group, Words& w) {
+    stream_words<LOW_BITS>(low + (u64)group * LOW_BYTES, w.low);
+    if constexpr (HIGH_BITS > 0) stream_words<HIGH_BITS>(high + (u64)group * HIGH_BYTES, w.high);
 }
 
 template <bool biased> DEVICE void octet_of(const Words& w, int h, u32& a, u32& b) {  // h known when compiled
@@ -122,7 +122,7 @@ struct RawScale {
 };
 
 // `block`: row * blocks + the block in the row.
-DEVICE RawScale load_scale(const u8* scales, const u8* floats, s64 group, s64 block) {
+DEVICE RawScale load_scale(const u8* scales, const u8* floats, u32 group, u32 block) {
     RawScale r{0, 0};
     if constexpr (SCALE_BYTES == 1) r.bytes = scales[group];
     if constexpr (SCALE_BYTES == 2) r.bytes = reinterpret_cast<const u16*>(scales)[group];
