@@ -18,7 +18,7 @@ from pyllm import backends
 from pyllm.backends import placement, split
 from pyllm.backends.base import Batch
 from pyllm.backends.cuda import launcher as launchers
-from pyllm.backends.cuda.emulated import EmulatedLauncher
+from pyllm.backends.cuda.emulated import EmulatedLauncher, open_emulated
 from pyllm.backends.cuda.executable import CUDAExecutable
 from pyllm.backends.cuda.graphs import shape_of
 from pyllm.backends.cuda.launch import Buffer, Launch, fill, struct
@@ -40,7 +40,7 @@ class Devices:
         devices, launch = self, EmulatedLauncher.launch
 
         def open_launcher(index: int = 0) -> EmulatedLauncher:
-            devices.opened.append(EmulatedLauncher(index, devices.memory))
+            devices.opened.append(open_emulated(index, devices.memory))
             return devices.opened[-1]
 
         def counted(self: EmulatedLauncher, *args: object, **options: object) -> None:
@@ -177,7 +177,12 @@ def test_missing_tensor(devices: Devices) -> None:
 
 def test_what_it_cannot_is_said_at_once(devices: Devices) -> None:
     model = transformer(TINY)
-    for change, message in (({"collect_importance": True}, "importance"), ({"kv_dtype": "q4_0"}, "KV cache in q4_0")):
+    refused = [
+        ({"collect_importance": True}, "importance"),
+        ({"kv_dtype": "q4_0"}, "KV cache in q4_0"),
+        ({"max_tokens": 1 << 16}, "up to 65535 tokens"),
+    ]
+    for change, message in refused:
         with pytest.raises(BackendError, match=message):
             oracle.compiled("cuda", model, model.tensors(), replace(SMALL, **change))
     assert not devices.opened

@@ -10,6 +10,9 @@ from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program
 
+_MOST = 65535
+"""Blocks that a grid can have in its second and third dimension."""
+
 
 class CUDABackend(Backend):
     """Kernels compiled for the card that is there; what a step takes is launched as one graph."""
@@ -48,3 +51,6 @@ class CUDABackend(Backend):
         self.check_kv_dtype(program, options)
         if options.collect_importance:
             raise BackendError("The CUDA backend does not collect importance; the cpu and reference backends can.")
+        most = max(options.max_tokens, options.max_seqs, options.max_rows)
+        if most > _MOST:
+            raise BackendError(f"The CUDA backend takes steps of up to {_MOST} tokens and sequences, not of {most}.")
