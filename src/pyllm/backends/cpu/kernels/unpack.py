@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pyllm.backends.cpu.layouts import GROUP, PANEL, Layout
+from pyllm.backends.cpu.layouts import PANEL, Layout
+from pyllm.backends.layouts import GROUP
 from pyllm.jit import simd
 
 SCOPE: dict[str, Any] = {name: getattr(simd, name) for name in simd.__all__} | {"float32": np.float32}
