@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import cuda_tools
 import numpy as np
@@ -25,6 +26,8 @@ from pyllm.quant import formats
 F32 = NDArray[np.float32]
 OPTIONS = ExecutionOptions(n_pages=4, page_size=16, max_tokens=256, max_seqs=2, max_rows=4)
 QUANTIZED = [name for name in formats.names() if name.lower() in LAYOUTS and not LAYOUTS[name.lower()].is_float]
+KINDS = ["Q1_0", "Q4_1", "Q5_0", "Q8_0", "Q2_K", "Q3_K", "Q6_K", "MXFP4", "NVFP4", "IQ1_S", "IQ2_XS", "Q8_1", "BF16"]
+"""Every way in which integers and scales lie; all formats go through products in test_ops.py."""
 SOME = ["Q4_K", "Q6_K", "IQ2_XS", "F16", "F32"]
 """Formats of different kinds, for what all formats share."""
 
@@ -47,7 +50,7 @@ class Bench:
         self.arrays = StepArrays.of(OPTIONS)
         self.put(self.arrays.step, np.array([self.n, 0, 1, 0], np.int32))
 
-    def put(self, buffer: Buffer, array: NDArray[np.generic] | None = None) -> Buffer:
+    def put(self, buffer: Buffer, array: NDArray[Any] | None = None) -> Buffer:
         """Give a buffer memory, and contents: zeros where it is to be kept, else NaN bytes."""
         buffer.address = self.device.allocate(max(1, buffer.n_bytes))
         self.placed.append(buffer.address)
@@ -58,7 +61,7 @@ class Bench:
             self.device.zero(buffer.address, buffer.n_bytes)
         return buffer
 
-    def get(self, buffer: Buffer, dtype: str, *shape: int) -> NDArray[np.generic]:
+    def get(self, buffer: Buffer, dtype: str, *shape: int) -> NDArray[Any]:
         out = np.zeros(shape, dtype)
         self.device.download(out, buffer.address, wait=True)
         return out
@@ -97,7 +100,7 @@ class Bench:
         values = self.get(half.values, "float16", n, half.ld).astype(np.float32)
         return forms, (values * self.get(half.factors, "float32", n)[:, None])[:, :width]
 
-    def matrix(self, tensors: Sequence[TensorInfo], n_matrices: int = 1) -> tuple[linear.MatrixPlan, Buffer]:
+    def matrix(self, tensors: Sequence[TensorInfo], n_matrices: int = 1) -> tuple[matrices.MatrixPlan, Buffer]:
         plan = linear.plan(tensors[0].format, sum(t.shape[-2] for t in tensors), tensors[0].shape[-1], n_matrices)
         place = self.put(Buffer(plan.n_bytes))
         linear.pack(self.device, plan, tensors, place.address)
@@ -206,30 +209,30 @@ def check_product(
     assert bench.run(launches, shape) == 1
     got = bench.get(y.buffer, "float32", n, y.ld)
     wanted = value.astype(np.float64) @ decoded(tensor).astype(np.float64).T + bias + residual
-    assert nmse(got[:, :rows], wanted) < limit
+    assert nmse(got[:, :rows], wanted.astype(np.float32)) < limit
     assert not got[:, rows:].any() or np.isnan(got[:, rows:]).all()
     bench.close()
 
 
-@pytest.mark.parametrize("fmt", formats.names())
+@pytest.mark.parametrize("fmt", KINDS)
 def test_few_rows(device: Launcher, fmt: str) -> None:
     limit = 1e-7 if linear.plan(fmt, 1, 256).decoded else 1e-12
     check_product(device, fmt, 37, 512, 1, limit)
 
 
-@pytest.mark.parametrize("n", range(2, 9))
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("fmt", SOME)
 def test_any_few_rows(device: Launcher, fmt: str, n: int) -> None:
     check_product(device, fmt, 19, 2304, n, 1e-11, bound=8 if n == 5 else None)
 
 
-@pytest.mark.parametrize("fmt", formats.names())
+@pytest.mark.parametrize("fmt", KINDS)
 def test_many_rows(device: Launcher, fmt: str) -> None:
     check_product(device, fmt, 37, 768, 11, 1e-12 if fmt == "F32" else 3e-7)
 
 
 @pytest.mark.parametrize(("n", "rows", "columns"), [(9, 130, 64), (25, 128, 96), (61, 150, 2048), (70, 129, 160)])
-@pytest.mark.parametrize("fmt", ["Q4_0", "Q4_1", "Q8_0", "F16", "BF16", "F32"])
+@pytest.mark.parametrize("fmt", ["Q4_0", "Q8_0", "F16", "F32"])
 def test_tiles(device: Launcher, fmt: str, n: int, rows: int, columns: int) -> None:
     """Every shape of tile, columns that end within one, columns in parts, rows and tokens that do not fill theirs."""
     check_product(device, fmt, rows, columns, n, 1e-12 if fmt == "F32" else 3e-7)
@@ -258,9 +261,9 @@ def routing_of(bench: Bench, chosen: NDArray[np.int32], n_experts: int) -> Routi
     return r
 
 
-@pytest.mark.parametrize("n", [1, 3, 9, 40])
+@pytest.mark.parametrize("n", [3, 9, 40])
 @pytest.mark.parametrize("per_slot", [False, True])
-@pytest.mark.parametrize("fmt", ["Q4_K", "MXFP4", "F16", "F32"])
+@pytest.mark.parametrize("fmt", ["Q4_K", "F16", "F32"])
 def test_experts(device: Launcher, fmt: str, per_slot: bool, n: int) -> None:
     """Each slot by its expert's matrix, with scales and biases; an expert that nobody chose, one that all did."""
     rng = np.random.default_rng(n)
@@ -291,7 +294,7 @@ def test_experts(device: Launcher, fmt: str, per_slot: bool, n: int) -> None:
     bench.close()
 
 
-@pytest.mark.parametrize("fmt", formats.names())
+@pytest.mark.parametrize("fmt", ["Q6_K", "IQ1_M", "IQ3_XXS", "Q8_1", "BF16"])
 def test_tables(device: Launcher, fmt: str) -> None:
     bench = Bench(device, 3)
     tensor = random_tensor("w", (7, 512), fmt, std=1.0)

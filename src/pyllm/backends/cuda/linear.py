@@ -283,6 +283,7 @@ def _matmul(p: _Product, tile: _Tile, more_than: int, up_to: int, label: str) ->
     """By tensor cores, for more than `more_than` and up to `up_to` rows of a matrix."""
     half, spec = p.x.half, p.plan.layout
     stages, shared = _stages(p, tile)
+    blocks_each = 2 if p.parts.max_shared > _TWO_BLOCKS else 1  # of 256 threads on a multiprocessor
     # where tiles of tokens are large, what parts of the columns cost is worth it only to fill every multiprocessor
     most_tiles = p.parts.n_sm * (1 if tile.tokens == 128 else 2)
 
@@ -297,7 +298,7 @@ def _matmul(p: _Product, tile: _Tile, more_than: int, up_to: int, label: str) ->
         tile.threads,
         args,
         f"{label}, tiles of {tile.tokens}",
-        defines={**defines(spec), **tile.defines, "STAGES": stages},
+        defines={**defines(spec), **tile.defines, "STAGES": stages, "BLOCKS": blocks_each * 256 // tile.threads},
         shared=shared,
         when=lambda shape: p.count.of(shape) > p.count.few and more_than < _rows_each(p, shape) <= up_to,
         reads=p.buffers(*(half.buffers if half else ())),

@@ -6,8 +6,8 @@
 // t of four takes columns 8t … 8t + 7 and calls them 2t, 2t + 1, 2t + 8, 2t + 9 of two products of 16 columns: what a
 // product calls its columns is all the same.
 //
-// Warps are WARPS_M x WARPS_N, each with 16 * TILES_M rows and 8 * TILES_N tokens. Other defines: STAGES, those of
-// unpack.cuh; for float formats WORD and BRAIN instead.
+// Warps are WARPS_M x WARPS_N, each with 16 * TILES_M rows and 8 * TILES_N tokens; BLOCKS of them should fit on a
+// multiprocessor. Other defines: STAGES, those of unpack.cuh; for float formats WORD and BRAIN instead.
 #include "matmul.cuh"
 #ifndef WORD
 #include "unpack.cuh"
@@ -319,7 +319,7 @@ DEVICE bool find_block(const Args& a, Block& block, int* x_rows, int* out_rows, 
     return true;
 }
 
-KERNEL_MIN(matmul, Args, THREADS, 512 / THREADS) {
+KERNEL_MIN(matmul, Args, THREADS, BLOCKS) {
     SHARED(u8, stages);
     __shared__ Block block;
     __shared__ int x_rows[BLOCK_TOKENS], out_rows[BLOCK_TOKENS];
