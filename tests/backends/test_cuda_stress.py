@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 from cuda_tools import run
 from numpy.typing import NDArray
+from oracle import OPTIONS, Shape, Step, transformer
 
+from pyllm import backends
+from pyllm.backends import placement, split
 from pyllm.backends.cuda.stressed import StressedLauncher
 from pyllm.errors import BackendError
 
@@ -123,3 +128,40 @@ def test_graphs_and_failures_come_late_too() -> None:
         device.launch(kernel, (1, 1, 1), 32, np.zeros((), [("x", np.int32)]))
     device.close()
     assert event.done()
+
+
+TINY = Shape(n_layers=2, n_embd=64, n_heads=2, n_kv_heads=1, head_dim=32, n_rot=32, n_ff=64, n_vocab=64)
+MIXTURE = replace(TINY, n_layers=1, n_experts=4)
+SMALL = replace(OPTIONS, max_tokens=32, max_rows=32)
+STEPS = [
+    [Step(oracle.random_tokens(13, 64), 0, [2], "none"), Step([5], 0, [1])],
+    [Step([7], 13, [2]), Step([9], 1, [1])],
+    [Step([8], 14, [2])],
+    [Step([6], 15, [2])],
+    [Step([4], 16, [2, 3])],
+]
+
+
+@pytest.mark.parametrize(
+    ("shape", "fmt", "n_devices"),
+    [(TINY, "Q8_0", 1), (TINY, "Q8_0", 2), (MIXTURE, "Q4_0", 1)],
+    ids=["whole", "split", "experts"],
+)
+def test_steps_do_not_depend_on_the_seed(
+    shape: Shape, fmt: str, n_devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt beside a token, tokens, graphs, and a split: the same bits whatever the order of all that may be ordered
+    differently."""
+    model = transformer(shape)
+    tensors, where = model.tensors(fmt), [f"cuda{int(op.layer > 0) % n_devices}" for op in model.program.ops]
+    monkeypatch.setenv("PYLLM_CUDA_EMULATOR", str(n_devices))
+    results = set()
+    for seed in (0, 1, 2):
+        monkeypatch.setenv("PYLLM_CUDA_EMULATOR_STRESS", str(seed))
+        devices = backends.get("cuda").devices()
+        exe = split.compile(placement.cut(model.program, where), tensors, SMALL, devices)
+        try:
+            results.add(b"".join(oracle.run(exe, step).tobytes() for step in STEPS))
+        finally:
+            exe.close()
+    assert len(results) == 1
