@@ -1,10 +1,11 @@
 // The forms in which products read their input, beside float32: written by the op that computes a value, or by one that
 // copies it (rows.cuh).
 //
-//   q8     s8 values [n][ld], a float scale for 32 columns [n][ld / 32], and for each 32 columns the sums of the integers
-//          of their first and second 16, as two s16 in a word [n][ld / 32] (first in the low half). value * scale = x.
-//   half   f16 values [n][ld] and a float factor for each row [n], a power of two: value * factor = x. The row's largest
-//          number becomes one of 2^14 to 2^15, so that none overflows and small ones keep their bits.
+//   q8     s8 values [n][ld], a float scale for 32 columns [n][ld / 32], and for each 32 columns the sums of the
+//          integers of their first and second 16, as two s16 in a word [n][ld / 32] (first in the low half).
+//          value * scale = x.
+//   half   f16 values [n][ld] and a float factor for each row [n], a power of two: value * factor = x. The row's
+//          largest number becomes one of 2^14 to 2^15, so that none overflows and small ones keep their bits.
 //
 // ld is a multiple of 32; columns from the width on are zero.
 #pragma once

@@ -2,9 +2,9 @@
 //
 // A block goes through the columns in tiles of 64, two groups. The next STAGES - 1 tiles are on their way to shared
 // memory, weights as they are packed; a lane of a warp makes of them just the halves that it multiplies. Scales of 256
-// columns at a time are decoded by all threads together. Of a group of packed weights, and of activations with them, lane
-// t of four takes columns 8t … 8t + 7 and calls them 2t, 2t + 1, 2t + 8, 2t + 9 of two products of 16 columns: what a
-// product calls its columns is all the same.
+// columns at a time are decoded by all threads together. Of a group of packed weights, and of activations with them,
+// lane t of four takes columns 8t to 8t + 7 and calls them 2t, 2t + 1, 2t + 8, 2t + 9 of two products of 16 columns: what
+// a product calls its columns is all the same.
 //
 // Warps are WARPS_M x WARPS_N, each with 16 * TILES_M rows and 8 * TILES_N tokens; BLOCKS of them should fit on a
 // multiprocessor. Other defines: STAGES, those of unpack.cuh; for float formats WORD and BRAIN instead.
@@ -34,8 +34,8 @@ DEVICE float weight_factor(const Weights& w, int matrix) {
     return __int_as_float((127 + 14 + 127 - min(max(exponent, 15), 250)) << 23);
 }
 
-// Rows of x, and of float weights, have 128 bytes in shared memory. What lanes read together must lie in different banks:
-// 16 bytes of eight rows where ldmatrix reads, else all 64 bytes of a group of two rows.
+// Rows of x, and of float weights, have 128 bytes in shared memory. What lanes read together must lie in different
+// banks: 16 bytes of eight rows where ldmatrix reads, else all 64 bytes of a group of two rows.
 #ifdef WORD
 DEVICE int swizzled(int row, int byte) { return 128 * row + (byte ^ (row & 7) << 4); }
 #else
@@ -117,8 +117,8 @@ DEVICE void copy_weights(u8* to, const Weights& w, int matrix, const u32* w_from
                                                  column_tile);
 }
 
-// Scales of 8 groups of all rows, as words of two halves: the scale twice, or scale and minimum. Those of the next 8 are
-// on their way while 4 tiles are multiplied; where registers are all taken by sums, a block waits for them, twice.
+// Scales of 8 groups of all rows, as words of two halves: the scale twice, or scale and minimum. Those of the next 8
+// are on their way while 4 tiles are multiplied; where registers are all taken by sums, a block waits for them, twice.
 #define SCALES_WAIT (BLOCK_TOKENS >= 128)
 #define SCALES_EACH (BLOCK_ROWS * 8 / THREADS / (SCALES_WAIT ? 2 : 1))
 
@@ -280,7 +280,8 @@ DEVICE void store_sums(const Args& a, const Tile& tile, const int* x_rows, const
             if (token >= tile.n) continue;
             float all = a.factors[x_rows[token]] * factor * scale;
             float* out = a.r.out + (s64)out_rows[token] * a.r.ld + row0;
-            const float* residual = a.r.residual ? a.r.residual + (s64)out_rows[token] * a.r.ld_residual + row0 : nullptr;
+            s64 residual_row = (s64)out_rows[token] * a.r.ld_residual;
+            const float* residual = a.r.residual ? a.r.residual + residual_row + row0 : nullptr;
 #pragma unroll
             for (int i = 0; i < 2 * TILES_M; i++)
                 if (row0 + 8 * i < a.w.rows) {

@@ -1,7 +1,7 @@
 // Products of many tokens: a block computes BLOCK_ROWS rows of BLOCK_TOKENS tokens, all columns or a part of them.
 //
-// blockIdx.x: stretch of rows; blockIdx.y: tile of tokens; blockIdx.z: part of the columns. Of experts, tiles are those of
-// one expert's slots: expert e's begin at tile offsets[e] / BLOCK_TOKENS + e, which leaves room for each.
+// blockIdx.x: stretch of rows; blockIdx.y: tile of tokens; blockIdx.z: part of the columns. Of experts, tiles are those
+// of one expert's slots: expert e's begin at tile offsets[e] / BLOCK_TOKENS + e, which leaves room for each.
 #pragma once
 #include "product.cuh"
 

@@ -36,7 +36,7 @@ KERNEL(matmul, Args, THREADS) {
     const float* w_row = reinterpret_cast<const float*>(plane(a.w, tile.matrix, a.w.low)) +
                          (s64)min(first_row + mine, a.w.rows - 1) * a.w.n_groups * 32;
     const float* x_from = mine < tile.n ? a.x + (s64)x_rows[mine] * a.ld_x : nullptr;
-    int begin = (int)((s64)a.w.n_groups * blockIdx.z / gridDim.z), end = (int)((s64)a.w.n_groups * (blockIdx.z + 1) / gridDim.z);
+    int begin = (u32)a.w.n_groups * blockIdx.z / gridDim.z, end = (u32)a.w.n_groups * (blockIdx.z + 1) / gridDim.z;
     int row0 = threadIdx.x % 16 * 4, token0 = threadIdx.x / 16 * 4;
     float4 sums[4] = {};
     for (int group = begin; group < end; group++) {

@@ -1,4 +1,5 @@
-// Blocks of a float scale and small integers, as they are in GGUF files: part of blocks.cuh. Layouts: pyllm.quant.formats.
+// Blocks of a float scale and small integers as they are in GGUF files: part of blocks.cuh.
+// Layouts: pyllm.quant.formats.
 #pragma once
 
 #if defined(FORMAT_Q4_0) || defined(FORMAT_IQ4_NL)

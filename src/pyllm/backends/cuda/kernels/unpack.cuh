@@ -1,14 +1,14 @@
 // Packed weights as kernels read them. A matrix of rows x groups of 32 columns lies in planes, row by row:
 //
-//   low     the low LOW_BITS of the integers of a group, 4 * LOW_BITS bytes: all of 1, 2, 4 or 8 bits, 2 of 3, 4 of 5, 6
+//   low     the low LOW_BITS of the integers of a group, 4 * LOW_BITS bytes: all of 1, 2, 4, 8 bits, 2 of 3, 4 of 5, 6
 //   high    those above, 4 * HIGH_BITS bytes
 //   scales  a group's byte scales and minima, SCALE_BYTES
 //   floats  a block's floats, FLOAT_BYTES: the scale's, then the minimum's
 //
-// An octet is 8 columns: what a lane of a matrix product takes. Where integers stand for themselves, each byte of a word
-// has parts of 4 columns: quad q (columns 4q … 4q + 3) lies in word q * bits / 8 at bit q * bits % 8 of the bytes. Where
-// they are indices of a table, 4-bit integers are nibbles in the columns' order; of 3 bits, octet h's low parts are in
-// word h / 2 at bit 2 * (h % 2) of the nibbles, and its high parts at bit h of the nibbles of the high word.
+// An octet is 8 columns: what a lane of a matrix product takes. Where integers stand for themselves, each byte of a
+// word has parts of 4 columns: quad q (columns 4q to 4q + 3) lies in word q * bits / 8 at bit q * bits % 8 of the bytes.
+// Where they are indices of a table, 4-bit integers are nibbles in the columns' order; of 3 bits, octet h's low parts are
+// in word h / 2 at bit 2 * (h % 2) of the nibbles, and its high parts at bit h of the nibbles of the high word.
 // Integers of 8 bits are signed.
 //
 // Defines: BITS, OFFSET, STEP, N_VALUES with VALUES0 … VALUES3 (four bytes each), MINIMA, BLOCK_GROUPS, SCALES,
@@ -137,7 +137,8 @@ DEVICE float scale_float(u32 bits) { return SCALES == SCALES_BF16 ? bf16_to_f32(
 DEVICE float2 scale_of(RawScale r, int half) {
     float d = scale_float(r.floats & 0xffff), e = MINIMA ? scale_float(r.floats >> 16) : 0.0f;
     u32 byte = HALVES == 2 ? r.bytes >> (8 * half) & 255 : r.bytes & 255;
-    if constexpr (SCALES == SCALES_I8) return make_float2(d * (float)(s8)byte, MINIMA ? e * (float)(r.bytes >> 8) : 0.0f);
+    if constexpr (SCALES == SCALES_I8)
+        return make_float2(d * (float)(s8)byte, MINIMA ? e * (float)(r.bytes >> 8) : 0.0f);
     if constexpr (SCALES == SCALES_U4) return make_float2(d * (float)(byte & 15), e * (float)(byte >> 4));
     if constexpr (SCALES == SCALES_E4M3) return make_float2(f16_to_f32((u16)(byte << 7)), 0.0f);
     return make_float2(d, e);
