@@ -3,8 +3,8 @@
 // A block goes through the columns in tiles of 64, two groups. The next STAGES - 1 tiles are on their way to shared
 // memory, weights as they are packed; a lane of a warp makes of them just the halves that it multiplies. Scales of 256
 // columns at a time are decoded by all threads together. Of a group of packed weights, and of activations with them,
-// lane t of four takes columns 8t to 8t + 7 and calls them 2t, 2t + 1, 2t + 8, 2t + 9 of two products of 16 columns: what
-// a product calls its columns is all the same.
+// lane t of four takes columns 8t to 8t + 7 and calls them 2t, 2t + 1, 2t + 8, 2t + 9 of two products of 16: what a product
+// calls its columns is all the same.
 //
 // Warps are WARPS_M x WARPS_N, each with 16 * TILES_M rows and 8 * TILES_N tokens; BLOCKS of them should fit on a
 // multiprocessor. Other defines: STAGES, those of unpack.cuh; for float formats WORD and BRAIN instead.

@@ -56,7 +56,7 @@ template <int n, int distance = 16> DEVICE float fold(const float (&x)[n]) {
 }
 
 // Which rows, tokens and columns a warp has. A block's warps are `parts` parts of the columns of warps / parts
-// stretches of rows. blockIdx.y is the slot: of TOKENS tokens that share a matrix, or one token with a matrix of its own.
+// stretches of rows. blockIdx.y is the slot: of TOKENS tokens that share a matrix, or one token with its own.
 struct Work {
     int matrix, first_row, first_x, first_out, n_tokens, part;
 };

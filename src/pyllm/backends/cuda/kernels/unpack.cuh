@@ -6,9 +6,9 @@
 //   floats  a block's floats, FLOAT_BYTES: the scale's, then the minimum's
 //
 // An octet is 8 columns: what a lane of a matrix product takes. Where integers stand for themselves, each byte of a
-// word has parts of 4 columns: quad q (columns 4q to 4q + 3) lies in word q * bits / 8 at bit q * bits % 8 of the bytes.
-// Where they are indices of a table, 4-bit integers are nibbles in the columns' order; of 3 bits, octet h's low parts are
-// in word h / 2 at bit 2 * (h % 2) of the nibbles, and its high parts at bit h of the nibbles of the high word.
+// word has parts of 4 columns: quad q (columns 4q to 4q + 3) lies in word q * bits / 8, at bit q * bits % 8 of the
+// bytes. Where they are indices of a table, 4-bit integers are nibbles in the columns' order; of 3 bits, octet h's low
+// parts are in word h / 2 at bit 2 * (h % 2) of the nibbles, its high parts at bit h of the nibbles of the high word.
 // Integers of 8 bits are signed.
 //
 // Defines: BITS, OFFSET, STEP, N_VALUES with VALUES0 … VALUES3 (four bytes each), MINIMA, BLOCK_GROUPS, SCALES,
