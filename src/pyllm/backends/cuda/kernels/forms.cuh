@@ -22,11 +22,11 @@ DEVICE void write_q8(s8* values, float* scales, u32* sums, int ld, int row, int 
     int sum = warp_sum_int<4>(q[0] + q[1] + q[2] + q[3]);
     int second = __shfl_xor_sync(FULL_WARP, sum, 4);
     if (column >= ld) return;
-    store4(values + (s64)row * ld + column, (q[0] & 255) | (q[1] & 255) << 8 | (q[2] & 255) << 16 | q[3] << 24);
+    store4(values + (s64)row * ld + column, (q[0] & 255) | (q[1] & 255) << 8 | (q[2] & 255) << 16 | (u32)q[3] << 24);
     if (lane_id() % 8 == 0) {
         s64 group = ((s64)row * ld + column) / 32;
         scales[group] = largest > 1e-30f ? largest / 127.0f : 0.0f;
-        sums[group] = (sum & 0xffff) | second << 16;
+        sums[group] = (sum & 0xffff) | (u32)second << 16;
     }
 }
 
