@@ -248,7 +248,7 @@ def test_compiled_once_and_kept(sources: Path) -> None:
     fake = FakeNvrtc()
     nvrtc = compiler.Nvrtc(fake)
     first = nvrtc.cubin("good.cu", {"B": 2, "A": "x"}, "sm_90")
-    assert first == b'#include "a.cuh"\n'
+    assert first == b'#include "a.cuh"\n\0'
     assert nvrtc.cubin("good.cu", {"A": "x", "B": 2}, "sm_90") == first
     assert len(fake.compiled) == 1
     assert {"-arch=sm_90", "-DA=x", "-DB=2"} <= set(fake.compiled[0])
