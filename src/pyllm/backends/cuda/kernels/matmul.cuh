@@ -67,15 +67,15 @@ template <int n, int threads> DEVICE bool add_parts(const Parts& p, float4 (&x)[
     float4* mine = all + blockIdx.z * n * threads;
 #pragma unroll
     for (int i = 0; i < n; i++) mine[i * threads] = x[i];
-    __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0) {  // between barriers, one thread's fences are the block's
+        __threadfence();
         last = atomicAdd(p.arrived + tile, 1) == n_parts - 1;
         if (last) p.arrived[tile] = 0;
+        __threadfence();
     }
     __syncthreads();
     if (!last) return false;
-    __threadfence();
 #pragma unroll
     for (int i = 0; i < n; i++) x[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll 1
