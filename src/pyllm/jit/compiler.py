@@ -9,15 +9,10 @@ A kernel is `void(int64 args, int64 thread, int64 n_threads)`; `args` is the add
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +26,7 @@ from llvmlite import binding as llvm
 from pyllm import env
 from pyllm.config import Progress
 from pyllm.errors import BackendError
+from pyllm.jit import workers
 from pyllm.jit.target import Target, host
 
 ENTRY = "pyllm_kernel"
@@ -135,60 +131,27 @@ def compile_missing(
         raise BackendError(
             f"cannot write compiled kernels to {folder} ({e}); set PYLLM_KERNEL_CACHE to a folder that can be written"
         ) from e
-    n = min(
-        len(kernels),
-        n_workers
-        or max(1, min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)),
-    )
-    workers: list[tuple[subprocess.Popen[bytes], Any]] = []
-    path = os.pathsep.join(p for p in sys.path if p)
+    jobs = [{"folder": str(folder), "module": k.module, "name": k.name, "params": dict(k.params)} for k in kernels]
     done_before = sum(_object_path(folder, k).exists() for k in kernels)
-    try:
-        for i in range(n):
-            errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed below, with its process
-            job = json.dumps(
-                {"folder": str(folder), "kernels": [[k.module, k.name, dict(k.params)] for k in kernels[i::n]]}
-            )
-            p = subprocess.Popen(
-                [sys.executable, "-c", "from pyllm.jit.compiler import _worker; _worker()"],
-                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=env.for_child(PYTHONPATH=path),
-            )  # fmt: skip
-            workers.append((p, errors))
-            assert p.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                p.stdin.write(job.encode())
-                p.stdin.close()
-        while any(p.poll() is None for p, _ in workers):
-            if progress:
-                done = sum(_object_path(folder, k).exists() for k in kernels) - done_before
-                progress("compiling kernels for this processor (first run only)", done / len(kernels))
-            time.sleep(0.05)
-        for p, errors in workers:
-            if p.returncode:
-                errors.seek(0)
-                text = errors.read().decode(errors="replace").strip()
-                raise BackendError(f"compiling a kernel failed: {text[-2000:] or f'exit status {p.returncode}'}")
-    finally:
-        for p, errors in workers:
-            if p.poll() is None:
-                p.kill()
-                p.wait()
-            errors.close()
+
+    def watch() -> None:
+        if progress:
+            done = sum(_object_path(folder, k).exists() for k in kernels) - done_before
+            progress("compiling kernels for this processor (first run only)", done / len(kernels))
+
+    workers.run(jobs, n_workers, watch)
 
 
-def _worker() -> None:
-    """A compiling process: reads its job from standard input, writes object files."""
-    job = json.load(sys.stdin)
-    target, folder = host(), Path(job["folder"])
-    for module, name, params in job["kernels"]:
-        k = kernel(module, name, **params)
-        path = _object_path(folder, k)
-        if path.exists():
-            continue
-        code = compile_object(k, target)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as f:
-            f.write(code)
-        os.replace(f.name, path)  # another process may have been quicker; both wrote the same
+def compile_job(job: workers.Job) -> None:
+    """Compile one kernel and write its object file: what a worker does."""
+    k, folder = kernel(job["module"], job["name"], **job["params"]), Path(job["folder"])
+    path = _object_path(folder, k)
+    if path.exists():
+        return
+    code = compile_object(k, host())
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as f:
+        f.write(code)
+    os.replace(f.name, path)  # another process may have been quicker; both wrote the same
 
 
 def compile_object(k: Kernel, target: Target) -> bytes:
