@@ -1,4 +1,4 @@
-"""Processes that compile kernels: started when kernels are missing, kept for the next ones, gone after some seconds.
+"""Processes that compile kernels: started when kernels are missing, kept for the next ones some seconds.
 
 A process that has compiled one kernel compiles the next sooner, because numba is loaded and has its types. The program
 itself never imports numba.
@@ -21,8 +21,8 @@ from typing import Any
 from pyllm import env
 from pyllm.errors import BackendError
 
-_KEPT, _IDLE = 5.0, 15.0
-"""Seconds without a job after which a worker is used no more, and after which it ends by itself."""
+_KEPT = 5.0
+"""Seconds that a worker is kept without a job."""
 
 Job = dict[str, Any]
 """What `pyllm.jit.compiler.compile_job` takes, in JSON's types."""
@@ -111,19 +111,27 @@ def run(jobs: Sequence[Job], n_workers: int | None, watch: Callable[[], None]) -
         if done:
             with _lock:
                 _idle.extend(workers)
+            later = threading.Timer(_KEPT, _end_unused)
+            later.daemon = True
+            later.start()
 
 
 def _take(n: int) -> list[Worker]:
     """Workers that nobody else uses: kept ones first."""
+    _end_unused()
     with _lock:
-        kept = [worker for worker in _idle if worker.fresh]
-        for worker in _idle:
-            if worker not in kept:
-                worker.close()
-        taken, _idle[:] = kept[:n], kept[n:]
+        taken, _idle[:] = _idle[:n], _idle[n:]
     while len(taken) < n:
         taken.append(Worker())
     return taken
+
+
+def _end_unused() -> None:
+    """Close workers that had nothing to do for a while."""
+    with _lock:
+        for worker in [worker for worker in _idle if not worker.fresh]:
+            _idle.remove(worker)
+            worker.close()
 
 
 def _n_processors() -> int:
@@ -136,22 +144,11 @@ def _search_path() -> str:
 
 
 def serve() -> None:
-    """A worker's life: jobs from standard input, a line for each that is done. It ends with its input, or unused."""
+    """A worker's life: jobs from standard input, a line for each that is done. It ends with its input."""
     from pyllm.jit.compiler import compile_job
 
     answers, sys.stdout = sys.stdout, sys.stderr
-    busy, last = threading.Event(), [time.monotonic()]
-
-    def leave() -> None:
-        while busy.is_set() or time.monotonic() - last[0] < _IDLE:
-            time.sleep(0.5)
-        os._exit(0)
-
-    threading.Thread(target=leave, daemon=True).start()
     for line in sys.stdin:
-        busy.set()
         compile_job(json.loads(line))
         answers.write("done\n")
         answers.flush()
-        last[0] = time.monotonic()
-        busy.clear()
