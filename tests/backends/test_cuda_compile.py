@@ -63,16 +63,21 @@ class Recorder:
 
 
 def wanted(
-    program: Program, tensors: Any, options: ExecutionOptions, facts: Facts, steps: Iterable[StepShape] = ()
+    program: Program,
+    tensors: Any,
+    options: ExecutionOptions,
+    facts: Facts,
+    steps: Iterable[StepShape] = (),
+    packing: bool = True,
 ) -> Names:
-    """What a program takes on a card: for steps of these shapes, or of all shapes and for packing its weights."""
+    """What a program takes on a card: for steps of these shapes (none: of all), and for packing its weights."""
     recorder: Any = Recorder()
     plan = Lowering(program, tensors, options, facts)
     for planned in plan.work.planned:
         source, defines, name = planned.launch.key
         if not steps or any(planned.launch.when(s) for s in steps):
             recorder.kernels(source, dict(defines), [name])
-    if not steps:
+    if packing:
         plan.weights.load(recorder, None)
     names: Names = recorder.names
     return names
@@ -95,7 +100,7 @@ def model(text: str) -> tuple[Program, Any]:
 
 
 def of_hot_steps(arch: str) -> Names:
-    return wanted(*model(HOT), SERVING, CARDS[arch], (TOKEN, PROMPT))
+    return wanted(*model(HOT), SERVING, CARDS[arch], (TOKEN, PROMPT), packing=False)
 
 
 @cache
@@ -106,7 +111,8 @@ def of_models() -> Names:
 
 @cache
 def of_everything_else() -> Names:
-    """What every op of the test table takes, every format dense and as experts, and every kind of KV memory."""
+    """What every op of the test table takes, every kind of KV memory, and every format, dense and as experts, for a
+    token and for a prompt."""
     facts = CARDS["sm_80"]
 
     def parts() -> Iterator[Names]:
@@ -121,7 +127,7 @@ def of_everything_else() -> Names:
                 yield wanted(m.program, m.tensors(), replace(OPTIONS, kv_dtype=kv), facts)
         for m in (transformer(Shape(n_layers=1)), transformer(Shape(n_layers=1, n_experts=4))):
             for fmt in formats.names():
-                yield wanted(m.program, m.tensors(fmt), OPTIONS, facts)
+                yield wanted(m.program, m.tensors(fmt), OPTIONS, facts, (TOKEN, PROMPT))
 
     return {variant: names for variant, names in merge(parts()).items() if variant not in of_models()}
 
