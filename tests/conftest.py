@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,13 +35,3 @@ def model_path() -> Callable[[str], Path]:
         return path
 
     return find
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that compile the same kernels run in one process, where pytest-xdist spreads tests over several."""
-    for item in items:
-        if item.path.parent.name in ("backends", "golden"):
-            gpu = re.search(r"test_(cuda|mlx)|[-\[](cuda|mlx)[-\]]", item.nodeid)
-            group = gpu[1] or gpu[2] if gpu else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
