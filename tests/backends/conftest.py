@@ -8,8 +8,11 @@ import oracle
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def cuda_devices() -> Iterator[None]:
-    """A device for the cuda backend: without a card, one that is emulated."""
+    """A device for the cuda backend: without a card, one that is emulated.
+
+    By file: what ran longer would still be there in tests that the same process goes on to, elsewhere.
+    """
     with oracle.cuda_devices():
         yield
