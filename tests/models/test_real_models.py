@@ -23,13 +23,16 @@ def smollm2(model_path: ModelPath) -> Iterator[pyllm.LLM]:
 
 
 def test_prompt_has_the_ids_and_logits_of_other_engines(smollm2: pyllm.LLM) -> None:
-    """transformers (torch, float32) reads this prompt as these ids, and finds these most likely tokens."""
+    """transformers (torch, float32) reads this prompt as these ids, and finds these most likely tokens; the fourth is
+    0.24 below the third, which activations of 8 bits may swap."""
     tokens = smollm2.tokenizer.encode("The capital of France is")
     assert tokens == [504, 3575, 282, 4649, 314]
     row = smollm2.logits(tokens)[-1]
-    best = np.argsort(-row)[:3]
-    assert [smollm2.tokenizer.token_text(int(i)) for i in best] == [" Paris", " the", " London"]
-    assert row[best] == pytest.approx([17.37, 14.89, 13.25], abs=0.5)
+    best = [smollm2.tokenizer.token_text(int(i)) for i in np.argsort(-row)[:4]]
+    assert best[:2] == [" Paris", " the"]
+    assert " London" in best
+    wanted = [smollm2.tokenizer.encode(text)[0] for text in (" Paris", " the", " London")]
+    assert row[wanted] == pytest.approx([17.37, 14.89, 13.25], abs=0.5)
 
 
 def test_complete(smollm2: pyllm.LLM) -> None:
@@ -37,11 +40,12 @@ def test_complete(smollm2: pyllm.LLM) -> None:
 
 
 def test_chat_streams_what_it_returns_whole(smollm2: pyllm.LLM) -> None:
-    whole = smollm2.chat("What is the capital of France?", max_tokens=48, temperature=0)
-    pieces = list(smollm2.chat("What is the capital of France?", stream=True, max_tokens=48, temperature=0))
+    question = "How many days are in a week?"  # each token of the answer leads by 0.5, so rounding changes none
+    whole = smollm2.chat(question, max_tokens=48, temperature=0)
+    pieces = list(smollm2.chat(question, stream=True, max_tokens=48, temperature=0))
     assert "".join(pieces) == whole.text
     assert len(pieces) > 3
-    assert "Paris" in whole.text
+    assert "7 days" in whole.text
     assert "<|im_end|>" not in whole.text
 
 
