@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import cuda_devices as devices
 
 _MODELS = {
     "smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -35,3 +37,13 @@ def model_path() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="module")
+def cuda_devices() -> Iterator[None]:
+    """A device for the cuda backend: without a card, one that is emulated.
+
+    By file: what ran longer would still be there in tests that the same process goes on to, elsewhere.
+    """
+    with devices.cuda_devices():
+        yield

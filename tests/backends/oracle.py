@@ -6,9 +6,7 @@ their float scales set so that decoded weights have a sane size. So a format nee
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import SimpleNamespace
@@ -18,10 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cuda_devices import cuda_devices, unavailable
 from pyllm import backends
 from pyllm.backends.base import Batch, Executable
 from pyllm.config import ExecutionOptions
-from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Recorder, Value, as_inv_freq
 from pyllm.quant import formats
@@ -33,9 +31,6 @@ OPTIONS = ExecutionOptions(
 )
 
 
-_EMULATOR = "PYLLM_CUDA_EMULATOR"
-
-
 def available() -> list[str]:
     """Backends that run on this machine."""
     return [name for name in backends.names() if why_not(name) is None]
@@ -45,33 +40,7 @@ def available() -> list[str]:
 def why_not(name: str) -> str | None:
     """Why a backend does not run here, None when it does."""
     with cuda_devices():
-        return _probe(name)
-
-
-def _probe(name: str) -> str | None:
-    try:
-        probe = backends.get(name).probe()
-    except BackendError as error:
-        return str(error)
-    return None if probe.available else probe.reason
-
-
-@contextmanager
-def cuda_devices() -> Iterator[None]:
-    """Meanwhile the cuda backend has a device: the card, or where there is none, one emulated on the processor."""
-    if _EMULATOR in os.environ or _has_card():
-        yield
-        return
-    os.environ[_EMULATOR] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[_EMULATOR]
-
-
-@cache
-def _has_card() -> bool:
-    return _probe("cuda") is None
+        return unavailable(name)
 
 
 def need(name: str) -> None:

@@ -29,7 +29,7 @@ OPTIONS = ExecutionOptions(
 
 
 @pytest.fixture(scope="module", params=LIMITS)
-def backend(request: pytest.FixtureRequest) -> Backend:
+def backend(request: pytest.FixtureRequest, cuda_devices: None) -> Backend:
     try:
         found = backends.get(request.param)
     except BackendError as error:
