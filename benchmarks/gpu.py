@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,12 +36,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # --- the machine
 
 
-def environment() -> dict[str, Any]:
+def environment(found: dict[str, Any]) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     from pyllm import __version__, backends
 
-    found: dict[str, Any] = {"pyllm": __version__, "python": platform.python_version(), "packages": {}}
+    found |= {"pyllm": __version__, "python": platform.python_version(), "packages": {}}
     for name in ("numpy", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc", "numba"):
         try:
             found["packages"][name] = version(name)
@@ -63,17 +64,15 @@ def environment() -> dict[str, Any]:
     print(json.dumps(found, indent=1))
     if not probe.available:
         raise SystemExit(f"the cuda backend cannot be used: {probe.reason}")
-    return found
 
 
-def sane(sizes: Sizes) -> dict[str, Any]:
+def sane(found: dict[str, Any], sizes: Sizes) -> None:
     """Logits of small models against the reference backend's: normalized mean square error."""
     from pyllm import archs, backends
     from pyllm.backends.base import Batch
     from pyllm.bench.presets import open_preset
     from pyllm.config import ExecutionOptions
 
-    found = {}
     options = ExecutionOptions(n_pages=4, max_tokens=64, max_seqs=1, max_rows=8)
     for preset in ("tiny:Q4_K_M", "tiny-moe:Q8_0"):
         with open_preset(preset) as model:
@@ -94,15 +93,13 @@ def sane(sizes: Sizes) -> dict[str, Any]:
         found[preset] = error
         if not error <= 1e-3:
             print("THIS IS WRONG: what follows is the speed of wrong results")
-    return found
 
 
 # --- models
 
 
-def dense(report: Report, sizes: Sizes) -> dict[str, Any]:
+def dense(found: dict[str, Any], report: Report, sizes: Sizes) -> None:
     """The model of the targets: one sequence, prompts, many sequences, depth, and where the time goes."""
-    found: dict[str, Any] = {}
     most, n_ctx = max(sizes.parallel), sizes.depth + max(*sizes.prompts, sizes.n_gen) + 32
     with loaded(report, sizes, sizes.model, "all", most, n_ctx) as run:
         one = found["tg"] = run.rate(f"tg{sizes.n_gen}", n_gen=sizes.n_gen)
@@ -123,66 +120,60 @@ def dense(report: Report, sizes: Sizes) -> dict[str, Any]:
         found["memory"] = run.memory()
         found["engine"] = run.engine()
         found["engine many"] = run.engine(most)
-    return found
 
 
-def plain(report: Report, sizes: Sizes, preset: str, n_gpu_layers: Any = "all") -> dict[str, Any]:
+def plain(found: dict[str, Any], report: Report, sizes: Sizes, preset: str, n_gpu_layers: int | str = "all") -> None:
     """A prompt and generation of one sequence, and the profile of a token."""
-    found: dict[str, Any] = {}
     with loaded(report, sizes, preset, n_gpu_layers, 1, max(*sizes.prompts, sizes.n_gen) + 160) as run:
         found["devices"] = [device.name for device in run.compiled.devices]
         found["tg"] = run.rate(f"tg{sizes.n_gen}", n_gen=sizes.n_gen)
         found[f"pp{sizes.prompts[0]}"] = run.rate(f"pp{sizes.prompts[0]}", n_prompt=sizes.prompts[0])
         found["profile tg"] = run.profile(1)
         found["engine"] = run.engine()
-    return found
 
 
 # --- others
 
 
-def tests(seconds: float) -> dict[str, Any]:
+def tests(found: dict[str, Any], seconds: float) -> None:
     """The tests marked `gpu`, for as long as there is time."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "-q",
-        "-x",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        "tests/backends",
-    ]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--maxfail=10", "--no-header", "--tb=short"]
+    # named one by one: collecting those of the CPU takes llvmlite
+    files = [ROOT / "tests/backends/test_gpu.py", *sorted(ROOT.glob("tests/backends/test_cuda_*.py"))]
+    command += ["-p", "no:cacheprovider", *map(str, files)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds
-        )  # fmt: skip
-        output, code = done.stdout + done.stderr, done.returncode
-    except subprocess.TimeoutExpired as late:
-        output, code = (late.stdout or b"").decode("utf-8", "replace"), -1
-        print(f"not done after {seconds:.0f} s")
-    tail = output.strip().splitlines()[-40:]
-    print("\n".join(tail), flush=True)
-    return {"code": code, "output": tail}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        try:
+            output = run.communicate(timeout=seconds)[0]
+        except subprocess.TimeoutExpired:
+            print(f"not done after {seconds:.0f} s")
+            run.send_signal(signal.SIGINT)  # pytest then says what has failed so far
+            try:
+                output = run.communicate(timeout=15)[0]
+            except subprocess.TimeoutExpired:
+                run.kill()
+                output = run.communicate()[0]
+    found |= {"code": run.returncode, "output": output.strip().splitlines()[-100:]}
+    print("\n".join(found["output"]), flush=True)
 
 
-def llama_cpp(report: Report, sizes: Sizes) -> dict[str, Any]:
+def llama_cpp(found: dict[str, Any], report: Report, sizes: Sizes) -> None:
     """llama.cpp on the same weights, by `peer.py`, if its package is here and was built for CUDA."""
     try:
         import llama_cpp as ll
     except ImportError as error:
-        return {"skipped": str(error)}
+        found["skipped"] = str(error)
+        return
 
     from pyllm.bench.presets import open_preset
     from pyllm.gguf.values import Value
     from pyllm.gguf.writer import GGUFWriter, TensorSpec
 
     if not ll.llama_supports_gpu_offload():
-        return {"skipped": "llama-cpp-python is here, and was built without CUDA"}
+        found["skipped"] = "llama-cpp-python is here, and was built without CUDA"
+        return
     with tempfile.TemporaryDirectory() as folder, open_preset(sizes.model) as model:
         path = Path(folder, "model.gguf")
         tensors = list(model.tensors.values())
@@ -198,9 +189,8 @@ def llama_cpp(report: Report, sizes: Sizes) -> dict[str, Any]:
         )  # fmt: skip
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found |= json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(found))
-    return found
 
 
 def main() -> None:
@@ -217,16 +207,16 @@ def main() -> None:
     report.section("environment", environment)
     if "error" in report.results["environment"]:
         raise SystemExit(1)
-    report.section("sane", lambda: sane(sizes))
-    report.section("ceilings", lambda: ceilings(sizes))
-    report.section("dense", lambda: dense(report, sizes), least=0 if a.toy else 60)
-    report.section("small", lambda: plain(report, sizes, sizes.small), least=0 if a.toy else 20)
+    report.section("sane", lambda found: sane(found, sizes))
+    report.section("ceilings", lambda found: ceilings(found, sizes))
+    report.section("dense", lambda found: dense(found, report, sizes), least=0 if a.toy else 60)
+    report.section("small", lambda found: plain(found, report, sizes, sizes.small), least=0 if a.toy else 20)
     if a.tests and not a.toy:
-        report.section("tests", lambda: tests(min(a.tests, report.left - 120)), least=150)
-    report.section("experts", lambda: plain(report, sizes, sizes.experts), least=0 if a.toy else 60)
+        report.section("tests", lambda found: tests(found, min(a.tests, report.left - 120)), least=150)
+    report.section("experts", lambda found: plain(found, report, sizes, sizes.experts), least=0 if a.toy else 60)
     half = 2 if a.toy else 16
-    report.section("split", lambda: plain(report, sizes, sizes.model, half), least=0 if a.toy else 60)
-    report.section("llama.cpp", lambda: llama_cpp(report, sizes), least=60)
+    report.section("split", lambda found: plain(found, report, sizes, sizes.model, half), least=0 if a.toy else 60)
+    report.section("llama.cpp", lambda found: llama_cpp(found, report, sizes), least=60)
     failed = [name for name, found in report.results.items() if isinstance(found, dict) and "error" in found]
     print(f"\n{time.monotonic() - report.start:.0f} s; failed: {', '.join(failed) or 'nothing'}")
     raise SystemExit(bool(set(failed) - {"llama.cpp"}))

@@ -29,24 +29,26 @@ class Report:
         """Seconds."""
         return self.budget - (time.monotonic() - self.start)
 
-    def section(self, name: str, work: Callable[[], Any], least: float = 0.0) -> None:
-        """Do it and keep what it returns, or why there is nothing. It is left out with less than `least` seconds."""
+    def section(self, name: str, work: Callable[[dict[str, Any]], None], least: float = 0.0) -> None:
+        """Have `work` fill a dictionary; keep how far it came, and why no further. With less than `least` seconds it is
+        left out."""
         print(f"\n== {name} ({time.monotonic() - self.start:.0f} s)", flush=True)
+        found: dict[str, Any] = {}
+        self.results[name] = found
         if self.left < least:
-            self.results[name] = {"skipped": f"{self.left:.0f} s are left, it wants {least:.0f}"}
+            found["skipped"] = f"{self.left:.0f} s are left, it wants {least:.0f}"
         else:
             start = time.monotonic()
             try:
-                self.results[name] = work()
+                work(found)
             except (Exception, SystemExit) as error:
                 # One section's failure must not cost the others their time on the card.
                 traceback.print_exc(limit=-6)
-                self.results[name] = {"error": f"{type(error).__name__}: {error}"}
+                found["error"] = f"{type(error).__name__}: {error}"
             self.results.setdefault("seconds", {})[name] = round(time.monotonic() - start, 2)
-        if isinstance(found := self.results[name], dict):
-            for key in ("skipped", "error"):
-                if key in found:
-                    print(f"{key}: {found[key]}", flush=True)
+        for key in ("skipped", "error"):
+            if key in found:
+                print(f"{key}: {found[key]}", flush=True)
         if self.out:
             self.out.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
 
@@ -72,35 +74,43 @@ REAL = Sizes("llama3-8b:Q4_K_M", "smollm2-135m:Q8_0", "qwen3-30b-a3b:Q4_K_M")
 TOY = Sizes("tiny:Q4_K_M", "tiny:Q8_0", "tiny-moe:Q4_K_M", (8,), 2, (2,), 40, 16, 1, 1 << 20, 256)
 
 
-def ceilings(sizes: Sizes) -> dict[str, float]:
+def ceilings(found: dict[str, Any], sizes: Sizes) -> None:
     """B and F."""
-    found = {"B": _copy_rate(sizes.copy_bytes)}
+    found["B"] = _copy_rate(sizes)
     print(f"B: {found['B'] / 1e12:.3f} TB/s, copied within the device, read and written", flush=True)
     try:
         found["F"] = _product_rate(sizes.product)
         print(f"F: {found['F'] / 1e12:.1f} TFLOP/s, f16 product of {sizes.product} x {sizes.product}")
     except (ImportError, RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
         print(f"F is not known: {error}")
-    return found
 
 
-def _copy_rate(n_bytes: int) -> float:
+def _copy_rate(sizes: Sizes) -> float:
     from pyllm.backends.cuda.launcher import open_launcher
 
-    launcher = open_launcher(0)
+    launcher, n_bytes = open_launcher(0), sizes.copy_bytes
     try:
         a, b = launcher.allocate(n_bytes), launcher.allocate(n_bytes)
         launcher.zero(a, n_bytes)
-        rates = []
-        for _ in range(8):
+
+        def seconds() -> float:
             start = launcher.record(timing=True)
             launcher.copy(b, a, n_bytes)
             end = launcher.record(timing=True)
             end.wait()
-            rates.append(2 * n_bytes / max(end.seconds_since(start), 1e-9))
+            return max(end.seconds_since(start), 1e-9)
+
+        return 2 * n_bytes / _least(seconds)
     finally:
         launcher.close()
-    return float(np.median(rates[2:]))
+
+
+def _least(seconds: Callable[[], float]) -> float:
+    """The least that `seconds` measures within a second: a card that idled takes a while to come to its clocks."""
+    until, least = time.monotonic() + 1, seconds()
+    while time.monotonic() < until:
+        least = min(least, seconds())
+    return least
 
 
 def _product_rate(n: int) -> float:
@@ -113,7 +123,7 @@ def _product_rate(n: int) -> float:
         a, b = (cupy.random.standard_normal((n, n), dtype=cupy.float32).astype(cupy.float16) for _ in range(2))
         product, event = (lambda: cupy.matmul(a, b)), cupy.cuda.Event
 
-        def seconds(start: Any, end: Any) -> float:
+        def between(start: Any, end: Any) -> float:
             return float(cupy.cuda.get_elapsed_time(start, end)) / 1e3
 
         product()
@@ -127,18 +137,18 @@ def _product_rate(n: int) -> float:
         def event() -> Any:
             return torch.cuda.Event(enable_timing=True)
 
-        def seconds(start: Any, end: Any) -> float:
+        def between(start: Any, end: Any) -> float:
             return float(start.elapsed_time(end)) / 1e3
 
-    times = []
-    for _ in range(12):
+    def seconds() -> float:
         start, end = event(), event()
         start.record()
         product()
         end.record()
         end.synchronize()
-        times.append(seconds(start, end))
-    return float(2 * n**3 / np.median(times[3:]))
+        return between(start, end)
+
+    return 2 * n**3 / _least(seconds)
 
 
 @dataclass
@@ -206,6 +216,8 @@ class Runner:
         for name, sampling in (("greedy", SamplingParams(temperature=0)), ("sampled", SamplingParams(seed=1))):
             prompts = [np.arange(1 + s, 9 + s) for s in range(n_seqs)]
             for _ in range(2):
+                if self.report.left < 20:
+                    return found
                 start = time.perf_counter()
                 running = [engine.submit(GenerationRequest(p, sampling, self.sizes.n_gen)) for p in prompts]
                 n = sum(len(list(generation)) for generation in running)
@@ -254,7 +266,8 @@ def loaded(report: Report, sizes: Sizes, preset: str, n_gpu_layers: Any, max_seq
         compiled = compile_model(model, n_ctx, options, "cuda", (), PlacementOptions(n_gpu_layers=n_gpu_layers))
         try:
             held = {k: v >> 20 for k, v in compiled.executable.memory().items()}
-            print(f"{preset}, {compiled.n_gpu_layers} layers on GPUs: {time.monotonic() - start:.1f} s; MiB: {held}")
+            where = f"on {', '.join(d.name for d in compiled.devices)}, {compiled.n_gpu_layers} layers on GPUs"
+            print(f"{preset} {where}: {time.monotonic() - start:.1f} s; MiB: {held}", flush=True)
             n_bytes, flop = _per_token(model)
             needed = backends.get("cuda").memory_needed(compiled.executable.program, model.tensors, options)
             yield Runner(report, sizes, compiled, n_bytes, needed, flop, free)

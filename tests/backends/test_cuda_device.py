@@ -102,6 +102,11 @@ def test_free_memory_may_be_unknown(management: Any, libraries: Callable[..., No
     assert driver.cards()[0].memory_free is None
 
 
+def test_a_part_of_a_card_has_no_more_free_than_it_has(libraries: Callable[..., None]) -> None:
+    libraries(FakeLibrary.driver([RTX]), FakeLibrary.management(80 * GIB))
+    assert driver.cards()[0].memory_free == 24 * GIB
+
+
 def test_cupy_is_not_installed(libraries: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     libraries(FakeLibrary.driver([RTX]))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -157,6 +162,8 @@ def test_looking_for_cards_does_not_import_cupy() -> None:
         (100, (12080, 12090), "sees no card"),
         (700, (12080, 12090), "cuda0 is lost: a kernel used an address outside.*700"),
         (719, (12080, 12090), "cuda0 is lost"),
+        (46, (12080, 12090), "cuda0: It is in use by another process"),
+        (200, (12080, 12090), "damaged. Delete the folder"),
         (209, (12080, 12090), "Delete the folder"),
         (998, (12080, 12090), "cuda0 fails: words of CUDA"),
     ],
@@ -168,17 +175,23 @@ def test_errors_say_what_would_help(code: int, versions: tuple[int, int], says: 
         raise error
 
 
+_CUPY_14 = 'Failure finding "libnvrtc.so.13 or libnvrtc.so.12": No such file: libnvrtc.so.13 or libnvrtc.so.12'
+
+
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("flavour", "words", "says"),
     [
-        ("CuPy failed to load libcuda.so.1: OSError: libcuda.so.1: cannot open", "no NVIDIA driver here: libcuda.so.1"),
-        ("CuPy failed to load libnvrtc.so.12: OSError: no", r"NVRTC.*libnvrtc.so.12.*'cupy-cuda12x\[ctk\]'"),
-        ("CuPy failed to load libnvrtc.so.13: OSError: no", r"'cupy-cuda13x\[ctk\]', or nvidia-cuda-nvrtc\."),
-        ("DLL load failed: nvrtc64_120_0.dll", r"NVRTC.*cupy-cuda12x"),
-        ("libcudart.so.12: cannot open shared object file", "CUDA's runtime"),
+        ("", "CuPy failed to load libcuda.so.1: OSError: cannot open", "no NVIDIA driver here: libcuda.so.1"),
+        ("", "CuPy failed to load libnvrtc.so.12: OSError: no", r"NVRTC.*libnvrtc.so.12.*'cupy-cuda12x\[ctk\]'"),
+        ("", "CuPy failed to load libnvrtc.so.13: OSError: no", r"'cupy-cuda13x\[ctk\]', or nvidia-cuda-nvrtc\."),
+        ("cupy-cuda12x", _CUPY_14, r"'cupy-cuda12x\[ctk\]', or nvidia-cuda-nvrtc-cu12\."),
+        ("cupy-cuda13x", _CUPY_14, r"'cupy-cuda13x\[ctk\]', or nvidia-cuda-nvrtc\."),
+        ("", "DLL load failed: nvrtc64_120_0.dll", r"NVRTC.*cupy-cuda12x"),
+        ("", "libcudart.so.12: cannot open shared object file", "CUDA's runtime"),
     ],
 )
-def test_libraries_that_are_missing(words: str, says: str) -> None:
+def test_libraries_that_are_missing(flavour: str, words: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "is_installed", lambda package: package == flavour)
     error = failures.missing_library(ImportError(words))
     assert error is not None
     with pytest.raises(BackendError, match=says):
@@ -196,16 +209,26 @@ def test_cupy_without_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
         CudaLauncher(0)
 
 
-def test_nvrtc_of_a_package_is_loaded_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    library = tmp_path / "lib" / "libnvrtc.so.12"
-    library.parent.mkdir()
-    library.touch()
-    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found if name == "nvidia.cuda_nvrtc" else None)
+@pytest.mark.parametrize(("cuda", "wanted"), [(12, [12]), (13, [13]), (None, [12, 13])])
+def test_nvrtc_of_a_package_is_loaded_first(
+    cuda: int | None, wanted: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After its builtins, which that of CUDA 13.0 does not find by itself; of the version that cupy is made for."""
+    packages = {"nvidia.cuda_nvrtc": 12, "nvidia.cu13": 13}
+    for version in packages.values():
+        folder = tmp_path / str(version) / "lib"
+        folder.mkdir(parents=True)
+        for name in (f"libnvrtc.so.{version}", f"libnvrtc-builtins.so.{version}.0", f"libnvrtc.alt.so.{version}"):
+            (folder / name).touch()
+
+    def find(name: str) -> SimpleNamespace:
+        return SimpleNamespace(submodule_search_locations=[str(tmp_path / str(packages[name]))])
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
     loaded: list[str] = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda path, mode: loaded.append(path))
-    compiler.Nvrtc(FakeNvrtc())
-    assert loaded == [str(library)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda path, mode: loaded.append(Path(path).name))
+    compiler.Nvrtc(FakeNvrtc(), cuda)
+    assert loaded == [name for v in wanted for name in (f"libnvrtc-builtins.so.{v}.0", f"libnvrtc.so.{v}")]
 
 
 def test_cupy_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +284,20 @@ def test_compiled_once_and_kept(sources: Path) -> None:
     compiler.Nvrtc(fake).cubin("good.cu", {"A": "y"}, "sm_80")
     assert len(fake.compiled) == 5
     assert not fake.programs
+
+
+def test_what_is_kept_others_may_read(tmp_path: Path) -> None:
+    plain, kept = tmp_path / "plain", tmp_path / "kept.cubin"
+    plain.touch()
+    compiler.keep(kept, lambda path: path.write_bytes(b"x") and None)
+    assert kept.stat().st_mode == plain.stat().st_mode
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(BackendError, match=r"cannot be kept in .*: No space left on device"):
+        compiler.keep(tmp_path / "other.cubin", full)
+    assert sorted(tmp_path.iterdir()) == [kept, plain]
 
 
 def test_errors_of_the_compiler_come_through(sources: Path) -> None:
@@ -399,6 +436,23 @@ def test_out_of_memory_leaves_the_card_usable(cuda: FakeCuda) -> None:
         d.launch(kernel, (1, 1, 1), 32, fill(ARGS, x=0, y=0, n=0, factor=0.0))
     cuda.fail.clear()
     d.synchronize()
+
+
+def test_memory_that_cannot_be_locked_is_not_the_cards(cuda: FakeCuda) -> None:
+    d = CudaLauncher(0)
+    cuda.fail["hostAlloc"] = 2
+    with pytest.raises(OutOfMemoryError, match="The system has no 64 bytes of memory that may be locked"):
+        d.pinned(64)
+    cuda.fail.clear()
+    d.synchronize()
+
+
+def test_a_card_in_use_may_be_free_later(cuda: FakeCuda) -> None:
+    cuda.fail["setDevice"] = 46
+    with pytest.raises(BackendError, match="in use by another process"):
+        CudaLauncher(0)
+    cuda.fail.clear()
+    CudaLauncher(0).synchronize()
 
 
 def test_kernels_that_are_not_there(cuda: FakeCuda) -> None:

@@ -42,10 +42,12 @@ class Cuda:
         try:
             from cupy.cuda import driver as cu
             from cupy.cuda import nvrtc, runtime
+
+            cuda = int(runtime.runtimeGetVersion()) // 1000
         except Exception as error:
             raise failures.missing_library(error) or BackendError(f"cupy cannot be imported: {error}") from error
         self.runtime, self.driver = runtime, cu
-        self.nvrtc = compiler.Nvrtc(nvrtc)
+        self.nvrtc = compiler.Nvrtc(nvrtc, cuda)
 
     def n_devices(self) -> int:
         """Raises BackendError where there is no driver, or it is too old."""
@@ -187,7 +189,10 @@ class CudaLauncher(Launcher):
                 self.call(self.cuda.runtime.free, address)
 
     def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
-        address = int(self.call(self.cuda.runtime.hostAlloc, max(1, n_bytes), 0))
+        try:
+            address = int(self.call(self.cuda.runtime.hostAlloc, max(1, n_bytes), 0))
+        except OutOfMemoryError as error:  # which would speak of the card's
+            raise OutOfMemoryError(f"The system has no {n_bytes:,} bytes of memory that may be locked.") from error
         memory = (ctypes.c_uint8 * n_bytes).from_address(address)
         _at_end(memory, self.cuda.runtime.freeHost, address)  # arrays may outlive the launcher
         array = np.ctypeslib.as_array(memory)

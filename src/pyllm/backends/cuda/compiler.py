@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -80,21 +80,20 @@ def keep(path: Path, write: Callable[[Path], None]) -> Path:
     """
     if path.exists():
         return path
+    temporary = path.with_name(f".making-{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".making-", suffix=path.suffix)
-        os.close(handle)
+        temporary.touch(exist_ok=False)  # before the long work, and with the modes that other users' files have
+        write(temporary)
+        os.replace(temporary, path)
     except OSError as error:
         raise BackendError(
             f"Compiled kernels cannot be kept in {path.parent}: {error.strerror}. "
             "Set PYLLM_KERNEL_CACHE to a folder that can be written."
         ) from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -122,26 +121,37 @@ class Compiled:
     log: str
 
 
-def _load_packaged() -> None:
-    """Load NVRTC from NVIDIA's Python package, if it is installed: cupy 13 finds it only when it is there already."""
-    for package in ("nvidia.cuda_nvrtc", "nvidia.cu13"):
+_PACKAGES = {12: "nvidia.cuda_nvrtc", 13: "nvidia.cu13"}
+
+
+def _load_packaged(cuda: int | None) -> None:
+    """Load NVRTC from NVIDIA's Python package, if it is installed: cupy 13 finds it only when it is there already.
+
+    Builtins come first: the package for CUDA 13.0 has no path by which NVRTC would find them beside itself. `cuda`: the
+    major version that cupy is made for; cupy 14 takes the newest that is loaded, and a driver may not run its code.
+    """
+    for package in [_PACKAGES[cuda]] if cuda in _PACKAGES else _PACKAGES.values():
         try:
             spec = importlib.util.find_spec(package)
         except ModuleNotFoundError:  # no package of NVIDIA's at all
             continue
         for folder in (spec and spec.submodule_search_locations) or ():
-            for path in sorted(Path(folder).glob("lib/libnvrtc.so.*")):
-                with suppress(OSError):  # what cupy then says of it counts
-                    ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+            for name in ("libnvrtc-builtins.so.*", "libnvrtc.so.*"):
+                for path in sorted(Path(folder, "lib").glob(name)):
+                    with suppress(OSError):  # what cupy then says of it counts
+                        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
 class Nvrtc:
     """NVRTC, through cupy. Threads may compile side by side."""
 
-    def __init__(self, nvrtc: Any) -> None:
-        """`nvrtc`: the module `cupy.cuda.nvrtc`. Raises BackendError where the library itself is missing."""
+    def __init__(self, nvrtc: Any, cuda: int | None = None) -> None:
+        """`nvrtc`: the module `cupy.cuda.nvrtc`; `cuda`: the major version of CUDA that it is made for, where known.
+
+        Raises BackendError where the library itself is missing.
+        """
         self._nvrtc = nvrtc
-        _load_packaged()
+        _load_packaged(cuda)
         try:
             self.version: tuple[int, int] = tuple(nvrtc.getVersion())
             self._known = sorted(nvrtc.getSupportedArchs())

@@ -34,12 +34,17 @@ class Card:
     memory_total: int
     n_sm: int
     max_shared: int
-    memory_free: int | None
-    """None where the management library does not say."""
+    bus_id: bytes
 
     @property
     def usable(self) -> bool:
         return self.capability >= OLDEST_CAPABILITY
+
+    @property
+    def memory_free(self) -> int | None:
+        """Bytes free now, None where the management library does not say; of a card's part (MIG) it says the card's."""
+        free = _free(self.bus_id)
+        return None if free is None else min(free, self.memory_total)
 
 
 def version_text(version: int) -> str:
@@ -84,7 +89,7 @@ def check_cupy(driver_version: int | None = None) -> None:
     if driver_version is None:
         driver_version = _driver_version()
     for flavour, needs in (("cupy-cuda13x", 13000), ("cupy-cuda11x", None)):
-        if _is_installed(flavour) and (needs is None or 0 < driver_version < needs):
+        if is_installed(flavour) and (needs is None or 0 < driver_version < needs):
             raise BackendError(wrong_cupy(flavour, driver_version))
 
 
@@ -106,7 +111,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     return _version_of(package) is not None
 
 
@@ -154,7 +159,7 @@ def _card(cuda: Any, ask: Callable[..., int], index: int) -> Card:
     capability = ask(cuda.cuDeviceGetAttribute, _MAJOR, device), ask(cuda.cuDeviceGetAttribute, _MINOR, device)
     n_sm, shared = ask(cuda.cuDeviceGetAttribute, _N_SM, device), ask(cuda.cuDeviceGetAttribute, _SHARED, device)
     text = name.value.decode(errors="replace")
-    return Card(index, text, capability, total.value, n_sm, shared, _free(bus.value))
+    return Card(index, text, capability, total.value, n_sm, shared, bus.value)
 
 
 class _Memory(ctypes.Structure):

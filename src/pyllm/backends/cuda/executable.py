@@ -251,12 +251,12 @@ class CUDAExecutable(Executable):
         self._closed = True
         if hasattr(self, "_steps"):  # not where planning failed
             self._steps.close()
-        self._pinned.clear()
         try:
             for address in self._addresses:
                 self.launcher.release(address)
         finally:
             self.launcher.close()
+            self._pinned.clear()  # not before the device is done: copies of a broken-off step may still use it
 
 
 class _Upload:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 
-from pyllm.backends.cuda.driver import INSTALL_DRIVER, version_text, wrong_cupy
+from pyllm.backends.cuda.driver import INSTALL_DRIVER, is_installed, version_text, wrong_cupy
 from pyllm.errors import BackendError, OutOfMemoryError
 
 OUT_OF_MEMORY, NOT_READY = 2, 600
 _INSUFFICIENT_DRIVER = 35
 
 _LOST = {
-    46: "it is in use by another process, exclusively, or not available",
     201: "its context was destroyed",
     214: "its memory has an error that cannot be corrected",
     219: "its context cannot be used",
-    226: "its link to another card failed",
+    220: "its link to another card failed",
+    226: "an error of the hardware, or of another card's memory, was contained",
     700: "a kernel used an address outside its memory",
     702: "a kernel took longer than the system allows",
     709: "its context was destroyed",
@@ -31,8 +31,10 @@ _LOST = {
 """After these a process can do nothing on the card any more: the codes of runtime and driver are the same numbers."""
 
 _OTHER = {
+    46: "It is in use by another process, exclusively, or not available.",
     100: "NVIDIA's driver sees no card. Check nvidia-smi, and CUDA_VISIBLE_DEVICES.",
     101: "There is no card of this number.",
+    200: "A compiled kernel is damaged. Delete the folder of compiled kernels (PYLLM_KERNEL_CACHE).",
     209: "The kernels were compiled for another card. Delete the folder of compiled kernels (PYLLM_KERNEL_CACHE).",
     304: "The operating system refused what the driver asked for.",
     802: "The card is not ready yet (its fabric manager does not run).",
@@ -86,7 +88,8 @@ def missing_library(error: BaseException) -> BackendError | None:
         return None
     name = found.group(0).rstrip(":,;.'\"")
     if "nvrtc" in name:
-        major = (re.search(r"so\.(\d+)|nvrtc64_(\d\d)", name) or [None, None])[1] or "12"
+        # cupy 14 looks for any version and names several
+        major = next((m for m in ("12", "13") if is_installed(f"cupy-cuda{m}x")), "13" if "so.13" in name else "12")
         return BackendError(
             f"cupy does not find NVRTC, CUDA's compiler ({name}), which makes the kernels. "
             f"pip install 'cupy-cuda{major}x[ctk]', or nvidia-cuda-nvrtc{'-cu12' if major == '12' else ''}."

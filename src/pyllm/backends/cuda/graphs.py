@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _MOST_SHAPES = 64
 """Shapes whose launches, and graphs, are kept; the one that was used longest ago goes first."""
 _LEAST_CONTEXT = 256
+_STEPS_AHEAD = 16
+"""Steps that keep a device busy while a profile's launches are enqueued behind them."""
 
 
 def power_of_two(n: int, most: int) -> int:
@@ -131,8 +133,13 @@ class Steps:
         return out
 
     def profile(self, first: int, stop: int, shape: StepShape) -> list[tuple[str, float]]:
-        """Run launches one by one; what each is called and the seconds it took on the device, or took to launch from
-        here where that is longer."""
+        """Run launches one by one; what each is called and the seconds it took on the device.
+
+        Most kernels are shorter than it takes to launch them from here. So the device first gets whole steps to do, as
+        graphs, and finds all launches there when it is done with them.
+        """
+        for _ in range(2 + _STEPS_AHEAD):  # the first two make the graph
+            self.run(first, stop, shape, lambda: None)
         ready = self.ready(first, stop, shape)
         events = [self._launcher.record(timing=True)]
         for r in ready:
