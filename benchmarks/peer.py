@@ -35,7 +35,9 @@ class Model:
         ll.llama_log_set(_silent, ctypes.c_void_p(0))
         ll.llama_backend_init()
         self.n_threads = n_threads
-        self.handle = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
+        params = ll.llama_model_default_params()
+        params.n_gpu_layers = 999  # all, where it was built for GPUs; the default differs between versions
+        self.handle = ll.llama_model_load_from_file(path.encode(), params)
         self.vocab = ll.llama_model_get_vocab(self.handle)
         self.n_vocab = ll.llama_vocab_n_tokens(self.vocab)
 
