@@ -3,7 +3,8 @@
     python benchmarks/fit.py MODEL [MODEL …] [-c 512,4096] [--backend cpu] [-ngl N]
 
 A model is a GGUF file, a name, or `preset:NAME:RECIPE`. The process fills the context with a prompt, in steps of 512
-tokens, and generates one token. Prints a table; the exit code is 1 where a prediction is off by more than 5 %.
+tokens, and generates one token. Prints a table; the exit code is 1 where a prediction is off by more than 5 %, 2 where
+nothing could be measured.
 """
 
 from __future__ import annotations
@@ -102,7 +103,10 @@ def main() -> None:
     print("| model | context | of | predicted, MiB | measured, MiB | off by |\n|---|---|---|---|---|---|", flush=True)
     for model in a.models:
         for n_ctx in map(int, a.context.split(",")):
-            found, taken = predicted(a, model, n_ctx), measured(a, model, n_ctx)
+            try:
+                found, taken = predicted(a, model, n_ctx), measured(a, model, n_ctx)
+            except subprocess.CalledProcessError:  # it has said why
+                sys.exit(2)
             sums = {"process": found["process"]} | {d["name"]: d["sum"] for d in found["devices"][:-1]}
             for name, n in taken.items():
                 off = sums[name] / n - 1

@@ -28,12 +28,20 @@ def choose(backend: str, options: PlacementOptions) -> list[DeviceInfo]:
     """The devices that a model's layers may be placed on, GPUs first, the processor last.
 
     `backend`: "auto" (GPUs that are there, and the cpu), "cuda" or "mlx" (these, and the cpu for what does not fit), or
-    a backend that is used alone ("cpu", "reference"). `options.devices` picks some of them.
-    Raises BackendError where the backend is not available, and for a device that is not there.
+    a backend that is used alone ("cpu", "reference"). `options.devices` picks some of them, and with "auto" also mlx's
+    CPU build, which is no GPU. Raises BackendError where the backend is not available, and for a device that is not
+    there.
     """
     if backend != AUTO and backend not in GPU_BACKENDS:
-        return [_usable(backend)[0]]
-    gpus = list_gpus() if backend == AUTO else [replace(d, is_gpu=True) for d in _usable(backend)]
+        device = _usable(backend)[0]
+        if {name.lower() for name in options.devices} - {device.name, *_NO_GPU}:
+            names = ", ".join(options.devices)
+            raise BackendError(f"backend {backend!r} is used alone, not with {names}; leave out one or the other")
+        return [device]
+    if backend == AUTO:
+        gpus = list_gpus(options.devices)
+    else:
+        gpus = [replace(d, is_gpu=True) for d in _usable(backend)]
     if options.devices:
         gpus = _named(options.devices, gpus)
     if not gpus:
@@ -41,16 +49,18 @@ def choose(backend: str, options: PlacementOptions) -> list[DeviceInfo]:
     return [*gpus, *_processor()]
 
 
-def list_gpus() -> list[DeviceInfo]:
-    """The GPUs of this machine that a backend can use."""
+def list_gpus(names: Sequence[str] = ()) -> list[DeviceInfo]:
+    """The GPUs of this machine that a backend can use, and what is none but is one of `names`: mlx's CPU build."""
     from pyllm import backends
 
     found: list[DeviceInfo] = []
     for name in GPU_BACKENDS:
+        named = [word.lower() for word in names if word.lower().startswith(name)]
         # Elsewhere mlx has no Metal, and importing it to hear that would slow down every start.
-        if installed(name) and (name != "mlx" or sys.platform == "darwin"):
+        if installed(name) and (name != "mlx" or sys.platform == "darwin" or named):
             try:
-                found += [device for device in backends.get(name).devices() if device.is_gpu]
+                there = backends.get(name).devices()
+                found += [replace(device, is_gpu=True) for device in there if device.is_gpu or device.name in named]
             except BackendError:  # a package that is there and does not load: `pyllm doctor` says why
                 continue
     return found
@@ -86,7 +96,7 @@ def _processor() -> Sequence[DeviceInfo]:
 
 def _named(names: Sequence[str], gpus: Sequence[DeviceInfo]) -> list[DeviceInfo]:
     """The GPUs of these names, in that order."""
-    if list(names) in [[word] for word in _NO_GPU]:
+    if len(names) == 1 and names[0].lower() in _NO_GPU:
         return []
     by_name = {device.name: device for device in gpus}
     missing = [name for name in names if name.lower() not in by_name]

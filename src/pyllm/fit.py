@@ -50,6 +50,8 @@ class DeviceFit:
     work: int
     other: int
     """Libraries and contexts; of the CPU: all that the process takes beside its part of the model."""
+    held: int = 0
+    """What this process has of that already, so that it is not part of what is free."""
 
     @property
     def total(self) -> int:
@@ -57,9 +59,13 @@ class DeviceFit:
 
     @property
     def fits(self) -> bool:
-        """Whether it is free, as far as that is known. What this process has of it already is not wanted again."""
-        own = self.other if not self.device.is_gpu else 0
-        return self.device.memory_free is None or self.total - own <= self.device.memory_free
+        """Whether it is free, as far as that is known."""
+        return self.device.memory_free is None or self.total - self.held <= self.device.memory_free
+
+    @property
+    def is_unified(self) -> bool:
+        """Whether it has the process's own memory, whose figure counts it, too."""
+        return self.device.backend in _UNIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +118,15 @@ def _fit(
 
     architecture, tensors = record(file, n_ctx)
     program = architecture.program
-    if len(chosen) == 1:
-        homes: tuple[str, ...] = (chosen[0].name,) * len(program.ops)
-        n_gpu_layers = chosen[0].is_gpu * (architecture.n_layers + 1)
-    else:
-        placed = place(program, tensors, placement, chosen, options)
-        homes, n_gpu_layers = placed.device_of_op, min(placed.n_gpu_layers, architecture.n_layers + 1)
+    placed = place(program, tensors, replace(placement, devices=()), chosen, options)
+    homes = placed.device_of_op
     by_device = cut(program, homes).programs
     used = [_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device]
     beside = resident() or _TYPICAL  # the plans that backends just made are what they would have kept
     return Fit(
         layers=_layers(program, homes, tensors, options, chosen),
         devices=_with_process(used, chosen, beside),
-        n_gpu_layers=n_gpu_layers,
+        n_gpu_layers=min(placed.n_gpu_layers, architecture.n_layers + 1),
         n_layers=architecture.n_layers,
     )
 
@@ -141,8 +143,8 @@ def _needed(
 ) -> dict[str, int]:
     from pyllm import backends
 
-    if not device.is_gpu:
-        # Rows of logits that no step asks for are never touched, and so take no memory of the host's.
+    if not device.is_gpu or device.backend in _UNIFIED:
+        # Rows of logits that no step asks for are never touched, and so take no memory of the process.
         options = replace(options, max_rows=options.max_seqs)
     options = replace(options, device=device.index)
     return backends.get(device.backend).memory_needed(program, tensors, options)
@@ -186,7 +188,8 @@ def _with_process(used: Sequence[DeviceFit], chosen: Sequence[DeviceInfo], besid
         weights=sum(f.weights for f in host),
         kv=sum(f.kv for f in host),
         work=sum(f.work for f in host),
-        other=beside + sum(f.other for f in host) + sum(f.total for f in gpus if f.device.backend in _UNIFIED),
+        other=beside + sum(f.other for f in host) + sum(f.total for f in gpus if f.is_unified),
+        held=beside,
     )
     return (*gpus, process)
 
@@ -197,8 +200,8 @@ def _prepared(file: Model, devices: Sequence[DeviceInfo], stack: ExitStack) -> l
     """
     from pyllm import chat, tokenizers
 
-    for name in ("engine", "llm"):
-        import_module(f"pyllm.{name}")
+    for name in ("pyllm.engine", "pyllm.llm", "numpy.random"):  # the last is what sampling draws from
+        import_module(name)
     for device in devices:
         if device.backend == "cpu":
             from pyllm.jit.compiler import LIBRARY

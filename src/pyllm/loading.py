@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyllm.config import ExecutionOptions, KVDtype, PlacementOptions, Progress
-from pyllm.errors import BackendError, ModelError, RequestError, TokenizerError
+from pyllm.errors import ModelError, RequestError, TokenizerError
 from pyllm.jit.processors import default_threads
 
 if TYPE_CHECKING:
@@ -131,25 +131,17 @@ def compile_model(
     """Record the model's pass for contexts up to `n_ctx`, with what adapters add, and compile it where it fits.
 
     The file and the adapters must stay open as long as the executable. With as many GPU layers as fit ("auto"), a load
-    that runs out of memory is tried again with fewer. Raises ModelError, BackendError, OutOfMemoryError.
+    that runs out of memory is tried again with fewer. Raises ModelError, RequestError, BackendError, OutOfMemoryError.
     """
-    from pyllm import backends, devices
+    from pyllm import devices
+    from pyllm.backends.split import compile_placed
 
     placement = placement or PlacementOptions()
     architecture, tensors = record(file, n_ctx, adapters)
     if options.collect_importance and backend == devices.AUTO:
         backend = "cpu"  # GPU backends do not collect
     chosen = devices.choose(backend, placement)
-    named = {name for _, name in placement.override_tensors} - {device.name for device in chosen} - {"cpu"}
-    if named:
-        raise BackendError(f"there is no device {', '.join(sorted(named))} here to run tensors on")
-    if len(chosen) == 1:
-        (device,) = chosen
-        options = replace(options, device=device.index)
-        executable = backends.get(device.backend).compile(architecture.program, tensors, options)
-        return Compiled(architecture, executable, (device,), device.is_gpu * (architecture.n_layers + 1))
-    from pyllm.backends.split import compile_placed
-
+    placement = replace(placement, devices=())  # all that are chosen are those
     executable, placed = compile_placed(architecture.program, tensors, placement, chosen, options)
     used = tuple(device for device in chosen if device.name in placed.device_of_op)
     return Compiled(architecture, executable, used, min(placed.n_gpu_layers, architecture.n_layers + 1))

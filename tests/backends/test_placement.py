@@ -100,6 +100,25 @@ def test_split_by_free_memory_with_the_head_on_the_main_gpu() -> None:
         assert 1 <= list(found.values()).count("gpu0") <= 2 + (main == 1)
 
 
+def test_split_of_what_layers_take() -> None:
+    """Layers whose experts stay on the CPU take little: the others do not all go to the last GPU."""
+    experts = transformer(replace(DENSE, n_experts=64))
+    for split, used in (((), {"gpu1", "gpu0"}), ((1.0, 1.0), {"gpu1"})):
+        placed = place([gpu(0), gpu(1), cpu()], experts, n_gpu_layers="all", n_cpu_moe=3, tensor_split=split)
+        found = [name for op, name in placed if isinstance(op, MixtureOfExperts)]
+        assert found[:3] == ["cpu"] * 3
+        assert set(found[3:]) == used
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+def test_a_gpu_that_others_use_does_not_keep_the_other_empty(busy: int) -> None:
+    free = [int(1.2 * needed(99))] * 2
+    free[busy] = needed(99) // 100
+    found = [name for _, name in place([gpu(0, free[0]), gpu(1, free[1]), cpu()])]
+    assert "cpu" not in found
+    assert found.count(f"gpu{1 - busy}") > 0.9 * len(found)
+
+
 def test_devices_that_are_named_are_used() -> None:
     devices = [gpu(0), gpu(1), cpu(), DeviceInfo("slow", "plain", 0, "", None, None, False)]
     assert set(layers(place(devices, n_gpu_layers="all", named=("gpu1",))).values()) == {"gpu1"}
@@ -143,19 +162,27 @@ def test_kv_stays() -> None:
 def test_wrong_choices_say_what_is_wrong() -> None:
     for rule, error, message in (
         (("(", "cpu"), RequestError, "no regular expression"),
-        (("ffn", "tpu0"), BackendError, "no device 'tpu0'; there are gpu0, cpu"),
+        (("ffn", "tpu0"), BackendError, "no device 'tpu0' among those that are used: gpu0, cpu"),
         (("ffm_down", "cpu"), RequestError, "no tensor of the model matches 'ffm_down'"),
     ):
         with pytest.raises(error, match=message):
             place(n_gpu_layers="all", override_tensors=(rule,))
-    with pytest.raises(BackendError, match="no device 'gpu7'"):
+    with pytest.raises(BackendError, match="no device 'gpu7' among those that are used: gpu0, cpu"):
         place(named=("gpu7",))
-    with pytest.raises(RequestError, match="3 shares of the layers are given for 1 GPUs"):
+    with pytest.raises(RequestError, match="a share of the layers for each GPU, gpu0, not 3"):
         place(n_gpu_layers="all", tensor_split=(1.0, 1.0, 1.0))
-    with pytest.raises(RequestError, match="no GPU 1 to be the main one"):
+    with pytest.raises(RequestError, match="no GPU 1 to be the main one; counted from 0 they are gpu0"):
         place(n_gpu_layers="all", main_gpu=1)
     with pytest.raises(BackendError, match="no CPU backend"):
         place([gpu()], n_gpu_layers=2)
+
+
+def test_a_device_alone() -> None:
+    """Nothing else could take what does not fit: whether it does, loading it shows."""
+    assert {name for _, name in place([gpu(free=1)])} == {"gpu0"}
+    assert {name for _, name in place([gpu()], n_gpu_layers="all")} == {"gpu0"}
+    with pytest.raises(RequestError, match="no tensor of the model matches"):
+        place([cpu()], override_tensors=(("ffm_down", "cpu"),))
 
 
 # --- what fits

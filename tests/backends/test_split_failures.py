@@ -165,8 +165,52 @@ def test_auto_takes_fewer_layers_when_a_load_fails(fragile: Fragile) -> None:
 def test_a_fixed_number_of_layers_that_does_not_fit(fragile: Fragile) -> None:
     model = transformer(replace(SMALL, n_layers=8))
     fragile.capacity = 1
-    with pytest.raises(OutOfMemoryError, match=r"gpu0: The card is full\. 5 layers on GPUs should fit"):
+    with pytest.raises(OutOfMemoryError, match=r"gpu0: The card is full\. 5 layers on GPUs \(-ngl 5\) should fit"):
         on_gpu(fragile, model, model.tensors(), n_gpu_layers=6)
+    with pytest.raises(OutOfMemoryError, match=r"1 layer on GPUs \(-ngl 1\) should fit"):
+        on_gpu(fragile, model, model.tensors(), n_gpu_layers=2)
+
+
+def test_no_number_of_layers_fits(fragile: Fragile) -> None:
+    """Advice would send more to the CPU than it has room for."""
+    model = transformer(SMALL)
+    fragile.capacity = 1
+    options = replace(OPTIONS, n_pages=1 << 40)
+    with pytest.raises(OutOfMemoryError, match=r"full\. With fewer layers on GPUs, the CPU's part does not fit\."):
+        split.compile_placed(
+            model.program,
+            model.tensors(),
+            PlacementOptions(n_gpu_layers="all"),
+            [*fragile.devices(), device("cpu")],
+            options,
+        )
+
+
+def test_what_the_cpu_cannot_hold_is_refused_before_a_gpu_is_filled(
+    fragile: Fragile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = transformer(SMALL)
+    filled: list[str] = []
+    monkeypatch.setattr(Fragile, "compile", lambda *_: filled.append("gpu0"))
+    with pytest.raises(OutOfMemoryError, match=r"cpu: The model needs .* and .* are free"):
+        split.compile_placed(
+            model.program,
+            model.tensors(),
+            PlacementOptions(n_gpu_layers=2),
+            [*fragile.devices(), device("cpu")],
+            replace(OPTIONS, n_pages=1 << 40),
+        )
+    assert not filled
+
+
+def test_a_card_alone_that_is_full(fragile: Fragile) -> None:
+    model = transformer(SMALL)
+    fragile.capacity = 1
+    for n in ("auto", "all"):
+        with pytest.raises(OutOfMemoryError, match=r"^The card is full\.$"):
+            split.compile_placed(
+                model.program, model.tensors(), PlacementOptions(n_gpu_layers=n), fragile.devices(), OPTIONS
+            )
 
 
 def test_out_of_memory_on_the_cpu_is_not_retried(fragile: Fragile, monkeypatch: pytest.MonkeyPatch) -> None:

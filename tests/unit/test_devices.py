@@ -26,7 +26,7 @@ MLX_CPU = DeviceInfo("mlx0", "mlx", 0, "a processor", 1 << 34, None, False)
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"cpu": [CPU], "cuda": GPUS, "mlx": [MLX_CPU], "reference": [replace(CPU, name="reference")]}
-    monkeypatch.setattr(devices, "list_gpus", lambda: GPUS)
+    monkeypatch.setattr(devices, "list_gpus", lambda names: GPUS)
     monkeypatch.setattr(devices, "_usable", lambda backend: found[backend])
     monkeypatch.setattr(devices, "_processor", lambda: [CPU])
 
@@ -43,9 +43,12 @@ def test_choose() -> None:
     assert names("mlx") == ["mlx0", "cpu"]
     assert names("auto", devices=("CUDA1",)) == ["cuda1", "cpu"]
     assert names("auto", devices=("cuda1", "cuda0", "cuda1")) == ["cuda1", "cuda0", "cpu"]
-    assert names("auto", devices=("none",)) == names("auto", devices=("cpu",)) == ["cpu"]
+    assert names("auto", devices=("None",)) == names("auto", devices=("cpu",)) == ["cpu"]
+    assert names("cpu", devices=("none",)) == ["cpu"]
     with pytest.raises(BackendError, match="no GPU cuda7 here: there are cuda0, cuda1"):
         names("auto", devices=("cuda7",))
+    with pytest.raises(BackendError, match="'cpu' is used alone, not with cuda0"):
+        names("cpu", devices=("cuda0",))
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -54,8 +57,15 @@ def test_a_device_that_is_named_takes_layers() -> None:
     assert devices.choose("mlx", PlacementOptions())[0].is_gpu
 
 
+def test_what_is_no_gpu_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlx.core")
+    monkeypatch.setattr(devices, "installed", lambda backend: backend == "mlx")
+    assert [(d.name, d.is_gpu) for d in devices.list_gpus(["MLX0"])] == [("mlx0", True)]
+    assert not devices.list_gpus(["mlx1", "cuda0"]) or sys.platform == "darwin"
+
+
 def test_without_gpus_there_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "list_gpus", list)
+    monkeypatch.setattr(devices, "list_gpus", lambda names: [])
     monkeypatch.setattr(devices, "_usable", lambda backend: [CPU])
     assert names("auto", n_gpu_layers="all") == ["cpu"]
     with pytest.raises(BackendError, match="doctor"):

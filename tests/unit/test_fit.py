@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from pyllm.backends.base import DeviceInfo
 from pyllm.bench.presets import open_preset
 from pyllm.config import PlacementOptions
-from pyllm.fit import fit
+from pyllm.fit import DeviceFit, _with_process, fit
 from pyllm.loading import compile_model, execution_options
 
 pytest.importorskip("llvmlite")
@@ -55,6 +56,16 @@ def test_layers_on_an_emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [device.device.name for device in whole.devices] == ["cuda0", "cpu"]
         assert whole.devices[-1].weights == 0
         assert whole.n_gpu_layers == 5
+
+
+def test_devices_that_share_the_memory_of_the_process_fit_together_or_not_at_all() -> None:
+    cpu = DeviceInfo("cpu", "cpu", 0, "", 100, None, False)
+    mlx, cuda = (DeviceInfo(f"{name}0", name, 0, "", 100, None, True) for name in ("mlx", "cuda"))
+    for gpu, n_other, all_fits in ((mlx, 1060, False), (cuda, 1000, True)):
+        parts = [DeviceFit(gpu, 60, 0, 0, 0), DeviceFit(cpu, 60, 0, 0, 0)]
+        *_, process = _with_process(parts, [gpu, cpu], 1000)
+        assert process.other == n_other
+        assert process.fits == all_fits, "what the process has already is not wanted again"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is told apart on Linux only")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pyllm import backends
-from pyllm.backends.base import DeviceInfo
+from pyllm.backends.base import DeviceInfo, kv_bytes
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, RequestError
 from pyllm.gguf.tensor import TensorInfo
@@ -47,22 +47,24 @@ def place(
 ) -> Placement:
     """Choose a device for each op. `devices` are all that there are, the CPU among them.
 
-    "auto" takes as many layers as fit the free memory of every GPU, as its backend counts it. Layers are spread over
-    several GPUs in proportion of `tensor_split`, else of free memory. An op without weights runs where its layer does,
-    or where all its inputs were moved to. Raises RequestError for patterns that are wrong or match nothing and for
-    shares that are not one a GPU, BackendError for devices that are not there.
+    "auto" takes as many layers as fit the free memory of every GPU, as its backend counts it, and all of them where
+    no other device could take the rest. Several GPUs get shares of the number of layers as `tensor_split` says, else
+    of what the layers take, in proportion of free memory. An op without weights runs where its layer does, or where
+    all its inputs were moved to. Raises RequestError for patterns that are wrong or match nothing and for shares that
+    are not one a GPU, BackendError for devices that are not there.
     """
     site = _Site.of(options, devices)
     moves = _moves(program, options, site)
+    sizes = {} if options.tensor_split else _sizes(program, tensors, moves, execution)
 
     def placed(n: int) -> tuple[str, ...]:
-        return _follow(program, _layers(program, n, site), moves)
+        return _follow(program, _layers(program, n, site, sizes), moves)
 
     most = program.n_layers + 2 if site.gpus else 0
-    if options.n_gpu_layers == "auto":
+    if options.n_gpu_layers == "auto" and site.host is not None:
         n = _most_that_fit(most, lambda n: fits(cut(program, placed(n)), tensors, execution, site.others))
     else:
-        n = most if options.n_gpu_layers == "all" else min(_whole(options.n_gpu_layers, program), most)
+        n = most if isinstance(options.n_gpu_layers, str) else min(_whole(options.n_gpu_layers, program), most)
     return Placement(placed(n), n)
 
 
@@ -140,9 +142,11 @@ class _Site:
         gpus = [d for d in named or devices if d != host and (named or d.is_gpu)]
         shares = options.tensor_split
         if shares and gpus and len(shares) != len(gpus):
-            raise RequestError(f"{len(shares)} shares of the layers are given for {len(gpus)} GPUs; give one for each")
+            raise RequestError(f"give a share of the layers for each GPU, {_names(gpus)}, not {len(shares)}")
         if gpus and not 0 <= options.main_gpu < len(gpus):
-            raise RequestError(f"there is no GPU {options.main_gpu} to be the main one; there are {len(gpus)}")
+            raise RequestError(
+                f"there is no GPU {options.main_gpu} to be the main one; counted from 0 they are {_names(gpus)}"
+            )
         if gpus and not shares:
             gpus.append(gpus.pop(options.main_gpu))  # the last one has the output head
             shares = tuple(float(d.memory_free or 0) for d in gpus)
@@ -163,22 +167,42 @@ def _find(name: str, devices: Sequence[DeviceInfo]) -> DeviceInfo:
     for device in devices:
         if device.name == name.lower():
             return device
-    raise BackendError(f"There is no device {name!r}; there are {', '.join(d.name for d in devices)}.")
+    raise BackendError(f"There is no device {name!r} among those that are used: {_names(devices)}.")
 
 
-def _whole(n: int | str, program: Program) -> int:
+def _names(devices: Sequence[DeviceInfo]) -> str:
+    return ", ".join(device.name for device in devices)
+
+
+def _whole(n: int, program: Program) -> int:
     """The number of layers asked for; with all of them and the head, the token table goes, too."""
-    n = max(0, int(n))
+    n = max(0, n)
     return program.n_layers + 2 if n > program.n_layers else n
 
 
-def _layers(program: Program, n: int, site: _Site) -> dict[int, str]:
-    """The device of each layer: -1 the token table's, n_layers the head's; the last `n` go to GPUs."""
+def _sizes(
+    program: Program, tensors: Mapping[str, TensorInfo], moves: Mapping[int, str], execution: ExecutionOptions
+) -> dict[int, int]:
+    """About what each layer takes where it runs, bytes: without what was moved away. -1 is the token table."""
+    sizes = dict.fromkeys(range(-1, program.n_layers + 1), 0)
+    kv = kv_bytes(program, execution) // max(1, len(program.kv))
+    for i, op in enumerate(program.ops):
+        if i not in moves:
+            weights = sum(tensors[name].n_bytes for name in weight_names(op) if name in tensors)
+            sizes[min(op.layer, program.n_layers)] += weights + kv * isinstance(op, Attention)
+    return sizes
+
+
+def _layers(program: Program, n: int, site: _Site, sizes: Mapping[int, int]) -> dict[int, str]:
+    """The device of each layer: -1 the token table's, n_layers the head's; the last `n` go to GPUs, which get their
+    shares of `sizes`, or of the number of layers where there are none."""
     first = max(program.n_layers + 1 - n, 0)
-    n_given = program.n_layers + 1 - first
-    out = {}
+    total = sum(sizes.get(layer, 1) for layer in range(first, program.n_layers + 1))
+    out, before = {}, 0.0
     for layer in range(program.n_layers + 1):
-        out[layer] = _gpu((layer - first) / n_given, site) if layer >= first else site.host_name()
+        size = sizes.get(layer, 1)
+        out[layer] = _gpu((before + size / 2) / max(1, total), site) if layer >= first else site.host_name()
+        before += size * (layer >= first)
     out[-1] = out[0] if n > program.n_layers + 1 else site.host_name()
     return out
 

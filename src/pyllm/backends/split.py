@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 from pyllm import backends
 from pyllm.backends.base import Batch, Candidates, Crossing, DeviceInfo, Executable, ImportanceSums, check_replacement
-from pyllm.backends.placement import Placement, Plan, cut, place
+from pyllm.backends.placement import Placement, Plan, cut, memory_needed, place
 from pyllm.config import ExecutionOptions, PlacementOptions, Progress
 from pyllm.errors import ClosedError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.memory import check_free
 from pyllm.program import Attention, Program, Value
 
 
@@ -29,9 +30,11 @@ def compile(
 ) -> Executable:
     """Compile each part on its device; where only one device is used, that backend's own executable.
 
-    GPUs come first: there it shows soonest whether all fits. Raises BackendError, PartOutOfMemoryError; nothing is held
-    then.
+    GPUs come first: there it shows soonest whether all fits. But what stays in the machine's memory is counted before
+    any of them is filled, which may take minutes. Raises BackendError, PartOutOfMemoryError; nothing is held then.
     """
+    if len(plan.programs) > 1:
+        _check_host(plan, tensors, execution, devices)
     infos = {device.name: device for device in devices}
     names = sorted(plan.programs, key=lambda name: not infos[name].is_gpu)
     weights = {name: sum(tensors[t].n_bytes for t in plan.programs[name].weights() if t in tensors) for name in names}
@@ -71,14 +74,45 @@ def compile_placed(
             return compile(cut(program, placement.device_of_op), tensors, execution, devices), placement
         except PartOutOfMemoryError as error:
             n, on_gpu = placement.n_gpu_layers, any(d.name == error.device and d.is_gpu for d in devices)
-            if not n or not (on_gpu or error.device in options.devices):
+            if not n or all(d.is_gpu for d in devices) or not (on_gpu or error.device in options.devices):
                 raise
             n = min(n, program.n_layers + 1)  # beyond the head, any number means everything
             if options.n_gpu_layers != "auto":
-                found = place(program, tensors, replace(options, n_gpu_layers="auto"), devices, execution)
-                fewer = min(found.n_gpu_layers, n - 1)
-                raise OutOfMemoryError(f"{error} {fewer} layers on GPUs should fit.") from error
+                advice = _advice(program, tensors, options, devices, execution, n - 1)
+                raise OutOfMemoryError(f"{error} {advice}") from error
             tried = replace(tried, n_gpu_layers=n - max(1, n // 8))
+
+
+def _advice(
+    program: Program,
+    tensors: Mapping[str, TensorInfo],
+    options: PlacementOptions,
+    devices: Sequence[DeviceInfo],
+    execution: ExecutionOptions,
+    most: int,
+) -> str:
+    """How many layers on GPUs, at most `most`, would do; a number that leaves too much to the CPU would not."""
+    found = place(program, tensors, replace(options, n_gpu_layers="auto"), devices, execution)
+    n = min(found.n_gpu_layers, most)
+    placement = place(program, tensors, replace(options, n_gpu_layers=n), devices, execution)
+    try:
+        _check_host(cut(program, placement.device_of_op), tensors, execution, devices)
+    except PartOutOfMemoryError:
+        return "With fewer layers on GPUs, the CPU's part does not fit."
+    return f"{n} {'layer' if n == 1 else 'layers'} on GPUs (-ngl {n}) should fit."
+
+
+def _check_host(
+    plan: Plan, tensors: Mapping[str, TensorInfo], execution: ExecutionOptions, devices: Sequence[DeviceInfo]
+) -> None:
+    """Raise PartOutOfMemoryError where a part that is on no GPU takes more memory than is free."""
+    hosts = {device.name for device in devices if not device.is_gpu}
+    parts = {name: part for name, part in plan.programs.items() if name in hosts}
+    for name, sizes in memory_needed(Plan(parts, ()), tensors, execution, devices).items():
+        try:
+            check_free(sizes)
+        except OutOfMemoryError as error:
+            raise PartOutOfMemoryError(f"{name}: {error}", name) from error
 
 
 def _share_of(progress: Progress | None, start: float, share: float) -> Progress | None:

@@ -22,6 +22,7 @@ _SHORT = {"temperature": ("--temp", "--temperature"), "seed": ("-s", "--seed")}
 """Flags of fields that have another name on the command line, or a short one."""
 
 
+MAIN_GPU = "The GPU, counted from 0, that has the last layers and the output head."
 ALL_LAYERS = 1 << 20
 """More layers than any model has."""
 _KV = get_args(KVDtype)
@@ -80,7 +81,7 @@ def engine_options(function: F) -> F:
                 help="What computes: auto, cpu, cuda, mlx, …; `pyllm doctor` lists them.",
             ),
             click.option(
-                "-c", "--ctx", type=click.IntRange(1), help="Context in tokens [default: the library's choice]."
+                "-c", "--ctx", type=click.IntRange(1), help="Context in tokens [default: as trained, at most 4096]."
             ),
             click.option("-t", "--threads", type=click.IntRange(1), help="Threads [default: physical cores]."),
             click.option("--kv", type=click.Choice(_KV), default="f16", show_default=True, help="Cache format."),
@@ -99,6 +100,7 @@ def placement_options(function: F) -> F:
                 "--n-gpu-layers",
                 "--gpu-layers",
                 type=GPULayersType(),
+                metavar="N|auto|all",
                 default="auto",
                 show_default=True,
                 help="Layers that run on GPUs: a number, auto or all.",
@@ -112,10 +114,14 @@ def placement_options(function: F) -> F:
                 help="Where the tensors run whose names match; may be repeated, and hold commas.",
             ),
             click.option(
-                "-ncmoe", "--n-cpu-moe", type=click.IntRange(0), default=0, help="First layers whose experts stay here."
+                "-ncmoe",
+                "--n-cpu-moe",
+                type=click.IntRange(0),
+                default=0,
+                help="First layers whose experts stay on the cpu.",
             ),
             click.option("-cmoe", "--cpu-moe", is_flag=True, help="The experts of all layers stay on the cpu."),
-            click.option("-mg", "--main-gpu", type=click.IntRange(0), default=0, help="The GPU of what is not split."),
+            click.option("-mg", "--main-gpu", type=click.IntRange(0), default=0, help=MAIN_GPU),
             click.option("-ts", "--tensor-split", metavar="N,N", help="Shares of the layers that the GPUs take."),
             click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu."),
         )
@@ -127,6 +133,9 @@ def placement_options(function: F) -> F:
 def placement(options: dict[str, Any]) -> PlacementOptions:
     """Takes the placement out of a command's `options`. Raises click.UsageError for what makes no sense."""
     n_cpu_moe = options.pop("n_cpu_moe")
+    names = [name.strip() for text in options.pop("device") for name in text.split(",")]
+    if not all(names):
+        raise click.UsageError("--device: a name is empty; names are like cuda0,cuda1 or none.")
     return PlacementOptions(
         n_gpu_layers=options.pop("n_gpu_layers"),
         override_tensors=overrides(options.pop("override_tensor")),
@@ -134,7 +143,7 @@ def placement(options: dict[str, Any]) -> PlacementOptions:
         main_gpu=options.pop("main_gpu"),
         tensor_split=shares(options.pop("tensor_split")),
         kv_offload=not options.pop("no_kv_offload"),
-        devices=tuple(name.strip() for text in options.pop("device") for name in text.split(",")),
+        devices=tuple(names),
     )
 
 

@@ -32,7 +32,7 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @click.option("-dev", "--device", multiple=True, metavar="NAME", help="GPUs to try; cuda0/cuda1 is both together.")
 @click.option("-ncmoe", "--n-cpu-moe", multiple=True, metavar="N", help="First layers whose experts stay on the cpu.")
 @click.option("-ot", "--override-tensor", multiple=True, metavar="PATTERN=DEVICE", help="Where such tensors run.")
-@click.option("-mg", "--main-gpu", type=click.IntRange(0), default=0, help="The GPU of what is not split.")
+@click.option("-mg", "--main-gpu", type=click.IntRange(0), default=0, help=_options.MAIN_GPU)
 @click.option("-ts", "--tensor-split", metavar="N/N", help="Shares of the layers that the GPUs take.")
 @click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu.")
 @_options.lora_options

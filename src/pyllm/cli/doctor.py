@@ -15,20 +15,8 @@ _PACKAGES = ("numpy", "numba", "llvmlite", "gguf", "tokenizers", "cupy", "mlx", 
 _INSTALLS = {"cuda": 'pip install "pyllm[cuda]"', "mlx": 'pip install "pyllm[mlx]"'}
 """What brings a backend that is not there."""
 _FEATURES = (
-    *("sse2", "ssse3", "sse4.2", "avx", "f16c", "fma", "avx2", "avxvnni", "avx512f", "avx512bw", "avx512vl"),
-    *(
-        "avx512vnni",
-        "avx512bf16",
-        "avx512fp16",
-        "amx-int8",
-        "neon",
-        "dotprod",
-        "i8mm",
-        "fullfp16",
-        "bf16",
-        "sve",
-        "sve2",
-    ),
+    "sse2 ssse3 sse4.2 avx f16c fma avx2 avxvnni avx512f avx512bw avx512vl avx512vnni avx512bf16 avx512fp16 amx-int8 "
+    "neon dotprod i8mm fullfp16 bf16 sve sve2"
 )
 """Instruction sets that kernels care about, as LLVM names them."""
 
@@ -62,7 +50,7 @@ def _versions() -> Iterator[tuple[str, str]]:
     for package in _PACKAGES:
         for distribution in dict.fromkeys(homes.get(package, [])):
             try:
-                yield package, version(distribution)
+                yield distribution, version(distribution)
             except PackageNotFoundError:
                 continue
 
@@ -92,7 +80,7 @@ def _processor() -> Iterator[tuple[str, str]]:
         return
     features = binding.get_host_cpu_features()
     yield "processor", f"{platform.machine()}, {binding.get_host_cpu_name()}"
-    yield "features", " ".join(f for f in _FEATURES if features.get(f)) or "none that kernels use"
+    yield "features", " ".join(f for f in _FEATURES.split() if features.get(f)) or "none that kernels use"
 
 
 def _memory() -> tuple[int, int] | None:
@@ -152,7 +140,7 @@ def _devices() -> Iterator[tuple[str, ...]]:
                 for n, word in ((device.memory_total, "memory"), (device.memory_free, "free"))
                 if n is not None
             ]
-            kind = "" if device.is_gpu or name == "cpu" else "not a GPU: used only where it is named"
+            kind = "" if device.is_gpu or name == "cpu" else "not a GPU: used only where --device names it"
             yield device.name, ", ".join(part for part in (device.description, *sizes, kind) if part)
 
 

@@ -52,18 +52,23 @@ def _as_text(found: Fit, model: str, n_ctx: int) -> str:
 
     rows = [("layer", "weights", "kv", "device")]
     rows += [(layer.name, size(layer.weights), size(layer.kv), "+".join(layer.devices)) for layer in found.layers]
-    sums: list[tuple[str, ...]] = [("device", "layers", "weights", "kv", "work", "other", "sum", "free", "")]
+    sums: list[tuple[str, ...]] = [("device", "layers", "weights", "kv", "work", "other", "sum", "free")]
     for device in found.devices:
-        n = sum(device.device.name in layer.devices for layer in found.layers)
+        n = sum(device.device.name in layer.devices for layer in found.layers if layer.name != "embedding")
         sizes = (device.weights, device.kv, device.work, device.other, device.total)
         free = "" if device.device.memory_free is None else size(device.device.memory_free)
-        sums.append((device.device.name, str(n), *map(size, sizes), free, "" if device.fits else "does not fit"))
-    gpus = "".join(f", {device.device.name} {size(device.total)}" for device in found.devices[:-1])
+        sums.append((device.device.name, str(n), *map(size, sizes), free))
+    full = ", ".join(device.device.name for device in found.devices if not device.fits)
+    gpus = "".join(
+        f", {'of it ' if device.is_unified else ''}{device.device.name} {size(device.total)}"
+        for device in found.devices[:-1]
+    )
     return (
         f"{model}, context of {n_ctx} tokens, {found.n_gpu_layers} of {found.n_layers + 1} layers on GPUs\n\n"
         + table(rows, right=(1, 2))
         + "\n"
         + table(sums, right=range(1, 8))
+        + (f"\ndoes not fit: {full}\n" if full else "")
         + f"\npeak memory of the process: {size(found.process)}{gpus}\n"
     )
 

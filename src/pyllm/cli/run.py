@@ -77,7 +77,7 @@ def command(
             else:
                 _print_stream(stream)
             if stats:
-                _print_stats(stream)
+                _print_stats(llm, stream)
 
 
 def _start(llm: LLM, text: str, system: str | None, raw: bool, request: dict[str, Any]) -> CompletionStream:
@@ -123,6 +123,7 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
     usage = result.usage
     fields = {
         "model": str(llm.path),
+        "devices": list(llm.devices),
         "text": result.text,
         "finish_reason": result.finish_reason,
         "stop_string": result.stop_string,
@@ -137,7 +138,7 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
     write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
-def _print_stats(stream: CompletionStream) -> None:
+def _print_stats(llm: LLM, stream: CompletionStream) -> None:
     from pyllm.cli._output import note, speeds
 
-    note(speeds(stream.result.usage))
+    note(f"{speeds(stream.result.usage)}; on {'+'.join(llm.devices)}")

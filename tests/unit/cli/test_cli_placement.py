@@ -63,6 +63,8 @@ def test_flags(arguments: list[str], placement: PlacementOptions) -> None:
         (["-ts", "0,0"], "not all 0"),
         (["-ts", "1,-1"], "0 or more"),
         (["-ncmoe", "-1"], "n-cpu-moe"),
+        (["-dev", ""], "a name is empty"),
+        (["-dev", "cuda0,"], "a name is empty"),
     ],
 )
 def test_refusals(run: Run, arguments: list[str], words: str) -> None:
@@ -73,7 +75,7 @@ def test_refusals(run: Run, arguments: list[str], words: str) -> None:
 
 
 def test_layers_for_a_gpu_that_is_not_there(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyllm.devices.list_gpus", list)
+    monkeypatch.setattr("pyllm.devices.list_gpus", lambda names: [])
     asked = run("run", "-m", model, "-ngl", "2", "-n", "1", "hi")
     assert asked.code == 0
     assert "no GPU is used" in asked.err
@@ -105,8 +107,33 @@ def test_layers_on_mlx_and_the_cpu(run: Run) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [("ffm=cpu", "no tensor of the model matches 'ffm'"), ("ffn=cuda7", "no device 'cuda7' among those that are used")],
+)
+def test_wrong_patterns_are_refused_without_a_gpu_too(run: Run, model: str, rule: str, words: str) -> None:
+    for command in (["run", "-m", model, "-n", "1", "hi"], ["fit", "-m", model], ["bench", "-m", model, "-p", "1"]):
+        done = run(*command, "--backend", "cpu", "-ot", rule)
+        assert done.code == 1
+        assert words in done.err
+
+
+def test_run_says_where_it_ran(run: Run, model: str) -> None:
+    done = run("run", "-m", model, "--backend", "reference", "-n", "1", "--raw", "--stats", "--json", "hi")
+    assert json.loads(done.out)["devices"] == ["reference"]
+    assert done.err.strip().endswith("; on reference")
+
+
 def test_fit(run: Run) -> None:
     done = run("fit", "--preset", "tiny", "-c", "128", "--backend", "cpu")
     assert done.code == 0
     assert "tiny:Q4_K_M, context of 128 tokens, 0 of 5 layers on GPUs" in done.out
     assert run("fit", "--preset", "tiny", "-m", "model").code == 2
+
+
+def test_fit_says_what_does_not(run: Run) -> None:
+    done = run("fit", "--preset", "tiny", "-c", "99999999999", "--backend", "cpu")
+    assert "does not fit: cpu" in done.out.splitlines()
+    (cpu,) = [line.split() for line in done.out.splitlines() if line.startswith("cpu ")]
+    assert cpu[1] == "5", "the token table is no layer"
+    assert "does not fit" not in run("fit", "--preset", "tiny", "-c", "128", "--backend", "cpu").out
