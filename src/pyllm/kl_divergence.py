@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from pyllm.errors import RequestError
 from pyllm.perplexity import PerplexityEstimate, check_window, estimate, n_scored, score_windows
+from pyllm.units import size
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
@@ -81,9 +82,7 @@ def write_base(
     if not path.absolute().parent.is_dir():
         raise RequestError(f"there is no folder {path.absolute().parent}")
     if (free := shutil.disk_usage(path.absolute().parent).free) < n_bytes:
-        raise RequestError(
-            f"{path} needs {n_bytes / 2**20:,.0f} MiB and {free / 2**20:,.0f} MiB are free; fewer windows take less"
-        )
+        raise RequestError(f"{path} needs {size(n_bytes)}, {size(free)} are free; fewer windows take less")
     return _write(llm, windows, path)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 from pyllm.config import GPULayers, KVDtype, PlacementOptions, Progress
 from pyllm.errors import RequestError, TokenizerError
 from pyllm.loading import (
+    Compiled,
     TokenizerLoader,
     check_placement,
     compile_model,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pyllm.archs import Architecture
-    from pyllm.backends.base import DeviceInfo, Executable
     from pyllm.chat import ChatTemplate
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
@@ -122,7 +121,7 @@ def load(
         for adapter in opened:
             adapter.close()
         raise
-    return LLM(file, tokenizer, compiled.architecture, compiled.executable, n_ctx, opened, compiled.devices)
+    return LLM(file, tokenizer, compiled, n_ctx, opened)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -148,25 +147,25 @@ class LLM:
         self,
         file: GGUFFile,
         tokenizer: TokenizerLoader,
-        architecture: Architecture,
-        executable: Executable,
+        compiled: Compiled,
         n_ctx: int,
         adapters: Sequence[Adapter] = (),
-        devices: Sequence[DeviceInfo] = (),
     ) -> None:
         from pyllm.engine import Engine
 
         self._file = file
         self._adapters = adapters
-        self._executable = executable
+        self._executable = compiled.executable
         self._tokenizer = tokenizer
         self._template: ChatTemplate | None = None
         self._template_read = False
-        self.architecture = architecture
+        self.architecture = compiled.architecture
         self.n_ctx = n_ctx
-        self.devices = tuple(device.name for device in devices)
+        self.devices = tuple(device.name for device in compiled.devices)
         """Names of the devices that compute: "cpu", "cuda0", …"""
-        self.engine: Engine = Engine(executable, n_ctx=n_ctx, n_vocab=architecture.n_vocab)
+        self.n_gpu_layers = compiled.n_gpu_layers
+        """Layers of which something runs on a GPU, the output counted as one: up to `architecture.n_layers` + 1."""
+        self.engine: Engine = Engine(compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab)
 
     @property
     def path(self) -> Path:

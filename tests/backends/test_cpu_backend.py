@@ -132,7 +132,7 @@ def test_a_batch_of_nothing_and_one_that_is_too_large() -> None:
 
 
 def test_too_little_memory_is_said_before_any_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OutOfMemoryError, match=r"kv [\d,]+ MiB.* are free"):
+    with pytest.raises(OutOfMemoryError, match=r"of memory are needed .*kv [\d,.]+ GiB.* are free"):
         compiled(replace(OPTIONS, n_pages=1 << 28))
     monkeypatch.setattr(memory, "free_memory", lambda: None)  # a system that does not say: the mapping itself fails
     with pytest.raises(OutOfMemoryError, match="KV cache"):

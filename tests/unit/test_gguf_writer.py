@@ -338,14 +338,14 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, nam
         return real(file, data[:100])
 
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(GGUFError, match=rf"{name} cannot be written: the disk is full after 0.0 MiB of 0.0 MiB; free"):
+    with pytest.raises(GGUFError, match=rf"{name} cannot be written: the disk is full after \d+ B of \d+ B; free"):
         write(folder / name, ARCH, TWO, overwrite=True)
 
 
 def test_too_little_room_is_seen_before(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200))
-    with pytest.raises(GGUFError, match=r"needs 0.0 MiB, but only 0.0 MiB are free there"):
+    with pytest.raises(GGUFError, match=r"needs \d+ B, but only 200 B are free there"):
         write(folder / "new.gguf", ARCH, TWO)
 
 

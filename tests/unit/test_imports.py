@@ -16,7 +16,7 @@ import pyllm
 SOURCE = Path(pyllm.__file__).parent
 
 LAYERS = [
-    {"errors", "config", "env"},
+    {"errors", "config", "env", "units"},
     {"jit"},
     {"gguf", "quant", "tokenizers", "chat", "hub"},
     {"program", "lora", "archs", "backends", "cache", "sampling"},

@@ -151,7 +151,10 @@ def parse_gpu_layers(text: str) -> tuple[GPULayers, ...]:
     values: list[GPULayers] = []
     for item in text.split(","):
         word = item.strip().lower()
-        values += [words[word]] if word in words else parse_ints(item)
+        try:
+            values += [words[word]] if word in words else parse_ints(item)
+        except RequestError as error:
+            raise RequestError(f"{error}; auto and all are numbers of layers, too") from None
     return tuple(values)
 
 

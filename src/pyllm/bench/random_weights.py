@@ -18,6 +18,7 @@ from pyllm.errors import FormatError, OutOfMemoryError
 from pyllm.gguf.types import by_name
 from pyllm.quant import formats
 from pyllm.quant.base import QuantFormat
+from pyllm.units import size
 
 DEVIATION = 1 / 64
 """Standard deviation of the weights: that of a matrix of 4096 columns which keeps the size of what it multiplies."""
@@ -137,7 +138,7 @@ def _filled(pool: NDArray[np.uint8], n_bytes: int) -> NDArray[np.uint8]:
     try:
         data = np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8)
     except (OSError, ValueError, OverflowError) as e:
-        raise OutOfMemoryError(f"The system refuses {n_bytes / 2**20:,.0f} MiB for random weights ({e}).") from e
+        raise OutOfMemoryError(f"The system refuses {size(n_bytes)} for random weights ({e}).") from e
     for start in range(0, n_bytes, len(pool)):
         part = data[start : start + len(pool)]
         part[...] = pool[: len(part)]

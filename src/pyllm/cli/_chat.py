@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyllm.cli._output import describe, note, size, speeds, write
+from pyllm.cli._output import describe, note, speeds, where, write
 from pyllm.errors import ClosedError, PyllmError, RequestError
+from pyllm.units import size
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
@@ -37,7 +38,8 @@ class Conversation:
 
     def greet(self) -> None:
         name = self._llm.metadata.get("general.name") or self._llm.path.stem
-        write(f"{name}, {self._llm.n_ctx} tokens of context. /help shows the commands, /exit leaves.\n")
+        gpus = f", on {where(self._llm)}" if self._llm.n_gpu_layers else ""
+        write(f"{name}, {self._llm.n_ctx} tokens of context{gpus}. /help shows the commands, /exit leaves.\n")
 
     def hold(self, lines: Iterator[str]) -> None:
         """Answer line after line, until there are no more or /exit is one."""

@@ -15,9 +15,10 @@ def copy(
 ) -> None:
     """Write `source` to `target`, split where a limit is given, and say what was written."""
     from pyllm import hub, open_gguf
-    from pyllm.cli._output import size, table, write
+    from pyllm.cli._output import table, write
     from pyllm.cli._progress import Display
     from pyllm.gguf.copying import copy_model, copying
+    from pyllm.units import size
 
     is_split = max_bytes is not None or max_tensors is not None
     with Display() as display:

@@ -38,10 +38,11 @@ def edit(
 ) -> None:
     """Write `path` to `output` (None: to itself) with keys set and unset, and say what changed."""
     from pyllm import open_gguf
-    from pyllm.cli._output import note, size, write
+    from pyllm.cli._output import note, write
     from pyllm.cli._progress import Display
     from pyllm.gguf import copy_metadata
     from pyllm.gguf.copying import copy_model, copying
+    from pyllm.units import size
 
     if output is None and not Path(model).is_file():
         raise click.ClickException(f"{model} is not your own file; write another with -o OUT")

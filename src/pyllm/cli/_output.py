@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyllm.llm import LLM
     from pyllm.results import Usage
 
 # Control characters of a model's or a file's text could move the cursor, rename the window or type commands: on a
@@ -43,15 +44,6 @@ def table(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
     return "".join(lines)
 
 
-def size(n_bytes: float) -> str:
-    """Bytes in words: `93.8 MiB`."""
-    for unit in ("B", "KiB", "MiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:.2f} GiB"
-
-
 def describe(error: BaseException) -> str:
     """An error in one line."""
     if hasattr(error, "format_message"):
@@ -61,6 +53,12 @@ def describe(error: BaseException) -> str:
     else:
         text = str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
     return neutralize(" ".join(text.split()))
+
+
+def where(llm: LLM) -> str:
+    """The devices that compute, and how many layers are on GPUs where not all are."""
+    names, n, n_all = "+".join(llm.devices), llm.n_gpu_layers, llm.architecture.n_layers + 1
+    return f"{names}, {n} of {n_all} layers on GPUs" if 0 < n < n_all else names
 
 
 def speeds(usage: Usage) -> str:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pyllm.cli._output import note, size, table, write
+from pyllm.cli._output import note, table, write
+from pyllm.units import size
 
 if TYPE_CHECKING:
     from pyllm.gguf.writer import TensorSpec

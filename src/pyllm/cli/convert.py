@@ -97,7 +97,8 @@ def _convert_adapter(arguments: tuple[str, ...], lora: bool, base: str | None, o
         raise click.UsageError("--lora and --base go together: pyllm convert --lora ADAPTER out.gguf --base MODEL")
     if len(arguments) != 2:
         raise click.UsageError("an adapter's folder and a target are needed, and no recipe: adapters are not quantized")
-    from pyllm.cli._output import size, write
+    from pyllm.cli._output import write
+    from pyllm.units import size
     from pyllm_convert.lora import convert_adapter
 
     done = convert_adapter(Path(arguments[0]), Path(arguments[1]), Path(base), overwrite=options["overwrite"])

@@ -56,8 +56,8 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _machine() -> Iterator[tuple[str, str]]:
-    from pyllm.cli._output import size
     from pyllm.jit.processors import default_threads
+    from pyllm.units import size
 
     yield "system", platform.platform()
     yield from _processor()
@@ -100,8 +100,8 @@ def _memory() -> tuple[int, int] | None:
 
 def _backends() -> Iterator[tuple[str, str]]:
     from pyllm import backends, devices
-    from pyllm.cli._output import size
     from pyllm.errors import PyllmError
+    from pyllm.units import size
 
     for name in backends.names():
         if name in devices.GPU_BACKENDS and not devices.installed(name):
@@ -124,8 +124,8 @@ def _backends() -> Iterator[tuple[str, str]]:
 def _devices() -> Iterator[tuple[str, ...]]:
     """What --device and --override-tensor may name, and what each has."""
     from pyllm import backends, devices
-    from pyllm.cli._output import size
     from pyllm.errors import PyllmError
+    from pyllm.units import size
 
     for name in ("cpu", *devices.GPU_BACKENDS):
         if name in devices.GPU_BACKENDS and not devices.installed(name):
@@ -153,7 +153,7 @@ def _folders() -> Iterator[tuple[str, str]]:
 
 
 def _folder(path: Path) -> str:
-    from pyllm.cli._output import size
+    from pyllm.units import size
 
     try:
         used = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

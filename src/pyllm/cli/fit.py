@@ -48,7 +48,8 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
 
 
 def _as_text(found: Fit, model: str, n_ctx: int) -> str:
-    from pyllm.cli._output import size, table
+    from pyllm.cli._output import table
+    from pyllm.units import size
 
     rows = [("layer", "weights", "kv", "device")]
     rows += [(layer.name, size(layer.weights), size(layer.kv), "+".join(layer.devices)) for layer in found.layers]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def command(as_json: bool) -> None:
     """Show the models of the catalog, and those fetched from Hugging Face."""
     from pyllm import hub
-    from pyllm.cli._output import size, table, write
+    from pyllm.cli._output import table, write
+    from pyllm.units import size
 
     found = hub.models()
     if as_json:

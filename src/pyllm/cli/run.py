@@ -124,6 +124,7 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
     fields = {
         "model": str(llm.path),
         "devices": list(llm.devices),
+        "n_gpu_layers": llm.n_gpu_layers,
         "text": result.text,
         "finish_reason": result.finish_reason,
         "stop_string": result.stop_string,
@@ -139,6 +140,6 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
 
 
 def _print_stats(llm: LLM, stream: CompletionStream) -> None:
-    from pyllm.cli._output import note, speeds
+    from pyllm.cli._output import note, speeds, where
 
-    note(f"{speeds(stream.result.usage)}; on {'+'.join(llm.devices)}")
+    note(f"{speeds(stream.result.usage)}; on {where(llm)}")

@@ -86,7 +86,8 @@ def _edit(
 
 
 def _report(file: GGUFFile, each: bool) -> str:
-    from pyllm.cli._output import size, table
+    from pyllm.cli._output import table
+    from pyllm.units import size
 
     found = list(file.tensors.values())
     n_bytes = sum(t.n_bytes for t in found)

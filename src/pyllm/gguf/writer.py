@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pyllm.errors import GGUFError
 from pyllm.gguf.parts import ALIGNMENT, Part, TensorSpec, part_path, plan
 from pyllm.gguf.values import Value, copy_metadata
+from pyllm.units import size
 
 __all__ = ["GGUFWriter", "TensorSpec", "Value", "copy_metadata", "part_path"]
 
@@ -104,7 +105,7 @@ class GGUFWriter:
         free = shutil.disk_usage(self.path.parent).free
         if free < self.n_bytes:
             raise GGUFError(
-                f"{self.path} needs {_mib(self.n_bytes)}, but only {_mib(free)} are free there; free some room or "
+                f"{self.path} needs {size(self.n_bytes)}, but only {size(free)} are free there; free some room or "
                 "name another folder"
             )
 
@@ -219,7 +220,7 @@ class GGUFWriter:
     def _error(self, error: OSError) -> GGUFError:
         if error.errno in _FULL:
             return GGUFError(
-                f"{self.path} cannot be written: the disk is full after {_mib(self._written)} of {_mib(self.n_bytes)}; "
+                f"{self.path} cannot be written: the disk is full after {size(self._written)} of {size(self.n_bytes)}; "
                 "free some room or name another folder"
             )
         return GGUFError(f"{self.path} cannot be written: {error.strerror or error}")
@@ -250,7 +251,3 @@ def _sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _mib(n_bytes: int) -> str:
-    return f"{n_bytes / (1 << 20):.1f} MiB"

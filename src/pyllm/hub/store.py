@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyllm import env
+from pyllm import env, units
 from pyllm.config import Progress
 from pyllm.errors import HubError
 from pyllm.hub import catalog, sources
@@ -171,7 +171,7 @@ def _check_space(part: Path, size: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if free < size - have:
         raise HubError(
-            f"not enough room in {part.parent}: {(size - have) >> 20} MiB are needed, {free >> 20} MiB are free; "
+            f"not enough room in {part.parent}: {units.size(size - have)} are needed, {units.size(free)} are free; "
             "set PYLLM_MODELS to another folder"
         )
 
@@ -187,7 +187,7 @@ def _huggingface(name: str, progress: Progress | None) -> Path:
 
 def _shown(entry: Entry, progress: Progress | None, verb: str) -> Callable[[int], None]:
     """A report of bytes as a report of progress."""
-    text = f"{verb} {entry.name} ({entry.size / (1 << 20):.0f} MiB)"
+    text = f"{verb} {entry.name} ({units.size(entry.size)})"
 
     def report(done: int) -> None:
         if progress is not None:

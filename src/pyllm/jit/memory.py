@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm import units
 from pyllm.errors import OutOfMemoryError
 
 _HUGE = 2 << 20
@@ -33,7 +34,7 @@ class Memory:
             else:
                 self._map = mmap.mmap(-1, size)
         except (OSError, ValueError, OverflowError) as e:
-            raise OutOfMemoryError(f"The system refuses {n_bytes / 2**20:,.0f} MiB for {purpose} ({e}).") from e
+            raise OutOfMemoryError(f"The system refuses {units.size(n_bytes)} for {purpose} ({e}).") from e
         if n_bytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages: only slower
                 self._map.madvise(mmap.MADV_HUGEPAGE)
@@ -118,9 +119,9 @@ def check_free(wanted: dict[str, int]) -> None:
     """Raise OutOfMemoryError, with figures, when the sum of `wanted` (bytes by purpose) is more than what is free."""
     total, free = sum(wanted.values()), free_memory()
     if free is not None and total > free:
-        parts = ", ".join(f"{name} {n / 2**20:,.0f} MiB" for name, n in wanted.items())
+        parts = ", ".join(f"{name} {units.size(n)}" for name, n in wanted.items())
         raise OutOfMemoryError(
-            f"The model needs {total / 2**20:,.0f} MiB ({parts}) and {free / 2**20:,.0f} MiB are free; "
+            f"{units.size(total)} of memory are needed ({parts}), {units.size(free)} are free; "
             "a shorter context, fewer sequences or a smaller quantization takes less."
         )
 

@@ -124,6 +124,14 @@ def test_run_says_where_it_ran(run: Run, model: str) -> None:
     assert done.err.strip().endswith("; on reference")
 
 
+@pytest.mark.parametrize(("n", "where"), [("1", "mlx0+cpu, 1 of 3 layers on GPUs"), ("all", "mlx0")])
+def test_run_says_how_much_is_on_gpus(run: Run, model: str, n: str, where: str) -> None:
+    pytest.importorskip("mlx.core")
+    done = run("run", "-m", model, "--backend", "mlx", "-ngl", n, "-n", "1", "--raw", "--stats", "--json", "hi")
+    assert json.loads(done.out)["n_gpu_layers"] == (1 if n == "1" else 3)
+    assert done.err.strip().endswith(f"; on {where}")
+
+
 def test_fit(run: Run) -> None:
     done = run("fit", "--preset", "tiny", "-c", "128", "--backend", "cpu")
     assert done.code == 0

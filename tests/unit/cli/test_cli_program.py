@@ -19,6 +19,7 @@ from pyllm import cli
 from pyllm.cli import _options, _output
 from pyllm.config import SamplingParams
 from pyllm.errors import HubError
+from pyllm.units import size
 
 # The program
 
@@ -111,7 +112,7 @@ def test_table() -> None:
 
 @pytest.mark.parametrize(("n", "text"), [(0, "0 B"), (1023, "1023 B"), (98362432, "93.8 MiB"), (1 << 30, "1.00 GiB")])
 def test_size(n: int, text: str) -> None:
-    assert _output.size(n) == text
+    assert size(n) == text
 
 
 def test_sampling_flags_cover_the_settings() -> None:

