@@ -75,6 +75,45 @@ def test_large_matrices_are_decoded_in_parts(monkeypatch: pytest.MonkeyPatch) ->
     assert nmse(got, x @ oracle.decoded(tensor).T) < 1e-5
 
 
+def test_rows_are_split_among_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the Metal kernel, for which its twin stands here."""
+    sizes = []
+
+    def product(layout: Coded, arrays: dict[str, mx.array], x: mx.array, *_: object) -> mx.array:
+        sizes.append(len(x))
+        return x.astype(mx.float32) @ matrices._decoder(layout)(arrays).astype(mx.float32).T
+
+    monkeypatch.setattr(matrices, "kernel_works", lambda _: True)
+    monkeypatch.setattr(metal, "product", product)
+    tensor = random_tensor("w", (37, 256), "Q6_K", std=0.05)
+    x = np.random.default_rng(5).standard_normal((33, 256)).astype(np.float32)
+    m = packed(tensor, True)
+    for n in (1, 8, 21, 32, 33):
+        assert nmse(np.asarray(m.product(mx.array(x[:n]))), x[:n] @ oracle.decoded(tensor).T) < 1e-5
+    assert sizes == [1, 8, 8, 8, 5, 8, 8, 8, 8]
+
+
+@pytest.mark.parametrize("fmt", CODED)
+def test_a_kernel_is_tried_before_it_is_used(
+    fmt: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = CODED[fmt]
+    decode = matrices._decoder(layout)
+    assert matrices.kernel_works.__wrapped__(layout) == metal.available()
+    monkeypatch.setattr(metal, "available", lambda: True)
+    for gives, works in ((1.0, True), (1.1, False), (None, False)):
+
+        def product(_: Coded, arrays: dict[str, mx.array], x: mx.array, *__: object, gives: float = gives) -> mx.array:
+            if gives is None:
+                raise RuntimeError("Unable to build metal library from source")
+            return x.astype(mx.float32) @ decode(arrays).astype(mx.float32).T * gives
+
+        monkeypatch.setattr(metal, "product", product)
+        caplog.clear()
+        assert matrices.kernel_works.__wrapped__(layout) == works
+        assert bool(caplog.records) != works
+
+
 def test_scales_that_no_half_holds_are_kept_wide() -> None:
     tensor = random_tensor("w", (4, 64), "Q8_0", std=0.05)
     blocks = tensor.data.copy().view(formats.get("Q8_0").layout)
@@ -127,12 +166,14 @@ def _rounding(tensor: TensorInfo) -> float:
 SHIM = """
 #define device
 #define thread
+#define threadgroup static  // what lanes of a group share: computed one after the other, they do
+#define threadgroup_barrier(flags)
 #include <cstdint>
 typedef unsigned int uint; typedef unsigned short ushort; typedef unsigned long ulong; typedef _Float16 half;
 static struct { uint x, y, z; } threadgroup_position_in_grid;
 static uint thread_index_in_simdgroup, simdgroup_index_in_threadgroup;
 static float totals[256]; static int call; static bool adding;
-// every lane calls it as often: once to add up, then the first lane again for the sums
+// every lane calls it as often: once for what lanes share, once to add up, then the first lane again for the sums
 static float simd_sum(float v) { if (adding) totals[call] += v; return totals[call++]; }
 """
 ENTRY = """
@@ -142,8 +183,8 @@ extern "C" void {name}(const {x}* x, const ushort* codes, const {scales}* scales
         threadgroup_position_in_grid = {{uint(at / 2 % n_groups), 0, uint(at / 2 / n_groups)}};
         simdgroup_index_in_threadgroup = at % 2;
         for (float& t : totals) t = 0;
-        for (int lane = 0; lane < 33; lane++) {{
-            call = 0; adding = lane < 32; thread_index_in_simdgroup = lane % 32;
+        for (int turn = 0; turn < 65; turn++) {{
+            call = 0; adding = turn >= 32 && turn < 64; thread_index_in_simdgroup = turn % 32;
             {name}_body::run(x, codes, scales, halves, ids, values, out);
         }}
     }}

@@ -6,9 +6,12 @@ What ops compute is tested in test_ops.py.
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -52,8 +55,8 @@ SMALL = {"n_embd": 128, "n_ff": 256, "head_dim": 32, "n_rot": 32}
 
 @pytest.mark.parametrize(
     ("shape", "fmt"),
-    [(oracle.Shape(), "Q4_K"), (oracle.Shape(), "Q6_K"), (oracle.Shape(**SMALL), "F16"),
-     (oracle.Shape(**SMALL, sinks=True, window=6, softcap=9.0, n_experts=4), "Q4_0")],
+    [(oracle.Shape(**SMALL), "Q5_1"), (oracle.Shape(n_ff=256), "Q6_K"), (oracle.Shape(**SMALL), "F16"),
+     (oracle.Shape(**SMALL, sinks=True, window=6, softcap=9.0, n_experts=4, n_layers=1), "Q4_0")],
     ids=["affine", "coded", "floats", "experts"],
 )  # fmt: skip
 def test_a_model_in_halves(shape: oracle.Shape, fmt: str) -> None:
@@ -67,12 +70,32 @@ def test_a_model_in_halves(shape: oracle.Shape, fmt: str) -> None:
     assert_close([(oracle.run(exe, b), oracle.run(reference, b)) for b in oracle.ragged_batches(160)[:2]], 1e-3)
 
 
+@pytest.fixture
+def bare() -> oracle.Model:
+    """Two layers of attention, one of a window. The fewer kinds of ops, the fewer programs g++ compiles."""
+    b = oracle.Builder()
+    x = b.embed(b.t("token_embd.weight", 160, 64))
+    for b.layer in range(2):
+        q, k, v = (b.linear(x, b.t(f"{n}.{b.layer}", rows, 64)) for n, rows in (("q", 64), ("k", 32), ("v", 32)))
+        window, sizes = 0 if b.layer else 9, {"head_dim": 32, "v_head_dim": 32}
+        x = b.attention(q, k, v, n_heads=2, n_kv_heads=1, scale=0.2, window=window, **sizes)
+    x = b.select_rows(x)
+    return b.model(x, b.linear(x, b.t("output.weight", 160, 64)), 2)
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are compiled however long they take on a busy machine."""
+    monkeypatch.setattr("pyllm.backends.mlx.executable._TOO_LONG", 60.0)
+
+
 @needs_compiler
-def test_decoding_is_compiled_once_in_a_while(model: oracle.Model) -> None:
+@pytest.mark.usefixtures("patience")
+def test_decoding_is_compiled_once_in_a_while(bare: oracle.Model) -> None:
     """A hundred steps of a token: the same logits as op by op, and a function for 64 keys, one for more, one for the
     time in which windows hide nothing."""
-    tensors, tokens, pages = model.tensors("Q8_0"), oracle.random_tokens(100, 160), [2, 3, 4, 5, 6, 7, 8]
-    compiled, plain = executable(model, tensors, compiled=True), executable(model, tensors)
+    tensors, tokens, pages = bare.tensors("Q8_0"), oracle.random_tokens(100, 160), [2, 3, 4, 5, 6, 7, 8]
+    compiled, plain = executable(bare, tensors, compiled=True), executable(bare, tensors)
     for exe in (compiled, plain):
         oracle.run(exe, [Step(tokens[:3], 0, pages)])
     for at in range(3, 100):
@@ -85,15 +108,41 @@ def test_decoding_is_compiled_once_in_a_while(model: oracle.Model) -> None:
     assert compiled.n_traces == 4
 
 
-def test_a_step_copies_no_cache(model: oracle.Model) -> None:
+@pytest.mark.usefixtures("patience")
+def test_every_op_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In formats of all kinds; nothing is computed, so that no program need be compiled by g++."""
+    shapes = (
+        oracle.Shape(qk_norm=True, bias=True, window=6, logit_cap=30.0),
+        oracle.Shape(n_layers=1, sinks=True, softcap=9.0, n_experts=4, act="swiglu_oai"),
+    )
+    for m in map(transformer, shapes):
+        exe = executable(m, oracle.mixed_tensors(m), half=True, compiled=True)
+        oracle.run(exe, step := [Step([1, 2], 0, [0]), Step([3], 0, [1])])
+        with monkeypatch.context() as patched:
+            patched.setattr(mx, "eval", _traced)
+            with pytest.raises(BackendError, match="traced"):
+                oracle.run(exe, step)
+        assert exe.n_traces == 1
+
+
+def _traced(*_: object) -> None:
+    raise RuntimeError("traced")
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=needs_compiler)])
+def test_a_step_copies_no_cache(bare: oracle.Model, compiled: bool) -> None:
     options = replace(OPTIONS, n_pages=16384)
-    exe = executable(model, model.tensors(), options)
+    exe = executable(bare, bare.tensors(), options, compiled=compiled)
     pages = list(range(7, 14))
     for at in range(2):
         oracle.run(exe, [Step([5], at, pages)])
     mx.reset_peak_memory()
     held = mx.get_active_memory()
-    oracle.run(exe, [Step([6], 2, pages), Step([6], 2, [40, 39])])
+    oracle.run(exe, [Step([6], 2, pages)])
+    if not compiled:
+        oracle.run(exe, [Step([6], 2, pages), Step([6], 2, [40, 39])])
+    assert exe.n_traces == compiled
     assert mx.get_peak_memory() - held < exe.memory()["kv"] / 8
 
 
@@ -177,14 +226,53 @@ def threads() -> Iterator[list[threading.Thread]]:
         thread.join()
 
 
-def test_steps_from_another_thread(model: oracle.Model, threads: list[threading.Thread]) -> None:
-    exe, results = executable(model, model.tensors()), []
-    step = [Step(range(5), 0, [0])]
-    first = oracle.run(exe, step)
-    threads.append(threading.Thread(target=lambda: results.append(oracle.run(exe, step))))
-    threads[0].start()
-    threads[0].join()
-    np.testing.assert_array_equal(results[0], first)
+@needs_compiler
+@pytest.mark.usefixtures("patience")
+def test_steps_from_many_threads(bare: oracle.Model, threads: list[threading.Thread]) -> None:
+    """A step is compiled once for all of them, and nothing is held when the executable is closed."""
+    gc.collect()  # executables of other tests
+    held = mx.get_active_memory()
+    exe, results, done = executable(bare, bare.tensors(), compiled=True), [], threading.Event()
+
+    def work() -> None:
+        results.append(oracle.run(exe, [Step([5], 0, [0])]))
+        done.wait()  # what mlx keeps by thread it would keep until then
+
+    for i in range(4):
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        while len(results) == i and threads[-1].is_alive():
+            time.sleep(0.001)
+    exe.close()
+    left = mx.get_active_memory() - held
+    done.set()
+    assert left <= 0
+    assert exe.n_traces == 1
+    for result in results:
+        np.testing.assert_allclose(result, results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_ctrl_c(model: oracle.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches the caller, who waits in another thread than the one that computes: nothing runs afterwards."""
+    exe = executable(model, model.tensors())
+    before, running = oracle.run(exe, [Step(range(10), 0, [0])]), threading.Event()
+
+    def arrives(self: Future[object], timeout: float | None = None) -> None:
+        running.wait()
+        raise KeyboardInterrupt
+
+    def check(self: MLXExecutable) -> None:
+        running.set()
+        while not self._interrupted:
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Future, "result", arrives)
+        patched.setattr(MLXExecutable, "_check_interrupt", check)
+        with pytest.raises(KeyboardInterrupt):
+            oracle.run(exe, [Step(range(40), 0, [1, 2, 3])])
+    np.testing.assert_array_equal(oracle.run(exe, [Step(range(10), 0, [0])]), before)
 
 
 def test_interrupt(model: oracle.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,3 +334,21 @@ def test_probe() -> None:
     assert (device.name, device.backend, device.index) == ("mlx0", "mlx", 0)
     assert device.is_gpu == metal.available()
     assert backend.probe().details["version"] == mx.__version__
+
+
+def test_probe_of_metal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mlx describes it, with memory beside what is held, or without any of that."""
+    module = "pyllm.backends.mlx.backend"
+    info = {"device_name": "Apple M9", "architecture": "g99", "memory_size": 1 << 40, "resource_limit": 9}
+    info["max_recommended_working_set_size"] = 3 << 38
+    monkeypatch.setattr(f"{module}._has_metal", lambda: True)
+    monkeypatch.setattr(f"{module}._device_info", lambda _: info)
+    (device,) = backends.get("mlx").devices()
+    assert (device.description, device.memory_total, device.is_gpu) == ("Apple M9 (Metal)", 1 << 40, True)
+    assert device.memory_free == (3 << 38) - mx.get_active_memory()
+    monkeypatch.setattr(f"{module}._device_info", lambda _: {})
+    (device,) = backends.get("mlx").devices()
+    assert (device.memory_total, device.memory_free) == (None, None)
+    monkeypatch.setattr(f"{module}._device_info", _fail)
+    assert "Insufficient" in backends.get("mlx").probe().reason
+    assert backends.get("mlx").devices() == []

@@ -142,7 +142,9 @@ def attention(
 ) -> mx.array:
     """q [n_seqs, n, n_heads * head_dim], keys and values of `read` → [n_seqs * n, n_heads * v_head_dim].
 
-    Scores and sums are float32. Operands are of the type that q has, or keys'; soft-capped scores are plain operations.
+    Operands are of the type that q has, or keys'. Scores and sums are float32, except that on a GPU mlx rounds scores
+    to that type for sizes of heads that it has no kernel for (those below 64; 192 and 256 in prompts; 72 and 80 when
+    generating). Soft-capped scores are plain operations, in float32.
     """
     n_seqs, n, _ = q.shape
     heads = q.reshape(n_seqs, n, op.n_heads, op.head_dim).transpose(0, 2, 1, 3)

@@ -12,6 +12,7 @@ from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program
+from pyllm.units import size
 
 _OLDEST = (0, 32)
 """The first mlx that has all that is used here."""
@@ -28,15 +29,17 @@ class MLXBackend(Backend):
             return Probe(self.name, False, f"mlx is not installed; {_INSTALL} installs it")
         try:
             return _probe()
-        except Exception as error:  # a broken library raises whatever it likes
+        except ImportError as error:
             return Probe(self.name, False, f"mlx does not load ({error}); {_INSTALL} may mend it")
+        except Exception as error:  # a session without a screen, or a sandbox, may have no Metal device
+            return Probe(self.name, False, f"mlx finds nothing to compute on ({error})")
 
     def devices(self) -> list[DeviceInfo]:
         probe = self.probe()
         if not probe.available:
             return []
-        total = int(probe.details["memory"]) if "memory" in probe.details else None
         gpu = probe.details["metal"] == "yes"
+        total = int(_device_info(gpu).get("memory_size", 0)) or None
         return [DeviceInfo("mlx0", self.name, 0, probe.device, probe.memory_free, total, gpu)]
 
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
@@ -81,12 +84,8 @@ def _probe() -> Probe:
         device = f"{info.get('device_name') or 'CPU'} (mlx's CPU build, no Metal)"
         return Probe("mlx", True, "", device, free_memory(), details)
     details["architecture"] = str(info.get("architecture", ""))
-    memory = int(info.get("memory_size") or info.get("total_memory") or 0)
-    if not memory:
-        return Probe("mlx", True, "", "Metal", None, details)
-    details["memory"] = str(memory)
-    usable = int(info.get("max_recommended_working_set_size") or memory * 3 // 4)
-    free = max(0, usable - int(mx.get_active_memory()))
+    usable = int(info.get("max_recommended_working_set_size", 0))
+    free = max(0, usable - int(mx.get_active_memory())) if usable else None
     return Probe("mlx", True, "", f"{info.get('device_name', 'Apple GPU')} (Metal)", free, details)
 
 
@@ -100,16 +99,15 @@ def _has_metal() -> bool:
 def _device_info(metal: bool) -> dict[str, Any]:
     import mlx.core as mx
 
-    ask = getattr(mx, "device_info", None) or (mx.metal.device_info if metal else dict)
-    return dict(ask())
+    return dict(mx.device_info(mx.gpu if metal else mx.cpu))  # whatever device the program has made the default
 
 
 def _check_free(sizes: Mapping[str, int]) -> None:
     """Raise OutOfMemoryError, with figures, where the device's memory does not hold this."""
     free, total = _probe().memory_free, sum(sizes.values())
     if free is not None and total > free:
-        parts = ", ".join(f"{name} {n / 2**20:,.0f} MiB" for name, n in sizes.items())
+        parts = ", ".join(f"{name} {size(n)}" for name, n in sizes.items())
         raise OutOfMemoryError(
-            f"mlx0 needs {total / 2**20:,.0f} MiB ({parts}) and {free / 2**20:,.0f} MiB are free; "
+            f"mlx0 needs {size(total)} ({parts}), {size(free)} are free; "
             "a shorter context, fewer layers or a smaller quantization takes less."
         )

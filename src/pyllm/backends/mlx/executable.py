@@ -20,6 +20,7 @@ from pyllm.backends.base import Batch, Crossing, Executable
 from pyllm.backends.mlx import metal
 from pyllm.backends.mlx.errors import device_errors
 from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
+from pyllm.backends.mlx.worker import Worker
 from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Attention, Program, Value, inputs
@@ -65,7 +66,7 @@ class MLXExecutable(Executable):
         """Packs the weights. `compiled`: steps of few tokens are. Raises BackendError, OutOfMemoryError."""
         self._most_compiled = _COMPILED_TOKENS if compiled else 0
         self.lowering, self.program, self.options = lowering, lowering.program, lowering.options
-        self._stream = _new_stream()
+        self._stream, self._worker = _take_stream(), Worker()
         self._interrupted = self._closed = False
         self._functions: OrderedDict[tuple[Any, ...], StepFunction | None] = OrderedDict()
         self._pace: dict[int, tuple[int, float]] = {}
@@ -79,6 +80,7 @@ class MLXExecutable(Executable):
         try:
             with device_errors("taking weights and cache"), mx.stream(self._stream):
                 _keep_free(2 * lowering.sizes()["work"] + _FREE_BYTES)
+                _keep_resident()
                 lowering.pack()
                 self.caches = self._new_caches()
         except BaseException:
@@ -90,6 +92,11 @@ class MLXExecutable(Executable):
             raise ClosedError("the executable was closed")
         if stage == 0:
             self._interrupted = False
+        return self._worker.run(lambda: self._run_stage(stage, batch, given, wanted), self.interrupt)
+
+    def _run_stage(
+        self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]
+    ) -> list[Crossing]:
         few = batch.n_tokens <= self._most_compiled
         try:
             with device_errors("in a step"), mx.stream(self._stream):
@@ -117,17 +124,21 @@ class MLXExecutable(Executable):
         return {"weights": weights, "kv": kv, "work": int(mx.get_cache_memory())}
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
+        if self._closed:
+            raise ClosedError("the executable was closed")
         with device_errors("taking weights"), mx.stream(self._stream):
             self.lowering.replace(weights)
-        self._functions.clear()  # weights are constants of theirs
+        self._worker.run(self._functions.clear, self.interrupt)  # weights are constants of theirs
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        self._worker.close()
         self.lowering.close()
         self._functions.clear()
         self._values, self._step, self.caches = {}, ({}, {}), []
+        _streams.append(self._stream)
         mx.clear_cache()
 
     # --- steps
@@ -150,6 +161,7 @@ class MLXExecutable(Executable):
             return self._run_plainly(stage, batch, wanted)
         self._functions.move_to_end(key)
         function = self._functions[key]
+        is_new = function is None
         if function is None:
             function = self._functions[key] = self._compile(stage, wanted, reads, batch.n_rows)
         self._check_interrupt()
@@ -160,7 +172,8 @@ class MLXExecutable(Executable):
             self.caches[i] = tuple(cache)
         del caches
         mx.eval(results, [self.caches[i] for i in plan.caches])
-        self._note(batch, len(self.program.ops), time.perf_counter() - began)
+        if not is_new:  # else the time was that of compiling
+            self._note(batch, len(self.program.ops), time.perf_counter() - began)
         ids = (*wanted, *sorted(plan.leaves))
         self._values.update(zip(ids, results, strict=True))
         return results[: len(wanted)]
@@ -261,11 +274,22 @@ def _keep_free(n_bytes: int) -> None:
     mx.set_cache_limit(_kept_free)
 
 
-def _new_stream() -> Any:
-    """A stream that any thread may use: the engine's steps are not always in the thread that compiled."""
-    device = mx.gpu if metal.available() else mx.cpu
-    make = getattr(mx, "new_thread_unsafe_stream", None)
-    return make(device) if make is not None else mx.default_stream(device)
+def _keep_resident() -> None:
+    """Let Metal keep all that mlx holds resident: otherwise macOS may take weights away from the GPU between steps, and
+    a model that fills much of memory is brought back for each of them."""
+    if metal.available() and (usable := mx.device_info(mx.gpu).get("max_recommended_working_set_size")):
+        mx.set_wired_limit(int(usable))
+
+
+_streams: list[Any] = []
+"""Of executables that were closed: mlx ends none before the process does."""
+
+
+def _take_stream() -> Any:
+    """A stream that any thread may use: weights are taken in the one that compiles, steps run in another."""
+    if _streams:
+        return _streams.pop()
+    return mx.new_thread_unsafe_stream(mx.gpu if metal.available() else mx.cpu)
 
 
 def _paced(at_once: int, seconds: float) -> int:

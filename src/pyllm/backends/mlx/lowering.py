@@ -15,7 +15,7 @@ from pyllm import program as p
 from pyllm.backends.base import Batch, check_replacement, kv_bytes
 from pyllm.backends.mlx import attention as att
 from pyllm.backends.mlx import ops, packing
-from pyllm.backends.mlx.matrices import Matrix, matrix
+from pyllm.backends.mlx.matrices import Matrix, bytes_decoded, matrix
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
@@ -66,8 +66,7 @@ class Lowering:
         values = [4 * op.out.width * (o.max_rows if op.out.id in by_row else o.max_tokens) for op in self.program.ops]
         inner = [4 * o.max_tokens * op.n_used * (3 * op.n_ff + op.x.width) for op in self.program.ops
                  if isinstance(op, p.MixtureOfExperts)]  # fmt: skip
-        width = 2 if self.half else 4
-        decoded = [width * planned.rows * planned.columns for planned in self.plans.values() if planned.layout]
+        decoded = [bytes_decoded(planned, self.half) for planned in self.plans.values()]
         return sum(sorted(values)[-6:]) + max(inner, default=0) + max(decoded, default=0)
 
     def pack(self) -> None:

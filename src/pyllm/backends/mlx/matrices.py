@@ -6,8 +6,10 @@ activation overflows, and sums of a row stay far below the largest half.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 
 import mlx.core as mx
 import numpy as np
@@ -19,6 +21,8 @@ from pyllm.backends.mlx.packing import Arrays, Plan
 
 _MANY = 32
 """Rows of x from which on decoding a matrix first costs the CPU less."""
+_LAUNCHES = 4
+"""Of our kernel, each of which reads the matrix: about what decoding it to memory and reading that costs."""
 _DECODED = 1 << 25
 """Weights that are decoded at a time."""
 _SORTED = 64
@@ -132,19 +136,63 @@ class CodedMatrix(Matrix):
         super().__init__(planned, arrays, half)
         assert isinstance(planned.layout, Coded)
         self._layout = planned.layout
-        self._decode = mx.compile(self._decode_plainly) if metal.available() else self._decode_plainly
+        self._decode, self._has_kernel = _decoder(planned.layout), kernel_works(planned.layout)
 
     def decode(self, arrays: dict[str, mx.array]) -> mx.array:
-        out: mx.array = self._decode(arrays)
-        return out
+        return self._decode(arrays)
 
-    def _decode_plainly(self, arrays: dict[str, mx.array]) -> mx.array:
-        layout, codes, halves = self._layout, arrays["codes"], arrays["halves"].astype(mx.float32)
-        ones = mx.ones((*codes.shape[:-1], self.plan.columns // 32), self.dtype)
+    def _product(self, x: mx.array) -> mx.array:
+        if self._has_kernel and len(x) <= _LAUNCHES * metal.MOST_ROWS:
+            rows = [x[i : i + metal.MOST_ROWS] for i in range(0, len(x), metal.MOST_ROWS)]
+            done = [metal.product(self._layout, self.arrays, part, self.rows, None, 1) for part in rows]
+            return done[0] if len(done) == 1 else mx.concatenate(done)
+        step = max(1, _DECODED // self.plan.columns)
+        parts = [{n: a[i : i + step] for n, a in self.arrays.items()} for i in range(0, self.rows, step)]
+        out = [x @ self.decode(part).T for part in parts]
+        return out[0] if len(out) == 1 else mx.concatenate(out, axis=-1)
+
+    def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
+        if self._has_kernel and ids.size <= _SORTED:
+            share = ids.shape[1] // x.shape[1]
+            out = metal.product(
+                self._layout, self.arrays, x.reshape(-1, x.shape[-1]), self.rows, ids.reshape(-1), share
+            )
+            return out.reshape(*ids.shape, self.rows)
+        if 2 * ids.size <= self.plan.shape[0]:
+            chosen = self.decode({name: a[ids.reshape(-1)] for name, a in self.arrays.items()})
+            chosen = chosen.reshape(*ids.shape, *chosen.shape[1:])
+            return (x[:, :, None] @ chosen.swapaxes(-1, -2))[:, :, 0]
+        return _gather_float(x, self.decode(self.arrays), ids)
+
+
+def bytes_decoded(planned: Plan, half: bool) -> int:
+    """Of what a product of many rows decodes at a time: integers as halves, and weights; about."""
+    weights = planned.rows * planned.columns
+    if isinstance(planned.layout, Coded):
+        return 2 * 2 * (weights if len(planned.shape) == 3 else min(weights, 2 * _DECODED))
+    return 4 * weights if planned.layout is not None and not half else 0
+
+
+def matrix(planned: Plan, arrays: Arrays, half: bool) -> Matrix:
+    """The matrices of a plan on the device."""
+    if planned.layout is None:
+        return FloatMatrix(planned, arrays, half)
+    return (CodedMatrix if isinstance(planned.layout, Coded) else QuantizedMatrix)(planned, arrays, half)
+
+
+@cache
+def _decoder(layout: Coded) -> Callable[[dict[str, mx.array]], mx.array]:
+    """Weights of a layout's arrays, as halves: [..., columns]. One function for all matrices of a layout, on Metal a
+    compiled one: mlx would hold the matrix with a method of its own."""
+
+    def decode(arrays: dict[str, mx.array]) -> mx.array:
+        codes, halves = arrays["codes"], arrays["halves"].astype(mx.float32)
+        columns = codes.shape[-1] * 32 // layout.bits
+        ones = mx.ones((*codes.shape[:-1], columns // 32), mx.float16)
         # mlx unpacks bits as a part of dequantizing, which a scale of 1 and a bias of 0 leave as they are
         numbers = mx.dequantize(codes, ones, mx.zeros_like(ones), group_size=32, bits=layout.bits)
         if layout.values:
-            numbers = mx.array(layout.values, self.dtype)[numbers.astype(mx.int32)]
+            numbers = metal.table(layout).astype(mx.float16)[numbers.astype(mx.uint8)]
         else:
             numbers = numbers - layout.offset
         halves = halves.reshape(*codes.shape[:-1], -1, 1, layout.n_halves)  # [..., blocks, 1, 1 or 2]
@@ -161,35 +209,36 @@ class CodedMatrix(Matrix):
         numbers = scale[..., None] * numbers  # float32, as scale is
         if minimum is not None:
             numbers = numbers - minimum[..., None]
-        return numbers.reshape(*codes.shape[:-1], self.plan.columns).astype(self.dtype)
+        return numbers.reshape(*codes.shape[:-1], columns).astype(mx.float16)
 
-    def _product(self, x: mx.array) -> mx.array:
-        if metal.available() and len(x) <= metal.MOST_ROWS:
-            return metal.product(self._layout, self.arrays, x, self.rows, None, 1)
-        step = max(1, _DECODED // self.plan.columns)
-        parts = [{n: a[i : i + step] for n, a in self.arrays.items()} for i in range(0, self.rows, step)]
-        out = [x @ self.decode(part).T for part in parts]
-        return out[0] if len(out) == 1 else mx.concatenate(out, axis=-1)
-
-    def _experts(self, x: mx.array, ids: mx.array) -> mx.array:
-        if metal.available() and ids.size <= _SORTED:
-            share = ids.shape[1] // x.shape[1]
-            out = metal.product(
-                self._layout, self.arrays, x.reshape(-1, x.shape[-1]), self.rows, ids.reshape(-1), share
-            )
-            return out.reshape(*ids.shape, self.rows)
-        if 2 * ids.size <= self.plan.shape[0]:
-            chosen = self.decode({name: a[ids.reshape(-1)] for name, a in self.arrays.items()})
-            chosen = chosen.reshape(*ids.shape, *chosen.shape[1:])
-            return (x[:, :, None] @ chosen.swapaxes(-1, -2))[:, :, 0]
-        return _gather_float(x, self.decode(self.arrays), ids)
+    compiled: Callable[[dict[str, mx.array]], mx.array] = mx.compile(decode) if metal.available() else decode
+    return compiled
 
 
-def matrix(planned: Plan, arrays: Arrays, half: bool) -> Matrix:
-    """The matrices of a plan on the device."""
-    if planned.layout is None:
-        return FloatMatrix(planned, arrays, half)
-    return (CodedMatrix if isinstance(planned.layout, Coded) else QuantizedMatrix)(planned, arrays, half)
+@cache
+def kernel_works(layout: Coded) -> bool:
+    """Whether our Metal kernel compiles and runs here, and computes what decoding does, on random numbers. Where it
+    does not, a warning says so, and products of all sizes are by decoding: slower, and right."""
+    if not metal.available():
+        return False
+    rng, rows, columns = np.random.default_rng(0), 9, 512
+    halves = (0.01 * rng.standard_normal((rows, columns // layout.block * layout.n_halves))).astype(np.float16)
+    codes = rng.integers(0, 1 << 32, (rows, columns * layout.bits // 32), np.uint32)
+    arrays = {"codes": mx.array(codes), "halves": mx.array(halves)}
+    if layout.scales != "none":
+        scales = rng.integers(0, 128, (rows, columns // layout.group), np.uint8)
+        arrays["scales"] = mx.array(scales.view(np.int8) if layout.scales == "i8" else scales)
+    x = mx.array(rng.standard_normal((3, columns)).astype(np.float16))
+    try:
+        got = np.asarray(metal.product(layout, arrays, x, rows, None, 1))
+        wanted = np.asarray(x.astype(mx.float32) @ _decoder(layout)(arrays).astype(mx.float32).T)
+        works = bool(np.mean((got - wanted) ** 2) < 1e-5 * np.mean(wanted**2))
+        reason = "it computes something else than decoding does"
+    except (RuntimeError, ValueError) as error:
+        works, reason = False, str(error)[:500]
+    if not works:
+        logging.getLogger("pyllm").warning("mlx: no Metal kernel of our own, so some weights are slow here: %s", reason)
+    return works
 
 
 def _array(values: NDArray[np.generic]) -> mx.array:

@@ -17,7 +17,7 @@ import mlx.core as mx
 from pyllm.backends.mlx.formats import Coded
 
 MOST_ROWS = 8
-"""Rows of x that one launch takes; of more, decoding costs less."""
+"""Rows of x that one launch takes."""
 ROWS = 4
 """Rows of the matrix that a SIMD group computes."""
 GROUPS = 2
@@ -26,6 +26,9 @@ _IN_CONSTANT_MEMORY = 8
 """Elements from which on mlx passes an array in device memory: an address space that is a part of the source."""
 
 HEADER = """
+// arrays of a thread are registers only where every index is known
+#define UNROLL _Pragma("clang loop unroll(full)")
+
 template <int BITS>
 inline uint code_at(const thread ushort* words, int i) {
     const int bit = i * BITS, at = bit / 16, shift = bit % 16;
@@ -42,15 +45,20 @@ SOURCE = """
     const uint first = (threadgroup_position_in_grid.x * GROUPS + simdgroup_index_in_threadgroup) * ROWS;
     const uint slot = threadgroup_position_in_grid.z;
     const uint matrix = ids[slot];
+    threadgroup float known[16];
+    if (TABLE) {
+        if (lane < 16) known[lane] = values[lane];
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+    }
     float sums[ROWS * M];
-    for (int i = 0; i < ROWS * M; i++) sums[i] = 0.0f;
+    UNROLL for (int i = 0; i < ROWS * M; i++) sums[i] = 0.0f;
     for (uint column = lane * 16; column < uint(K); column += 32 * 16) {
-        for (int r = 0; r < ROWS; r++) {
-            if (first + r >= uint(N)) break;
-            const ulong row = ulong(matrix) * N + first + r;
+        UNROLL for (int r = 0; r < ROWS; r++) {
+            const uint in_matrix = first + r < uint(N) ? first + r : uint(N) - 1;
+            const ulong row = ulong(matrix) * N + in_matrix;
             const ulong at = (row * K + column) / 16 * BITS;
             ushort words[BITS];
-            for (int i = 0; i < BITS; i++) words[i] = codes[at + i];
+            UNROLL for (int i = 0; i < BITS; i++) words[i] = codes[at + i];
             const ulong half_at = (row * (K / BLOCK) + column / BLOCK) * (MINIMA ? 2 : 1);
             float scale = float(halves[half_at]);
             float minimum = 0.0f;
@@ -62,20 +70,20 @@ SOURCE = """
                 scale *= float(scales[row * (K / GROUP) + column / GROUP]);
             }
             float w[16];
-            for (int i = 0; i < 16; i++) {
+            UNROLL for (int i = 0; i < 16; i++) {
                 const uint code = code_at<BITS>(words, i);
-                w[i] = scale * (TABLE ? values[code] : float(int(code) - OFFSET)) - minimum;
+                w[i] = scale * (TABLE ? known[code] : float(int(code) - OFFSET)) - minimum;
             }
-            for (int m = 0; m < M; m++) {
+            UNROLL for (int m = 0; m < M; m++) {
                 const ulong from = (ulong(slot / SHARE) * M + m) * K + column;
                 float sum = 0.0f;
-                for (int i = 0; i < 16; i++) sum += w[i] * float(x[from + i]);
+                UNROLL for (int i = 0; i < 16; i++) sum += w[i] * float(x[from + i]);
                 sums[r * M + m] += sum;
             }
         }
     }
-    for (int r = 0; r < ROWS; r++) {
-        for (int m = 0; m < M; m++) {
+    UNROLL for (int r = 0; r < ROWS; r++) {
+        UNROLL for (int m = 0; m < M; m++) {
             const float sum = simd_sum(sums[r * M + m]);
             if (lane == 0 && first + r < uint(N)) out[(ulong(slot) * M + m) * N + first + r] = sum * FACTOR;
         }
