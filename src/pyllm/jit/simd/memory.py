@@ -234,9 +234,9 @@ def zero_i32(b, a):
 
 @op(types.void, ADDR)
 def prefetch(b, a):
-    """Bring a cache line near, for reading."""
+    """Bring a cache line into the second-level cache, for reading. Any address will do."""
     p = b.inttoptr(a[0], I8.as_pointer())
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [p, const(I32, 0), const(I32, 3), const(I32, 1)])
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [p, const(I32, 0), const(I32, 2), const(I32, 1)])
 
 
 # atomics
