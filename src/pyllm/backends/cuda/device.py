@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pyllm import env
 from pyllm.backends.base import DeviceInfo, Probe
 from pyllm.backends.cuda import driver
-from pyllm.backends.cuda.launch import Facts
 from pyllm.errors import BackendError
+
+if TYPE_CHECKING:
+    from pyllm.backends.cuda.launch import Facts
 
 _CONTEXT, _CONTEXT_PER_SM = 200 << 20, 2 << 20
 """Bytes that a process's context takes on a card: the driver's own, and stacks of 1 KiB for the 2048 threads that each
@@ -50,6 +54,8 @@ def overhead(index: int) -> int:
 
 def facts(index: int) -> Facts:
     """What plans for a device depend on. Raises BackendError where there is none of this index."""
+    from pyllm.backends.cuda.launch import Facts  # every start looks for cards, few plan for one
+
     if env.cuda_emulator():
         from pyllm.backends.cuda import emulated
 
