@@ -45,6 +45,22 @@ def executable(
     return MLXExecutable(Lowering(program or model.program, tensors, options, half), compiled)
 
 
+@pytest.mark.skipif(metal.available(), reason="counts what attention takes without Metal's kernels")
+def test_work_memory_is_what_a_step_takes() -> None:
+    """The last step of a prompt that fills the context, by mlx's own count."""
+    model, n = transformer(oracle.Shape()), 512
+    options = replace(OPTIONS, n_pages=96, max_tokens=n, kv_dtype="f16")
+    exe, tokens = executable(model, model.tensors("Q8_0"), options), oracle.random_tokens(3 * n, 64)
+    for start in range(0, len(tokens), n):
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        oracle.run(exe, [Step(tokens[start : start + n], start, list(range(96)), want="last")])
+        taken = mx.get_peak_memory() - before
+    assert exe.lowering.sizes()["work"] == pytest.approx(taken, rel=0.25)
+    exe.close()
+
+
 @pytest.fixture
 def model() -> oracle.Model:
     return transformer(oracle.Shape(**SMALL, window=9))

@@ -15,7 +15,8 @@ from pyllm import program as p
 from pyllm.backends.base import Batch, check_replacement, kv_bytes
 from pyllm.backends.mlx import attention as att
 from pyllm.backends.mlx import ops, packing
-from pyllm.backends.mlx.matrices import Matrix, bytes_decoded, matrix
+from pyllm.backends.mlx.matrices import Matrix, matrix
+from pyllm.backends.mlx.memory import work_bytes
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
@@ -58,16 +59,8 @@ class Lowering:
         """Bytes on the device, by purpose."""
         vectors = sum(4 * self.tensors[name].n_elements for name in self.vector_names)
         weights = vectors + sum(planned.n_bytes for planned in self.plans.values())
-        return {"weights": weights, "kv": kv_bytes(self.program, self.options), "work": self._work()}
-
-    def _work(self) -> int:
-        """About what the values of a step of many tokens take, and a matrix that is decoded for it."""
-        o, by_row = self.options, self.program.by_row()
-        values = [4 * op.out.width * (o.max_rows if op.out.id in by_row else o.max_tokens) for op in self.program.ops]
-        inner = [4 * o.max_tokens * op.n_used * (3 * op.n_ff + op.x.width) for op in self.program.ops
-                 if isinstance(op, p.MixtureOfExperts)]  # fmt: skip
-        decoded = [bytes_decoded(planned, self.half) for planned in self.plans.values()]
-        return sum(sorted(values)[-6:]) + max(inner, default=0) + max(decoded, default=0)
+        work = work_bytes(self.program, self.plans, self.options, self.half)
+        return {"weights": weights, "kv": kv_bytes(self.program, self.options), "work": work}
 
     def pack(self) -> None:
         """Put the weights on the device, one after the other, and give the file's pages back."""

@@ -165,12 +165,14 @@ class CodedMatrix(Matrix):
         return _gather_float(x, self.decode(self.arrays), ids)
 
 
-def bytes_decoded(planned: Plan, half: bool) -> int:
-    """Of what a product of many rows decodes at a time: integers as halves, and weights; about."""
+def bytes_decoded(planned: Plan, half: bool, n: int) -> int:
+    """Of what a product of `n` rows decodes at a time: integers as halves, and weights; about."""
     weights = planned.rows * planned.columns
     if isinstance(planned.layout, Coded):
-        return 2 * 2 * (weights if len(planned.shape) == 3 else min(weights, 2 * _DECODED))
-    return 4 * weights if planned.layout is not None and not half else 0
+        if len(planned.shape) == 3:
+            return 2 * 2 * weights
+        return 2 * 2 * min(weights, 2 * _DECODED) if n > _LAUNCHES * metal.MOST_ROWS else 0
+    return 4 * weights if planned.layout is not None and not half and n >= _MANY else 0
 
 
 def matrix(planned: Plan, arrays: Arrays, half: bool) -> Matrix:
