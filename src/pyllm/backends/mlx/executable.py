@@ -27,8 +27,8 @@ from pyllm.program import Attention, Program, Value, inputs
 
 _COMPILED_TOKENS = 16
 """Most tokens of a step that is compiled."""
-_FREE_BYTES = 256 << 20
-"""Of unused memory that mlx may hold, beside twice a step's."""
+_FREE_BYTES, _FREE_ON_CPU = 256 << 20, 16 << 20
+"""Of unused memory that mlx may hold: on a GPU, where it is dear to get, beside twice a step's; on the CPU."""
 _FUNCTIONS = 64
 """Compiled steps that are kept."""
 _PIECE, _TOO_LONG = 0.05, 0.1
@@ -79,7 +79,7 @@ class MLXExecutable(Executable):
         """Compiled steps so far."""
         try:
             with device_errors("taking weights and cache"), mx.stream(self._stream):
-                _keep_free(2 * lowering.sizes()["work"] + _FREE_BYTES)
+                _keep_free(2 * lowering.sizes()["work"] + _FREE_BYTES if metal.available() else _FREE_ON_CPU)
                 _keep_resident()
                 lowering.pack()
                 self.caches = self._new_caches()
