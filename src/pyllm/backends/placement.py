@@ -55,7 +55,8 @@ def place(
     """
     site = _Site.of(options, devices)
     moves = _moves(program, options, site)
-    sizes = {} if options.tensor_split else _sizes(program, tensors, moves, execution)
+    by_size = len(site.gpus) > 1 and not options.tensor_split
+    sizes = _sizes(program, tensors, moves, execution) if by_size else {}
 
     def placed(n: int) -> tuple[str, ...]:
         return _follow(program, _layers(program, n, site, sizes), moves)
