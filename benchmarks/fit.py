@@ -73,7 +73,7 @@ def _preset(model: str, n_ctx: int, a: argparse.Namespace, n_gpu_layers: Any, to
     from pyllm.backends.base import Batch
     from pyllm.bench.runner import open_model
     from pyllm.config import PlacementOptions
-    from pyllm.loading import compile_model, execution_options
+    from pyllm.llm.loading import compile_model, execution_options
 
     options = execution_options(n_ctx, max_seqs=1, n_threads=a.threads, kv_dtype=a.kv)
     placement = PlacementOptions(n_gpu_layers=n_gpu_layers)

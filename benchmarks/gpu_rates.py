@@ -256,7 +256,7 @@ def loaded(report: Report, sizes: Sizes, preset: str, n_gpu_layers: Any, max_seq
     from pyllm import backends
     from pyllm.bench.presets import open_preset
     from pyllm.config import PlacementOptions
-    from pyllm.loading import compile_model, execution_options
+    from pyllm.llm.loading import compile_model, execution_options
 
     start, free = time.monotonic(), _free()
     with open_preset(preset) as model:

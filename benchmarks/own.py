@@ -12,9 +12,9 @@ import numpy as np
 
 import pyllm
 from pyllm.bench import BenchCase, BenchOptions, BenchResult, run_cases
-from pyllm.kl_divergence import kl_divergence
-from pyllm.perplexity import load_options
-from pyllm.perplexity import perplexity as estimates
+from pyllm.evaluation.kl_divergence import kl_divergence
+from pyllm.evaluation.perplexity import load_options
+from pyllm.evaluation.perplexity import perplexity as estimates
 from sides import main, peak_bytes
 
 

@@ -19,7 +19,7 @@ from pyllm.backends.base import Batch
 from pyllm.config import ExecutionOptions
 from pyllm.gguf import open_gguf
 from pyllm.jit.processors import default_threads
-from pyllm.loading import find_model
+from pyllm.llm.loading import find_model
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pyllm
+from pyllm.evaluation.kl_divergence import kl_divergence
+from pyllm.evaluation.perplexity import load_options, perplexity
 from pyllm.jit.processors import default_threads
-from pyllm.kl_divergence import kl_divergence
-from pyllm.perplexity import load_options, perplexity
+from pyllm.quant.calibrate.target_size import quantize_to_size
 from pyllm.quant.pipeline import Summary
-from pyllm.target_size import quantize_to_size
 
 N_CTX = 512
 

@@ -25,7 +25,7 @@ import numpy as np
 
 import pyllm
 from pyllm.jit.processors import default_threads
-from pyllm.loading import find_model
+from pyllm.llm.loading import find_model
 
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parent

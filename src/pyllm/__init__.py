@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     )
     from pyllm.gguf import GGUFFile, open_gguf
     from pyllm.llm import LLM, load, load_tokenizer
+    from pyllm.llm.results import Completion, CompletionStream, TokenLogprob, Usage
     from pyllm.quant.quantize import quantize
     from pyllm.quant.recipes import RecipeOptions
-    from pyllm.results import Completion, CompletionStream, TokenLogprob, Usage
     from pyllm.tokenizers import Tokenizer
 
 __version__ = "0.1.0"
@@ -61,7 +61,7 @@ _HOMES = {
     "pyllm.llm": ("LLM", "load", "load_tokenizer"),
     "pyllm.quant.quantize": ("quantize",),
     "pyllm.quant.recipes": ("RecipeOptions",),
-    "pyllm.results": ("Completion", "CompletionStream", "TokenLogprob", "Usage"),
+    "pyllm.llm.results": ("Completion", "CompletionStream", "TokenLogprob", "Usage"),
     "pyllm.tokenizers": ("Tokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm.gguf import GGUFWriter, TensorInfo, TensorSpec, Value
-from pyllm.lora import Adapter, adapt, open_adapters
+from pyllm.llm.adapters import Adapter, open_adapters
+from pyllm.program.lora import adapt
 
 LINEAR = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 EVERYTHING = (*(f"blk.{il}.{stem}.weight" for il in range(2) for stem in LINEAR), "token_embd.weight", "output.weight")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pyllm
-from pyllm.perplexity import perplexity
+from pyllm.evaluation.perplexity import perplexity
 
 ModelPath = Callable[[str], Path]
 

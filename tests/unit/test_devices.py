@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import pyllm
-from pyllm import devices
+from pyllm.backends import devices
 from pyllm.backends.base import DeviceInfo
 from pyllm.config import PlacementOptions
 from pyllm.errors import BackendError, RequestError
-from pyllm.loading import check_placement
+from pyllm.llm.loading import check_placement
 
 CPU = DeviceInfo("cpu", "cpu", 0, "a processor", 1 << 34, None, False)
 GPUS = [DeviceInfo(f"cuda{i}", "cuda", i, "a card", 1 << 33, 1 << 34, True) for i in range(2)]

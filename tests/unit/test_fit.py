@@ -12,8 +12,8 @@ import pytest
 from pyllm.backends.base import DeviceInfo
 from pyllm.bench.presets import open_preset
 from pyllm.config import PlacementOptions
-from pyllm.fit import DeviceFit, _with_process, fit
-from pyllm.loading import compile_model, execution_options
+from pyllm.llm.fit import DeviceFit, _with_process, fit
+from pyllm.llm.loading import compile_model, execution_options
 
 pytest.importorskip("llvmlite")
 

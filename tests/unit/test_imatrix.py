@@ -12,9 +12,9 @@ from gguf import GGUFReader, GGUFWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyllm import calibration
 from pyllm.errors import GGUFError, RequestError
-from pyllm.imatrix import Collector
+from pyllm.quant.calibrate import text as calibration
+from pyllm.quant.calibrate.collection import Collector
 from pyllm.quant.imatrix import ImportanceMatrix, Sums
 from pyllm.quant.imatrix_statistics import layer_statistics, weight_statistics
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scoring_fakes import BOS, fake_llm
 
 from pyllm.errors import RequestError
-from pyllm.kl_divergence import BaseFile, Divergence, kl_divergence
-from pyllm.perplexity import perplexity
-from pyllm.scoring import Scorer, coded_width
+from pyllm.evaluation.kl_divergence import BaseFile, Divergence, kl_divergence
+from pyllm.evaluation.perplexity import perplexity
+from pyllm.evaluation.scoring import Scorer, coded_width
 
 TOKENS = [int(t) for t in np.random.default_rng(0).integers(0, 11, 100)]
 

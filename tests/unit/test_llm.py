@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pyllm
-from pyllm import loading
+from pyllm.evaluation.perplexity import perplexity
 from pyllm.jit import processors
-from pyllm.perplexity import perplexity
+from pyllm.llm import loading
 
 # What llama.cpp's logits were computed for.
 N_TOKENS = 96

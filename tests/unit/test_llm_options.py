@@ -9,7 +9,7 @@ import pytest
 
 from pyllm.config import SamplingParams
 from pyllm.errors import RequestError
-from pyllm.options import GenerateOptions, GenerateSettings, SamplingOptions
+from pyllm.llm.settings import GenerateOptions, GenerateSettings, SamplingOptions
 
 
 def test_options_are_the_fields_of_sampling_params() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from pyllm import load_tokenizer
 from pyllm.config import SamplingParams
 from pyllm.engine.request import GeneratedToken
-from pyllm.options import GenerateSettings
-from pyllm.results import Completion, CompletionStream
+from pyllm.llm.results import Completion, CompletionStream
+from pyllm.llm.settings import GenerateSettings
 from pyllm.tokenizers import Tokenizer
 
 TEXT = "Grüße aus 東京, 🦙🧑‍🚀 say hello.\n\nSecond paragraph: END of it. "

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyllm.engine.stops import StopFilter
 from pyllm.errors import RequestError
-from pyllm.stops import StopFilter
 
 # A small alphabet makes overlaps and false starts common.
 texts = st.text("ab\n", max_size=30)

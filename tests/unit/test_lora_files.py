@@ -16,7 +16,7 @@ import pyllm
 from pyllm.cli import main
 from pyllm.errors import GGUFError, ModelError
 from pyllm.gguf import GGUFWriter, TensorSpec, Value, open_gguf
-from pyllm.lora import Adapter
+from pyllm.llm.adapters import Adapter
 from pyllm_convert.conversion import Conversion
 from pyllm_convert.lora import convert_adapter
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scoring_fakes import BOS, fake_llm
 
 from pyllm.errors import ModelError, RequestError
-from pyllm.perplexity import perplexity
-from pyllm.scoring import Scorer
+from pyllm.evaluation.perplexity import perplexity
+from pyllm.evaluation.scoring import Scorer
 
 N_VOCAB = 11
 

@@ -12,12 +12,12 @@ from gguf import GGUFWriter
 from pyllm.errors import FormatError, RequestError
 from pyllm.gguf import open_gguf
 from pyllm.gguf.types import by_name
+from pyllm.quant.calibrate.sensitivity import sensitivities
+from pyllm.quant.calibrate.target_size import formats_for_size, quantize_to_size
 from pyllm.quant.imatrix import ImportanceMatrix, Sums
 from pyllm.quant.recipes import RecipeOptions
 from pyllm.quant.sizing import Task, candidates, choose_for_size, measure_errors
 from pyllm.quant.source import SourceTensor, sources_of
-from pyllm.sensitivity import sensitivities
-from pyllm.target_size import formats_for_size, quantize_to_size
 
 TOKENS = np.random.default_rng(0).integers(0, 96, 600).tolist()
 

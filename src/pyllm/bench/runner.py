@@ -17,12 +17,12 @@ from pyllm.bench.options import BenchCase, BenchOptions
 from pyllm.bench.results import BenchResult, ModelFacts
 from pyllm.config import ExecutionOptions, Progress
 from pyllm.jit.processors import default_threads
-from pyllm.loading import Compiled, compile_model, find_model
+from pyllm.llm.loading import Compiled, compile_model, find_model
 
 if TYPE_CHECKING:
     from pyllm.bench.presets import PresetModel
     from pyllm.gguf import GGUFFile
-    from pyllm.lora import Adapter
+    from pyllm.llm.adapters import Adapter
 
 PRESET_PREFIX = "preset:"
 _PAGE = 32
@@ -98,7 +98,7 @@ def open_model(model: str, progress: Progress | None = None, *, with_weights: bo
 def _adapters(options: BenchOptions) -> list[Adapter]:
     if not options.adapters:
         return []
-    from pyllm.lora import open_adapters
+    from pyllm.llm.adapters import open_adapters
 
     return open_adapters(options.adapters)
 

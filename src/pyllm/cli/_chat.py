@@ -14,7 +14,7 @@ from pyllm.units import size
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
-    from pyllm.results import Completion
+    from pyllm.llm.results import Completion
 
 
 class Conversation:

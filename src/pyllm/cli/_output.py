@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
-    from pyllm.results import Usage
+    from pyllm.llm.results import Usage
 
 # Control characters of a model's or a file's text could move the cursor, rename the window or type commands: on a
 # terminal they are shown as pictures. Tab and line feed stay; so does nothing of C1 (ESC [ in one byte) and DEL.

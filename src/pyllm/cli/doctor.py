@@ -99,7 +99,8 @@ def _memory() -> tuple[int, int] | None:
 
 
 def _backends() -> Iterator[tuple[str, str]]:
-    from pyllm import backends, devices
+    from pyllm import backends
+    from pyllm.backends import devices
     from pyllm.errors import PyllmError
     from pyllm.units import size
 
@@ -123,7 +124,8 @@ def _backends() -> Iterator[tuple[str, str]]:
 
 def _devices() -> Iterator[tuple[str, ...]]:
     """What --device and --override-tensor may name, and what each has."""
-    from pyllm import backends, devices
+    from pyllm import backends
+    from pyllm.backends import devices
     from pyllm.errors import PyllmError
     from pyllm.units import size
 

@@ -10,7 +10,7 @@ import click
 from pyllm.cli import _options
 
 if TYPE_CHECKING:
-    from pyllm.fit import DeviceFit, Fit
+    from pyllm.llm.fit import DeviceFit, Fit
 
 
 @click.command("fit", short_help="Show what a model takes on which device.")
@@ -29,8 +29,8 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
     from pyllm.bench.runner import PRESET_PREFIX, open_model
     from pyllm.cli._output import write
     from pyllm.cli._progress import Display
-    from pyllm.fit import fit
-    from pyllm.loading import default_n_ctx, execution_options
+    from pyllm.llm.fit import fit
+    from pyllm.llm.loading import default_n_ctx, execution_options
 
     if preset is not None and options["model"] is not None:
         raise click.UsageError("Give a model or a preset, not both.")

@@ -12,7 +12,7 @@ import click
 from pyllm.cli import _options
 
 if TYPE_CHECKING:
-    from pyllm.imatrix import Collector
+    from pyllm.quant.calibrate.collection import Collector
     from pyllm.quant.imatrix import ImportanceMatrix
 
 
@@ -66,7 +66,7 @@ def _merge(files: tuple[str, ...], output: str) -> None:
 def _collect(output: str, options: dict[str, Any]) -> None:
     from pyllm import hub
     from pyllm.cli._progress import Display
-    from pyllm.imatrix import Collector
+    from pyllm.quant.calibrate.collection import Collector
     from pyllm.quant.imatrix import ImportanceMatrix
 
     file, base, skip = options["file"], options["base"], options["skip"]
@@ -90,7 +90,7 @@ def _collect(output: str, options: dict[str, Any]) -> None:
         )
     with collector:
         if text is None:
-            from pyllm import calibration
+            from pyllm.quant.calibrate import text as calibration
 
             text = calibration.text()
 

@@ -11,8 +11,8 @@ import click
 from pyllm.cli import _options
 
 if TYPE_CHECKING:
-    from pyllm.kl_divergence import Divergence, Uncertain
-    from pyllm.perplexity import PerplexityEstimate
+    from pyllm.evaluation.kl_divergence import Divergence, Uncertain
+    from pyllm.evaluation.perplexity import PerplexityEstimate
 
 
 @click.command("perplexity", short_help="Measure how well a model predicts a text.")
@@ -40,7 +40,7 @@ def command(
     and its windows are those of BASE, a file that this command or llama.cpp's perplexity tool wrote.
     """
     from pyllm.cli import _model
-    from pyllm.perplexity import load_options
+    from pyllm.evaluation.perplexity import load_options
 
     n_windows = None if chunks < 1 else chunks
     if compare:
@@ -48,7 +48,7 @@ def command(
             raise click.UsageError("--kl-divergence compares with --kl-divergence-base BASE")
         if file is not None:
             raise click.UsageError("--kl-divergence takes the text from BASE; leave out --file")
-        from pyllm.kl_divergence import BaseFile
+        from pyllm.evaluation.kl_divergence import BaseFile
 
         n_ctx = BaseFile(base).n_ctx
     elif file is None:
@@ -60,11 +60,11 @@ def command(
     with _model.load(options, **settings) as llm:
         if compare:
             assert base is not None
-            from pyllm.kl_divergence import kl_divergence
+            from pyllm.evaluation.kl_divergence import kl_divergence
 
             _compare(kl_divergence(llm, base, n_windows), as_json)
         else:
-            from pyllm.perplexity import perplexity
+            from pyllm.evaluation.perplexity import perplexity
 
             _score(perplexity(llm, text, n_ctx, n_windows, base=base, overwrite=overwrite), as_json)
 

@@ -149,7 +149,7 @@ def _choices_for_size(
 ) -> list[Choice]:
     from pyllm.cli._options import read_text
     from pyllm.cli._progress import Display
-    from pyllm.target_size import formats_for_size
+    from pyllm.quant.calibrate.target_size import formats_for_size
 
     if recipe_options.pure:
         raise click.UsageError("--pure gives all matrices one format; a size needs several")

@@ -14,7 +14,7 @@ from pyllm.cli import _options
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
-    from pyllm.results import CompletionStream
+    from pyllm.llm.results import CompletionStream
 
 
 @click.command("run", short_help="Answer a prompt.", context_settings={"ignore_unknown_options": False})

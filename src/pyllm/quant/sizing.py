@@ -39,7 +39,7 @@ TYPICAL: Mapping[Role, float] = {
     Role.FFN_DOWN: 0.15,
     Role.OTHER: 0.2,
 }
-"""Sensitivities as they are on average; `pyllm.sensitivity` measures those of a model's own matrices."""
+"""Sensitivities as they are on average; `calibrate.sensitivity` measures those of a model's own matrices."""
 
 _PAIRS = (("attn_q.", "attn_k."), ("ffn_gate.", "ffn_up."), ("ffn_gate_exps.", "ffn_up_exps."))
 _SAMPLE = 1 << 17
@@ -170,8 +170,8 @@ def choose_for_size(
 ) -> list[Choice]:
     """Formats that do least harm of those with which all tensors, padded to `alignment`, take at most `n_bytes`.
 
-    `errors` are those of the free tensors; `sensitivities` say what they do to the model (`pyllm.sensitivity`); of
-    those that it leaves out, what they typically do. Raises FormatError where even the smallest formats take more.
+    `errors` are those of the free tensors; `sensitivities` say what they do to the model (`calibrate.sensitivity`);
+    of those that it leaves out, what they typically do. Raises FormatError where even the smallest formats take more.
     """
     is_tied = OUTPUT not in {t.name for t in task.tensors}
     weights = {t.name: _typical(t.name, is_tied) for t in task.free} | dict(sensitivities or {})

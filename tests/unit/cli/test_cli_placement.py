@@ -75,7 +75,7 @@ def test_refusals(run: Run, arguments: list[str], words: str) -> None:
 
 
 def test_layers_for_a_gpu_that_is_not_there(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyllm.devices.list_gpus", lambda names: [])
+    monkeypatch.setattr("pyllm.backends.devices.list_gpus", lambda names: [])
     asked = run("run", "-m", model, "-ngl", "2", "-n", "1", "hi")
     assert asked.code == 0
     assert "no GPU is used" in asked.err

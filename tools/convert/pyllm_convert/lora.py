@@ -1,4 +1,4 @@
-"""LoRA adapters of the PEFT library → GGUF adapters, which `pyllm.lora` and llama.cpp apply to a model.
+"""LoRA adapters of the PEFT library → GGUF adapters, which `pyllm.llm.adapters` and llama.cpp apply to a model.
 
 A folder holds adapter_config.json and adapter_model.safetensors: for a module of the model its lora_A [rank, columns]
 and lora_B [rows, rank]. What the model's family does to a matrix on its way to GGUF concerns names and rows, and so is

@@ -90,7 +90,7 @@ def perplexity(
     windows = tokens[: n * n_ctx].reshape(n, n_ctx)
     if base is None:
         return _estimates(llm, windows)
-    from pyllm.kl_divergence import write_base
+    from pyllm.evaluation.kl_divergence import write_base
 
     return write_base(llm, windows, base, overwrite)
 
@@ -137,7 +137,7 @@ def estimate(nll: NDArray[np.float64], n_total: int) -> PerplexityEstimate:
 
 
 def _estimates(llm: LLM, windows: NDArray[np.int32]) -> Iterator[PerplexityEstimate]:
-    from pyllm.scoring import Scorer
+    from pyllm.evaluation.scoring import Scorer
 
     nll = np.empty((len(windows), n_scored(windows.shape[1])), np.float64)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyllm.backends.base import DeviceInfo, Executable
     from pyllm.gguf import GGUFFile
     from pyllm.gguf.tensor import TensorInfo
-    from pyllm.lora import Adapter
+    from pyllm.llm.adapters import Adapter
     from pyllm.tokenizers import Tokenizer
 
 DEFAULT_N_CTX = 4096
@@ -114,7 +114,7 @@ def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[A
     architecture = archs.load(file.metadata, file.tensors, n_ctx)
     if not adapters:
         return architecture, file.tensors
-    from pyllm.lora import adapt
+    from pyllm.program.lora import adapt
 
     program, tensors = adapt(architecture.program, file.tensors, architecture.name, adapters)
     return replace(architecture, program=program), tensors
@@ -133,7 +133,7 @@ def compile_model(
     The file and the adapters must stay open as long as the executable. With as many GPU layers as fit ("auto"), a load
     that runs out of memory is tried again with fewer. Raises ModelError, RequestError, BackendError, OutOfMemoryError.
     """
-    from pyllm import devices
+    from pyllm.backends import devices
     from pyllm.backends.split import compile_placed
 
     placement = placement or PlacementOptions()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyllm.config import Progress
 from pyllm.errors import FormatError
 from pyllm.jit.processors import default_threads
+from pyllm.quant.calibrate.sensitivity import sensitivities
 from pyllm.quant.imatrix import ImportanceMatrix
 from pyllm.quant.pipeline import Summary, TensorResult
 from pyllm.quant.quantize import GGUFOrigin, carry_out, check_sources, header_bytes, plan
@@ -17,7 +18,6 @@ from pyllm.quant.recipes import Choice, RecipeOptions
 from pyllm.quant.recipes.roles import is_quantized
 from pyllm.quant.sizing import Task, candidates, choose_for_size, measure_errors
 from pyllm.quant.source import sources_of
-from pyllm.sensitivity import sensitivities
 
 if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from pyllm.config import GPULayers, KVDtype, PlacementOptions, Progress
 from pyllm.errors import RequestError, TokenizerError
-from pyllm.loading import (
+from pyllm.llm.loading import (
     Compiled,
     TokenizerLoader,
     check_placement,
@@ -19,8 +19,8 @@ from pyllm.loading import (
     execution_options,
     find_model,
 )
-from pyllm.options import GenerateOptions, GenerateSettings
-from pyllm.results import Completion, CompletionStream
+from pyllm.llm.results import Completion, CompletionStream
+from pyllm.llm.settings import GenerateOptions, GenerateSettings
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
-    from pyllm.lora import Adapter, AdapterChoice
+    from pyllm.llm.adapters import Adapter, AdapterChoice
     from pyllm.tokenizers import Tokenizer
 
 Prompt = str | Sequence[int]
@@ -107,7 +107,7 @@ def load(
     opened: list[Adapter] = []
     try:
         if adapters:
-            from pyllm.lora import open_adapters
+            from pyllm.llm.adapters import open_adapters
 
             opened = open_adapters(adapters)
         n_ctx = n_ctx or default_n_ctx(file.metadata)

@@ -3,7 +3,7 @@
 The other's distributions are in a file that llama.cpp's perplexity tool writes and reads, too:
 
     "_logits_" | uint32 n_ctx | int32 n_vocab | int32 n_windows | int32 tokens [n_windows, n_ctx]
-    uint16 [n_windows, scored tokens, `coded_width(n_vocab)`]: see `pyllm.scoring.Scorer`
+    uint16 [n_windows, scored tokens, `coded_width(n_vocab)`]: see `pyllm.evaluation.scoring.Scorer`
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import RequestError
-from pyllm.perplexity import PerplexityEstimate, check_window, estimate, n_scored, score_windows
+from pyllm.evaluation.perplexity import PerplexityEstimate, check_window, estimate, n_scored, score_windows
 from pyllm.units import size
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def write_base(
 
 
 def _write(llm: LLM, windows: NDArray[np.int32], path: Path) -> Iterator[PerplexityEstimate]:
-    from pyllm.scoring import Scorer
+    from pyllm.evaluation.scoring import Scorer
 
     n, n_ctx = windows.shape
     nll = np.empty((n, n_scored(n_ctx)), np.float64)
@@ -277,8 +277,8 @@ def kl_divergence(llm: LLM, base: str | os.PathLike[str], n_windows: int | None 
 
 
 def _divergences(llm: LLM, file: BaseFile, n: int) -> Iterator[Divergence]:
-    from pyllm.scoring import Scorer
-    from pyllm.scoring.rows import coded_nll
+    from pyllm.evaluation.scoring import Scorer
+    from pyllm.evaluation.scoring.rows import coded_nll
 
     shape = n, n_scored(file.n_ctx)
     nll, nll_base, kld, same = np.empty(shape), np.empty(shape), np.empty(shape), np.empty(shape, np.bool_)
@@ -301,7 +301,7 @@ def _file_bytes(n_windows: int, n_ctx: int, n_vocab: int) -> int:
 
 
 def _width(n_vocab: int) -> int:
-    from pyllm.scoring import coded_width
+    from pyllm.evaluation.scoring import coded_width
 
     return coded_width(n_vocab)
 

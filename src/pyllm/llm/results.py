@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pyllm.stops import StopFilter
+from pyllm.engine.stops import StopFilter
 
 if TYPE_CHECKING:
     from pyllm.engine import GeneratedToken, Generation
-    from pyllm.options import GenerateSettings
+    from pyllm.llm.settings import GenerateSettings
     from pyllm.tokenizers import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled"]

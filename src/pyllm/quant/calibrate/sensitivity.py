@@ -113,7 +113,8 @@ def _encoded(
 
 def _windows(file: GGUFFile, text: str | Sequence[int] | None, n_windows: int, n_ctx: int) -> NDArray[np.int32]:
     """int32 [n_windows, n_ctx], evenly from the text; BOS first where the model wants one."""
-    from pyllm import calibration, tokenizers
+    from pyllm import tokenizers
+    from pyllm.quant.calibrate import text as calibration
 
     tokenizer = None
     if text is None or isinstance(text, str):

@@ -1,32 +1,22 @@
-"""Low-rank adapters (LoRA): GGUF files that add scale * alpha / rank * B(A x) to products of a model's matrices.
+"""Low-rank adapters (LoRA): scale * alpha / rank * B(A x) is added to products of a model's matrices.
 
 A recorded program is taken as it is, and the products are added to it as ops that every backend has. So weights may
 be in any format, nothing is merged into them, and architectures and backends know nothing of adapters.
 
-Source: "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al., 2021); the files are llama.cpp's
-(convert_lora_to_gguf.py): `general.type` "adapter", `adapter.type` "lora", and for a matrix [rows, columns] called NAME
-the tensors NAME.lora_a [rank, columns] and NAME.lora_b [rows, rank]. Of a token table [n_vocab, n_embd], lora_a is
-[n_vocab, rank] and lora_b [n_embd, rank].
+Source: "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al., 2021).
 """
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from pyllm.errors import ModelError
-from pyllm.gguf import GGUFFile, TensorInfo, open_gguf
-from pyllm.program import Add, Embed, Linear, Op, Program, Scale, Value
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program.ops import Add, Embed, Linear, Op, Program, Scale, Value
 
-AdapterChoice = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
-"""An adapter to load: its file, or file and scale."""
-
-_TOKENS = "token_embd.weight"
+TOKENS = "token_embd.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,91 +32,17 @@ class Pair:
         return self.b.shape[1]
 
 
-class Adapter:
-    """An open adapter. `pairs` are by the name of the matrix that they are for; `arch` is the model's architecture.
+class Adapter(Protocol):
+    """What adds to a model; `pyllm.llm.adapters` reads it from a file."""
 
-    Raises GGUFError for a damaged file, ModelError for one that holds no LoRA adapter, or one with parts that cannot
-    be applied: norms, invocation tokens.
-    """
-
-    def __init__(self, path: Path, scale: float = 1.0) -> None:
-        if not math.isfinite(scale):
-            raise ModelError(f"the scale of {path} is {scale}; it must be a finite number")
-        if not path.is_file():
-            raise ModelError(f"there is no adapter {path}; `pyllm convert --lora` makes one of a PEFT folder")
-        self.path, self.scale = path, scale
-        self._file: GGUFFile = open_gguf(path)
-        try:
-            self.arch, alpha = self._read_metadata()
-            self.pairs: dict[str, Pair] = self._read_pairs(alpha)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> Adapter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+    arch: str
+    scale: float
+    pairs: dict[str, Pair]
+    """By the name of the matrix that they are for."""
 
     def error(self, text: str) -> ModelError:
-        return ModelError(f"adapter {self.path}: {text}")
-
-    def _read_metadata(self) -> tuple[str, float]:
-        metadata = self._file.metadata
-        kind, method = metadata.get("general.type"), metadata.get("adapter.type")
-        if kind != "adapter" or method != "lora":
-            raise self.error(
-                f"this is no LoRA adapter (general.type is {kind!r}, adapter.type {method!r}); `pyllm convert --lora` "
-                "makes one of a PEFT folder"
-            )
-        if metadata.get("adapter.alora.invocation_tokens") is not None:
-            raise self.error("it begins to work at certain tokens only (activated LoRA), which pyllm cannot do")
-        alpha = metadata.get("adapter.lora.alpha", 0.0)
-        if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise self.error(f"adapter.lora.alpha is {alpha!r}, not a finite number")
-        return str(metadata.get("general.architecture")), float(alpha)
-
-    def _read_pairs(self, alpha: float) -> dict[str, Pair]:
-        halves: dict[str, dict[str, TensorInfo]] = {}
-        for tensor in self._file.tensors.values():
-            name, _, half = tensor.name.rpartition(".")
-            if half not in ("lora_a", "lora_b") or not name:
-                raise self.error(
-                    f"tensor {tensor.name} is neither lora_a nor lora_b of a matrix, and cannot be applied"
-                )
-            halves.setdefault(name, {})[half] = tensor
-        if not halves:
-            raise self.error("it holds no tensors")
-        pairs = {}
-        for name, pair in halves.items():
-            if len(pair) < 2:
-                raise self.error(f"tensor {name} has no {'lora_b' if 'lora_a' in pair else 'lora_a'}")
-            a, b = pair["lora_a"], pair["lora_b"]
-            if len(a.shape) == 3 or len(b.shape) == 3:
-                raise self.error(f"it adapts experts ({name}), which pyllm cannot do")
-            rank = b.shape[-1] if len(b.shape) == 2 == len(a.shape) else 0
-            if rank < 1 or rank != a.shape[1 if name == _TOKENS else 0]:
-                raise self.error(f"lora_a {list(a.shape)} and lora_b {list(b.shape)} of {name} do not go together")
-            pairs[name] = Pair(a, b, self.scale * (alpha / rank if alpha else 1.0))
-        return pairs
-
-
-def open_adapters(choices: Sequence[AdapterChoice]) -> list[Adapter]:
-    """Open adapter files. Raises GGUFError, ModelError; none is left open then."""
-    opened: list[Adapter] = []
-    try:
-        for choice in choices:
-            path, scale = choice if isinstance(choice, tuple) else (choice, 1.0)
-            opened.append(Adapter(Path(path).expanduser(), float(scale)))
-    except BaseException:
-        for adapter in opened:
-            adapter.close()
-        raise
-    return opened
+        """An error that names the adapter."""
+        ...
 
 
 def adapt(
@@ -147,7 +63,7 @@ def adapt(
     for op in program.ops:
         out = writer.copy(op)
         name = op.weight if isinstance(op, Linear) else op.table if isinstance(op, Embed) else ""
-        if isinstance(op, Linear) and name == _TOKENS:
+        if isinstance(op, Linear) and name == TOKENS:
             continue  # a tied output matrix: the adapter is for the table's rows
         for i, adapter in enumerate(adapters):
             pair = adapter.pairs.get(name)
@@ -170,7 +86,7 @@ def _check(adapter: Adapter, program: Program, tensors: Mapping[str, TensorInfo]
             raise adapter.error(f"the model uses no matrix {name}; the adapter was made for another model")
         wanted = tensors[name].shape
         found = pair.b.shape[:1] + pair.a.shape[1:]
-        if name == _TOKENS:
+        if name == TOKENS:
             found = pair.a.shape[:1] + pair.b.shape[:1]
         if tuple(found) != tuple(wanted):
             raise adapter.error(

@@ -16,7 +16,7 @@ from pyllm import env
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import TemplateError, TokenizerError
 from pyllm.jit.memory import resident
-from pyllm.loading import Model, check_placement, record
+from pyllm.llm.loading import Model, check_placement, record
 
 if TYPE_CHECKING:
     from pyllm.backends.base import DeviceInfo
@@ -99,7 +99,7 @@ def fit(
 
     `options` as `loading.execution_options` gives them. Raises ModelError, BackendError, RequestError.
     """
-    from pyllm import devices
+    from pyllm.backends import devices
 
     placement = placement or PlacementOptions()
     check_placement(placement)

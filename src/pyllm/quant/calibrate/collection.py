@@ -17,7 +17,7 @@ from pyllm.backends.base import Batch, ImportanceSums
 from pyllm.config import ExecutionOptions, KVDtype, Progress
 from pyllm.errors import ModelError, RequestError, TokenizerError
 from pyllm.jit.processors import default_threads
-from pyllm.loading import TokenizerLoader, compile_model, find_model
+from pyllm.llm.loading import TokenizerLoader, compile_model, find_model
 from pyllm.program import Linear, Program
 from pyllm.quant.imatrix import CHUNK_SIZE, ImportanceMatrix, Sums
 

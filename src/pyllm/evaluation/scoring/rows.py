@@ -12,8 +12,8 @@ from pyllm.errors import ModelError
 from pyllm.jit.compiler import LIBRARY, kernel
 from pyllm.jit.threads import Pool
 
-_DESCRIBE = kernel("scoring.kernels", "describe")
-_COMPARE = kernel("scoring.kernels", "compare")
+_DESCRIBE = kernel("evaluation.scoring.kernels", "describe")
+_COMPARE = kernel("evaluation.scoring.kernels", "compare")
 _STATISTICS = 6
 _HEADER = 4
 """uint16s before a row's codes: two float32, the scale of the codes and the log-probability of code 0."""

@@ -1,0 +1,1 @@
+"""How well a model predicts a text: perplexity, KL divergence, and the rows of logits that both score."""
