@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from typing import Any
 
@@ -232,9 +233,40 @@ def test_long_runs_take_linear_time(metadata: dict[str, Any], char: str) -> None
     assert tokenizer.decode(ids) == text
 
 
-def test_thousands_of_special_tokens() -> None:
-    tokenizer = from_gguf(bpe_metadata(*((f"<unused{i}>", 4) for i in range(6000))))
-    started = time.perf_counter()
-    assert len(tokenizer.encode("plain text <b> " * 20_000)) > 0
-    assert time.perf_counter() - started < 3
-    assert texts(tokenizer, "<unused12><unused1>") == ["<unused12>", "<unused1>"]
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        bpe_metadata(("<x>", 3), bos_token_id=5, add_bos_token=True),
+        spm_metadata(("ab", 1, -2.0)),
+        {
+            "tokenizer.ggml.model": "bert",
+            "tokenizer.ggml.tokens": ["[UNK]", "▁a", "b", "▁c"],
+            "tokenizer.ggml.unknown_token_id": 0,
+        },
+        {"tokenizer.ggml.model": "t5", "tokenizer.ggml.tokens": ["<pad>", "</s>", "<unk>", "▁", "a", "▁ab", "b"]},
+    ],
+)
+def test_a_pickled_tokenizer_is_the_same(metadata: dict[str, Any]) -> None:
+    tokenizer = from_gguf(metadata | {"general.name": "Phi-3", "other.key": 1}, 1000)
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert type(copy) is type(tokenizer)
+    assert copy.n_vocab == tokenizer.n_vocab == 1000
+    assert copy.vocab.swallowing_ids == tokenizer.vocab.swallowing_ids
+    for text in ("ab abc <x> hello", "", "é"):
+        ids = tokenizer.encode(text, parse_special=True)
+        assert copy.encode(text, parse_special=True) == ids
+        assert copy.decode(ids) == tokenizer.decode(ids)
+
+
+def test_ids_of_rows_beyond_the_tokens_show_nothing() -> None:
+    metadata = bpe_metadata()
+    n = len(metadata["tokenizer.ggml.tokens"])
+    tokenizer = from_gguf(metadata, n + 3)
+    assert tokenizer.n_vocab == n + 3
+    assert tokenizer.decode([*tokenizer.encode("hello"), n, n + 2]) == "hello"
+    assert tokenizer.stream().push(n + 1) == ""
+    assert (tokenizer.token_text(n), tokenizer.is_special(n)) == ("", False)
+    assert max(tokenizer.encode(f"[PAD{n}]", parse_special=True)) < n
+    assert len(metadata["tokenizer.ggml.tokens"]) == n
+    with pytest.raises(TokenizerError, match="outside the vocabulary"):
+        tokenizer.decode([n + 3])

@@ -111,6 +111,7 @@ def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[A
     """
     from pyllm import archs
 
+    check_vocabulary(file)
     architecture = archs.load(file.metadata, file.tensors, n_ctx)
     if not adapters:
         return architecture, file.tensors
@@ -160,7 +161,7 @@ class TokenizerLoader:
         try:
             from pyllm import tokenizers
 
-            self._tokenizer = tokenizers.from_gguf(file.metadata)
+            self._tokenizer = tokenizers.from_gguf(file.metadata, token_rows(file))
         except BaseException as error:
             self._error = error
 
@@ -174,6 +175,28 @@ class TokenizerLoader:
     def wait(self) -> None:
         """Until the thread no longer reads the file."""
         self._thread.join()
+
+
+def token_rows(file: Model) -> int | None:
+    """Rows of a model's token table; None where the file has none."""
+    table = file.tensors.get("token_embd.weight")
+    return None if table is None or not table.shape else table.shape[0]
+
+
+def check_vocabulary(file: Model) -> None:
+    """Raises ModelError where the file has more tokens than the model has rows for; fewer are usual."""
+    from pyllm.gguf.metadata import Metadata
+
+    key, rows, metadata = "tokenizer.ggml.tokens", token_rows(file), file.metadata
+    if key not in metadata:
+        return
+    # A field's count is at hand; decoding all texts is left to the tokenizer's thread.
+    tokens = metadata.field(key).count if isinstance(metadata, Metadata) else len(metadata[key])
+    if rows is not None and tokens > rows:
+        raise ModelError(
+            f"the vocabulary has {tokens} tokens, but token_embd.weight has only {rows} rows; the file is damaged or "
+            "was converted from parts that do not belong together"
+        )
 
 
 def default_n_ctx(metadata: Mapping[str, Any]) -> int:

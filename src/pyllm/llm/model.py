@@ -18,6 +18,7 @@ from pyllm.llm.loading import (
     default_n_ctx,
     execution_options,
     find_model,
+    token_rows,
 )
 from pyllm.llm.results import Completion, CompletionStream
 from pyllm.llm.settings import GenerateOptions, GenerateSettings
@@ -133,7 +134,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     from pyllm.gguf import open_gguf
 
     with open_gguf(find_model(path)) as file:
-        return tokenizers.from_gguf(file.metadata)
+        return tokenizers.from_gguf(file.metadata, token_rows(file))
 
 
 class LLM:

@@ -14,28 +14,40 @@ __all__ = ["StreamDecoder", "Tokenizer", "from_gguf"]
 _IDS_ONLY = "the model can be used by token ids only"
 
 
-def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
+def from_gguf(metadata: Mapping[str, Any], n_rows: int | None = None) -> Tokenizer:
     """The tokenizer that a file's metadata describes (keys `tokenizer.ggml.*`).
+
+    `n_rows`: rows of the model's token table. Many models have more rows than tokens; the ids of those rows are tokens
+    without text.
 
     Raises TokenizerError where there is no usable vocabulary: none at all, a kind that is not known, damaged lists.
     """
+    # What makes a tokenizer, and nothing that is tied to the file; a pickled tokenizer is this.
+    metadata = {k: metadata[k] for k in metadata if k.startswith("tokenizer.ggml.") or k == "general.name"}
+    tokenizer = _make(metadata, n_rows)
+    tokenizer.source = (metadata, n_rows)
+    return tokenizer
+
+
+def _make(metadata: Mapping[str, Any], n_rows: int | None) -> Tokenizer:
     kind = metadata.get("tokenizer.ggml.model")
     if kind in ("gpt2", "gemma4"):
         from pyllm.tokenizers.bpe import BPETokenizer
 
-        return BPETokenizer(metadata, Vocab(metadata))
+        return BPETokenizer(metadata, Vocab(metadata, n_rows=n_rows))
     if kind == "llama":
         from pyllm.tokenizers.spm import SPMTokenizer
 
-        return SPMTokenizer(metadata, Vocab(metadata, {"bos": 1, "eos": 2, "unknown": 0}))
+        return SPMTokenizer(metadata, Vocab(metadata, {"bos": 1, "eos": 2, "unknown": 0}, n_rows))
     if kind == "bert":
         from pyllm.tokenizers.wpm import WPMTokenizer
 
-        return WPMTokenizer(metadata, Vocab(metadata, {"cls": 101, "unknown": 100, "seperator": 102, "padding": 0}))
+        roles = {"cls": 101, "unknown": 100, "seperator": 102, "padding": 0}
+        return WPMTokenizer(metadata, Vocab(metadata, roles, n_rows))
     if kind == "t5":
         from pyllm.tokenizers.ugm import UGMTokenizer
 
-        return UGMTokenizer(metadata, Vocab(metadata, {"eos": 1, "unknown": 2, "padding": 0}))
+        return UGMTokenizer(metadata, Vocab(metadata, {"eos": 1, "unknown": 2, "padding": 0}, n_rows))
     if kind in (None, "", "none", "no_vocab", "test"):
         raise TokenizerError(f"the file has no vocabulary (tokenizer.ggml.model is {kind!r}); {_IDS_ONLY}")
     raise TokenizerError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from pyllm.errors import TokenizerError
+from pyllm.tokenizers.specials import Finder
 from pyllm.tokenizers.vocab import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
 
 _SPACE = "▁"
@@ -18,6 +20,7 @@ class Tokenizer(ABC):
     Safe to use from several threads. A text's lone surrogates, which no UTF-8 can hold, are read as U+FFFD.
     """
 
+    source: tuple[Any, ...] = ()  # what `from_gguf` made it of
     _space_prefix = False  # whether a space is put before text that begins or follows a special token
     _strip_first = False  # whether the first space of a decoded text is one that was put there
 
@@ -28,10 +31,16 @@ class Tokenizer(ABC):
         self.stop_ids = vocab.stop_ids
         self.add_bos = vocab.flag("add_bos_token", add_bos) and vocab.bos_id is not None
         self.add_eos = vocab.flag("add_eos_token", add_eos) and vocab.eos_id is not None
-        self._always = _Finder(vocab.user_ids, vocab.swallowing_ids)
-        self._specials = _Finder(vocab.special_ids | vocab.user_ids, vocab.swallowing_ids)
+        self._always = Finder(vocab.user_ids, vocab.swallowing_ids)
+        self._specials = Finder(vocab.special_ids | vocab.user_ids, vocab.swallowing_ids)
         self._bytes: dict[int, bytes] = _Memo(self._find_bytes)
         self._visible: dict[int, bytes] = _Memo(self._find_visible)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as the metadata that it was made of, and made of it again."""
+        from pyllm.tokenizers import from_gguf
+
+        return from_gguf, self.source
 
     @property
     def n_vocab(self) -> int:
@@ -167,44 +176,6 @@ class _Memo(dict[int, bytes]):
     def __missing__(self, key: int) -> bytes:
         value = self[key] = self._find(key)
         return value
-
-
-class _Finder:
-    """Finds tokens written in a text: longer ones everywhere first, each from the left, as llama.cpp does."""
-
-    _N_PREFIX = 3
-
-    def __init__(self, ids: dict[str, int], swallowing: frozenset[int]) -> None:
-        self._ids = ids
-        self._swallowing = swallowing  # these take the blanks after them along
-        # Some vocabularies have thousands: most are ruled out together, by how they begin.
-        self._by_prefix: dict[str, list[str]] = {}
-        for text in ids:
-            if text:
-                self._by_prefix.setdefault(text[: self._N_PREFIX], []).append(text)
-
-    def cut(self, text: str) -> list[str | int]:
-        found = [t for prefix, ts in self._by_prefix.items() if prefix in text for t in ts if t in text]
-        found.sort(key=lambda t: (-len(_utf8(t)), self._ids[t]))
-        pieces: list[str | int] = [text] if text else []
-        for token in found:
-            pieces = list(self._cut_at(token, pieces))
-        return pieces
-
-    def _cut_at(self, token: str, pieces: list[str | int]) -> Iterator[str | int]:
-        token_id = self._ids[token]
-        for piece in pieces:
-            if isinstance(piece, int) or token not in piece:
-                yield piece
-                continue
-            first = True
-            for part in piece.split(token):
-                if not first:
-                    yield token_id
-                    part = part.lstrip(" \t\n\v\f\r") if token_id in self._swallowing else part
-                if part:
-                    yield part
-                first = False
 
 
 def _plain(ids: Iterable[int]) -> Iterable[int]:

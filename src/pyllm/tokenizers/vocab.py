@@ -46,12 +46,14 @@ class Vocab:
 
     `texts[id]` is a token as stored; `types` uint8 [n], `scores` float32 [n]. `ids` maps text to id for tokens that
     plain text may become, `special_ids` for the rest (control and unknown tokens), which only `parse_special` reaches.
-    Of two tokens with one text the first counts.
+    Of two tokens with one text the first counts. Up to `n_rows` tokens are made up, unused ones that no text becomes.
 
     Raises TokenizerError where lists are missing, of a wrong kind, or shorter than the vocabulary.
     """
 
-    def __init__(self, metadata: Mapping[str, Any], defaults: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, metadata: Mapping[str, Any], defaults: Mapping[str, int] | None = None, n_rows: int | None = None
+    ) -> None:
         self.texts = string_list(metadata, "tokenizer.ggml.tokens")
         n = len(self.texts)
         if n == 0:
@@ -61,6 +63,10 @@ class Vocab:
             _numbers(metadata, "tokenizer.ggml.scores", n, 0).astype(np.float32), nan=-np.inf, neginf=-np.inf
         )
         self.ids: dict[str, int] = dict(zip(reversed(self.texts), range(n - 1, -1, -1), strict=True))
+        if n_rows is not None and n_rows > n:
+            self.texts = [*self.texts, *(f"[PAD{i}]" for i in range(n, n_rows))]
+            self.types = np.concatenate([self.types, np.full(n_rows - n, UNUSED, np.uint8)])
+            self.scores = np.concatenate([self.scores, np.zeros(n_rows - n, np.float32)])
         self._metadata, self._defaults = metadata, defaults or {}
         self.bos_id = self.role("bos")
         self.eos_id = self.role("eos")
