@@ -83,6 +83,19 @@ def test_perplexity_is_llama_cpps(smollm2: pyllm.LLM, shared_data: Path) -> None
     assert last.ppl == pytest.approx(23.1105, rel=0.005)
 
 
+@pytest.mark.parametrize(
+    ("question", "word"),
+    [
+        ("What is the capital of France?", "Paris"),
+        ("How many days are there in a week?", "7"),
+        ("What is the opposite of hot?", "cold"),
+    ],
+)
+def test_the_default_model_answers_a_first_question_rightly(model_path: ModelPath, question: str, word: str) -> None:
+    with pyllm.load(model_path("qwen-0.5b"), n_ctx=256) as llm:
+        assert word in llm.chat(question, max_tokens=24, temperature=0).text
+
+
 @pytest.mark.slow
 def test_qwen_writes_a_function_that_works(model_path: ModelPath) -> None:
     with pyllm.load(model_path("qwen-coder"), n_ctx=1024) as llm:
