@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_folders import LLAMA, llama_tensors, write_folder
+from convert_folders import LLAMA, file_bytes, llama_tensors, write_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -325,3 +325,83 @@ def test_token_tables_have_as_many_rows_as_tokens(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(conversion, "_vocabulary", lambda folder, config: words(17))
     with pytest.raises(ModelError, match=r"17 tokens, but model.embed_tokens.weight only 16 rows"):
         Conversion(folder)
+
+
+CLASSES = {  # transformers' classes without an output head, by golden folder
+    "llama": "LlamaModel",
+    "mistral": "MistralModel",
+    "mixtral": "MixtralModel",
+    "smollm3": "SmolLM3Model",
+    "qwen2": "Qwen2Model",
+    "qwen3": "Qwen3Model",
+    "qwen3moe": "Qwen3MoeModel",
+    "gemma2": "Gemma2Model",
+    "gemma3": "Gemma3TextModel",
+    "phi3": "Phi3Model",
+    "gpt-oss": "GptOssModel",
+    "olmo2": "Olmo2Model",
+    "olmo3-yarn": "Olmo3Model",
+}
+NO_HEAD = (
+    "the checkpoint has no output head (lm_head): the file's logits come from the embedding table, so it is good for "
+    "embeddings, not for text"
+)
+
+
+def without_head(case: str, folder: Path, kind: str, prefix: str) -> Path:
+    """A golden folder as save_pretrained of a class without head writes it: other names, no lm_head."""
+    copy_with(case, folder, {"architectures": [kind]})
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    named = {
+        n.replace("model.", prefix, 1): e for n, e in header.items() if n not in ("lm_head.weight", "__metadata__")
+    }
+    parts, at = [], 0
+    for entry in named.values():
+        begin, end = entry["data_offsets"]
+        parts.append(raw[start + begin : start + end])
+        entry["data_offsets"] = [at, at + end - begin]
+        at += end - begin
+    path.write_bytes(file_bytes(named, b"".join(parts)))
+    return folder
+
+
+def values_of(folder: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Every tensor's bytes, and the notes."""
+    with Conversion(folder, tokenizer=False) as model:
+        return {n: t.read(0, t.values.n_rows).tobytes() for n, t in model.tensors.items()}, model.notes
+
+
+@pytest.mark.parametrize("case", CLASSES)
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_classes_without_an_output_head_are_their_families(tmp_path: Path, case: str, prefix: str) -> None:
+    wanted, notes = values_of(GOLDEN / case)
+    got, more = values_of(without_head(case, tmp_path / case, CLASSES[case], prefix))
+    head = wanted.pop("output.weight", None)
+    assert got == wanted
+    assert more == (notes if head is None else [*notes, NO_HEAD])
+
+
+@pytest.mark.parametrize("prefix", ["language_model.", "text_model.", "model.language_model.", "language_model.model."])
+def test_language_models_within_others_by_every_prefix(tmp_path: Path, prefix: str) -> None:
+    wanted, notes = values_of(GOLDEN / "gemma3")
+    assert values_of(without_head("gemma3", tmp_path / "g", "Gemma3Model", prefix)) == (wanted, notes)
+
+
+def test_names_without_model_go_with_a_class_with_a_head(tmp_path: Path) -> None:
+    """As embedding models are published: a class with a head in config.json, no prefix and no lm_head in the file."""
+    wanted, notes = values_of(GOLDEN / "qwen3moe")
+    assert wanted.pop("output.weight", None) is not None
+    assert values_of(without_head("qwen3moe", tmp_path / "q", "Qwen3MoeForCausalLM", "")) == (wanted, [*notes, NO_HEAD])
+
+
+def test_a_head_that_should_be_there_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no lm_head"):
+        values_of(without_head("qwen3moe", tmp_path / "q", "Qwen3MoeForCausalLM", "model."))
+
+
+def test_unknown_classes_without_head_are_named_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="'FalconModel' cannot be converted"):
+        convert(tmp_path, {"architectures": ["FalconModel"]})

@@ -172,3 +172,29 @@ def test_no_folder(tmp_path: Path) -> None:
 def test_agrees_with_the_config(tmp_path: Path) -> None:
     with Checkpoint(write_folder(tmp_path)) as checkpoint:
         assert checkpoint.config == LLAMA
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "SAFETENSORS"])
+def test_shards_are_found_whatever_the_case_of_their_names(tmp_path: Path, ending: str) -> None:
+    folder = sharded(tmp_path, {n: p.replace("safetensors", ending) for n, p in good_map().items()})
+    for path in folder.glob("model-*.safetensors"):
+        path.rename(path.with_name(path.name.upper()))
+    (folder / "model.safetensors.index.json").rename(folder / "Model.Safetensors.Index.json")
+    with Checkpoint(folder) as checkpoint:
+        assert checkpoint.tensors.keys() == llama_tensors().keys()
+
+
+@pytest.mark.parametrize("name", ["model.SAFETENSORS", "Model.safetensors", "weights.SafeTensors"])
+def test_weights_are_found_whatever_the_case_of_their_name(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / name)
+    with Checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.tensors.keys() == llama_tensors().keys()
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with Checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.config == LLAMA

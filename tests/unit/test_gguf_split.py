@@ -12,6 +12,7 @@ import pytest
 
 from pyllm.errors import GGUFError
 from pyllm.gguf import open_gguf
+from pyllm.gguf.parts import part_path
 
 
 @pytest.fixture
@@ -98,3 +99,40 @@ def test_a_count_that_is_no_number(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(g.file([g.kv("split.count", g.STRING, g.string("three"))]))
     with pytest.raises(GGUFError, match="must be integers"):
         open_gguf(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("endings", [("GGUF", "GGUF", "GGUF"), ("gguf", "GGUF", "Gguf"), ("Gguf", "gguf", "gguf")])
+def test_parts_are_found_whatever_the_case_of_their_endings(parts: list[Path], endings: tuple[str, ...]) -> None:
+    renamed = [p.rename(p.with_suffix(f".{e}")) for p, e in zip(parts, endings, strict=True)]
+    with open_gguf(renamed[0]) as f:
+        assert f.parts == tuple(renamed)
+        assert list(f.tensors) == [f"t{i}" for i in range(5)]
+    with pytest.raises(GGUFError, match=r"part 2 of 3 .* open the first"):
+        open_gguf(renamed[1])
+
+
+def test_parts_are_found_whatever_the_case_of_their_names(parts: list[Path]) -> None:
+    renamed = parts[0].rename(parts[0].with_name("M-00001-OF-00003.gguf"))
+    with open_gguf(renamed) as f:
+        assert f.parts == (renamed, *parts[1:])
+
+
+def test_a_part_of_the_same_case_goes_before_others(parts: list[Path]) -> None:
+    parts[1].with_name("M-00002-of-00003.gguf").write_bytes(b"another model")
+    with open_gguf(parts[0]) as f:
+        assert f.parts == tuple(parts)
+
+
+def test_a_missing_part_is_said_by_the_name_it_should_have(parts: list[Path]) -> None:
+    first = parts[0].rename(parts[0].with_suffix(".GGUF"))
+    parts[2].unlink()
+    with pytest.raises(GGUFError, match=r"m-00003-of-00003\.gguf is not beside it"):
+        open_gguf(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("m.gguf", "m-00002-of-00003.gguf"), ("M.GGUF", "M-00002-of-00003.gguf"), ("m", "m-00002-of-00003.gguf")],
+)
+def test_parts_are_named_without_the_ending_of_the_whole(name: str, part: str) -> None:
+    assert part_path(Path(name), 1, 3) == Path(part)

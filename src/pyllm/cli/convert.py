@@ -111,7 +111,7 @@ def _convert_adapter(arguments: tuple[str, ...], lora: bool, base: str | None, o
 def _arguments(arguments: tuple[str, ...], dry_run: bool) -> tuple[str, str | None, str | None]:
     """Folder, target (None: nothing is to be written) and recipe (None: the checkpoint's precision)."""
     if dry_run and 1 <= len(arguments) <= 3:
-        recipe = arguments[-1] if len(arguments) > 1 and not arguments[-1].endswith(".gguf") else None
+        recipe = arguments[-1] if len(arguments) > 1 and not arguments[-1].lower().endswith(".gguf") else None
         return arguments[0], None, recipe
     if 2 <= len(arguments) <= 3:
         folder, target, *rest = arguments

@@ -72,7 +72,8 @@ class Part:
 
 def part_path(path: Path, i: int, count: int) -> Path:
     """Name of part `i` (from 0) of a model that would be called `path`: NAME-00001-of-00003.gguf."""
-    return path.with_name(f"{path.name.removesuffix('.gguf')}-{i + 1:05d}-of-{count:05d}.gguf")
+    stem = path.stem if path.suffix.lower() == ".gguf" else path.name
+    return path.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}.gguf")
 
 
 def plan(

@@ -9,17 +9,19 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 
 from pyllm.errors import GGUFError
+from pyllm.gguf.beside import beside
 from pyllm.gguf.header import Header, read_header
 from pyllm.gguf.mapped import MappedFile
 from pyllm.gguf.metadata import Metadata
 from pyllm.gguf.tensor import TensorInfo
 
-_PART_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+_PART_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL | re.IGNORECASE)
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
     """Open a GGUF file; of a split model, the first part (`-00001-of-00003.gguf`), which opens all others.
 
+    The others lie beside it; the case of their names may differ.
     Only the header is read. Raises GGUFError, which names the file, the offset and what was wrong.
     """
     return GGUFFile(Path(path))
@@ -133,13 +135,14 @@ def _other_parts(file: MappedFile, header: Header) -> list[Path]:
     first = f"{stem}-00001-of-{count:05d}.gguf"
     if no != 0:
         raise GGUFError(f"{file.path} is part {no + 1} of {count} of a model; open the first, {first}")
-    if not match or file.path.name != first:
+    if not match or file.path.name.casefold() != first.casefold():
         raise GGUFError(f"{file.path} is the first of {count} parts, which are found by name: call it {first}")
     parts = []
     for i in range(2, count + 1):
-        part = file.path.with_name(f"{stem}-{i:05d}-of-{count:05d}.gguf")
-        if not part.is_file():
-            raise GGUFError(f"{file.path} is the first of {count} parts, but {part.name} is not beside it")
+        name = f"{stem}-{i:05d}-of-{count:05d}.gguf"
+        part = beside(file.path, name)
+        if part is None:
+            raise GGUFError(f"{file.path} is the first of {count} parts, but {name} is not beside it")
         parts.append(part)
     return parts
 

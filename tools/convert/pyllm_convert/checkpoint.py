@@ -9,10 +9,13 @@ from types import TracebackType
 from typing import Any
 
 from pyllm.errors import ModelError
+from pyllm.gguf.beside import beside
 from pyllm_convert.lazy import Lazy
 from pyllm_convert.safetensors import Entry, SafetensorsFile
 
+_WHOLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_ENDING = ".safetensors"
 _MAX_JSON = 32 << 20  # bytes
 
 
@@ -51,8 +54,8 @@ class Checkpoint:
         self.close()
 
     def _tensors(self) -> dict[str, Lazy]:
-        index = self.folder / _INDEX
-        if index.is_file():
+        index = beside(self.folder / _INDEX, _INDEX)
+        if index is not None:
             return self._from_index(_weight_map(index))
         tensors: dict[str, Lazy] = {}
         for path in _safetensors(self.folder):
@@ -64,11 +67,11 @@ class Checkpoint:
         return tensors
 
     def _from_index(self, weight_map: dict[str, str]) -> dict[str, Lazy]:
-        names = sorted(set(weight_map.values()))
-        missing = [name for name in names if not (self.folder / name).is_file()]
+        places = {name: beside(self.folder / _INDEX, name) for name in sorted(set(weight_map.values()))}
+        missing = [name for name, path in places.items() if path is None]
         if missing:
             raise ModelError(f"{self.folder} lacks {', '.join(missing)}, which {_INDEX} names; download the rest")
-        files = {name: self._open(self.folder / name) for name in names}
+        files = {name: self._open(path) for name, path in places.items() if path is not None}
         tensors = {}
         for name, part in weight_map.items():
             entry = files[part].entries.get(name)
@@ -88,7 +91,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON:
             raise ModelError(f"{path} is larger than {_MAX_JSON >> 20} MB; it cannot be what it is called")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())  # as bytes: UTF-8 with or without a mark at the beginning
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -112,18 +115,19 @@ def _weight_map(path: Path) -> dict[str, str]:
     if not isinstance(table, dict) or not table or not all(isinstance(part, str) for part in table.values()):
         raise ModelError(f"{path} has no weight_map from tensors to files")
     for part in table.values():
-        if not part.endswith(".safetensors") or not part.isprintable() or any(c in part for c in '/\\:*?"<>|'):
+        if not part.lower().endswith(_ENDING) or not part.isprintable() or any(c in part for c in '/\\:*?"<>|'):
             raise ModelError(f"{path} names the file {part!r}; only safetensors files beside it are read")
     return table
 
 
 def _safetensors(folder: Path) -> list[Path]:
     """The files with weights of a folder without index. Raises ModelError, saying what is there instead."""
-    whole = folder / "model.safetensors"
-    if whole.is_file():
+    whole = beside(folder / _WHOLE, _WHOLE)
+    if whole is not None:
         return [whole]
     others = ("adapter", "consolidated")
-    found = sorted(p for p in folder.glob("*.safetensors") if p.is_file() and not p.name.startswith(others))
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() == _ENDING and p.is_file())
+    found = [p for p in files if not p.name.lower().startswith(others)]
     if found:
         return found
     if (folder / "adapter_model.safetensors").is_file():

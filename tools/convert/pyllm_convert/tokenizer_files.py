@@ -92,11 +92,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text, such as a chat template. Raises TokenizerError."""
+    """A UTF-8 text, such as a chat template, without the mark that some editors put first. Raises TokenizerError."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise TokenizerError(f"{path} is larger than {_MAX_BYTES >> 20} MiB; that is no file of a tokenizer")
-        return path.read_bytes().decode()
+        return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise TokenizerError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

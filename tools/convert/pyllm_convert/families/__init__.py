@@ -1,7 +1,7 @@
 """Families of models: config.json and tensors of transformers → metadata and tensors of GGUF.
 
 A family is a subclass of `Family` in a module here, found by the name that config.json gives in `architectures`, in the
-table `FAMILIES` of its module.
+table `FAMILIES` of its module. Classes without an output head ("Qwen3Model") count as those with one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ def family_of(config: Mapping[str, Any]) -> type[Family]:
     given = config.get("architectures")
     if not isinstance(given, list) or not given or not isinstance(given[0], str):
         raise ModelError("config.json names no architecture (`architectures`); it belongs to no language model")
-    found = _table().get(given[0])
+    found = next((kind for name in _with_head(given[0]) if (kind := _table().get(name)) is not None), None)
     if found is None:
         raise ModelError(f"models of the architecture {given[0]!r} cannot be converted; known are {', '.join(names())}")
     return found
+
+
+def _with_head(name: str) -> list[str]:
+    """The class itself; of one without an output head, those that have one around it."""
+    if not name.endswith("Model"):
+        return [name]
+    stem = name.removesuffix("Model")
+    return [s + head for s in (stem, stem.removesuffix("Text")) for head in ("ForCausalLM", "ForConditionalGeneration")]

@@ -25,7 +25,11 @@ _EXPERT_PARTS = {
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 """Tensors that old checkpoints hold though they follow from the settings."""
 _OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision)\.")
-_PREFIXES = (("language_model.model.", "model."), ("model.language_model.", "model."), ("language_model.", ""))
+_PREFIX = re.compile(r"(?:(?:model|language_model|text_model)\.)*")
+"""What may stand before a tensor's own name: classes with an output head save "model.layers.0.…", those without
+"layers.0.…", models of text within another "language_model.layers.0.…" or both together."""
+_WITHIN_MODEL = re.compile(r"(?:.+\.)?model\.")
+"""Tensors of a class that has an output head beside its `model`."""
 _MOST_LAYERS = 4096
 
 
@@ -164,7 +168,7 @@ class Family:
         for (il, part), parts in experts.items():
             placed[f"blk.{il}.ffn_{part}_exps.weight"] = self._stack(il, part, parts)
         if "output.weight" not in placed and not self.is_tied:
-            raise ModelError("the checkpoint has no lm_head.weight, and config.json does not tie it to the embeddings")
+            self._without_head(stored)
         for name, values in self.rope.tensors.items():
             placed[name] = lazy.constant(name, values)
         return dict(sorted(placed.items(), key=lambda item: _place_in_model(item[0])))
@@ -179,11 +183,25 @@ class Family:
         """The tensor's name in a model of language alone; None: it is no part of that."""
         if _DERIVED.search(name) or _OTHER_PARTS.search(name):
             return None
-        for prefix, short in _PREFIXES:
-            if name.startswith(prefix):
-                name = short + name.removeprefix(prefix)
-                break
-        return None if name == "lm_head.weight" and self.is_tied else name
+        name = _PREFIX.sub("", name, count=1)
+        if name == "lm_head.weight" and self.is_tied:
+            return None
+        return name if name.startswith("lm_head.") else f"model.{name}"
+
+    def _without_head(self, stored: Mapping[str, Lazy]) -> None:
+        """Note that there is no output matrix. Raises ModelError where the checkpoint should have one."""
+        if not self.is_headless and any(_WITHIN_MODEL.match(name) for name in stored):
+            raise ModelError("the checkpoint has no lm_head.weight, and config.json does not tie it to the embeddings")
+        self.notes.append(
+            "the checkpoint has no output head (lm_head): the file's logits come from the embedding table, so it is "
+            "good for embeddings, not for text"
+        )
+
+    @property
+    def is_headless(self) -> bool:
+        """Saved from a class without an output head ("Qwen3Model"), as AutoModel does."""
+        named = self.config.get("architectures")
+        return isinstance(named, list) and bool(named) and str(named[0]).endswith("Model")
 
     @property
     def is_tied(self) -> bool:
