@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from command import Done, Run
-from tiny_gguf import write_tiny_gguf
 
 from pyllm import cli
+from tiny_gguf import write_tiny_gguf
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from command import Run
-from tiny_gguf import write_tiny_gguf
 
 import pyllm
+from tiny_gguf import write_tiny_gguf
 
 REFERENCE = ("--backend", "reference")
 GREEDY = (*REFERENCE, "--temp", "0", "-n", "8")

@@ -17,11 +17,16 @@ def byte_letters() -> list[str]:
     return [chr(b) if b in printable else chr(next(others)) for b in range(256)]
 
 
-def write_tiny_gguf(path: Path, template: str | None = TEMPLATE, name: str = "tiny") -> Path:
-    """A model of 2 layers, 32 wide, whose 258 tokens are the bytes, `<eos>` and `<bos>`."""
+def write_tiny_gguf(
+    path: Path, template: str | None = TEMPLATE, name: str = "tiny", arch: str = "llama", embed_scale: float = 1.0
+) -> Path:
+    """A model of 2 layers, 32 wide, whose 258 tokens are the bytes, `<eos>` and `<bos>`.
+
+    `embed_scale` multiplies the embeddings of that same model.
+    """
     n_embd, n_ff, n_layers, n_head, n_vocab = 32, 64, 2, 4, 258
     random = np.random.default_rng(0)
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, arch)
     writer.add_name(name)
     writer.add_context_length(512)
     writer.add_embedding_length(n_embd)
@@ -48,6 +53,8 @@ def write_tiny_gguf(path: Path, template: str | None = TEMPLATE, name: str = "ti
             data = np.ones(shape, np.float32)
         else:
             data = random.standard_normal(shape, np.float32) / np.float32(shape[-1] ** 0.5)
+        if tensor == "token_embd.weight":
+            data *= np.float32(embed_scale)
         writer.add_tensor(tensor, data)
 
     add("token_embd.weight", n_vocab, n_embd)
