@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pyllm.errors import RequestError
+
 
 def models_dir() -> Path:
     """Folder of downloaded models: `PYLLM_MODELS`, else the user's cache folder."""
@@ -36,9 +38,18 @@ def data_dir() -> Path:
 
 
 def n_threads() -> int | None:
-    """`PYLLM_THREADS`: number of threads when nothing else names one."""
-    value = os.environ.get("PYLLM_THREADS", "")
-    return int(value) if value.isdigit() and int(value) > 0 else None
+    """`PYLLM_THREADS`: number of threads when nothing else names one. Raises RequestError where it is no number."""
+    value = os.environ.get("PYLLM_THREADS", "").strip()
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise RequestError(f"the environment variable PYLLM_THREADS must be a number of 1 or more, not {value!r}")
+    return int(value)
+
+
+def names_io_encoding() -> bool:
+    """`PYTHONIOENCODING`: whether the user chose an encoding for the standard streams."""
+    return bool(os.environ.get("PYTHONIOENCODING", "").partition(":")[0])
 
 
 def cuda_emulator() -> int:

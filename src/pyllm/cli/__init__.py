@@ -1,13 +1,12 @@
 """The command line. Each command is a file here that has `command`, imported when it is called or listed.
 
-What went wrong is one line on standard error, and the exit code tells the kind: 1 failure, 2 usage, 130 Ctrl-C, 143
-ended by another process.
+What went wrong is one line on standard error, and the exit code tells the kind: 1 failure, 2 usage, 130 Ctrl-C, 141
+nobody reads the output any more, 143 ended by another process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import pkgutil
 import signal
 import sys
@@ -16,25 +15,8 @@ from typing import Any
 
 import click
 
+from pyllm.cli import _command, _streams
 from pyllm.errors import PyllmError
-
-_DEBUG = "pyllm.debug"
-
-
-def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.find_root().obj[_DEBUG] = True
-
-
-def _debug_option() -> click.Option:
-    return click.Option(
-        ["--debug"],
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=_set_debug,
-        help="Show where errors arise.",
-    )
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -55,9 +37,11 @@ class _Commands(click.Group):
         if not cmd_name.isidentifier() or cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
-        if not any(p.name == "debug" for p in command.params):
-            command.params.append(_debug_option())
         return command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _streams.writing():  # --help, --version
+            return super().make_context(*args, **kwargs)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -84,7 +68,7 @@ class _Commands(click.Group):
             callback=_show_version,
             help="Show the version and leave.",
         ),
-        _debug_option(),
+        _command.debug_option(),
     ],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -92,6 +76,8 @@ def group() -> None:
     """Run quantized language models on your own machine.
 
     MODEL is a GGUF file, a name that `pyllm list` shows (fetched when first used), or hf.co/user/repo[:quant].
+
+    Settings may come from the environment, too: PYLLM_CTX=8192 is --ctx 8192, PYLLM_MODEL is -m, and so on.
     """
 
 
@@ -111,18 +97,15 @@ def _leave_in_order() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run a command and leave with its exit code."""
     _leave_in_order()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # What the terminal's encoding lacks must not end an answer; files get UTF-8 everywhere.
-            stream.reconfigure(errors="replace", **({} if stream.isatty() else {"encoding": "utf-8"}))
-    state: dict[str, bool] = {}
+    _streams.prepare()
+    code = 1
     try:
-        code = _run(argv, state)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has gone: nothing to say, and the flush at exit must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _run(argv, state={})
+    except _streams.ReaderLeft:
         code = 141
+    finally:
+        if not _streams.settle():
+            code = code or 1
     sys.exit(code)
 
 
@@ -133,14 +116,15 @@ def _run(argv: list[str] | None, state: dict[str, bool]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except click.UsageError as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
+        for text in getattr(error, "__notes__", ()):
+            _streams.note(f"({text})")
         return error.exit_code
-    except BrokenPipeError:
-        raise
     except (click.ClickException, PyllmError, OSError, MemoryError) as error:
-        if state.get(_DEBUG):
+        if state.get(_command.DEBUG):
             raise
         from pyllm.cli._output import describe
 
-        print(f"error: {describe(error)}", file=sys.stderr)
+        _streams.note(f"error: {describe(error)}")
         return 1

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from pyllm.llm import LLM
 
 
-def load(options: dict[str, Any], **more: Any) -> LLM:
+def load(options: dict[str, Any], chat_template: str | None = None, **more: Any) -> LLM:
     """Load what -m and the options of `engine_options`, `placement_options` and `lora_options` describe, and take them
-    out."""
+    out. `chat_template` takes the place of the model's own."""
     import pyllm
     from pyllm import hub
 
@@ -32,6 +32,8 @@ def load(options: dict[str, Any], **more: Any) -> LLM:
             progress=display.progress,
             **more,
         )
+    if chat_template is not None:
+        llm.chat_template = pyllm.ChatTemplate({"default": chat_template}, llm.tokenizer)
     if placement.n_gpu_layers not in ("auto", 0) and llm.devices == ("cpu",):
         note("note: no GPU is used, all layers run on the CPU; `pyllm doctor` says what there is")
     return llm

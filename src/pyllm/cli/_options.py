@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields
-from itertools import pairwise
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import click
+from click.core import ParameterSource
 
-from pyllm import config
-from pyllm.config import GPULayers, KVDtype, PlacementOptions, SamplingParams
+from pyllm.cli._types import BiasType, GPULayersType, JSONObjectType, ModelType
+from pyllm.config import KVDtype, PlacementOptions, SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHORT = {"temperature": ("--temp", "--temperature"), "seed": ("-s", "--seed")}
 """Flags of fields that have another name on the command line, or a short one."""
-
+_HELP = {
+    "logit_bias": "Make a token more likely, or less (-inf: never); may be repeated.",
+    "repeat_penalty": "Above 1: tokens of the last --repeat-last-n become less likely.",
+    "presence_penalty": "Above 0: tokens that were there become less likely.",
+    "frequency_penalty": "Above 0: tokens become less likely each time they are there.",
+    "repeat_last_n": "How many tokens the penalties look back; -1: all, 0: none.",
+    "top_k": "Choose among the k most likely tokens (0: all).",
+    "typical_p": "Choose among tokens that are as surprising as can be expected (1: all).",
+    "top_p": "Choose among the most likely tokens, until their probabilities add up to p (1: all).",
+    "min_p": "Leave out tokens less than p times as likely as the most likely one (0: none).",
+    "temperature": "How freely to choose; 0: always the most likely token.",
+    "seed": "A number to get the same answer again [default: another one each time].",
+}
+"""What flags of sampling do."""
+_NEUTRAL = {"seed": None, "top_k": 0}
+"""What -1 stands for."""
 
 MAIN_GPU = "The GPU, counted from 0, that has the last layers and the output head."
 ALL_LAYERS = 1 << 20
@@ -28,63 +43,99 @@ ALL_LAYERS = 1 << 20
 _KV = get_args(KVDtype)
 
 
-class BiasType(click.ParamType):
-    """ID=BIAS, for one token."""
-
-    name = "ID=BIAS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
-        try:
-            token, bias = str(value).split("=")
-            return int(token), float(bias)
-        except ValueError:
-            self.fail(f"{value!r} is not of the form 15043=-1.5", param, ctx)
-
-
-class GPULayersType(click.ParamType):
-    """A number of layers, auto or all."""
-
-    name = "N|auto|all"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> GPULayers:
-        try:
-            return gpu_layers(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def gpu_layers(word: str) -> GPULayers:
-    """What -ngl says. -1 is auto, as in llama.cpp. Raises ValueError."""
-    word = word.strip().lower()
-    if word in ("auto", "-1"):
-        return "auto"
-    if word == "all":
-        return "all"
-    if not word.isascii() or not word.isdigit():
-        raise ValueError(f"{word!r} is no number of layers; use 20, auto or all")
-    return int(word)
-
-
 def model_option(function: F) -> F:
-    """-m MODEL, the catalog's default when not given."""
-    return click.option("-m", "--model", metavar="MODEL", help="A file, a name, or hf.co/user/repo[:quant].")(function)
+    """-m MODEL, as `model`; None where it is not given: the catalog's default. Also llama.cpp's -hf."""
+
+    @wraps(function)
+    def with_model(model: str | None, hf_repo: str | None, **options: Any) -> Any:
+        if hf_repo is not None:
+            if is_given("model"):
+                raise click.UsageError("-m and --hf-repo both name a model.")
+            model = hub_name(hf_repo)
+        return function(model=model, **options)
+
+    hf = click.option("-hf", "-hfr", "--hf-repo", metavar="REPO", hidden=True)
+    return click.option(
+        "-m", "--model", type=ModelType(), metavar="MODEL", help="A file, a name, or hf.co/user/repo[:quant]."
+    )(hf(cast(F, with_model)))
+
+
+def model_argument(function: F) -> F:
+    """MODEL or -m MODEL, as `model`."""
+
+    @wraps(function)
+    def with_model(named: str | None, model: str | None, **options: Any) -> Any:
+        if named is not None and is_given("model", "hf_repo"):
+            raise click.UsageError("The model is named twice: give MODEL or -m, not both.")
+        return function(model=named if named is not None else model, **options)
+
+    return click.argument("named", required=False, type=ModelType(), metavar="[MODEL]")(
+        model_option(cast(F, with_model))
+    )
+
+
+def hub_name(repo: str) -> str:
+    """The name of a model in a repository of Hugging Face, as llama.cpp's -hf names it: user/repo[:quant]."""
+    return "hf.co/" + re.sub(r"^(https?://)?(hf\.co|huggingface\.co)/", "", repo)
+
+
+def is_given(*names: str) -> bool:
+    """Whether one of these options is in the words of the command."""
+    context = click.get_current_context()
+    return any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in names)
+
+
+def output_option(function: F) -> F:
+    """--output text|json, and --json, which is the same, as `as_json`."""
+
+    @wraps(function)
+    def with_format(output_format: str, is_json: bool, **options: Any) -> Any:
+        return function(as_json=is_json or output_format == "json", **options)
+
+    json = click.option("--json", "is_json", is_flag=True, hidden=True)
+    return click.option(
+        "--output",
+        "output_format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How to print the result.",
+    )(json(cast(F, with_format)))
 
 
 def engine_options(function: F) -> F:
-    """How the model runs: --backend, --ctx, --threads, --kv, and those of `placement_options`."""
+    """How the model runs: --backend, --ctx, --threads, --kv."""
+
+    @wraps(function)
+    def with_kv(kv: str | None, kv_values: str | None, **options: Any) -> Any:
+        if kv is not None and kv_values is not None and kv != kv_values:
+            raise click.UsageError(
+                f"Keys and values are kept in one format; give both the same, not {kv} and {kv_values}."
+            )
+        return wrapped(kv=kv or kv_values or "f16", **options)
+
+    wrapped, function = function, cast(F, with_kv)
     for option in reversed(
         (
             click.option(
                 "--backend",
                 default="auto",
                 show_default=True,
+                metavar="NAME",
                 help="What computes: auto, cpu, cuda, mlx, …; `pyllm doctor` lists them.",
             ),
             click.option(
-                "-c", "--ctx", type=click.IntRange(1), help="Context in tokens [default: as trained, at most 4096]."
+                "-c",
+                "--ctx",
+                type=click.IntRange(1),
+                metavar="N",
+                help="Context in tokens [default: as trained, at most 4096].",
             ),
-            click.option("-t", "--threads", type=click.IntRange(1), help="Threads [default: physical cores]."),
-            click.option("--kv", type=click.Choice(_KV), default="f16", show_default=True, help="Cache format."),
+            click.option(
+                "-t", "--threads", type=click.IntRange(1), metavar="N", help="Threads [default: physical cores]."
+            ),
+            click.option("--kv", type=click.Choice(_KV), help="Cache format [default: f16]."),
+            click.option("-ctv", "--cache-type-v", "kv_values", type=click.Choice(_KV), hidden=True),
         )
     ):
         function = option(function)
@@ -117,11 +168,12 @@ def placement_options(function: F) -> F:
                 "-ncmoe",
                 "--n-cpu-moe",
                 type=click.IntRange(0),
+                metavar="N",
                 default=0,
                 help="First layers whose experts stay on the cpu.",
             ),
             click.option("-cmoe", "--cpu-moe", is_flag=True, help="The experts of all layers stay on the cpu."),
-            click.option("-mg", "--main-gpu", type=click.IntRange(0), default=0, help=MAIN_GPU),
+            click.option("-mg", "--main-gpu", type=click.IntRange(0), metavar="N", default=0, help=MAIN_GPU),
             click.option("-ts", "--tensor-split", metavar="N,N", help="Shares of the layers that the GPUs take."),
             click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu."),
         )
@@ -200,17 +252,16 @@ def adapters(options: dict[str, Any]) -> list[tuple[str, float]]:
 
 def sampling_options(function: F) -> F:
     """One flag for each field of SamplingParams; `sampling` collects them."""
-    helps = _field_docs()
     for field in reversed(fields(SamplingParams)):
         flags = _SHORT.get(field.name, ("--" + field.name.replace("_", "-"),))
-        text = helps.get(field.name, "")
+        text = _HELP[field.name]
         if field.name == "logit_bias":
             option = click.option(*flags, field.name, type=BiasType(), multiple=True, help=text)
         else:
             kind = int if str(field.type).startswith("int") else float
             if field.default is not None and field.default is not MISSING:
                 text = f"{text}  [default: {field.default}]".strip()
-            option = click.option(*flags, field.name, type=kind, help=text)
+            option = click.option(*flags, field.name, type=kind, metavar="N", help=text)
         function = option(function)
     return function
 
@@ -219,21 +270,72 @@ def sampling(options: dict[str, Any]) -> SamplingParams:
     """Takes the sampling options out of a command's `options`. Raises RequestError where one is out of bounds."""
     given = {f.name: options.pop(f.name) for f in fields(SamplingParams)}
     given["logit_bias"] = dict(given["logit_bias"])
+    given = {name: _NEUTRAL.get(name, value) if value == -1 else value for name, value in given.items()}
     return SamplingParams(**{name: value for name, value in given.items() if value is not None})
 
 
-def _field_docs() -> dict[str, str]:
-    """The docstrings under the fields of SamplingParams, which Python does not keep."""
-    try:
-        tree = ast.parse(Path(config.__file__).read_text(encoding="utf-8"))
-    except OSError:
-        return {}
-    (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "SamplingParams")
-    docs = {}
-    for node, after in pairwise(body):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
-            docs[node.target.id] = str(ast.literal_eval(after.value))
-    return docs
+def answer_options(function: F) -> F:
+    """What an answer is told, where it ends, and how the template is filled; `request` collects them."""
+    for option in reversed(
+        (
+            click.option(
+                "-n",
+                "--max-tokens",
+                type=int,
+                metavar="N",
+                help="Most tokens to generate [default, and -1: until the model is done].",
+            ),
+            click.option("--system", metavar="TEXT", help="What the model is told first."),
+            click.option("--system-file", metavar="FILE", help="The same, out of a file."),
+            click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
+            click.option("--chat-template-file", metavar="FILE", help="A chat template in place of the model's own."),
+            click.option(
+                "--chat-template-kwargs",
+                type=JSONObjectType(),
+                help="Variables of the chat template, such as '{\"enable_thinking\": false}'.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def request(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the sampling options and those of an answer out of a command's `options`: keywords of `LLM.chat`."""
+    found: dict[str, Any] = {"sampling": sampling(options), "stop": tuple(map(text_option, options.pop("stop")))}
+    max_tokens = options.pop("max_tokens")
+    if max_tokens is not None:
+        if max_tokens < -2:
+            raise click.UsageError(f"-n must be a number of tokens, or -1, not {max_tokens}.")
+        found["max_tokens"] = max_tokens if max_tokens >= 0 else None
+    if (variables := options.pop("chat_template_kwargs")) is not None:
+        found["variables"] = variables
+    return found
+
+
+def system(options: dict[str, Any]) -> str | None:
+    """Takes the system message out of a command's `options`."""
+    text, file = options.pop("system"), options.pop("system_file")
+    if text is not None and file is not None:
+        raise click.UsageError("Give the system message with --system or --system-file, not both.")
+    if file is not None:
+        return read_text(file)
+    return None if text is None else text_option(text)
+
+
+def chat_template(options: dict[str, Any]) -> str | None:
+    """Takes the chat template out of a command's `options`: the text of the file, if one is named.
+
+    Raises TemplateError where it does not parse.
+    """
+    file = options.pop("chat_template_file")
+    if file is None:
+        return None
+    from pyllm.chat import ChatTemplate
+
+    text = read_text(file)
+    ChatTemplate({"default": text})  # to say so before a model is loaded
+    return text
 
 
 def text_option(value: str) -> str:
@@ -243,8 +345,11 @@ def text_option(value: str) -> str:
 
 def read_text(path: str) -> str:
     """A text file's content, `-` for standard input. Raises click.ClickException where it is not UTF-8."""
-    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    name = "standard input" if path == "-" else path
     try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise click.ClickException(f"{'standard input' if path == '-' else path} is not UTF-8 text: {error}") from None
+        raise click.ClickException(f"{name} is not UTF-8 text: {error}") from None
+    except OSError as error:
+        raise click.ClickException(f"{name}: {error.strerror or error}") from error

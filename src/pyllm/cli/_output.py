@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pyllm.cli import _streams
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
@@ -22,14 +25,21 @@ def neutralize(text: str) -> str:
 
 
 def write(text: str) -> None:
-    """Write to standard output at once; neutralized on a terminal, unchanged elsewhere."""
-    sys.stdout.write(neutralize(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    """Write to standard output at once; neutralized on a terminal, unchanged elsewhere. Raises as `_streams.write`."""
+    _streams.write(neutralize(text) if sys.stdout.isatty() else text)
 
 
 def note(text: str) -> None:
     """A line for the reader, on standard error."""
-    print(neutralize(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+    _streams.note(neutralize(text) if sys.stderr.isatty() else text)
+
+
+def write_json(value: Any, indent: int | None = None) -> None:
+    """Write a value as JSON, and a line end; characters that the stream's encoding lacks are escaped."""
+    is_utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, ensure_ascii=not is_utf8, indent=indent)
+    # Lone surrogates, of a path that is not UTF-8, are no characters of UTF-8; JSON has escapes for them.
+    write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def table(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
@@ -52,6 +62,8 @@ def describe(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     else:
         text = str(error) or ("out of memory" if isinstance(error, MemoryError) else type(error).__name__)
+    if notes := getattr(error, "__notes__", ()):
+        text += f" ({'; '.join(notes)})"
     return neutralize(" ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""Kinds of arguments: sizes in bytes, formats for tensors."""
+"""Kinds of arguments: sizes in bytes, formats for tensors, models, biases, JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 import click
+
+from pyllm.config import GPULayers
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
@@ -56,3 +58,75 @@ class OverrideType(click.ParamType):
         except re.error as error:
             self.fail(f"{pattern!r} is no regular expression: {error}", param, ctx)
         return pattern, FormatType().convert(format, param, ctx)
+
+
+class BiasType(click.ParamType):
+    """ID=BIAS, for one token; as in llama.cpp also ID+BIAS and ID-BIAS."""
+
+    name = "ID=BIAS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"\s*(\d+)\s*(=|[+-](?![+-]))(.+)", str(value), re.ASCII)
+        try:
+            if match is not None:
+                return int(match[1]), float(match[3]) * (-1 if match[2] == "-" else 1)
+        except ValueError:
+            match = None
+        return self.fail(f"{value!r} is not of the form 15043=-1.5, 15043+1.5 or 15043-1.5", param, ctx)
+
+
+class GPULayersType(click.ParamType):
+    """A number of layers, auto or all."""
+
+    name = "N|auto|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> GPULayers:
+        try:
+            return gpu_layers(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def gpu_layers(word: str) -> GPULayers:
+    """What -ngl says. -1 is auto, as in llama.cpp. Raises ValueError."""
+    word = word.strip().lower()
+    if word in ("auto", "-1"):
+        return "auto"
+    if word == "all":
+        return "all"
+    if not word.isascii() or not word.isdigit():
+        raise ValueError(f"{word!r} is no number of layers; use 20, auto or all")
+    return int(word)
+
+
+class JSONObjectType(click.ParamType):
+    """An object in JSON."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        import json
+
+        try:
+            found = json.loads(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        if not isinstance(found, dict):
+            self.fail(f"{value!r} is not a JSON object such as '{{\"enable_thinking\": false}}'", param, ctx)
+        return found
+
+
+class ModelType(click.types.StringParamType):
+    """A model: a file, a name of the catalog, or hf.co/user/repo[:quant]. Shells complete names, and files."""
+
+    name = "MODEL"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        from pyllm.cli._naming import known_models
+
+        names = [CompletionItem(name) for name in known_models() if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]

@@ -7,13 +7,18 @@ from typing import Any
 
 import click
 
-from pyllm.cli import _options
+from pyllm.cli import _command, _options
+from pyllm.cli._types import ModelType
 
 _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*2."
 
 
-@click.command("bench", short_help="Measure speed, as llama-bench does.")
-@click.option("-m", "--model", "models", multiple=True, metavar="MODEL", help="May be repeated, and hold commas.")
+@_command.command("bench", short_help="Measure speed, as llama-bench does.")
+@click.argument("named", nargs=-1, type=ModelType(), metavar="[MODEL]...")
+@click.option(
+    "-m", "--model", "models", type=ModelType(), multiple=True, metavar="MODEL", help="May be repeated, hold commas."
+)
+@click.option("-hf", "-hfr", "--hf-repo", multiple=True, hidden=True)
 @click.option("--preset", "presets", multiple=True, metavar="NAME[:RECIPE]", help="Random weights in a model's shape.")
 @click.option("-p", "--n-prompt", multiple=True, metavar="N", help=f"Tokens of prompt [default: 512]. {_LIST}")
 @click.option("-n", "--n-gen", multiple=True, metavar="N", help="Tokens to generate [default: 128].")
@@ -22,9 +27,7 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @click.option("-npl", "--n-parallel", multiple=True, metavar="N", help="Sequences side by side [default: 1].")
 @click.option("-t", "--threads", multiple=True, metavar="N", help="Threads [default: physical cores].")
 @click.option("-b", "--batch-size", multiple=True, metavar="N", help="Most tokens of one step [default: 512].")
-@click.option(
-    "-ctk", "--cache-type", multiple=True, metavar="TYPE", help="Cache format: f16, f32 or q8_0 [default: f16]."
-)
+@click.option("--kv", multiple=True, metavar="TYPE", help="Cache format: f16, f32 or q8_0 [default: f16].")
 @click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Samples of each.")
 @click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="How to report.")
 @click.option("--backend", default="auto", show_default=True, help="What computes: auto, cpu, cuda, mlx, …")
@@ -39,7 +42,9 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds of rest before each test.")
 @click.option("--no-warmup", is_flag=True, help="Measure at once.")
 def command(
+    named: tuple[str, ...],
     models: tuple[str, ...],
+    hf_repo: tuple[str, ...],
     presets: tuple[str, ...],
     n_prompt: tuple[str, ...],
     n_gen: tuple[str, ...],
@@ -48,7 +53,7 @@ def command(
     n_parallel: tuple[str, ...],
     threads: tuple[str, ...],
     batch_size: tuple[str, ...],
-    cache_type: tuple[str, ...],
+    kv: tuple[str, ...],
     repetitions: int,
     output: str,
     backend: str,
@@ -78,12 +83,16 @@ def command(
     from pyllm.errors import RequestError
     from pyllm.hub import default_name
 
+    named += tuple(map(_options.hub_name, hf_repo))
+    if named and not _options.is_given("models"):
+        models = ()  # of the environment
+    output = "md" if output == "text" else output
     if output not in FORMATS:
         raise click.UsageError(f"-o {output}: there are {', '.join(FORMATS)}.")
-    named = tuple(PRESET_PREFIX + ":".join(parse_preset(p)) for text in presets for p in text.split(","))
+    shapes = tuple(PRESET_PREFIX + ":".join(parse_preset(p)) for text in presets for p in text.split(","))
     try:
         chosen = BenchOptions(
-            models=(*_models(models), *named) or (default_name(),),
+            models=(*_models((*named, *models)), *shapes) or (default_name(),),
             n_prompt=_ints(n_prompt, (512,)),
             n_gen=_ints(n_gen, (128,)),
             pg=tuple(pair for text in pg for pair in parse_pairs(text)),
@@ -91,7 +100,7 @@ def command(
             n_parallel=_ints(n_parallel, (1,)),
             n_threads=_ints(threads, ()),
             n_batch=_ints(batch_size, (512,)),
-            kv_dtype=tuple(as_kv_dtype(word) for text in cache_type for word in text.split(",")) or ("f16",),
+            kv_dtype=tuple(as_kv_dtype(word) for text in kv for word in text.split(",")) or ("f16",),
             n_gpu_layers=tuple(n for text in n_gpu_layers for n in parse_gpu_layers(text)) or ("auto",),
             n_cpu_moe=_ints(n_cpu_moe, (0,)),
             devices=tuple(names for text in device for names in parse_devices(text)) or ((),),

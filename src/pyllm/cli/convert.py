@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pyllm.cli import quantize
+from pyllm.cli import _command, _options, quantize
 
 _SHARED = (
     "imatrix",
@@ -21,17 +21,17 @@ _SHARED = (
     "split_max_size",
     "threads",
     "dry_run",
-    "as_json",
 )
 """Options of `pyllm quantize` that mean the same here."""
 
 
-@click.command("convert", short_help="Make a GGUF file of a Hugging Face folder.")
+@_command.command("convert", short_help="Make a GGUF file of a Hugging Face folder.")
 @click.argument("arguments", nargs=-1, metavar="FOLDER DST [RECIPE]")
 @click.option("--name", help="What the model is called [default: as the folder].")
 @click.option("--no-tokenizer", is_flag=True, help="Leave out the vocabulary; the file then takes token ids only.")
 @click.option("--lora", is_flag=True, help="FOLDER is a LoRA adapter of PEFT, for the model --base.")
 @click.option("--base", metavar="MODEL", help="With --lora: the model's folder (config.json), or its GGUF file.")
+@_options.output_option
 def command(
     arguments: tuple[str, ...], name: str | None, no_tokenizer: bool, lora: bool, base: str | None, **options: Any
 ) -> None:

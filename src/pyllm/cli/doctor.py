@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
+from pyllm.cli import _command
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "gguf", "tokenizers", "cupy", "mlx", "huggingface_hub")
 _INSTALLS = {"cuda": 'pip install "pyllm[cuda]"', "mlx": 'pip install "pyllm[mlx]"'}
@@ -21,7 +21,7 @@ _FEATURES = (
 """Instruction sets that kernels care about, as LLVM names them."""
 
 
-@click.command("doctor", short_help="Show what pyllm finds on this machine.")
+@_command.command("doctor", short_help="Show what pyllm finds on this machine.")
 def command() -> None:
     """Show versions, processor, memory, backends (and why one is missing), folders and settings."""
     from pyllm.cli._output import table, write

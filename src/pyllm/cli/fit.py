@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli import _options
+from pyllm.cli import _command, _options
 
 if TYPE_CHECKING:
     from pyllm.llm.fit import DeviceFit, Fit
 
 
-@click.command("fit", short_help="Show what a model takes on which device.")
-@_options.model_option
+@_command.command("fit", short_help="Show what a model takes on which device.")
+@_options.model_argument
 @click.option("--preset", metavar="NAME[:RECIPE]", help="A model's shape in place of a file, such as llama3-8b:Q4_K_M.")
 @click.option("-np", "--parallel", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once.")
 @click.option("-b", "--batch-size", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a step.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, sizes in bytes.")
+@_options.output_option
 @_options.engine_options
 @_options.placement_options
 def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, **options: Any) -> None:
@@ -27,7 +26,7 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
     """
     from pyllm import hub
     from pyllm.bench.runner import PRESET_PREFIX, open_model
-    from pyllm.cli._output import write
+    from pyllm.cli._output import write, write_json
     from pyllm.cli._progress import Display
     from pyllm.llm.fit import fit
     from pyllm.llm.loading import default_n_ctx, execution_options
@@ -44,7 +43,10 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
             n_ctx, max_seqs=parallel, n_batch=batch_size, kv_dtype=options["kv"], n_threads=options["threads"]
         )
         found = fit(file, n_ctx, capacities, options["backend"], placement)
-        write(_as_json(found, str(file.path), n_ctx) if as_json else _as_text(found, str(file.path), n_ctx))
+        if as_json:
+            write_json(_as_dict(found, str(file.path), n_ctx))
+        else:
+            write(_as_text(found, str(file.path), n_ctx))
 
 
 def _as_text(found: Fit, model: str, n_ctx: int) -> str:
@@ -74,7 +76,7 @@ def _as_text(found: Fit, model: str, n_ctx: int) -> str:
     )
 
 
-def _as_json(found: Fit, model: str, n_ctx: int) -> str:
+def _as_dict(found: Fit, model: str, n_ctx: int) -> dict[str, Any]:
     def of(device: DeviceFit) -> dict[str, Any]:
         return {
             "name": device.device.name,
@@ -88,7 +90,7 @@ def _as_json(found: Fit, model: str, n_ctx: int) -> str:
             "fits": device.fits,
         }
 
-    fields = {
+    return {
         "model": model,
         "n_ctx": n_ctx,
         "n_layers": found.n_layers,
@@ -100,4 +102,3 @@ def _as_json(found: Fit, model: str, n_ctx: int) -> str:
         "devices": [of(device) for device in found.devices],
         "process": found.process,
     }
-    return json.dumps(fields, ensure_ascii=False) + "\n"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli import _options
+from pyllm.cli import _command, _options
 
 if TYPE_CHECKING:
     from pyllm.quant.calibrate.collection import Collector
     from pyllm.quant.imatrix import ImportanceMatrix
 
 
-@click.command("imatrix", short_help="Measure which weights matter, for quantizing.")
+@_command.command("imatrix", short_help="Measure which weights matter, for quantizing.")
 @_options.model_option
 @click.option("-f", "--file", metavar="TEXT", help="The text; - is standard input [default: a small mix of pyllm's].")
 @click.option("-o", "--output", default="imatrix.gguf", show_default=True, metavar="OUT", help="Where to write.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
+from pyllm.cli import _command, _options
 
 if TYPE_CHECKING:
     from pyllm.hub import LocalModel
 
 
-@click.command("list", short_help="Show known models, and which are here.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@_command.command("list", short_help="Show known models, and which are here.")
+@_options.output_option
 def command(as_json: bool) -> None:
     """Show the models of the catalog, and those fetched from Hugging Face."""
     from pyllm import hub

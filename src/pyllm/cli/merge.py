@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from pyllm.cli import _command
 
-@click.command("merge", short_help="Merge the files of a split model into one.")
+
+@_command.command("merge", short_help="Merge the files of a split model into one.")
 @click.argument("source", metavar="FIRST-PART")
 @click.argument("target", metavar="DST")
 @click.option("--overwrite", is_flag=True, help="Replace DST if it is there.")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli import _options
+from pyllm.cli import _command, _options
 
 if TYPE_CHECKING:
     from pyllm.evaluation.kl_divergence import Divergence, Uncertain
     from pyllm.evaluation.perplexity import PerplexityEstimate
 
 
-@click.command("perplexity", short_help="Measure how well a model predicts a text.")
-@_options.model_option
+@_command.command("perplexity", short_help="Measure how well a model predicts a text.")
+@_options.model_argument
 @click.option("-f", "--file", metavar="FILE", help="The text; - is standard input.")
 @click.option("--chunks", type=click.IntRange(-1), default=-1, help="Score only so many windows [default: all].")
 @click.option(
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.option("--kl-divergence", "compare", is_flag=True, help="Compare the model's predictions with those in BASE.")
 @click.option("--overwrite", is_flag=True, help="Replace BASE if it is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object, and nothing before it.")
+@_options.output_option
 @_options.lora_options
 @_options.engine_options
 @_options.placement_options
@@ -55,7 +55,7 @@ def command(
         raise click.UsageError("--file FILE says which text is scored")
     else:
         text, n_ctx = _options.read_text(file), options["ctx"] or 512
-    settings = load_options(n_ctx)
+    settings: dict[str, Any] = load_options(n_ctx)
     options["ctx"] = settings.pop("n_ctx")
     with _model.load(options, **settings) as llm:
         if compare:

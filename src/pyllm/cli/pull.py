@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from pyllm.cli import _command
 
-@click.command("pull", short_help="Fetch a model and check it.")
+
+@_command.command("pull", short_help="Fetch a model and check it.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 def command(models: tuple[str, ...]) -> None:
     """Fetch MODEL (default: the catalog's first choice) and print where it lies.

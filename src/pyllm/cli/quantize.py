@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyllm.cli import _command, _options
 from pyllm.cli._types import FormatType, OverrideType, SizeType
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     ctx.exit()
 
 
-@click.command("quantize", short_help="Make a model smaller: weights in fewer bits.")
+@_command.command("quantize", short_help="Make a model smaller: weights in fewer bits.")
 @click.argument("arguments", nargs=-1, metavar="SRC DST [RECIPE]")
 @click.option(
     "--list",
@@ -64,7 +65,7 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 @click.option("--split-max-size", type=SizeType(), help="Split what is larger into files of at most this (2G).")
 @click.option("-t", "--threads", type=click.IntRange(1), help="Threads [default: physical cores].")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and how large it gets; DST may be left out.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object instead of tables.")
+@_options.output_option
 def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> None:
     """Quantize the GGUF file SRC to DST by RECIPE, such as Q4_K_M, or to a size (--bpw 4.25, --size 900M).
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from pyllm.cli import _command
 
-@click.command("rm", short_help="Delete a fetched model.")
+
+@_command.command("rm", short_help="Delete a fetched model.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 def command(models: tuple[str, ...]) -> None:
     """Delete MODEL from the folder of models, unfinished downloads included."""

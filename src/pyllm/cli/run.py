@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -10,68 +9,74 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli import _options
+from pyllm.cli import _command, _naming, _options
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
     from pyllm.llm.results import CompletionStream
 
 
-@click.command("run", short_help="Answer a prompt.", context_settings={"ignore_unknown_options": False})
-@click.argument("prompt", nargs=-1)
+@_command.command("run", short_help="Answer a prompt.")
+@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...")
 @_options.model_option
 @click.option("-p", "--prompt", "prompt_option", metavar="TEXT", help="The prompt, in place of PROMPT.")
 @click.option("-f", "--file", metavar="FILE", help="Text to put after the prompt; - is standard input.")
-@click.option("-n", "--max-tokens", type=click.IntRange(-1), help="Most tokens to generate; -1: until the end.")
-@click.option("--system", metavar="TEXT", help="What the model is told before the prompt.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
+@_options.answer_options
+@click.option("--ignore-eos", is_flag=True, help="Go on when the model says that it is done.")
+@click.option("--context-shift", is_flag=True, help="Go on when the context is full: forget its older half.")
+@click.option(
+    "--keep", type=click.IntRange(0), metavar="N", default=0, help="First tokens that a context shift never forgets."
+)
 @click.option("--raw", is_flag=True, help="Continue the prompt as it stands, without the chat template.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object when done.")
+@_options.output_option
 @click.option("--stats", is_flag=True, help="Print speeds to standard error when done.")
 @_options.sampling_options
 @_options.lora_options
 @_options.engine_options
 @_options.placement_options
 def command(
-    prompt: tuple[str, ...],
+    words: tuple[str, ...],
     prompt_option: str | None,
     file: str | None,
-    max_tokens: int | None,
-    system: str | None,
-    stop: tuple[str, ...],
     raw: bool,
     as_json: bool,
     stats: bool,
+    ignore_eos: bool,
+    context_shift: bool,
+    keep: int,
     **options: Any,
 ) -> None:
     """Answer PROMPT, and print the answer as it comes.
 
+    A first word that names a model is MODEL, unless -m is given: `pyllm run smollm2:135m "Why is the sky blue?"`.
     Without PROMPT, standard input is the prompt; with one, text that is piped in follows it, so that
     `pyllm run "Summarize:" < notes.txt` does what it says.
     """
+    options["model"], prompt = _naming.split_words(options["model"], words)
     if prompt and prompt_option is not None:
         raise click.UsageError("Give the prompt as PROMPT or with -p, not both.")
-    if raw and system is not None:
-        raise click.UsageError("--system is part of a chat; it does not go with --raw.")
+    if raw:
+        _check_raw(options)
     asked = prompt_option if prompt_option is not None else " ".join(prompt) or None
     if asked is None and file is None and sys.stdin.isatty():
-        raise click.UsageError("There is no prompt. `pyllm chat` holds a conversation.")
+        chat = "pyllm chat" if options["model"] is None else f"pyllm chat {options['model']}"
+        raise click.UsageError(f"There is no prompt. `{chat}` holds a conversation.")
     following = None if file is None else _options.read_text(file)
     if asked is None and file is None:
         asked = _options.read_text("-")
-    request: dict[str, Any] = {"sampling": _options.sampling(options), "stop": stop}
-    if max_tokens is not None:
-        request["max_tokens"] = None if max_tokens < 0 else max_tokens
+    system, template = _options.system(options), _options.chat_template(options)
+    request = _options.request(options)
+    request |= {"ignore_eos": ignore_eos, "context_shift": context_shift, "n_keep": keep}
 
     from pyllm.cli import _model
 
-    with _model.load(options, max_seqs=1) as llm:
+    with _model.load(options, max_seqs=1, chat_template=template) as llm:
         if asked is not None and file is None and (prompt or prompt_option) and _has_input():
             following = _options.read_text("-")
         text = "\n\n".join(t for t in (_options.text_option(asked or ""), following) if t)
         if not text.strip() and not raw:
             raise click.UsageError("The prompt is empty.")
-        with _start(llm, text, None if system is None else _options.text_option(system), raw, request) as stream:
+        with _start(llm, text, system, raw, request) as stream:
             if as_json:
                 _print_json(llm, stream)
             else:
@@ -87,6 +92,14 @@ def _start(llm: LLM, text: str, system: str | None, raw: bool, request: dict[str
         raise click.ClickException(f"{llm.path.name} has no chat template; --raw continues a text without one")
     messages = [{"role": "system", "content": system}] if system is not None else []
     return llm.chat([*messages, {"role": "user", "content": text}], stream=True, **request)
+
+
+def _check_raw(options: dict[str, Any]) -> None:
+    """Refuse options of a chat."""
+    for name in ("system", "system_file", "chat_template_file", "chat_template_kwargs"):
+        if _options.is_given(name):
+            raise click.UsageError(f"--{name.replace('_', '-')} is part of a chat; it does not go with --raw.")
+        options[name] = None  # of the environment
 
 
 def _has_input() -> bool:
@@ -117,7 +130,7 @@ def _print_stream(stream: CompletionStream) -> None:
 
 
 def _print_json(llm: LLM, stream: CompletionStream) -> None:
-    from pyllm.cli._output import write
+    from pyllm.cli._output import write_json
 
     result = stream.result
     usage = result.usage
@@ -136,7 +149,7 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
         "prompt_tokens_per_second": round(usage.prompt_rate, 3),
         "tokens_per_second": round(usage.rate, 3),
     }
-    write(json.dumps(fields, ensure_ascii=False) + "\n")
+    write_json(fields)
 
 
 def _print_stats(llm: LLM, stream: CompletionStream) -> None:

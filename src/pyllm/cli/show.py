@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyllm.cli import _command, _options
+
 if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile, TensorInfo
 
@@ -15,14 +17,14 @@ _WIDTH = 60
 """Characters of a value that are shown; --key shows all."""
 
 
-@click.command("show", short_help="Show what is inside a model file.")
-@click.argument("model", required=False)
+@_command.command("show", short_help="Show what is inside a model file.")
+@_options.model_argument
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--key", metavar="KEY", help="Print this metadata value alone, in full.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: metadata and tensors.")
+@_options.output_option
 @click.option("--set", "sets", multiple=True, metavar="KEY[:TYPE]=VALUE", help="Set metadata.")
 @click.option("--unset", "unsets", multiple=True, metavar="KEY", help="Remove metadata.")
-@click.option("-o", "--output", metavar="OUT", help="Write the changed model to OUT.")
+@click.option("-o", "--out", metavar="OUT", help="Write the changed model to OUT.")
 @click.option("--in-place", is_flag=True, help="Replace MODEL by the changed model, once that is whole.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
 def command(
@@ -32,7 +34,7 @@ def command(
     as_json: bool,
     sets: tuple[str, ...],
     unsets: tuple[str, ...],
-    output: str | None,
+    out: str | None,
     in_place: bool,
     overwrite: bool,
 ) -> None:
@@ -42,12 +44,12 @@ def command(
     The type of a new one is guessed, or named: general.seed:u64=5, general.tags:str[]='["a", "b"]'.
     """
     if sets or unsets:
-        _edit(model, sets, unsets, output, in_place, overwrite)
+        _edit(model, sets, unsets, out, in_place, overwrite)
         return
-    if output or in_place or overwrite:
+    if out or in_place or overwrite:
         raise click.UsageError("-o, --in-place and --overwrite go with --set or --unset")
     from pyllm import hub, open_gguf
-    from pyllm.cli._output import write
+    from pyllm.cli._output import write, write_json
     from pyllm.cli._progress import Display
 
     with Display() as display:
@@ -57,9 +59,12 @@ def command(
             if key not in file.metadata:
                 raise click.ClickException(f"{path} has no metadata key {key!r}")
             value = _plain(file.metadata[key])
-            write((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) + "\n")
+            if isinstance(value, str) and not as_json:
+                write(value + "\n")
+            else:
+                write_json(value)
         elif as_json:
-            write(json.dumps(_as_dict(file), ensure_ascii=False) + "\n")
+            write_json(_as_dict(file))
         else:
             write(_report(file, tensors))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from pyllm.cli import _command
 from pyllm.cli._types import SizeType
 
 
-@click.command("split", short_help="Split a model into several files.")
+@_command.command("split", short_help="Split a model into several files.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="PREFIX")
 @click.option("--max-size", type=SizeType(), help="Most bytes of a file: 2G, 700MiB.")

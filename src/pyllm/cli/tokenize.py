@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pyllm.cli import _options
+from pyllm.cli import _command, _naming, _options
 
 if TYPE_CHECKING:
     from pyllm.tokenizers import Tokenizer
 
 
-@click.command("tokenize", short_help="Show a text's tokens.")
-@click.argument("text", nargs=-1)
+@_command.command("tokenize", short_help="Show a text's tokens.")
+@click.argument("text", nargs=-1, metavar="[MODEL] [TEXT]...")
 @_options.model_option
 @click.option("-p", "--prompt", metavar="TEXT", help="The text, in place of TEXT.")
 @click.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input.")
@@ -35,11 +35,15 @@ def command(
     no_special: bool,
     parse_special: bool,
 ) -> None:
-    """Print the tokens of TEXT (or of standard input), one a line: its id, and its text in quotes."""
+    """Print the tokens of TEXT (or of standard input), one a line: its id, and its text in quotes.
+
+    A first word that names a model is MODEL, unless -m is given.
+    """
     import pyllm
     from pyllm import hub
     from pyllm.cli._output import write
 
+    model, text = _naming.split_words(model, text)
     if bool(text) + (prompt is not None) + (file is not None) > 1:
         raise click.UsageError("Give the text as TEXT, with -p or with -f: one of them.")
     if file is not None or (not text and prompt is None):

@@ -211,6 +211,11 @@ class LLM:
             self._template_read = True
         return self._template
 
+    @chat_template.setter
+    def chat_template(self, template: ChatTemplate | None) -> None:
+        """Another template in place of the model's own: `ChatTemplate({"default": text}, llm.tokenizer)`."""
+        self._template, self._template_read = template, True
+
     def memory(self) -> dict[str, int]:
         """Bytes held, by purpose: "weights", "kv", "work"."""
         return self._executable.memory()

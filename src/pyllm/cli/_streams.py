@@ -1,0 +1,107 @@
+"""The standard streams of the process: there, whatever it was started with, and clear about why writing fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from typing import IO
+
+import click
+
+from pyllm import env
+
+_NAMES = {0: "stdin", 1: "stdout", 2: "stderr"}
+
+
+class ReaderLeft(Exception):
+    """Whoever read standard output has gone: there is nothing more to do, and nothing to say."""
+
+
+def prepare() -> None:
+    """Make standard input, output and error usable.
+
+    Services and windowed programs start without some of them. A file or a socket that is opened next would get the
+    free descriptor, and what is meant for a stream would end there. So what is missing is the null device.
+    """
+    _open_descriptors()
+    for number, name in _NAMES.items():
+        if getattr(sys, name) is None:
+            setattr(sys, name, _opened(number))
+    chosen = env.names_io_encoding()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # What the terminal's encoding lacks must not end an answer; files get UTF-8 unless the user says otherwise.
+            is_free = not (chosen or stream.isatty())
+            stream.reconfigure(errors="replace", **({"encoding": "utf-8"} if is_free else {}))
+
+
+def _open_descriptors() -> None:
+    for number in _NAMES:
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):  # a system without a null device
+                found = os.open(os.devnull, os.O_RDWR)
+                if found != number:
+                    os.dup2(found, number)
+                    os.close(found)
+                os.set_inheritable(number, True)
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows before Python 3.12
+            if not os.get_blocking(number):
+                # Left so by another program on the same terminal or pipe; writing would fail whenever that is slow.
+                os.set_blocking(number, True)
+
+
+def _opened(number: int) -> IO[str]:
+    mode = "r" if number == 0 else "w"
+    try:
+        return open(number, mode, encoding="utf-8", errors="replace", closefd=False)
+    except OSError:
+        return open(os.devnull, mode, encoding="utf-8")
+
+
+def write(text: str) -> None:
+    """Write to standard output at once. Raises ReaderLeft, or click.ClickException for a full disk and the like."""
+    with writing():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Errors of writing to standard output, inside, become ReaderLeft or click.ClickException."""
+    try:
+        yield
+    except OSError as error:
+        # Windows says EINVAL of a pipe that nobody reads.
+        if error.errno == errno.EPIPE or (sys.platform == "win32" and error.errno == errno.EINVAL):
+            raise ReaderLeft from None
+        reason = error.strerror or str(error)
+        raise click.ClickException(f"standard output cannot be written: {reason}") from error
+
+
+def note(text: str) -> None:
+    """A line on standard error; where that cannot be written, it is lost, and nothing else."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def settle() -> bool:
+    """Write out what is pending, so that Python need not complain when it ends; gives whether that went well.
+
+    What cannot be written is dropped.
+    """
+    went_well = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            went_well = went_well and stream is sys.stderr
+            with contextlib.suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+    return went_well
