@@ -156,7 +156,8 @@ def test_readme_tells_the_truth() -> None:
         listed[kind] = set(re.sub(r" \([^)]*\)", "", re.sub(r"\s+", " ", found[1])).split(", "))
     assert listed["Formats"] == set(formats.names())
     assert listed["Architectures"] <= set(archs.names())
-    commands = set(re.findall(r"^(?:pip install \. && )?pyllm (\w+)", text, re.MULTILINE))
+    code = "".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    commands = set(re.findall(r"^(?:pip install \. && )?pyllm (\w+)", code, re.MULTILINE))
     assert commands == set(cli.group.list_commands(click.Context(cli.group)))
 
 
