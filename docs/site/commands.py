@@ -8,20 +8,34 @@ A test compares the page with what this would write.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from pyllm import cli
+from pyllm.cli._llama_cpp import ALIASES, DIFFERENT
 
 PAGE = Path(__file__).resolve().parents[1] / "reference" / "commands.md"
 
 _HEAD = """\
 # Commands
 
-What `pyllm COMMAND --help` says, for all commands. The [guide](../command-line.md) explains how they go together.
+What `pyllm COMMAND --help` says, for all commands, and the environment variable of each setting. The [guide](../command-line.md) explains how they go together.
 
 This page is written by `python docs/site/commands.py`; change the commands, not the page.
+"""
+
+_LLAMA_CPP = """\
+## llama.cpp's names
+
+These mean the same as pyllm's option wherever that is:
+
+{others}
+
+These are not options of pyllm, and an error says what to do instead:
+
+{missing}
 """
 
 
@@ -39,13 +53,14 @@ def page() -> str:
         if command is not None:
             context = click.Context(command, info_name=name, parent=top, **command.context_settings)
             parts.append(_section(f"pyllm {name}", command, context))
+    parts.append(_llama_cpp())
     return "\n".join(parts)
 
 
 def _section(title: str, command: click.Command, context: click.Context) -> str:
     usage = " ".join(command.collect_usage_pieces(context))
     parts = [f"## {title}", f"```text\n{context.command_path} {usage}\n```", *_paragraphs(command.help or "")]
-    if options := [_option(*record) for p in command.get_params(context) if (record := p.get_help_record(context))]:
+    if options := [line for p in command.get_params(context) if (line := _option(p, context))]:
         parts.append("\n".join(options))
     return "\n\n".join(parts) + "\n"
 
@@ -61,8 +76,28 @@ def _paragraphs(text: str) -> list[str]:
     return parts
 
 
-def _option(names: str, text: str) -> str:
-    return f"- `{names}`: {_escaped(' '.join(text.split()))}".rstrip(": ")
+def _option(param: click.Parameter, context: click.Context) -> str:
+    """A line about an option; empty for arguments, which the description names, and for what is hidden."""
+    record = param.get_help_record(context) if isinstance(param, click.Option) else None
+    if record is None:
+        return ""
+    names, text = record
+    variable = f" (`{param.envvar}`)" if param.envvar else ""
+    return f"- `{names}`{variable}: {_escaped(' '.join(text.split()))}".rstrip(": ")
+
+
+def _llama_cpp() -> str:
+    """Names of options that llama.cpp's users type."""
+    others = "\n".join(f"- `{own}`: {_code(names)}" for own, names in sorted(ALIASES.items()))
+    names_of: dict[str, list[str]] = {}
+    for name, text in DIFFERENT.items():
+        names_of.setdefault(text, []).append(name)
+    missing = "\n".join(f"- {_code(names)}: {_escaped(text)}" for text, names in names_of.items())
+    return _LLAMA_CPP.format(others=others, missing=missing)
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _escaped(text: str) -> str:

@@ -76,7 +76,7 @@ _DIFFERENT = {
     "-md --model-draft --draft-max --draft-min": "There are no draft models yet.",
     "-mm --mmproj --image": "Models read text only.",
     "--prompt-cache --prompt-cache-all": "`pyllm chat` keeps what it has read as long as it runs.",
-    "--completion-bash": "docs/cli.md says how a shell completes pyllm's commands.",
+    "--completion-bash": "docs/command-line.md says how a shell completes pyllm's commands.",
     "--keepalive --keep-alive": "A model is in memory as long as the command runs; leave it out.",
     "--nowordwrap": "Answers are never wrapped; leave it out.",
     "--think --hidethinking --reasoning --reasoning-format --reasoning-budget -rea": (
