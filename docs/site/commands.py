@@ -21,7 +21,8 @@ PAGE = Path(__file__).resolve().parents[1] / "reference" / "commands.md"
 _HEAD = """\
 # Commands
 
-What `pyllm COMMAND --help` says, for all commands, and the environment variable of each setting. The [guide](../command-line.md) explains how they go together.
+What `pyllm COMMAND --help` says, for all commands, and the environment variable of each setting. The
+[guide](../command-line.md) explains how they go together.
 
 This page is written by `python docs/site/commands.py`; change the commands, not the page.
 """
