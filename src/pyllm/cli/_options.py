@@ -103,8 +103,8 @@ def output_option(function: F) -> F:
     )(json(cast(F, with_format)))
 
 
-def engine_options(function: F) -> F:
-    """How the model runs: --backend, --ctx, --threads, --kv."""
+def engine_options(function: F, ctx: str = "as trained, at most 4096") -> F:
+    """How the model runs: --backend, --ctx, --threads, --kv. `ctx` says what the context is by default."""
 
     @wraps(function)
     def with_kv(kv: str | None, kv_values: str | None, **options: Any) -> Any:
@@ -129,7 +129,7 @@ def engine_options(function: F) -> F:
                 "--ctx",
                 type=click.IntRange(1),
                 metavar="N",
-                help="Context in tokens [default: as trained, at most 4096].",
+                help=f"Context in tokens [default: {ctx}].",
             ),
             click.option(
                 "-t", "--threads", type=click.IntRange(1), metavar="N", help="Threads [default: physical cores]."

@@ -1,25 +1,49 @@
-"""What takes a while, on a terminal's standard error: a bar that appears only if there is something to wait for."""
+"""What takes a while, on standard error: a bar on a terminal, lines elsewhere, if there is something to wait for."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
+from pyllm.cli._output import note
 from pyllm.config import Progress
 
 _PATIENCE = 0.4
 """Seconds that pass silently."""
+_LINE_EVERY = 5.0
+"""Seconds between lines, at least ..."""
+_LINE_SHARE = 0.1
+"""... and by which share of the time that has passed."""
+
+
+class Lines:
+    """Progress where no bar can be drawn, in logs: a line after some seconds, and the fewer the longer it takes."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._next = self._start + _LINE_EVERY
+
+    def report(self, text: str, share: float) -> None:
+        """A `pyllm.config.Progress`."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + max(_LINE_EVERY, _LINE_SHARE * (now - self._start))
+        note(f"{text}: {share:.0%}")
 
 
 class Display:
     """Context manager whose `progress` is a `pyllm.config.Progress`, or None where nobody looks.
 
-    The bar is drawn by a thread: compiling reports once, and then nothing for seconds.
+    The bar is drawn by a thread: compiling reports once, and then nothing for seconds. `lines`: where standard error is
+    no terminal, lines are written instead; for what takes minutes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lines: bool = False) -> None:
+        self._lines = Lines() if lines else None
         self._lock = threading.Lock()
         self._text, self._share = "", 0.0
         self._bar: Any = None
@@ -29,7 +53,9 @@ class Display:
 
     @property
     def progress(self) -> Progress | None:
-        return self._report if sys.stderr.isatty() else None
+        if sys.stderr is not None and sys.stderr.isatty():
+            return self._report
+        return self._lines.report if self._lines is not None else None
 
     def __enter__(self) -> Display:
         return self

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pyllm.cli._output import note, table, write
+from pyllm.cli._progress import Lines
 from pyllm.units import size
 
 if TYPE_CHECKING:
@@ -39,13 +40,14 @@ class Board:
         self._error = ""
         self._bar: Any = None
         self._task: Any = None
-        self._is_terminal = sys.stderr.isatty()
+        self._lines = None if sys.stderr is not None and sys.stderr.isatty() else Lines()
         self.summary: Summary | None = None
         """What was done, once it is."""
 
     def progress(self, what: str, share: float) -> None:
         """`what` is a tensor, or what is done before the first."""
-        if not self._is_terminal:
+        if self._lines is not None:
+            self._lines.report(what, share)
             return
         if self._bar is None:
             self._open()
@@ -63,7 +65,7 @@ class Board:
         """A tensor is done."""
         self._n_done += 1
         self._error = "" if result.is_copy else f"error {_percent(result.error.relative)}"
-        if not self._is_terminal:
+        if self._lines is not None:
             count = f"[{self._n_done:{len(str(len(self._formats)))}}/{len(self._formats)}]"
             line = f"{count} {result.name:{_NAME_WIDTH}}  {self._change(result.name):14}  {size(result.n_bytes):>10}"
             note(f"{line}  {self._error}".rstrip())

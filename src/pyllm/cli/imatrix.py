@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 @click.option("--save-every", type=click.IntRange(1), metavar="N", help="Write what there is after every N windows.")
 @click.option("--show-statistics", is_flag=True, help="Describe the importance matrix FILES; nothing is written.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
-@_options.engine_options
+@partial(_options.engine_options, ctx="512")
 @click.argument("files", nargs=-1, metavar="[FILES]...")
 def command(files: tuple[str, ...], parts: bool, show_statistics: bool, output: str, **options: Any) -> None:
-    """Read a text in windows of --ctx tokens (default 512), and write the mean squares of each weight's inputs.
+    """Read a text in windows of --ctx tokens, and write the mean squares of each weight's inputs.
 
     OUT is a GGUF file as llama.cpp's, which reads it too. Ctrl-C writes what has been collected.
     """
@@ -78,7 +79,7 @@ def _collect(output: str, options: dict[str, Any]) -> None:
         # Windows of this very text that are in the file already.
         same = before is not None and before.datasets == [name] and before.chunk_size == n_ctx
         skip = before.chunks if before is not None and same else 0
-    with Display() as display:
+    with Display(lines=True) as display:
         collector = Collector(
             options["model"] or hub.default_name(),
             n_ctx=n_ctx,
@@ -119,7 +120,7 @@ def _read(
 
     start, saved = time.perf_counter(), 0
     try:
-        with Display() as display:
+        with Display(lines=True) as display:
             for done, total in steps:
                 if display.progress:
                     display.progress(f"reading windows ({done}/{total})", done / total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace BASE if it is there.")
 @_options.output_option
 @_options.lora_options
-@_options.engine_options
+@partial(_options.engine_options, ctx="512; BASE's with --kl-divergence")
 @_options.placement_options
 def command(
     file: str | None, chunks: int, base: str | None, compare: bool, overwrite: bool, as_json: bool, **options: Any
 ) -> None:
-    """Cut a text into windows of --ctx tokens (default 512), and score the second half of each.
+    """Cut a text into windows of --ctx tokens, and score the second half of each.
 
     Prints the running estimate after each window, and the final one as the last line. With --kl-divergence, the text
     and its windows are those of BASE, a file that this command or llama.cpp's perplexity tool wrote.

@@ -149,13 +149,14 @@ def _choices_for_size(
     options: dict[str, Any],
 ) -> list[Choice]:
     from pyllm.cli._options import read_text
+    from pyllm.cli._output import note
     from pyllm.cli._progress import Display
     from pyllm.quant.calibrate.target_size import formats_for_size
 
     if recipe_options.pure:
         raise click.UsageError("--pure gives all matrices one format; a size needs several")
-    with Display() as display:
-        return formats_for_size(
+    with Display(lines=True) as display:
+        choices = formats_for_size(
             file,
             n_bytes=options["size"],
             bits_per_weight=options["bpw"],
@@ -168,6 +169,9 @@ def _choices_for_size(
             n_threads=options["threads"],
             progress=display.progress,
         )
+    if all(c.format == file.tensors[c.name].format for c in choices):
+        note("note: the size has room for the tensors as they are; they are copied")
+    return choices
 
 
 def _show_plan(file: GGUFFile, plan: Plan, split_bytes: int | None, as_json: bool) -> None:

@@ -8,10 +8,8 @@ The other's distributions are in a file that llama.cpp's perplexity tool writes 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import secrets
 import shutil
 import struct
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from pyllm.errors import RequestError
 from pyllm.evaluation.perplexity import PerplexityEstimate, check_window, estimate, n_scored, score_windows
+from pyllm.gguf.temporary import TemporaryFile, remove_leftovers
 from pyllm.units import size
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ def write_base(
         raise RequestError(f"{path} is there already; it is replaced only when that is asked for")
     if not path.absolute().parent.is_dir():
         raise RequestError(f"there is no folder {path.absolute().parent}")
+    remove_leftovers(path.parent)
     if (free := shutil.disk_usage(path.absolute().parent).free) < n_bytes:
         raise RequestError(f"{path} needs {size(n_bytes)}, {size(free)} are free; fewer windows take less")
     return _write(llm, windows, path)
@@ -93,7 +93,6 @@ def _write(llm: LLM, windows: NDArray[np.int32], path: Path) -> Iterator[Perplex
     nll = np.empty((n, n_scored(n_ctx)), np.float64)
     width, start = _width(llm.n_vocab), _HEADER.size + 4 * windows.size
     codes = np.empty((0, width), np.uint16)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
     def take(k: int, i: int, rows: NDArray[np.float32], targets: NDArray[np.int32]) -> None:
         nonlocal codes
@@ -105,21 +104,20 @@ def _write(llm: LLM, windows: NDArray[np.int32], path: Path) -> Iterator[Perplex
         file.seek(start + 2 * width * (k * nll.shape[1] + i))
         file.write(part.astype("<u2", copy=False).data)
 
+    temporary = TemporaryFile(path.parent)
     try:
-        with open(temporary, "xb") as file, Scorer(llm.n_threads) as scorer:
+        with open(temporary.fileno(), "wb", closefd=False) as file, Scorer(llm.n_threads) as scorer:
             file.write(_HEADER.pack(_MAGIC, n_ctx, llm.n_vocab, n))
             file.write(windows.astype("<i4").data)
             for k in score_windows(llm, windows, take):
                 now = estimate(nll[: k + 1], n)
                 if k + 1 == n:
                     file.flush()
-                    os.fsync(file.fileno())
-                    file.close()
-                    os.replace(temporary, path)
+                    temporary.sync()
+                    temporary.place(path)
                 yield now
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.remove()
 
 
 @dataclass(frozen=True, slots=True)

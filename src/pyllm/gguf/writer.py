@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from pyllm.errors import GGUFError
 from pyllm.gguf.parts import ALIGNMENT, Part, TensorSpec, part_path, plan
+from pyllm.gguf.temporary import TemporaryFile, remove_leftovers
 from pyllm.gguf.values import Value, copy_metadata
 from pyllm.units import size
 
@@ -25,9 +25,6 @@ __all__ = ["GGUFWriter", "TensorSpec", "Value", "copy_metadata", "part_path"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FLUSHED_AT_ONCE = 16 << 20
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What file systems answer that do not know of syncing."""
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class GGUFWriter:
@@ -65,8 +62,8 @@ class GGUFWriter:
         self._wanted = self._walk()
         self._missing = 0  # bytes of the present tensor
         self._written = self._on_its_way = 0
-        self._file: int | None = None
-        self._temporary: dict[Path, Path] = {}  # targets and what they are called while they grow
+        self._file: TemporaryFile | None = None
+        self._temporary: dict[Path, TemporaryFile] = {}  # targets and what they are while they grow
         self._placed: list[Path] = []
 
     @property
@@ -99,9 +96,13 @@ class GGUFWriter:
             view = view[len(taken) :]
 
     def check(self) -> None:
-        """Raises GGUFError where a target may not be written or the disk has not enough room; writes nothing."""
+        """Raises GGUFError where a target may not be written or the disk has not enough room; writes nothing.
+
+        What killed processes left in the folder is removed, as it takes room.
+        """
         for path in self.paths:
             self._check_target(path)
+        remove_leftovers(self.path.parent)
         free = shutil.disk_usage(self.path.parent).free
         if free < self.n_bytes:
             raise GGUFError(
@@ -134,10 +135,8 @@ class GGUFWriter:
             self._close()
 
     def _open(self, part: Part) -> None:
-        temporary = self.path.with_name(f".pyllm-{secrets.token_hex(8)}.part")
-        self._temporary[part.path] = temporary
         try:
-            self._file = os.open(temporary, _FLAGS, 0o666)
+            self._file = self._temporary[part.path] = TemporaryFile(self.path.parent)
         except OSError as error:
             raise self._error(error) from error
 
@@ -145,26 +144,20 @@ class GGUFWriter:
         assert self._file is not None
         try:
             while len(view):
-                n = os.write(self._file, view[: 1 << 30])
+                n = os.write(self._file.fileno(), view[: 1 << 30])
                 self._written += n
                 view = view[n:]
         except OSError as error:
             raise self._error(error) from error
         if (n := self._written - self._on_its_way) >= _FLUSHED_AT_ONCE:
-            _store_soon(self._file, n)
+            _store_soon(self._file.fileno(), n)
             self._on_its_way = self._written
 
     def _close(self) -> None:
         """What was written is on the disk before the file gets its name."""
         assert self._file is not None
         try:
-            try:
-                os.fsync(self._file)
-            except OSError as error:
-                if error.errno not in _NO_SYNC:
-                    raise
-            file, self._file = self._file, None
-            os.close(file)
+            self._file.sync()
         except OSError as error:
             raise self._error(error) from error
 
@@ -176,8 +169,8 @@ class GGUFWriter:
             self._check_target(path)
             try:
                 if path.exists():
-                    shutil.copymode(path, temporary)
-                os.replace(temporary, path)
+                    shutil.copymode(path, temporary.path)
+                temporary.place(path)
             except OSError as error:
                 raise self._error(error) from error
             self._placed.append(path)
@@ -193,14 +186,11 @@ class GGUFWriter:
 
     def _remove(self) -> None:
         """Take away all that was made."""
-        file, self._file = self._file, None
-        if file is not None:
-            with contextlib.suppress(OSError):
-                os.close(file)
         for path, temporary in self._temporary.items():
-            for name in (temporary, path) if path in self._placed else (temporary,):
+            temporary.remove()
+            if path in self._placed:
                 with contextlib.suppress(OSError):
-                    name.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
     def _check_target(self, path: Path) -> None:
         if not path.parent.is_dir():

@@ -89,6 +89,12 @@ class Task:
                 out.append((t, other))
         return out
 
+    def unchanged(self, n_bytes: int, alignment: int = 32) -> list[Choice] | None:
+        """The choice that leaves free tensors as they are; None where they, padded to `alignment`, take more bytes."""
+        choices = [self.settled.get(t.name) or Choice(t.name, t.format) for t in self.tensors]
+        total = sum(_stored(t, c.format, alignment) for t, c in zip(self.tensors, choices, strict=True))
+        return choices if total <= n_bytes else None
+
     @property
     def n_weights(self) -> int:
         return sum(t.n_elements for t in self.tensors)

@@ -129,6 +129,9 @@ def test_imatrix_is_used(run: Run, model: str, tmp_path: Path) -> None:
         (["{model}", "{new}", "Q8_0", "--tensor-type", "attn_q=Q9_K"], 2, "'Q9_K' is no tensor format; did you mean Q"),
         (["{model}", "{new}", "Q8_0", "--tensor-type", "attn_q"], 2, "not of the form 'ffn_down=Q6_K'"),
         (["{model}", "{new}", "Q8_0", "--tensor-type", "(=Q6_K"], 2, "'(' is no regular expression"),
+        (["{model}", "{new}", "Q8_0", "--tensor-type", "ffn_dwon=F16"], 1, "'ffn_dwon' fits no matrix of this model"),
+        (["{model}", "{new}", "Q8_0", "--tensor-type", "norm=F16"], 1, "'norm' fits no matrix of this model"),
+        (["{model}", "{new}", "--bpw", "9", "--fast", "--tensor-type", "x9=F16"], 1, "'x9' fits no matrix"),
         (["{model}", "{new}", "Q8_0", "--split-max-size", "much"], 2, "'much' is not a size such as 2G"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from command import Run
 
 from pyllm.gguf import open_gguf
+from pyllm.quant.calibrate import target_size
 
 
 @pytest.fixture
@@ -39,6 +40,25 @@ def test_size_as_a_dry_run(run: Run, model: str) -> None:
     formats = {t["name"]: t["format"] for t in plan["tensors"]}
     assert formats["output_norm.weight"] == "F32"
     assert formats["blk.0.ffn_gate.weight"] == formats["blk.0.ffn_up.weight"]
+
+
+@pytest.mark.parametrize("size", [["--bpw", "40"], ["--size", "9G"]])
+def test_a_size_above_the_sources_is_a_copy_and_nothing_is_measured(
+    run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: list[str]
+) -> None:
+    def measure(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is to be measured")
+
+    monkeypatch.setattr(target_size, "measure_errors", measure)
+    monkeypatch.setattr(target_size, "sensitivities", measure)
+    target = tmp_path / "q.gguf"
+    done = run("quantize", model, str(target), *size, "-t", "1")
+    assert done.code == 0
+    assert "note: the size has room for the tensors as they are; they are copied" in done.err
+    with open_gguf(model) as before, open_gguf(target) as after:
+        for name, tensor in before.tensors.items():
+            assert after.tensors[name].format == tensor.format
+            assert after.tensors[name].data.tobytes() == tensor.data.tobytes()
 
 
 @pytest.mark.parametrize(

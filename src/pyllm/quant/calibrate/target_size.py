@@ -49,7 +49,7 @@ def formats_for_size(
 
     Errors are measured on samples of all matrices in all formats, and what they do to the model by quantizing
     one after the other while it reads `text` (token ids; None: pyllm's own mix). `fast` leaves that out and takes
-    what errors typically do. `options.pure` means nothing here.
+    what errors typically do. Nothing is measured where all tensors fit as they are. `options.pure` means nothing here.
 
     Raises FormatError where a model cannot be so small or no size is given, RequestError where the text is too short.
     """
@@ -62,6 +62,8 @@ def formats_for_size(
     else:
         raise FormatError("name a size: a number of bytes, or of bits per weight")
     threads = n_threads or default_threads()
+    if (unchanged := task.unchanged(budget, alignment)) is not None:
+        return unchanged
     least_bits = 8 * budget / task.n_weights - _FURTHEST_BELOW
     unknown = {t.name: dict.fromkeys(candidates(t, least_bits), 0.0) for t in task.free}
     try:

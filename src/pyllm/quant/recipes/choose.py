@@ -85,10 +85,10 @@ def choose(
     """The format of each tensor, in the order of `tensors`; what is not quantized keeps its own.
 
     Overrides go before the recipe, the formats of output and embeddings before overrides. Raises FormatError for a
-    format or a pattern that is none.
+    format or a pattern that is none, and for a pattern that fits no tensor that is quantized.
     """
     tensors = list(tensors)
-    chooser = _Chooser(recipe, ModelShape.of(metadata), options or RecipeOptions(), [t.name for t in tensors])
+    chooser = _Chooser(recipe, ModelShape.of(metadata), options or RecipeOptions(), tensors)
     # llama.cpp counts tensors in this order, whatever that of the file is
     order = sorted(range(len(tensors)), key=lambda i: _layer_then_name(tensors[i].name))
     chosen = {i: chooser.choice(tensors[i]) for i in order}
@@ -99,7 +99,7 @@ def asked_for(tensors: Iterable[Tensor], options: RecipeOptions) -> dict[str, Ch
     """Tensors whose format the options name, by name; `pure`, which speaks of recipes, is passed over."""
     tensors = list(tensors)
     plain = replace(options, pure=False)
-    chooser = _Chooser(RECIPES["F16"], ModelShape.of({}), plain, [t.name for t in tensors])
+    chooser = _Chooser(RECIPES["F16"], ModelShape.of({}), plain, tensors)
     return {t.name: choice for t in tensors if (choice := chooser.by_wish(t)) is not None}
 
 
@@ -117,11 +117,13 @@ def fitting(format: str, columns: int, instead: str | None = None) -> str:
 class _Chooser:
     """Tensors must come layer by layer: how many of its kind came before is part of a tensor's place."""
 
-    def __init__(self, recipe: Recipe, model: ModelShape, options: RecipeOptions, names: Sequence[str]) -> None:
+    def __init__(self, recipe: Recipe, model: ModelShape, options: RecipeOptions, tensors: Sequence[Tensor]) -> None:
+        names = [t.name for t in tensors]
         self._recipe = recipe
         self._model = model
         self._options = options
-        self._overrides = [(_pattern(text), _format(format)) for text, format in options.tensor_types]
+        free = [t.name for t in tensors if is_quantized(t.name, t.shape)]
+        self._overrides = [(_pattern(text, free), _format(format)) for text, format in options.tensor_types]
         self._output = _format(options.output_format) if options.output_format else None
         self._embedding = _format(options.embedding_format) if options.embedding_format else None
         self._is_tied = OUTPUT not in names
@@ -198,8 +200,11 @@ def _format(name: str) -> str:
     return by_name(name.upper()).name
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def _pattern(text: str, names: Iterable[str]) -> re.Pattern[str]:
     try:
-        return re.compile(text)
+        pattern = re.compile(text)
     except re.error as error:
         raise FormatError(f"{text!r} is no regular expression: {error}") from None
+    if not any(pattern.search(name) for name in names):
+        raise FormatError(f"{text!r} fits no matrix of this model; `pyllm show --tensors` lists their names")
+    return pattern

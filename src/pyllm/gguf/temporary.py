@@ -1,0 +1,105 @@
+"""Files that grow under a temporary name, and the removal of those that killed processes left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import sys
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_PREFIX, _SUFFIX = ".pyllm-", ".part"
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What file systems answer that do not know of syncing."""
+
+
+class TemporaryFile:
+    """A new file in `folder`, open to write, that `place` gives its name and `remove` takes away.
+
+    It is locked until then, so that `remove_leftovers` of other processes leaves it alone. The lock ends with the
+    process, however that ends. On Windows, an open file cannot be removed, which serves as well while it is written.
+    Methods raise OSError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        for _ in range(10):
+            self.path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+            self._file: int | None = os.open(self.path, _FLAGS, 0o666)
+            # Another process may take it for a leftover in the moment before it is locked.
+            if _lock(self._file) is not False and self.path.exists():
+                return
+            os.close(self._file)
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(self.path))
+
+    def fileno(self) -> int:
+        """The file's descriptor."""
+        assert self._file is not None
+        return self._file
+
+    def sync(self) -> None:
+        """Have all that was written on the disk; nothing more will be."""
+        try:
+            os.fsync(self.fileno())
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+        if sys.platform == "win32":
+            self._close()  # or it could not be renamed
+
+    def place(self, target: Path) -> None:
+        """Give the file its name, in place of what has it now."""
+        os.replace(self.path, target)
+        self._close()
+
+    def remove(self) -> None:
+        """Take the file away, if it has no other name yet. Never fails."""
+        with contextlib.suppress(OSError):
+            if sys.platform == "win32":
+                self._close()
+            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._close()
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of `folder` that no living process writes. What cannot be told or removed stays."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    if sys.platform == "win32":
+        path.unlink()
+        return
+    # Without O_NOFOLLOW and O_NONBLOCK, a link or a pipe of such a name could do harm.
+    file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if _lock(file):
+            path.unlink()
+    finally:
+        os.close(file)
+
+
+def _lock(file: int) -> bool | None:
+    """Whether the file is now locked by this process; None where the file system knows no locks."""
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
