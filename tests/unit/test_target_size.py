@@ -12,7 +12,7 @@ from gguf import GGUFWriter
 from pyllm.errors import FormatError, RequestError
 from pyllm.gguf import open_gguf
 from pyllm.gguf.types import by_name
-from pyllm.quant.calibrate.sensitivity import sensitivities
+from pyllm.quant.calibrate.sensitivity import along, sensitivities
 from pyllm.quant.calibrate.target_size import formats_for_size, quantize_to_size
 from pyllm.quant.imatrix import ImportanceMatrix, Sums
 from pyllm.quant.recipes import RecipeOptions
@@ -95,6 +95,32 @@ def test_what_matters_gets_more_bits(model: Path) -> None:
         for name in ("attn_v", "attn_output", "ffn_up", "ffn_down"):
             first, second = (formats[f"blk.{i}.{name}.weight"] for i in (0, 1))
             assert first.block_bytes / first.block_size > second.block_bytes / second.block_size
+
+
+def test_what_changes_little_from_layer_to_layer_is_measured_now_and_then() -> None:
+    measured: list[int] = []
+
+    def smooth(i: int) -> float:
+        measured.append(i)
+        return 0.01 * 1.1**i
+
+    assert along(range(32), smooth) == pytest.approx([0.01 * 1.1**i for i in range(32)])
+    assert sorted(measured) == [0, 1, 16, 31]
+    assert along([], smooth) == []
+    assert along(range(1), smooth) == pytest.approx([0.01])
+
+
+def test_what_changes_is_measured_where_it_does() -> None:
+    measured: list[int] = []
+
+    def step(i: int) -> float:
+        measured.append(i)
+        return 5.0 if i < 11 else 0.2
+
+    found = along(range(40), step)
+    assert found == pytest.approx([step(i) for i in range(40)], rel=0.5)
+    assert {10, 11} <= set(measured)
+    assert len(measured[:-40]) < 20
 
 
 def test_sensitivities_are_kl_divergences(model: Path) -> None:

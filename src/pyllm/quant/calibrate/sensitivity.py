@@ -3,12 +3,18 @@
 To first order, quantizing a matrix moves the model's predictions by a KL divergence that grows with the square of the
 relative error of its weights, and divergences of several matrices add up. So one probe of each matrix tells what any
 format of it will cost: its relative squared error times the sensitivity that is measured here.
+
+Matrices of one kind change little from layer to layer in most of a model. So not all are probed: those of the first two
+layers and the last, and between two of them the one in the middle. Where that is about what the two say, so are the
+others, by interpolation; where it is not, each half is looked at in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +24,7 @@ from pyllm.errors import RequestError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.processors import default_threads
 from pyllm.quant import formats
+from pyllm.quant.recipes.roles import layer_of
 
 if TYPE_CHECKING:
     from pyllm.backends.base import Executable
@@ -29,9 +36,13 @@ if TYPE_CHECKING:
 _PAGE_SIZE = 32
 _SCORED_EVERY = 2
 """Neighbouring tokens tell much the same."""
-_ROWS_AT_ONCE = 32
+_MOST_LOGITS = 1 << 24
+"""Computed for a probe: where the vocabulary is large, fewer tokens are scored."""
+_ABOUT = 1.5
+"""Factor by which sensitivities may differ that are about the same; they span orders of magnitude."""
 
 F32 = NDArray[np.float32]
+T = TypeVar("T")
 
 
 def sensitivities(
@@ -50,8 +61,8 @@ def sensitivities(
     """By name of a matrix: KL divergence (nats per token) over the relative squared error that caused it.
 
     The model reads `n_windows` windows of `n_ctx` tokens, taken evenly from `text` (or token ids; None: pyllm's own
-    mix), once as it is in eight bits and once with the matrices of each of `groups` quantized to `probe`, or to Q4_0
-    where rows are not whole blocks of that. Errors are weighted by `imatrix` as encoders weigh them.
+    mix), once as it is in eight bits and once with the matrices of some of `groups` quantized to `probe`, or to Q4_0
+    where rows are not whole blocks of that; others' sensitivities are interpolated. Errors are weighted by `imatrix`.
     Groups that the model's program does not use are left out.
 
     Raises RequestError where the text is too short, BackendError where the backend cannot replace weights.
@@ -68,17 +79,64 @@ def sensitivities(
     with Encoder(threads) as encoder:
         base = {n: _encoded(encoder, file.tensors[n], formats.get("Q8_0"), None)[0] for n in names}
         model = _Model(file, base, windows, backend, threads, progress)
+
+        def measure(group: Sequence[str]) -> float:
+            if progress:
+                progress(f"measuring {group[0]}", len(found) / len(names))
+            probed = [_probed(encoder, file.tensors[name], probe, imatrix) for name in group]
+            error = sum(e for _, e in probed)
+            return model.divergence([base[n] for n in group], [t for t, _ in probed]) / error if error else 0.0
+
         try:
-            for i, group in enumerate(groups):
-                if progress:
-                    progress(f"measuring {group[0]}", i / len(groups))
-                probed = [_probed(encoder, file.tensors[name], probe, imatrix) for name in group]
-                error = sum(e for _, e in probed)
-                divergence = model.divergence([base[n] for n in group], [t for t, _ in probed]) if error else 0.0
-                found |= dict.fromkeys(group, divergence / error if error else 0.0)
+            for series in _series(groups):
+                for group, value in zip(series, along(series, measure), strict=True):
+                    found |= dict.fromkeys(group, value)
         finally:
             model.close()
     return found
+
+
+def _series(groups: Sequence[Sequence[str]]) -> list[list[Sequence[str]]]:
+    """Groups of one kind together, by layer; a group that is of no layer is alone."""
+    kinds: dict[str, list[tuple[int, Sequence[str]]]] = {}
+    for group in groups:
+        layer = layer_of(group[0])
+        kind = group[0] if layer is None else group[0].replace(f".{layer}.", ".{}.", 1)
+        kinds.setdefault(f"{kind} of {len(group)}", []).append((layer or 0, group))
+    return [[group for _, group in sorted(members, key=lambda m: m[0])] for members in kinds.values()]
+
+
+def along(series: Sequence[T], measure: Callable[[T], float], about: float = _ABOUT) -> list[float]:
+    """measure(x) of each x of a series, or what is measured around it where that is good to a factor of `about`."""
+    n = len(series)
+    logs: dict[int, float] = {}
+
+    def known(i: int) -> float:
+        if i not in logs:
+            logs[i] = math.log(max(measure(series[i]), 1e-12))
+        return logs[i]
+
+    def between(first: int, last: int) -> None:
+        """Fill in what is between two that are known."""
+        if last - first < 2:
+            return
+        middle = (first + last) // 2
+        share = (middle - first) / (last - first)
+        expected = known(first) * (1 - share) + known(last) * share
+        if abs(known(middle) - expected) > math.log(about):
+            between(first, middle)
+            between(middle, last)
+        else:
+            xs = [first, middle, last]
+            inner = range(first + 1, last)
+            logs.update(zip(inner, np.interp(inner, xs, [known(x) for x in xs]).tolist(), strict=True))
+
+    anchors = sorted({i for i in (0, 1, n - 1) if 0 <= i < n})
+    for i in anchors:
+        known(i)
+    for first, last in pairwise(anchors):
+        between(first, last)
+    return [math.exp(logs[i]) for i in range(n)]
 
 
 def _probed(
@@ -143,15 +201,18 @@ class _Model:
     ) -> None:
         from pyllm import archs, backends
         from pyllm.backends.base import Batch
+        from pyllm.evaluation.scoring import Scorer, coded_width
 
         n_windows, n_ctx = windows.shape
         pages = -(-n_ctx // _PAGE_SIZE)
+        n_vocab = archs.load(file.metadata, file.tensors, n_ctx).n_vocab
+        wanted = range(1, n_ctx, max(_SCORED_EVERY, -(-windows.size * n_vocab // _MOST_LOGITS)))
         options = ExecutionOptions(
             n_pages=n_windows * pages,
             page_size=_PAGE_SIZE,
             max_tokens=windows.size,
             max_seqs=n_windows,
-            max_rows=windows.size,
+            max_rows=n_windows * len(wanted),
             n_threads=n_threads,
             progress=progress,
         )
@@ -159,33 +220,27 @@ class _Model:
         architecture = archs.load(file.metadata, tensors, n_ctx)
         self._executable: Executable = backends.get(backend).compile(architecture.program, tensors, options)
         self._batch = Batch(options)
-        wanted = range(1, n_ctx, _SCORED_EVERY)
         for i, window in enumerate(windows):
             self._batch.add(window, 0, range(i * pages, (i + 1) * pages), wanted)
-        self._predicted = [_log_softmax(block) for block in self._logits()]
+        self._scorer = Scorer(n_threads)
+        logits = self._executable.run(self._batch)
+        self._predicted = np.empty((len(logits), coded_width(logits.shape[1])), np.uint16)
+        self._nothing = np.zeros(len(logits), np.int32)  # targets, of which nothing is asked
+        scores = self._scorer.score(logits, self._nothing, self._predicted)
+        # Predictions are kept in 16 bits, from which they themselves are a little away.
+        self._rounding = float(self._scorer.compare(logits, scores, self._predicted)[0].mean())
 
     def divergence(self, old: Sequence[TensorInfo], new: Sequence[TensorInfo]) -> float:
         """Mean KL divergence of the predictions with `new` in place of `old` from those without."""
         self._executable.replace({t.name: t for t in new})
         try:
-            total = 0.0
-            for p, logits in zip(self._predicted, self._logits(), strict=True):
-                total += float(np.sum(np.exp(p) * (p - _log_softmax(logits)), dtype=np.float64))
-            return max(0.0, total / self._batch.n_rows)
+            logits = self._executable.run(self._batch)
+            scores = self._scorer.score(logits, self._nothing)
+            divergences, _ = self._scorer.compare(logits, scores, self._predicted)
+            return max(0.0, float(divergences.mean()) - self._rounding)
         finally:
             self._executable.replace({t.name: t for t in old})
 
     def close(self) -> None:
         self._executable.close()
-
-    def _logits(self) -> Iterator[F32]:
-        """The wanted rows of logits, some at a time so that they stay in the processor's caches."""
-        logits = self._executable.run(self._batch)
-        for start in range(0, len(logits), _ROWS_AT_ONCE):
-            yield logits[start : start + _ROWS_AT_ONCE]
-
-
-def _log_softmax(logits: F32) -> F32:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
+        self._scorer.close()
