@@ -53,7 +53,7 @@ class Display:
 
     @property
     def progress(self) -> Progress | None:
-        if sys.stderr is not None and sys.stderr.isatty():
+        if sys.stderr.isatty():
             return self._report
         return self._lines.report if self._lines is not None else None
 

@@ -40,7 +40,7 @@ class Board:
         self._error = ""
         self._bar: Any = None
         self._task: Any = None
-        self._lines = None if sys.stderr is not None and sys.stderr.isatty() else Lines()
+        self._lines = None if sys.stderr.isatty() else Lines()
         self.summary: Summary | None = None
         """What was done, once it is."""
 

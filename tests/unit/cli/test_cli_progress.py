@@ -49,7 +49,7 @@ def test_quantize_and_imatrix_write_lines(
     assert "measuring errors of blk.0" in done.err
     assert "measuring blk.0" in done.err
     done = run("imatrix", "-m", model, "-f", str(text), "-o", str(folder / "i.gguf"), "--ctx", "16", "-t", "1")
-    assert "reading windows (1/" in done.err
+    assert "reading windows (" in done.err
 
 
 @pytest.mark.parametrize(("command", "default"), [("imatrix", "[default: 512]"), ("perplexity", "[default: 512;")])
