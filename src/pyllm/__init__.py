@@ -10,11 +10,11 @@
 Names are imported when they are first used: `import pyllm` itself loads neither numpy nor a backend.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
+# Nothing is imported, not even `typing`: with `python -m pyllm` the current folder is still in the search path here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pyllm.chat import ChatTemplate
     from pyllm.config import SamplingParams
     from pyllm.errors import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ModelError,
         OutOfMemoryError,
         PyllmError,
+        PyllmWarning,
         RequestError,
         TemplateError,
         TokenizerError,
@@ -53,6 +54,7 @@ _HOMES = {
         "ModelError",
         "OutOfMemoryError",
         "PyllmError",
+        "PyllmWarning",
         "RequestError",
         "TemplateError",
         "TokenizerError",
@@ -81,6 +83,7 @@ __all__ = [
     "ModelError",
     "OutOfMemoryError",
     "PyllmError",
+    "PyllmWarning",
     "RecipeOptions",
     "RequestError",
     "SamplingParams",
@@ -97,7 +100,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME_OF:
         raise AttributeError(f"module 'pyllm' has no attribute '{name}'")
     from importlib import import_module

@@ -52,3 +52,7 @@ class ClosedError(PyllmError):
 
 class HubError(PyllmError):
     """A model name is unknown, or a download failed or did not match its hash."""
+
+
+class PyllmWarning(UserWarning):
+    """Something works, but worse than it could: the text says what would help. Issued by `warnings.warn`."""

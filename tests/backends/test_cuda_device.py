@@ -286,18 +286,14 @@ def test_compiled_once_and_kept(sources: Path) -> None:
     assert not fake.programs
 
 
-def test_what_is_kept_others_may_read(tmp_path: Path) -> None:
-    plain, kept = tmp_path / "plain", tmp_path / "kept.cubin"
-    plain.touch()
-    compiler.keep(kept, lambda path: path.write_bytes(b"x") and None)
-    assert kept.stat().st_mode == plain.stat().st_mode
-
-    def full(path: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(BackendError, match=r"cannot be kept in .*: No space left on device"):
-        compiler.keep(tmp_path / "other.cubin", full)
-    assert sorted(tmp_path.iterdir()) == [kept, plain]
+def test_a_damaged_cubin_is_compiled_again(sources: Path) -> None:
+    fake = FakeNvrtc()
+    nvrtc = compiler.Nvrtc(fake)
+    first = nvrtc.cubin("good.cu", {}, "sm_90")
+    (kept,) = compiler.cache_folder().glob("good-*.cubin")
+    kept.write_bytes(bytes(kept.stat().st_size))
+    assert nvrtc.cubin("good.cu", {}, "sm_90") == first
+    assert len(fake.compiled) == 2
 
 
 def test_errors_of_the_compiler_come_through(sources: Path) -> None:

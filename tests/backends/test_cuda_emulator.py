@@ -14,7 +14,7 @@ import pytest
 from cuda_tools import DEVICES, card, emulator, run
 from numpy.typing import NDArray
 
-from pyllm.backends.cuda import compiler
+from pyllm.backends.cuda import compiler, emulated
 from pyllm.backends.cuda.emulated import EmulatedLauncher
 from pyllm.backends.cuda.launch import fill, struct
 from pyllm.backends.cuda.launcher import Launcher, open_launcher
@@ -433,26 +433,13 @@ def test_sources_know_what_they_include(tmp_path: Path, monkeypatch: pytest.Monk
     assert compiler.options_of({"B": True, "A": "x"}) == ["-DA=x", "-DB=1"]
 
 
-def test_files_that_are_kept_appear_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "x.bin"
-
-    def broken(to: Path) -> None:
-        to.write_bytes(b"half")
-        raise BackendError("no")
-
-    with pytest.raises(BackendError):
-        compiler.keep(path, broken)
-    assert not list(path.parent.iterdir())
-
-    def whole(to: Path) -> None:
-        to.write_bytes(b"whole")
-
-    compiler.keep(path, whole)
-    compiler.keep(path, broken)
-    assert path.read_bytes() == b"whole"
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BackendError, match="PYLLM_KERNEL_CACHE"):
-        compiler.keep(tmp_path / "file" / "x.bin", broken)
+def test_a_damaged_shared_object_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYLLM_KERNEL_CACHE", str(tmp_path))
+    path = emulated.build("embed_float.cu", {})
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    assert emulated.build("embed_float.cu", {}) == path
+    assert path.stat().st_size == len(whole)
 
 
 @pytest.fixture

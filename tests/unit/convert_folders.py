@@ -83,3 +83,23 @@ def write_folder(
     (folder / "config.json").write_text(json.dumps(dict(LLAMA if config is None else config)))
     write_tensors(folder / "model.safetensors", llama_tensors() if tensors is None else tensors)
     return folder
+
+
+def write_whole_folder(path: Path, template: str) -> Path:
+    """A llama of 26 thousand weights with a vocabulary of bytes and three merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet, "he", "ll", "Ġw"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("l", "l"), ("Ġ", "w")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tensors, random = llama_tensors(), np.random.default_rng(1)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = random.standard_normal((len(vocab) + 3, 32)).astype(np.float32)
+    write_folder(path, LLAMA | {"vocab_size": len(vocab) + 3}, tensors)
+    tokenizer.save(str(path / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from convert_folders import LLAMA, llama_tensors, write_folder
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from convert_folders import write_whole_folder
 
 import pyllm
 from pyllm.cli import main
@@ -19,21 +17,7 @@ TEMPLATE = "{{ messages[0]['content'] }}"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A llama of 26 thousand weights with a vocabulary of bytes and three merges."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet, "he", "ll", "Ġw"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("l", "l"), ("Ġ", "w")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
-    tensors, random = llama_tensors(), np.random.default_rng(1)
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        tensors[name] = random.standard_normal((len(vocab) + 3, 32)).astype(np.float32)
-    path = write_folder(tmp_path / "tiny", LLAMA | {"vocab_size": len(vocab) + 3}, tensors)
-    tokenizer.save(str(path / "tokenizer.json"))
-    settings = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
-    (path / "tokenizer_config.json").write_text(json.dumps(settings))
-    return path
+    return write_whole_folder(tmp_path / "tiny", TEMPLATE)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:

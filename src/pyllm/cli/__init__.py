@@ -10,13 +10,16 @@ import contextlib
 import pkgutil
 import signal
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
 import click
 
 from pyllm.cli import _command, _streams
-from pyllm.errors import PyllmError
+from pyllm.errors import PyllmError, PyllmWarning
+
+_usual_format = warnings.formatwarning
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -94,8 +97,18 @@ def _leave_in_order() -> None:
                 signal.signal(number, leave)
 
 
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """pyllm's warnings are shown in one line, as errors are."""
+    if issubclass(category, PyllmWarning):
+        return f"warning: {message}\n"
+    return _usual_format(message, category, filename, lineno, line)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point: run a command and leave with its exit code."""
+    warnings.formatwarning = _format_warning
     _leave_in_order()
     _streams.prepare()
     code = 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyllm import env
 from pyllm.cli._output import describe, note, speeds, where, write
 from pyllm.errors import ClosedError, PyllmError, RequestError
 from pyllm.units import size
@@ -132,7 +132,7 @@ class Conversation:
     def _save(self, file: str) -> None:
         if not file:
             raise RequestError("/save needs the name of a file")
-        path = Path(file).expanduser()
+        path = env.user_path(file)
         content = {"model": self._llm.path.name, "system": self._system, "messages": self._messages}
         path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         write(f"{len(self._messages)} messages are in {path}.\n")
@@ -141,7 +141,7 @@ class Conversation:
         if not file:
             raise RequestError("/load needs the name of a file")
         try:
-            content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+            content = json.loads(env.user_path(file).read_text(encoding="utf-8"))
             messages = [{"role": str(m["role"]), "content": str(m["content"])} for m in content["messages"]]
             system = content.get("system")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

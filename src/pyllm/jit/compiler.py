@@ -10,9 +10,7 @@ A kernel is `void(int64 args, int64 thread, int64 n_threads)`; `args` is the add
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +24,7 @@ from llvmlite import binding as llvm
 from pyllm import env
 from pyllm.config import Progress
 from pyllm.errors import BackendError
-from pyllm.jit import workers
+from pyllm.jit import objects, workers
 from pyllm.jit.target import Target, host
 
 ENTRY = "pyllm_kernel"
@@ -64,11 +62,11 @@ class Library:
         new = [k for k in wanted if k not in self._addresses]
         if new:
             target, folder = host(), cache_folder(host())
-            missing = [k for k in new if not _object_path(folder, k).exists()]
-            if missing:
-                compile_missing(missing, target, folder, progress)
+            code = {k: found for k in new if (found := objects.find(folder, _object_name(k))) is not None}
+            if missing := [k for k in new if k not in code]:
+                code |= compile_missing(missing, folder, progress)
             for k in new:
-                self._addresses[k] = self._add(target, _object_path(folder, k).read_bytes(), k)
+                self._addresses[k] = self._add(target, code[k], k)
         return {k: self._addresses[k] for k in wanted}
 
     def _add(self, target: Target, code: bytes, k: Kernel) -> int:
@@ -97,61 +95,89 @@ def cache_folder(target: Target) -> Path:
     return env.kernel_cache_dir() / f"{target.cpu}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 
-def _object_path(folder: Path, k: Kernel) -> Path:
+def _object_name(k: Kernel) -> str:
     # Symbols can be longer than file names may be.
-    name = hashlib.sha256(f"{k.module} {k.symbol}".encode() + _sources(k.module)).hexdigest()[:20]
-    return folder / f"{k.symbol[:80]}-{name}.o"
+    digest = hashlib.sha256(f"{k.module} {k.symbol}".encode() + _sources(k.module)).hexdigest()[:20]
+    return f"{k.symbol[:80]}-{digest}.o"
 
 
 @cache
 def _sources(module: str) -> bytes:
-    """Digest of what a kernel is made from: its module, what that imports of this package, this room."""
-    found: dict[str, bytes] = {}
-    todo = [module, "jit.compiler", "jit.target", *(f"jit.simd.{p.stem}" for p in (_PACKAGE / "jit/simd").glob("*.py"))]
+    """Digest of what a kernel is made from: `source_files`, the compiler and the target."""
+    files = {*source_files(module), _PACKAGE / "jit/compiler.py", _PACKAGE / "jit/target.py"}
+    return hashlib.sha256(b"".join(_imports(path)[0] for path in sorted(files))).digest()
+
+
+def source_files(module: str) -> set[Path]:
+    """Files of this package that a module (below `pyllm`) imports, wherever in the text; itself and `jit.simd` too."""
+    found: set[Path] = set()
+    todo = {_PACKAGE.joinpath(*module.split(".")).with_suffix(".py"), *(_PACKAGE / "jit/simd").glob("*.py")}
     while todo:
-        path = _PACKAGE / (todo.pop().replace(".", "/") + ".py")
-        if str(path) not in found and path.is_file():
-            found[str(path)] = text = path.read_bytes()
-            for package, names in re.findall(rb"^from pyllm\.([\w.]+) import \(?([\w, \n]+)", text, re.M):
-                todo += [package.decode(), *(f"{package.decode()}.{n}" for n in re.findall(r"\w+", names.decode()))]
-    return hashlib.sha256(b"".join(found[name] for name in sorted(found))).digest()
+        path = todo.pop()
+        found.add(path)
+        todo |= _imports(path)[1] - found
+    return found
+
+
+@cache
+def _imports(path: Path) -> tuple[bytes, frozenset[Path]]:
+    """A file's content, and the files of this package that it imports.
+
+    Found by regular expressions, since parsing files takes longer than the rest of a warm start: rather a file too many
+    (a docstring that shows an import) than one too few.
+    """
+    content = path.read_bytes()
+    text = _COMMENT.sub("", content.decode(errors="replace"))
+    found: set[Path] = set()
+    for dots, source, names in _FROM.findall(text):
+        place = (path.parents[len(dots) - 1] if dots else _PACKAGE.parent).joinpath(*source.split("."))
+        if place.is_relative_to(_PACKAGE):
+            found |= {place / f"{name}.py" for name in _WORD.findall(names)}
+            if place != _PACKAGE:  # which imports nothing before it is asked to
+                found |= {place.with_suffix(".py"), place / "__init__.py"}
+    for source in _IMPORT.findall(text):
+        place = _PACKAGE.parent.joinpath(*source.split("."))
+        found |= {place.with_suffix(".py"), place / "__init__.py"}
+    return content, frozenset(path for path in found if path.is_file())
+
+
+_COMMENT = re.compile(r"#[^\n]*")
+_FROM = re.compile(r"\bfrom\s+(\.*)([\w.]*)\s+import\b\s*(\([^)]*|(?:[^\n\\]|\\\n)*)")
+_IMPORT = re.compile(r"\b(pyllm(?:\.\w+)+)(?=\s*(?:,|;|$|\\|as\b))", re.MULTILINE)
+_WORD = re.compile(r"[A-Za-z_]\w*")
 
 
 def compile_missing(
-    kernels: Sequence[Kernel],
-    target: Target,
-    folder: Path,
-    progress: Progress | None = None,
-    n_workers: int | None = None,
-) -> None:
-    """Compile kernels into `folder`, in as many processes as there are processors. Raises BackendError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as e:
-        raise BackendError(
-            f"cannot write compiled kernels to {folder} ({e}); set PYLLM_KERNEL_CACHE to a folder that can be written"
-        ) from e
-    jobs = [{"folder": str(folder), "module": k.module, "name": k.name, "params": dict(k.params)} for k in kernels]
-    done_before = sum(_object_path(folder, k).exists() for k in kernels)
+    kernels: Sequence[Kernel], folder: Path, progress: Progress | None = None, n_workers: int | None = None
+) -> dict[Kernel, bytes]:
+    """Compile kernels for this processor, in as many processes as there are processors, and keep them in `folder`.
+
+    A kernel that another process has kept meanwhile is taken from there. Raises BackendError.
+    """
+    jobs = [{"module": k.module, "name": k.name, "params": dict(k.params)} for k in kernels]
+    compiled: dict[Kernel, bytes] = {}
 
     def watch() -> None:
         if progress:
-            done = sum(_object_path(folder, k).exists() for k in kernels) - done_before
-            progress("compiling kernels for this processor (first run only)", done / len(kernels))
+            progress("compiling kernels for this processor (first run only)", len(compiled) / len(kernels))
 
-    workers.run(jobs, n_workers, watch)
+    def ready(i: int) -> bool:
+        code = objects.find(folder, _object_name(kernels[i]))
+        if code is not None:
+            compiled[kernels[i]] = code
+        return code is not None
+
+    def done(i: int, code: bytes) -> None:
+        objects.keep(folder, _object_name(kernels[i]), code)
+        compiled[kernels[i]] = code
+
+    workers.run(jobs, n_workers, watch, ready, done)
+    return compiled
 
 
-def compile_job(job: workers.Job) -> None:
-    """Compile one kernel and write its object file: what a worker does."""
-    k, folder = kernel(job["module"], job["name"], **job["params"]), Path(job["folder"])
-    path = _object_path(folder, k)
-    if path.exists():
-        return
-    code = compile_object(k, host())
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as f:
-        f.write(code)
-    os.replace(f.name, path)  # another process may have been quicker; both wrote the same
+def compile_job(job: workers.Job) -> bytes:
+    """Object code of one kernel for this processor: what a worker does."""
+    return compile_object(kernel(job["module"], job["name"], **job["params"]), host())
 
 
 def compile_object(k: Kernel, target: Target) -> bytes:

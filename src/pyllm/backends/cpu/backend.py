@@ -62,11 +62,9 @@ def _processor() -> str:
         except OSError:
             pass
     elif sys.platform == "darwin":
-        import subprocess
+        from pyllm.jit.processors import sysctl
 
-        try:
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            pass
-    return platform.processor() or platform.machine()
+        if name := sysctl("machdep.cpu.brand_string"):
+            return name
+    # Elsewhere than on Windows `platform.processor` runs a program by its name.
+    return (platform.processor() if sys.platform == "win32" else "") or platform.machine()

@@ -1,7 +1,7 @@
 """Kernels from source: what belongs to a file, where results are kept, and NVRTC.
 
-A result is kept on disk under a digest of everything that it depends on: the file and all that it includes, defines,
-options, compiler. Files appear whole or not at all, so processes may share the folder.
+A result is kept on disk (`jit.objects`) under a digest of everything that it depends on: the file and all that it
+includes, defines, options, compiler.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import os
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +22,7 @@ from pyllm import env
 from pyllm.backends.cuda.failures import missing_library
 from pyllm.backends.cuda.launcher import Defines, Request
 from pyllm.errors import BackendError
+from pyllm.jit import objects
 
 KERNELS = Path(__file__).parent / "kernels"
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
@@ -71,30 +71,6 @@ def options_of(defines: Defines) -> list[str]:
 def cache_folder() -> Path:
     """Where compiled kernels are kept; it may not exist yet."""
     return env.kernel_cache_dir() / "cuda"
-
-
-def keep(path: Path, write: Callable[[Path], None]) -> Path:
-    """Make the file `path` by `write(temporary path)`, so that it appears whole; unless it is there. Returns `path`.
-
-    Raises BackendError where the folder cannot be written.
-    """
-    if path.exists():
-        return path
-    temporary = path.with_name(f".making-{uuid.uuid4().hex}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)  # before the long work, and with the modes that other users' files have
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BackendError(
-            f"Compiled kernels cannot be kept in {path.parent}: {error.strerror}. "
-            "Set PYLLM_KERNEL_CACHE to a folder that can be written."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return path
 
 
 def side_by_side(
@@ -176,12 +152,12 @@ class Nvrtc:
         """The kernels of a file as machine code, kept on disk. Raises BackendError with the compiler's words."""
         what = source(name)
         digest = what.digest(options_of(defines), _OPTIONS, arch, self.version)
-        path = cache_folder() / f"{Path(name).stem}-{arch}-{digest}.cubin"
-
-        def write(to: Path) -> None:
-            to.write_bytes(self.compile(what, defines, arch).cubin)
-
-        return keep(path, write).read_bytes()
+        file = f"{Path(name).stem}-{arch}-{digest}.cubin"
+        code = objects.find(cache_folder(), file)
+        if code is None:
+            code = self.compile(what, defines, arch).cubin
+            objects.keep(cache_folder(), file, code)
+        return code
 
     def compile(self, what: Source, defines: Defines, arch: str) -> Compiled:
         """The same without the disk, with what ptxas reports: registers and spills of each kernel."""

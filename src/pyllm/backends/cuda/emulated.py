@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +27,7 @@ from pyllm import env
 from pyllm.backends.cuda import compiler
 from pyllm.backends.cuda.launcher import Defines, Event, Graph, Kernel, Launcher, Request
 from pyllm.errors import BackendError, OutOfMemoryError
+from pyllm.jit import objects
 
 MEMORY = 8 << 30
 """Bytes that an emulated device has; taken from the host's as they are allocated."""
@@ -45,6 +46,8 @@ _LAUNCH = np.dtype(
     ],
     align=True,
 )
+_LONGEST = 1800.0
+"""Seconds that the compiler may take for a file."""
 _MANY_THREADS = 4096
 """Emulated threads from which on a launch is worth more than one thread of the host."""
 
@@ -71,16 +74,18 @@ class _Library:
     def _copy(self) -> ctypes.CDLL:
         path = self._path
         if self._n_copies:  # a file of its own: else the loader gives the same object again
-            path = path.with_name(f"{path.stem}-{self._n_copies}{path.suffix}")
-            compiler.keep(path, self._copy_to)
+            path = _shared_object(f"{path.stem}-{self._n_copies}{path.suffix}", self._code)
         self._n_copies += 1
         library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
         library.emu_error.restype = ctypes.c_char_p
         library.emu_fault.restype = ctypes.c_uint64
         return library
 
-    def _copy_to(self, path: Path) -> None:
-        shutil.copyfile(self._path, path)
+    def _code(self) -> bytes:
+        code = objects.read(self._path)
+        if code is None:
+            raise BackendError(f"{self._path}, which was built for the emulator, is gone.")
+        return code
 
 
 @cache
@@ -311,22 +316,42 @@ def build(name: str, defines: Defines) -> Path:
     options += ["-DEMULATED", *compiler.options_of(defines)]
     digest = source.digest(options, program, _processor(), _emulator_text())
 
-    def write(path: Path) -> None:
-        folders = [f"-I{compiler.KERNELS}", f"-I{_EMULATOR}"]
-        command = [program, *options, *folders, "-x", "c++", str(compiler.KERNELS / name), "-o", str(path), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            raise BackendError(f"{name} with {dict(defines)} does not compile for the emulator:\n{done.stderr[:4000]}")
+    def make() -> bytes:
+        return _compiled(name, defines, [program, *options])
 
-    return compiler.keep(compiler.cache_folder() / f"{Path(name).stem}-{digest}.so", write)
+    return _shared_object(f"{Path(name).stem}-{digest}.so", make)
+
+
+def _compiled(name: str, defines: Defines, command: Sequence[str]) -> bytes:
+    """The content of a shared object. Raises BackendError with the compiler's words."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="pyllm-") as folder:
+            out = Path(folder, "kernels.so")
+            files = [f"-I{compiler.KERNELS}", f"-I{_EMULATOR}", "-x", "c++", str(compiler.KERNELS / name)]
+            done = subprocess.run(
+                [*command, *files, "-o", str(out), "-lm"], cwd=folder, env=env.for_child(), stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, errors="replace", timeout=_LONGEST, check=False,
+            )  # fmt: skip
+            if not done.returncode:
+                return out.read_bytes()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendError(f"{name} could not be compiled for the emulator: {error}") from error
+    raise BackendError(f"{name} with {dict(defines)} does not compile for the emulator:\n{done.stderr[:4000]}")
+
+
+def _shared_object(name: str, make: Callable[[], bytes]) -> Path:
+    """A file of the kernel cache that can be loaded, made unless it is there whole. Raises BackendError."""
+    path = objects.path(compiler.cache_folder(), name) or objects.keep(compiler.cache_folder(), name, make())
+    if path is None:
+        raise BackendError("Emulating CUDA takes a folder for built kernels; set PYLLM_KERNEL_CACHE to one.")
+    return path
 
 
 @cache
 def compiler_path() -> str:
     """The C++ compiler. Raises BackendError where there is none."""
-    for name in ("g++", "c++", "clang++"):
-        if path := shutil.which(name):
-            return path
+    if path := env.find_program("g++", "c++", "clang++"):
+        return path
     raise BackendError("Emulating CUDA takes a C++ compiler, and none is installed: g++, or clang++.")
 
 

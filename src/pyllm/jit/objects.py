@@ -1,0 +1,117 @@
+"""Files of compiled code: whole, or not there. A cache that can't be written costs a warning and no more.
+
+A file ends with the length and the digest of its code, which are checked before the code is used: a crash, a full disk
+or a bad one leaves files that are empty, cut short or full of zeros. Files appear under their name when they are
+written to the end, so processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from pyllm import env
+from pyllm.errors import PyllmWarning
+
+_END = struct.Struct("<Q32s8s")
+"""Bytes of code, their SHA-256, and a mark."""
+_MARK = b"pyllm\0\0\1"
+_LEFT_OVER = 600.0
+"""Age in seconds at which a temporary file is taken for that of a process that was killed."""
+
+
+def find(folder: Path, name: str) -> bytes | None:
+    """The code that `keep` was given for this folder and name, or None where there is none or it is damaged."""
+    return next((code for place in _places(folder) if (code := read(place / name)) is not None), None)
+
+
+def path(folder: Path, name: str) -> Path | None:
+    """The file that `keep` wrote for this folder and name, if it is whole. Loaders take no notice of its ending."""
+    return next((place / name for place in _places(folder) if read(place / name) is not None), None)
+
+
+def keep(folder: Path, name: str, code: bytes) -> Path | None:
+    """Write code for later processes: to the folder or, where that fails, to one among the temporary files.
+
+    Gives the file, or None where none could be written. Warns once in a process that the folder was not used.
+    """
+    reason = ""
+    for place in _places(folder):
+        try:
+            path = _write(place, name, code)
+        except OSError as error:
+            reason = reason or f"{place} cannot be written ({error.strerror or error})"
+            continue
+        if reason:
+            _warn(f"{reason}, so compiled kernels are kept in {place}")
+        elif env.is_temporary(place):
+            _warn(f"there is no cache folder, so compiled kernels are kept in {place}")
+        return path
+    _warn(f"{reason}, so compiled kernels are not kept and each start compiles them again")
+    return None
+
+
+def read(path: Path) -> bytes | None:
+    """The code of a file, or None where it can't be read or isn't what was written."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    if len(content) < _END.size:
+        return None
+    code = content[: -_END.size]
+    length, digest, mark = _END.unpack_from(content, len(code))
+    whole = mark == _MARK and length == len(code) and digest == hashlib.sha256(code).digest()
+    return code if whole else None
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Where files of a folder may be: in it, or in its stand-in among the temporary files."""
+    yield folder
+    if not env.is_temporary(folder) and (temporary := env.temporary_dir()):
+        yield temporary / "kernels" / f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"
+
+
+def _write(folder: Path, name: str, code: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    _remove_leftovers(folder)
+    part, path = folder / f".{uuid.uuid4().hex}.part", folder / name
+    try:
+        with open(part, "xb") as file:
+            file.write(code)
+            file.write(_END.pack(len(code), hashlib.sha256(code).digest(), _MARK))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        if read(path) != code:  # else another process was quicker, and has the file open (Windows)
+            raise
+    return path
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of processes that were killed: once in a process, when it writes."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _LEFT_OVER:
+                part.unlink()
+
+
+_warnings: list[str] = []
+
+
+def _warn(text: str) -> None:
+    if not _warnings:
+        _warnings.append(text)
+        warnings.warn(f"{text}; set PYLLM_CACHE to a folder that can be written", PyllmWarning, stacklevel=2)
