@@ -69,6 +69,11 @@ class Library:
                 self._addresses[k] = self._add(target, code[k], k)
         return {k: self._addresses[k] for k in wanted}
 
+    def is_compiled(self, kernels: Iterable[Kernel]) -> bool:
+        """Whether `load` would have nothing to compile."""
+        folder = cache_folder(host())
+        return all(k in self._addresses or objects.path(folder, _object_name(k)) is not None for k in kernels)
+
     def _add(self, target: Target, code: bytes, k: Kernel) -> int:
         # One engine a kernel: each object has the same entry name, and a broken one spoils no other.
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(f'target triple = "{target.triple}"'), target.machine())

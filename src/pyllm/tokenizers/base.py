@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from pyllm.errors import TokenizerError
+from pyllm.tokenizers.compiled.switch import Encoder, Switch
 from pyllm.tokenizers.specials import Finder
 from pyllm.tokenizers.vocab import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
+
+if TYPE_CHECKING:
+    from pyllm.jit.compiler import Kernel
 
 _SPACE = "▁"
 
@@ -35,6 +40,7 @@ class Tokenizer(ABC):
         self._specials = Finder(vocab.special_ids | vocab.user_ids, vocab.swallowing_ids)
         self._bytes: dict[int, bytes] = _Memo(self._find_bytes)
         self._visible: dict[int, bytes] = _Memo(self._find_visible)
+        self._switch = Switch(self._compiled)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the metadata that it was made of, and made of it again."""
@@ -126,16 +132,35 @@ class Tokenizer(ABC):
         return _utf8(text.replace(_SPACE, " "))
 
     def _encode_pieces(self, pieces: Iterable[str | int], ids: list[int]) -> None:
-        after_special = True
+        pieces = [piece for piece in pieces if piece != ""]
+        if self._space_prefix:
+            pieces = [
+                " " + piece if isinstance(piece, str) and (i == 0 or isinstance(pieces[i - 1], int)) else piece
+                for i, piece in enumerate(pieces)
+            ]
+        texts = [piece for piece in pieces if isinstance(piece, str)]
+        encoded = self._switch.encode(texts) if texts else None
+        if encoded is None:
+            for piece in pieces:
+                if isinstance(piece, str):
+                    self._encode_words(piece, ids)
+                else:
+                    ids.append(piece)
+            return
+        own, ends = encoded
+        if len(pieces) == 1:
+            ids += own
+            return
+        spans = iter(pairwise([0, *ends]))
         for piece in pieces:
-            if isinstance(piece, int):
+            if isinstance(piece, str):
+                ids += own[slice(*next(spans))]
+            else:
                 ids.append(piece)
-                after_special = True
-            elif piece:
-                if self._space_prefix and after_special:
-                    piece = " " + piece
-                self._encode_words(piece, ids)
-                after_special = False
+
+    def _compiled(self) -> tuple[Sequence[Kernel], Callable[[], Encoder]]:
+        """Compiled code that does what `_encode_words` does; see `Recipe`."""
+        raise ValueError("there is none for this kind")
 
     @abstractmethod
     def _encode_words(self, text: str, ids: list[int]) -> None:

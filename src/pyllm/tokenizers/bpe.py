@@ -1,28 +1,29 @@
 """Byte-level BPE (GPT-2, Llama 3, Qwen, …): text is cut into words, a word's bytes are merged by rank.
 
-Words are few and come again, so that ids are kept by word; what is left is cutting text, a regular expression.
-Two mergers give the same: one of dictionaries, ready at once, and the `tokenizers` library's, which takes 0.1 s to
-build for a large vocabulary and is ten times faster: it is built when there is much to merge.
+Words are few and come again, so that ids are kept by word; what is left is cutting text, a regular expression. This is
+the code for short texts, and the reference for `pyllm.tokenizers.compiled.merging`, which does the same for long ones.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyllm.tokenizers import pretokenizers
 from pyllm.tokenizers.base import Tokenizer
+from pyllm.tokenizers.compiled.switch import Encoder
 from pyllm.tokenizers.vocab import Vocab, string_list
+
+if TYPE_CHECKING:
+    from pyllm.jit.compiler import Kernel
 
 _MAX_KEPT = 1 << 17  # words whose ids are kept
 _MAX_KEPT_LENGTH = 64  # characters of a word worth keeping
 _LONG = 40  # characters from which a heap finds the next merge sooner than a look at all of them
 _NEVER = 1 << 62  # rank of a pair that does not merge
-_LIBRARY_FROM = 200_000  # bytes to merge from which building the library pays; a large text has 100 000 in new words
 
 
 def _byte_alphabet() -> dict[int, str]:
@@ -53,8 +54,8 @@ class BPETokenizer(Tokenizer):
         super().__init__(vocab, add_bos=pre.add_bos, add_eos=False)
         if pre.add_bos and not pre.byte_level:
             self.add_bos = self.bos_id is not None  # Gemma 4's first files say no, and are wrong
+        self._pre = pre
         self._byte_level = pre.byte_level
-        self._ignore_merges = pre.ignore_merges
         self._merges = string_list(metadata, "tokenizer.ggml.merges")
         self._ranks = dict(zip(self._merges, range(len(self._merges)), strict=True))
         if len(self._ranks) < len(self._merges):  # of two equal merges the first counts
@@ -62,11 +63,6 @@ class BPETokenizer(Tokenizer):
             self._ranks = dict(zip(reversed(self._merges), range(n - 1, -1, -1), strict=True))
         self._split = pretokenizers.splitter(pre)
         self._kept: dict[str, tuple[int, ...]] = {}
-        self._n_merged = 0
-        self._lock = threading.Lock()
-        self._library: Callable[[str], tuple[int, ...]] | None = None
-        self._library_tried = not pre.byte_level
-        self._alphabet = _TO_BYTE.keys() & vocab.ids.keys()
 
     def _encode_words(self, text: str, ids: list[int]) -> None:
         words = self._split(text if self._byte_level else text.replace(" ", "▁"))
@@ -76,9 +72,6 @@ class BPETokenizer(Tokenizer):
             if len(kept) + len(new) > _MAX_KEPT:
                 kept = self._kept = {}
                 new = set(words)
-            self._n_merged += len("".join(new).encode())
-            if self._n_merged > _LIBRARY_FROM and not self._library_tried:
-                self._build_library()
             fresh = {word: self._encode_word(word) for word in new}
             kept.update((w, i) for w, i in fresh.items() if len(w) <= _MAX_KEPT_LENGTH)
             get = (kept | fresh).__getitem__ if len(words) > len(new) else fresh.__getitem__
@@ -89,12 +82,10 @@ class BPETokenizer(Tokenizer):
     def _encode_word(self, word: str) -> tuple[int, ...]:
         if self._byte_level:
             word = "".join(map(_TO_CHAR.__getitem__, word.encode()))
-        if self._ignore_merges or (not self._byte_level and word.strip("\n") == ""):
+        if self._pre.ignore_merges or (not self._byte_level and word.strip("\n") == ""):
             token = self.vocab.ids.get(word)
             if token is not None:
                 return (token,)
-        if self._library and self._alphabet.issuperset(word):  # the library merges across what it drops
-            return self._library(word)
         return self._tokens(merge(word, self._ranks))
 
     def _tokens(self, symbols: list[str]) -> tuple[int, ...]:
@@ -110,22 +101,16 @@ class BPETokenizer(Tokenizer):
                 out.extend(i for part in parts if (i := ids.get(part)) is not None)
         return tuple(out)
 
-    def _build_library(self) -> None:
-        """Build the library's merger, once; it is left out where it would not give the same."""
-        with self._lock:
-            if self._library_tried:
-                return
-            self._library_tried = True
-            ids = self.vocab.ids
-            pairs = [(a, b) for a, _, b in (merge.partition(" ") for merge in self._ranks)]
-            if not all(a in ids and b in ids and a + b in ids for a, b in pairs):
-                return
-            try:
-                from tokenizers.models import BPE
-            except ImportError:
-                return
-            model = BPE(ids, pairs, cache_capacity=0)
-            self._library = lambda word: tuple([token.id for token in model.tokenize(word)])
+    def _compiled(self) -> tuple[Sequence[Kernel], Callable[[], Encoder]]:
+        from pyllm.tokenizers.compiled.merging import BPE, bpe_kernels
+
+        pre, alphabet = self._pre, _TO_BYTE if self._byte_level else None
+        patterns = (pre.fused,) if pre.fused else pre.patterns
+
+        def make() -> Encoder:
+            return BPE(self.vocab.ids, self._merges, patterns, alphabet, pre.ignore_merges)
+
+        return bpe_kernels(self._byte_level), make
 
     def _text_bytes(self, text: str) -> bytes:
         if not self._byte_level:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-_N_PREFIX = 3  # characters by which most tokens are ruled out together
 _BLANKS = " \t\n\v\f\r"
+_N_PREFIX = 3
+_MAX_PATTERNS = 32
+_DEEP = 80  # groups within groups that `re` reads without trouble
+_Claim = tuple[int, int, int]  # start, end, id
 
 
 class Finder:
@@ -21,23 +26,21 @@ class Finder:
         self._tokens = sorted(filter(None, ids), key=lambda t: (-len(t.encode("utf-8", "surrogatepass")), ids[t]))
         self._ids = [ids[t] for t in self._tokens]
         self._ranks = {t: rank for rank, t in enumerate(self._tokens)}
+        self._in_order = sorted(self._tokens)
         self._swallowing = swallowing
-        lengths: dict[str, set[int]] = {}
+        self._by_prefix: dict[str, list[str]] = {}
         for token in self._tokens:
-            lengths.setdefault(token[:_N_PREFIX], set()).add(len(token))
-        self._lengths = {prefix: sorted(found, reverse=True) for prefix, found in lengths.items()}
-        self._starts = _starts(self._tokens) if self._tokens else None
+            self._by_prefix.setdefault(token[:_N_PREFIX], []).append(token)
+        self._patterns: dict[frozenset[str], re.Pattern[str]] = {}
+        self._rivals: dict[str, str] = {}
 
     def cut(self, text: str) -> list[str | int]:
         """The tokens' ids, and the pieces of text between them; no piece is empty."""
         if not text:
             return []
-        claims = self._claims(text)
-        if not claims:
-            return [text]
         pieces: list[str | int] = []
         at = 0
-        for start, end, token_id in claims:
+        for start, end, token_id in self._claims(text):
             if start > at:
                 pieces.append(text[at:start])
             pieces.append(token_id)
@@ -46,12 +49,61 @@ class Finder:
             pieces.append(text[at:])
         return pieces
 
-    def _claims(self, text: str) -> list[tuple[int, int, int]]:
-        """(start, end, id) of the tokens found, in the order of the text."""
-        waiting = self._longest_at_each_place(text)
-        if not waiting:
+    def _longest_in(self, text: str) -> re.Pattern[str] | None:
+        """Matches the longest token at a place of this text; None where there is none.
+
+        Most of thousands of tokens are ruled out by how they begin, and then cost nothing.
+        """
+        present = frozenset(prefix for prefix in self._by_prefix if prefix in text)
+        if not present:
+            return None
+        pattern = self._patterns.get(present)
+        if pattern is None:
+            if len(self._patterns) >= _MAX_PATTERNS:
+                self._patterns = {}
+            tokens = sorted((t for prefix in present for t in self._by_prefix[prefix]), key=self._ranks.__getitem__)
+            pattern = self._patterns[present] = re.compile(_expression(tokens))
+        return pattern
+
+    def _rivals_of(self, token: str) -> str:
+        """The characters after a token that an earlier one, which begins within it, may go on with."""
+        if token not in self._rivals:
+            found = set()
+            for i in range(1, len(token)):
+                end = token[i:]
+                at = bisect_left(self._in_order, end)
+                while at < len(self._in_order) and self._in_order[at].startswith(end):
+                    other = self._in_order[at]
+                    if len(other) > len(end) and self._ranks[other] < self._ranks[token]:
+                        found.add(other[len(end)])
+                    at += 1
+            self._rivals[token] = "".join(found)
+        return self._rivals[token]
+
+    def _claims(self, text: str) -> list[_Claim]:
+        """The tokens found, in the order of the text."""
+        pattern = self._longest_in(text)
+        if pattern is None:
             return []
-        claims: list[tuple[int, int, int]] = []
+        if self._swallowing:
+            return self._by_rank(text, pattern)
+        claims: list[_Claim] = []
+        for match in pattern.finditer(text):
+            token, end = match[0], match.end()
+            # From the left is the same as longer ones first, unless a longer one begins within this one.
+            rivals = self._rivals_of(token)
+            if rivals and text[end : end + 1] in rivals and end < len(text):
+                return self._by_rank(text, pattern)
+            claims.append((match.start(), end, self._ids[self._ranks[token]]))
+        return claims
+
+    def _by_rank(self, text: str, pattern: re.Pattern[str]) -> list[_Claim]:
+        """By definition: one token after the other, each where it is still free."""
+        longest = re.compile(f"(?=({pattern.pattern}))")
+        waiting: dict[int, list[int]] = {}
+        for match in longest.finditer(text):
+            waiting.setdefault(self._ranks[match[1]], []).append(match.start())
+        claims: list[_Claim] = []
         taken = bytearray(len(text))
         # Ranks ascend; a place whose token collides with an earlier one waits again, for a shorter token.
         todo = sorted(waiting, reverse=True)
@@ -66,7 +118,7 @@ class Finder:
                 if taken.find(1, start, start + n) < 0:
                     taken[start : start + n] = b"\1" * n
                     own.append(start)
-                elif (shorter := self._rank_at(text, start, n)) is not None:
+                elif (shorter := self._shorter(token)) is not None:
                     if shorter not in waiting:
                         waiting[shorter] = []
                         todo.append(shorter)
@@ -76,36 +128,43 @@ class Finder:
             claims += [(s, _swallow(text, s + n, taken) if swallows else s + n, token_id) for s in own]
         return sorted(claims)
 
-    def _longest_at_each_place(self, text: str) -> dict[int, list[int]]:
-        """Of each place where a token begins the longest one: places by rank."""
-        found: dict[int, list[int]] = {}
-        if self._starts is not None:
-            for match in self._starts.finditer(text):
-                rank = self._rank_at(text, match.start())
-                if rank is not None:
-                    found.setdefault(rank, []).append(match.start())
-        return found
-
-    def _rank_at(self, text: str, start: int, below: int | None = None) -> int | None:
-        """Rank of the longest token at a place, shorter than `below` characters."""
-        for size in range(_N_PREFIX, 0, -1):  # a token that is shorter than a prefix is one itself
-            for length in self._lengths.get(text[start : start + size], ()):
-                if below is None or length < below:
-                    rank = self._ranks.get(text[start : start + length])
-                    if rank is not None:
-                        return rank
+    def _shorter(self, token: str) -> int | None:
+        """Rank of the longest token that this one begins with."""
+        for n in range(len(token) - 1, 0, -1):
+            if (rank := self._ranks.get(token[:n])) is not None:
+                return rank
         return None
 
 
-def _starts(tokens: Iterable[str]) -> re.Pattern[str]:
-    """An expression for places where a token may begin, by its first two characters."""
-    seconds: dict[str, set[str]] = {}
+def _expression(tokens: Sequence[str]) -> str:
+    """An expression for the longest of some texts, which come longest first."""
+    tree: dict[str, Any] = {}
     for token in tokens:
-        seconds.setdefault(token[0], set()).add(token[1:2])
-    alone = "".join(re.escape(a) for a, follow in seconds.items() if "" in follow)
-    first = "".join(re.escape(a) for a, follow in seconds.items() if "" not in follow)
-    second = "".join(map(re.escape, set().union(*seconds.values())))
-    return re.compile("|".join([f"[{alone}]"] * bool(alone) + [f"[{first}](?=[{second}])"] * bool(first)))
+        node = tree
+        for char in token:
+            node = node.setdefault(char, {})
+        node[""] = {}
+    try:
+        return _branches(tree, _DEEP)
+    except RecursionError:
+        return "|".join(map(re.escape, tokens))
+
+
+def _branches(node: dict[str, Any], depth: int) -> str:
+    """What texts begin with in common is read once. Raises RecursionError where groups would be nested too deeply."""
+    if depth == 0:
+        raise RecursionError
+    texts = []
+    for char, below in node.items():
+        if char:
+            text = re.escape(char)
+            while len(below) == 1 and "" not in below:  # a stretch without a choice
+                ((char, below),) = below.items()
+                text += re.escape(char)
+            texts.append(text if below.keys() == {""} else text + _branches(below, depth - 1))
+    if "" in node:
+        return f"(?:{'|'.join(texts)})?"
+    return texts[0] if len(texts) == 1 else f"(?:{'|'.join(texts)})"
 
 
 def _swallow(text: str, at: int, taken: bytearray) -> int:

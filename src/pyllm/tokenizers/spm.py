@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pyllm.tokenizers.base import _SPACE, Tokenizer, _utf8
+from pyllm.tokenizers.compiled.switch import Encoder
 from pyllm.tokenizers.vocab import BYTE, Vocab
+
+if TYPE_CHECKING:
+    from pyllm.jit.compiler import Kernel
 
 _MAX_KEPT = 1 << 17
 _MAX_KEPT_LENGTH = 64
@@ -33,15 +39,13 @@ class SPMTokenizer(Tokenizer):
         scores = vocab.scores.tolist()
         self._scores = {t: -scores[i] for t, i in vocab.ids.items() if len(t) > 1 and t not in byte_texts}
         # Where no token goes from a word into the next one's space, words can be merged, and kept, each by itself.
-        crossing = any(_SPACE in text.lstrip(_SPACE) for text in vocab.ids)
-        self._words = None if crossing else re.compile(f"{_SPACE}*[^{_SPACE}]+|{_SPACE}+")
+        crossing = {c for text in vocab.ids if _SPACE in text.lstrip(_SPACE) for c in _crossed(text)}
+        also = f"(?:(?<=[{re.escape(''.join(sorted(crossing)))}]){_SPACE}+[^{_SPACE}]*)*" if crossing else ""
+        self._words = re.compile(f"{_SPACE}*[^{_SPACE}]+{also}|{_SPACE}+")
         self._kept: dict[str, tuple[int, ...]] = {}
 
     def _encode_words(self, text: str, ids: list[int]) -> None:
         text = text.replace(" ", _SPACE)
-        if self._words is None:
-            ids.extend(self._encode_word(text))
-            return
         for word in self._words.findall(text):
             tokens = self._kept.get(word)
             if tokens is None:
@@ -65,6 +69,21 @@ class SPMTokenizer(Tokenizer):
                 tokens = [] if self.vocab.unk_id is None else [self.vocab.unk_id]
             out.extend(i for i in tokens if i is not None)
         return tuple(out)
+
+    def _compiled(self) -> tuple[Sequence[Kernel], Callable[[], Encoder]]:
+        from pyllm.tokenizers.compiled.merging import SPM, SPM_KERNELS
+
+        def make() -> Encoder:
+            ids = self.vocab.ids
+            costs = np.array([self._scores.get(text, np.nan) for text in ids])
+            return SPM(ids, costs, self._byte_ids, self.vocab.unk_id)
+
+        return SPM_KERNELS, make
+
+
+def _crossed(text: str) -> list[str]:
+    """The characters before the spaces within a token."""
+    return [a for a, b in pairwise(text) if b == _SPACE and a != _SPACE]
 
 
 def merge(word: str, costs: Mapping[str, float]) -> list[str]:
