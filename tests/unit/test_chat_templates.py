@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ import chat_cases as cases
 import pytest
 
 from pyllm import chat, gguf, tokenizers
-from pyllm.chat import ChatTemplate, sandbox
+from pyllm.chat import ChatTemplate
 from pyllm.errors import TemplateError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -110,6 +110,39 @@ def test_tools_choose_their_variant() -> None:
     assert model.render(HELLO, tools=[]) == "plain"
 
 
+@pytest.mark.parametrize("value", [5, 2.5, True, ["a"], ["{{ 1 }}", "b"], None, b"x", {"a": "b"}])
+def test_templates_that_are_no_text_are_none(value: Any) -> None:
+    assert chat.from_gguf({"tokenizer.chat_template": value}) is None
+    model = chat.from_gguf({"tokenizer.chat_template": "plain", "tokenizer.chat_template.tool_use": value})
+    assert model is not None
+    assert model.render(HELLO) == "plain"
+
+
+def test_a_broken_template_for_tools_keeps_nobody_from_chatting() -> None:
+    model = chat.from_gguf({"tokenizer.chat_template": "plain", "tokenizer.chat_template.tool_use": "a\n{% if %}"})
+    assert model is not None
+    assert model.render(HELLO) == "plain"
+    said = r"The chat template 'tool_use' does not parse, line 2: "
+    assert [bool(re.match(said, p)) for p in model.problems] == [True]
+    assert not model.takes_tools
+    with pytest.raises(TemplateError, match=said):
+        model.render(HELLO, tools=cases.TOOLS)
+
+
+def test_a_broken_default_template_is_an_error_though_another_parses() -> None:
+    with pytest.raises(TemplateError, match=r"The chat template does not parse, line 1"):
+        chat.from_gguf({"tokenizer.chat_template": "{% if %}", "tokenizer.chat_template.tool_use": "x"})
+
+
+def test_named_templates_alone_are_none() -> None:
+    assert chat.from_gguf({"tokenizer.chat_template.rag": "x"}) is None
+
+
+def test_a_byte_order_mark_and_other_line_ends_do_not_reach_the_prompt() -> None:
+    source = "\ufeff{% for m in messages %}\r\n{{ m.content }}\r\n{% endfor %}\r\nend"
+    assert template(source).render(HELLO) == "Hello\nend"
+
+
 def test_strftime_now() -> None:
     assert template("{{ strftime_now('%Y') }}").render(HELLO) in {str(datetime.now().year + d) for d in (-1, 0)}
 
@@ -126,9 +159,6 @@ def test_refusal_says_why_in_one_line() -> None:
         ("{% if %}", "does not parse, line 1"),
         ("{% nonsense %}", "does not parse"),
         ("{{ messages[9].content }}", "no element 9"),
-        ("{{ messages.append(1) }}", "unsafe"),
-        ("{{ ''.__class__.__mro__ }}", "unsafe"),
-        ("{{ cycler.__init__.__globals__ }}", "unsafe"),
         ("{{ messages[0].content + 1 }}", "cannot render"),
     ],
 )
@@ -141,60 +171,6 @@ def test_errors(source: str, reason: str) -> None:
 def test_messages_must_be_messages(messages: Any) -> None:
     with pytest.raises(TemplateError, match="'role'"):
         chat.default_template().render(messages)
-
-
-GROW = "{%% set ns = namespace(s='x', l=[1]) %%}{%% for i in range(60) %%}%s{%% endfor %%}"
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ 'x' * 10 ** 10 }}",
-        "{{ 10 ** 10 ** 10 }}",
-        "{{ range(10 ** 9) | list }}",
-        "{{ 'x'.ljust(10 ** 9) }}",
-        "{{ 'x' | center(10 ** 9) }}",
-        "{{ '%999999999d' % 1 }}",
-        "{{ '%*d' % (999999999, 1) }}",
-        "{{ '{:999999999}'.format(1) }}",
-        "{{ ('x' * 4000000).replace('x', 'y' * 4000000) }}",
-        "{{ ('x' * 4000000) | replace('x', 'y' * 4000000) }}",
-        "{{ ('\\n' * 4000000) | indent(9999) }}",
-        "{{ ('\\t' * 4000000).expandtabs(9999) }}",
-        "{{ ''.join(['x' * 9999] * 9999) }}",
-        "{{ (['x' * 9999] * 9999) | join }}",
-        "{{ (['x' * 9999] * 9999) | tojson }}",
-        "{{ lipsum(n=99999) }}",
-        GROW % "{% set ns.s = ns.s ~ ns.s %}",
-        GROW % "{% set ns.s = ns.s + ns.s %}",
-        GROW % "{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}",
-        GROW % "{% set ns.l = [ns.l, ns.l] %}" + "{{ ns.l }}",
-        GROW % "{% set ns.l = [ns.l, ns.l] %}" + "{{ ns.l | tojson }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
-        "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-    ],
-)
-def test_huge_values_are_refused_at_once(source: str) -> None:
-    started = time.monotonic()
-    with pytest.raises(TemplateError):
-        template(source).render(HELLO)
-    assert time.monotonic() - started < 4
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(100) }}",
-    ],
-)
-def test_endless_work_ends(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.2)
-    started = time.monotonic()
-    with pytest.raises(TemplateError, match=r"within 0\.2 seconds"):
-        template(source).render(HELLO)
-    assert time.monotonic() - started < 2
 
 
 def test_long_chats_are_no_problem() -> None:

@@ -98,3 +98,50 @@ def test_only_the_command_line_knows_of_conversion() -> None:
     source = Path(pyllm.__file__).parent
     knowing = {p.relative_to(source).parts[0] for p in source.rglob("*.py") if "pyllm_convert" in p.read_text("utf-8")}
     assert knowing <= {"cli"}
+
+
+def with_templates(folder: Path, **templates: str) -> Path:
+    """The folder with named chat templates, in the list form of tokenizer_config.json."""
+    path = folder / "tokenizer_config.json"
+    listed = [{"name": name, "template": text} for name, text in templates.items()]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": listed}))
+    return folder
+
+
+def test_a_broken_template_for_tools_is_said_and_keeps_nobody_from_chatting(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = folder.parent / "out.gguf"
+    said = "note: The chat template 'tool_use' does not parse, line 1: "
+    code, _, err = run(capsys, "convert", with_templates(folder, default=TEMPLATE, tool_use="{% if %}"), target)
+    assert code == 0
+    assert said in err
+    assert said in run(capsys, "show", target)[1]
+    with pyllm.load(target, backend="reference", n_threads=1) as llm:
+        assert llm.chat_tokens("hello") == llm.tokenizer.encode("hello", add_special=True)
+        with pytest.raises(pyllm.TemplateError, match="'tool_use' does not parse"):
+            llm.chat_tokens("hello", tools=[{"type": "function", "function": {"name": "x"}}])
+
+
+def test_a_broken_template_keeps_nobody_from_completing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = folder.parent / "out.gguf"
+    said = "note: The chat template does not parse, line 1: "
+    code, _, err = run(capsys, "convert", with_templates(folder, default="{% if %}"), target)
+    assert code == 0
+    assert said in err
+    code, out, _ = run(capsys, "show", target)
+    assert code == 0
+    assert said in out
+    with pyllm.load(target, backend="reference", n_threads=1) as llm:
+        assert llm.complete("hello", max_tokens=2, temperature=0).usage.n_prompt > 0
+        with pytest.raises(pyllm.TemplateError, match="does not parse"):
+            llm.chat("hello")
+
+
+def test_tools_without_a_place_in_the_template_are_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = folder.parent / "out.gguf"
+    assert run(capsys, "convert", folder, target)[0] == 0
+    with pyllm.load(target, backend="reference", n_threads=1) as llm:
+        tools = [{"type": "function", "function": {"name": "weather"}}]
+        with pytest.raises(pyllm.TemplateError, match="no place for tools"):
+            llm.chat("What is the weather?", tools=tools)

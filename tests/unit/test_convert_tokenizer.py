@@ -546,3 +546,24 @@ def test_whatever_stands_in_the_files_is_one_error(tmp_path_factory, data, kind,
         container[key] = copy.deepcopy(data.draw(JUNK))
     with contextlib.suppress(TokenizerError):
         ours.from_gguf(values(write(tmp_path_factory.mktemp("any"), **files)))
+
+
+def test_templates_of_every_place(tmp_path) -> None:
+    """chat_template.jinja goes before the settings; further ones lie in a folder; a byte order mark is left out."""
+    write_folder = role_folder(tmp_path, tokenizer_config={"chat_template": [{"name": "rag", "template": "r"}]})
+    (write_folder / "chat_template.jinja").write_bytes("\ufeff{{ 1 }}\r\n".encode())
+    more = write_folder / "additional_chat_templates"
+    more.mkdir()
+    (more / "tool_use.jinja").write_bytes("\ufefft".encode())
+    (more / "..bad name.jinja").write_text("x")
+    found = values(write_folder)
+    assert found["tokenizer.chat_template"] == "{{ 1 }}\r\n"
+    assert found["tokenizer.chat_templates"] == ["rag", "tool_use"]
+    assert found["tokenizer.chat_template.tool_use"] == "t"
+    assert found["tokenizer.chat_template.rag"] == "r"
+
+
+@pytest.mark.parametrize("template", [5, {"a": 1}, [5, {"name": 3, "template": "x"}, {"name": "y"}], None, [], ""])
+def test_templates_of_another_kind_are_left_out(tmp_path, template) -> None:
+    found = values(role_folder(tmp_path, tokenizer_config={"chat_template": template}))
+    assert [key for key in found if "chat_template" in key] == []

@@ -1,93 +1,76 @@
 """A jinja2 environment for templates that come with a downloaded file: the helpers they expect, and bounded work.
 
-Templates are code of strangers. jinja2's immutable sandbox keeps them from Python's insides; what it leaves open is
-work without end. So every loop turn, call, filter and joined text reports to a `Budget`, which allows a rendering five
-seconds, 16 million characters in any one value and 256 million in all values together. Between two reports at most one
-operation on values of that size runs: a hostile template ends soon after the five seconds, with a TemplateError.
+Templates are code of strangers. jinja2's sandbox keeps them from Python's insides; of Python's own values they reach
+only the methods that `bounds` names. What jinja2 leaves open is work without end, which a `Budget` bounds: whatever can
+take time or memory reports to it, and is looked at before it runs. A hostile template ends soon after the five seconds
+of its budget, with a TemplateError.
+
+Lists and dictionaries can be changed, as templates for llama.cpp expect. They must be copies of the caller's.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
-from datetime import datetime
+from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, NoReturn, cast
+from types import BuiltinMethodType, MethodType
+from typing import Any, cast
 
 import jinja2
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
+from jinja2 import meta, nodes, sandbox
+from jinja2.ext import Extension, do, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import LoopContext, Macro
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from pyllm.chat import bounds, helpers
+from pyllm.chat.budget import PIECE, bits, current, entries, made, new_budget, text, turns, weigh
+from pyllm.chat.formatter import formatted
 from pyllm.errors import TemplateError
 
-MAX_SECONDS = 5.0
-MAX_VALUE = 1 << 24  # characters, or entries, in one value
-MAX_TOTAL = 1 << 28  # the same, over all values of a rendering
-MAX_ENTRIES = 1 << 20  # entries of lists, and of lists in lists, in a value that is written out
-MAX_NUMBER = 100_000  # largest whole number given to a filter or function: widths, counts
+MAX_SOURCE = 1 << 17
+"""Characters of a template; the longest that models come with have a quarter of it."""
 
-# Filters that look at a list or hand it on, but never write it out.
-_LOOKING = {
-    "length", "count", "first", "last", "list", "map", "select", "selectattr", "reject", "rejectattr", "items",
-    "dictsort", "default", "d",
-}  # fmt: skip
-
-
-class Budget:
-    """What one rendering may still use."""
-
-    def __init__(self) -> None:
-        self._ends = time.monotonic() + MAX_SECONDS
-        self._left = MAX_TOTAL
-
-    def step(self) -> None:
-        if time.monotonic() > self._ends:
-            raise TemplateError(f"The chat template did not finish within {MAX_SECONDS:g} seconds.")
-
-    def made(self, value: Any) -> Any:
-        """Account for a value that an operation made, and hand it on."""
-        self.step()
-        size = len(value) if isinstance(value, str | bytes | list | tuple | dict) else 1
-        self._left -= size
-        if size > MAX_VALUE or self._left < 0:
-            raise _too_much()
-        return value
-
-
-_budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
+_CALLS_ITS_OWN = (Macro, LoopContext)
 
 
 def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
-    """Render within a budget. Raises TemplateError, whatever it was that went wrong, in one line."""
-    token = _budget.set(Budget())
-    try:
-        return template.render(variables)
-    except TemplateError:
-        raise
-    except RecursionError:
-        raise TemplateError("The chat template calls itself without end.") from None
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise TemplateError(f"The chat template cannot render these messages: {reason}") from error
-    finally:
-        _budget.reset(token)
+    """Render within a budget. Raises TemplateError, whatever it was that went wrong, in one line.
+
+    Lists and dictionaries in `variables` may be changed by the template.
+    """
+    with new_budget():
+        try:
+            return template.render(variables)
+        except TemplateError:
+            raise
+        except RecursionError:
+            raise TemplateError("The chat template calls itself without end.") from None
+        except Exception as error:
+            reason = " ".join(str(error)[:1000].split())[:300] or type(error).__name__
+            raise TemplateError(f"The chat template cannot render these messages: {reason}") from error
 
 
 def compile_template(source: str) -> jinja2.Template:
     """Parse a template. Raises TemplateError where it is no jinja2."""
-    try:
-        return _environment().from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise TemplateError(f"The chat template does not parse, line {error.lineno}: {error.message}") from error
-    except RecursionError:
-        raise TemplateError("The chat template is nested too deeply to parse.") from None
-    except Exception as error:
-        raise TemplateError(f"The chat template does not parse: {error}") from error
+    if len(source) > MAX_SOURCE:
+        raise TemplateError(f"The chat template has {len(source)} characters; {MAX_SOURCE} are allowed.")
+    with new_budget():
+        try:
+            return _environment().from_string(source.removeprefix("\ufeff"))
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(f"The chat template does not parse, line {error.lineno}: {error.message}") from error
+        except RecursionError:
+            raise TemplateError("The chat template is nested too deeply to parse.") from None
+        except TemplateError:
+            raise
+        except Exception as error:
+            raise TemplateError(f"The chat template does not parse: {error}") from error
+
+
+def variables_of(source: str) -> set[str]:
+    """Names that a template which parses reads and does not set itself."""
+    return meta.find_undeclared_variables(_environment().parse(source))
 
 
 class _Generation(Extension):
@@ -100,37 +83,58 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    # Without constant folding: nothing of a template runs when it is only parsed.
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
+class _Environment(sandbox.SandboxedEnvironment):
+    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "**", "%"])
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "*":
-            _check_product(left, right)
-        elif operator == "**" and not (_is_small(left) and _is_small(right) and abs(right) <= 64):
-            raise _too_much()
-        elif operator == "%" and isinstance(left, str):
-            _check_format(left)
-            _weigh(right)
-        return _made(super().call_binop(context, operator, left, right))
+        _check_operation(operator, left, right)
+        return made(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        method = getattr(__obj, "__wrapped__", __obj)  # str.format comes wrapped by the sandbox
-        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
-        if isinstance(owner, str):
-            if name in ("format", "format_map"):
-                _check_format(owner)
-            args = _check_arguments(name, (owner, *args), kwargs)[1:]
-        else:
-            _check_numbers((*args, *kwargs.values()))
-        return _made(super().call(__context, __obj, *args, **kwargs))
+        if isinstance(__obj, LoopContext):
+            args = tuple(turns(a) for a in args)  # the entries of a recursive loop
+        elif not isinstance(__obj, Macro):
+            args = _looked_at(__obj, args, kwargs)
+        owner = getattr(__obj, "__self__", None) if isinstance(__obj, BuiltinMethodType) else None
+        before = owner.__sizeof__() if isinstance(owner, list | dict) else 0
+        result = made(super().call(__context, __obj, *args, **kwargs))
+        if isinstance(owner, list | dict):
+            current().charge(max(0, owner.__sizeof__() - before))
+        elif isinstance(owner, str) and isinstance(result, list):
+            current().charge(PIECE * len(result) + len(owner))
+        return result
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        methods = bounds.methods_of(obj)
+        return super().is_safe_attribute(obj, attr, value) and (methods is None or attr in methods)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, tuple):
+            weigh(argument)
+        return super().getitem(obj, argument)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        if not isinstance(value, MethodType | BuiltinMethodType) or value.__name__ not in ("format", "format_map"):
+            return None
+        owner = value.__self__
+        return formatted(self, owner, value.__name__) if isinstance(owner, str) else None
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
         return super()._generate(_Reporting().visit(source), *args, **kwargs)
 
+    @staticmethod
+    def concat(parts: Iterable[str]) -> str:
+        """What jinja2 joins the text of a template, a macro or a block by."""
+        pieces, n = [], 0
+        for part in parts:
+            n += len(part)
+            text(n)
+            pieces.append(part)
+        return made("".join(pieces))
+
 
 class _Reporting(NodeTransformer):
-    """Puts a report into every loop and every joining of texts, the two that jinja2 has no hook for."""
+    """Puts a report into all that jinja2 has no hook for: loops, joined texts, comparisons, slices, literals."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -142,136 +146,143 @@ class _Reporting(NodeTransformer):
         node.nodes = [_filtered(part, "_part") for part in node.nodes]
         return _filtered(node, "_part")
 
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, "_compared")
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, "_searched" if operand.op in ("in", "notin") else "_compared")
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, "_made") if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.key, nodes.Const):
+            node.key = _filtered(node.key, "_compared")
+        return node
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        return self._literal(node)
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        return self._literal(node)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        return node if node.ctx == "store" else self._literal(node)
+
+    def visit_Const(self, node: nodes.Const) -> nodes.Node:
+        if isinstance(node.value, int):
+            bits(node.value)
+        return node
+
+    def _literal(self, node: nodes.Expr) -> nodes.Node:
+        self.generic_visit(node)
+        return _filtered(node, "_made")
+
 
 def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(cast(nodes.Expr, node), name, [], [], None, None, lineno=node.lineno)
 
 
 def _environment() -> _Environment:
+    # Without constant folding: nothing of a template runs when it is only parsed.
     environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, optimized=False, finalize=_part, extensions=[loopcontrols, _Generation]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        optimized=False,
+        finalize=_output,
+        extensions=[loopcontrols, do, _Generation],
     )
     environment.filters = {name: _guarded(name, f) for name, f in environment.filters.items() if name != "urlize"}
-    environment.filters |= {"tojson": _tojson, "_turns": _turns, "_part": _part}
+    environment.filters |= helpers.FILTERS
+    environment.filters |= {"_turns": turns, "_part": _part, "_made": made}
+    environment.filters |= {"_compared": _compared, "_searched": _searched}
+    environment.tests = {name: _tested(cast(Any, test)) for name, test in environment.tests.items()}
     del environment.globals["lipsum"]
-    environment.globals |= {"raise_exception": _raise, "strftime_now": _strftime_now}
+    environment.globals |= helpers.GLOBALS
     return environment
 
 
-def _made(value: Any) -> Any:
-    budget = _budget.get()
-    return value if budget is None else budget.made(value)
+# --- reports
 
 
-def _turns(values: Iterable[Any]) -> Iterator[Any]:
-    budget = _budget.get() or Budget()
-    for value in values:
-        budget.step()
-        yield value
+@jinja2.pass_context
+def _output(context: Any, value: Any) -> Any:
+    """What a template writes. (It asks for the context so that jinja2 does not call it for constants.)"""
+    return _part(value)
 
 
 def _part(value: Any) -> Any:
     """A value about to become text."""
     if not isinstance(value, str):
-        _weigh(value)
-    return _made(value)
+        weigh(value)
+    return made(value)
+
+
+def _compared(value: Any) -> Any:
+    """A value about to be compared or hashed."""
+    current().step()
+    if isinstance(value, list | tuple | dict | Namespace):
+        weigh(value)
+    return value
+
+
+def _searched(value: Any) -> Any:
+    """A value in which one is looked for; a dictionary does not compare them all."""
+    return value if isinstance(value, dict) else _compared(value)
+
+
+def _tested(test: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(test)
+    def tested(*args: Any) -> Any:
+        current().step()
+        return test(*(_compared(a) for a in args)) if len(args) > 1 else test(*args)
+
+    return tested
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)  # with jinja2's own marks, such as "wants the environment"
     def guarded(*args: Any, **kwargs: Any) -> Any:
         skip = 1 if hasattr(function, "jinja_pass_arg") else 0
-        values = _check_arguments(name, args[skip:], kwargs)
-        return _made(function(*args[:skip], *values, **kwargs))
+        current().step()
+        return bounds.result_of(function(*args[:skip], *bounds.bounded(name, args[skip:], kwargs), **kwargs))
 
     return guarded
 
 
-def _check_arguments(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """Refuse arguments from which an operation would make something huge; generators are read out."""
-    if name == "join" and len(args) > 1:
-        # "sep".join(items) as a method, items|join(sep) as a filter
-        items, separator = (args[1], args[0]) if isinstance(args[0], str) and not isinstance(args[1], str) else args[:2]
-        items = list(items)
-        _check_product(separator, len(items))
-        args = tuple(items if a is not separator and i < 2 else a for i, a in enumerate(args))
-    _check_numbers((*args, *kwargs.values()))
-    if name not in _LOOKING:
-        for value in (*args, *kwargs.values()):
-            _weigh(value)
-    if name == "replace" and len(args) > 2:
-        text, old, new = str(args[0]), str(args[1]), str(args[2])
-        _check_product(new, text.count(old))
-    elif name in ("indent", "expandtabs") and args:
-        widths = [v for v in (*args[1:], *kwargs.values()) if isinstance(v, int)] or [4]
-        width = max(*widths, *(len(v) for v in args[1:] if isinstance(v, str)), 8)
-        _check_product(" " * width, str(args[0]).count("\n" if name == "indent" else "\t"))
+def _looked_at(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of a call, bounded by the rule of the method that it is."""
+    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+    if isinstance(function, BuiltinMethodType | MethodType) and isinstance(owner, str | bytes | list | tuple | dict):
+        methods = bounds.methods_of(owner) or {}
+        if name not in methods:
+            raise TemplateError(
+                f"The chat template calls {name} of a {type(owner).__name__}, which pyllm does not allow."
+            )
+        rule = methods[name]
+        return args if rule is None else ((rule((owner, *args), kwargs) or (owner, *args))[1:])
+    weigh(*args, *(() if function is helpers.TemplateNamespace else kwargs.values()))
     return args
 
 
-def _check_numbers(values: Iterable[Any]) -> None:
-    if not all(map(_is_small, values)):
-        raise _too_much()
-
-
-def _check_product(left: Any, right: Any) -> None:
-    left, right = (right, left) if isinstance(left, int) else (left, right)
-    if isinstance(left, int):
-        if left.bit_length() + right.bit_length() > 4096:
-            raise _too_much()
-    elif isinstance(right, int) and isinstance(left, str | list | tuple) and len(left) * right > MAX_VALUE:
-        raise _too_much()
-
-
-def _check_format(text: str) -> None:
-    """Refuse widths in format strings that a prompt has no use for."""
-    digits = 0
-    for char in text:
-        digits = digits + 1 if char.isdigit() else 0
-        if digits > 4 or char == "*":
-            raise TemplateError("The chat template uses a format string that pyllm does not allow.")
-
-
-def _is_small(value: Any) -> bool:
-    return not isinstance(value, int) or abs(value) <= MAX_NUMBER
-
-
-def _weigh(value: Any) -> None:
-    """Refuse values that hold too much when written out; a list that holds one list many times counts it each time."""
-    left, todo = MAX_VALUE, [value]
-    while todo:
-        value = todo.pop()
-        left -= len(value) if isinstance(value, str | bytes) else MAX_VALUE // MAX_ENTRIES
-        if isinstance(value, dict):
-            todo.extend(value)
-            todo.extend(value.values())
-        elif isinstance(value, list | tuple):
-            todo.extend(value)
-        if left < 0 or len(todo) > MAX_ENTRIES:
-            raise _too_much()
-
-
-def _too_much() -> TemplateError:
-    return TemplateError("The chat template makes more text than any prompt may hold.")
-
-
-def _raise(message: str) -> NoReturn:
-    raise TemplateError(f"The chat template refuses these messages: {' '.join(str(message).split())}")
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as transformers writes it for templates: no HTML escapes, characters as they are."""
-    _check_arguments("", (value, indent), {})
-    return str(
-        _made(json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys))
-    )
+def _check_operation(operator: str, left: Any, right: Any) -> None:
+    """Bound what an operation makes."""
+    if operator == "%" and isinstance(left, bytes):
+        raise TemplateError("The chat template formats bytes, which pyllm does not allow.")
+    if operator == "%" and isinstance(left, str):
+        bounds.check_percent(left, right)
+    for value in (left, right):
+        if isinstance(value, int):
+            bits(value)
+    if operator == "**" and isinstance(left, int) and isinstance(right, int):
+        bits(1 << min(left.bit_length() * abs(right), 1 << 20))
+    elif operator == "*":
+        value, times = (right, left) if isinstance(left, int) else (left, right)
+        if isinstance(times, int):
+            if isinstance(value, str | bytes):
+                text(len(value) * times)
+            elif isinstance(value, list | tuple):
+                entries(len(value) * times)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyllm.chat.plain import mapped, messages_of, plain, texts_in, variables_of
+from pyllm.chat.variants import Variant, names_of
 from pyllm.errors import TemplateError
 
 if TYPE_CHECKING:
-    import jinja2
-
     from pyllm.tokenizers import Tokenizer
 
 CHATML = (
@@ -25,24 +25,35 @@ class ChatTemplate:
     """A jinja2 template with the tokenizer that it was written for. Safe to use from several threads.
 
     `sources` maps names of variants to templates; "default" is what is rendered, "tool_use" where there are tools.
-    Templates run in a sandbox with bounded time and size (`pyllm.chat.sandbox`).
+    Templates run in a sandbox with bounded time and size (`pyllm.chat.sandbox`). What a caller gives is copied: no
+    template changes it, and nothing is kept from one rendering to the next.
 
-    Raises TemplateError where a template does not parse.
+    Raises TemplateError where there is no default template, or it does not parse. Where another one does not parse,
+    the default one works all the same, and `problems` says so.
     """
 
     def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer | None = None) -> None:
-        from pyllm.chat import sandbox
-
+        if "default" not in sources:
+            raise TemplateError("The model has named chat templates but no default one.")
         self.sources = dict(sources)
         self._tokenizer = tokenizer
-        self._compiled: dict[str, jinja2.Template] = {
-            name: sandbox.compile_template(source)
-            for name, source in self.sources.items()
-            if name in ("default", "tool_use")
+        tokens = {} if tokenizer is None else _special_tokens(tokenizer)
+        self._variants = {
+            name: Variant(name, self.sources[name], tokens) for name in ("default", "tool_use") if name in self.sources
         }
-        if "default" not in self._compiled:
-            raise TemplateError("The model has named chat templates but no default one.")
-        self._tokens = {} if tokenizer is None else _special_tokens(tokenizer)
+        if (error := self._variants["default"].error) is not None:
+            raise TemplateError(str(error))
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with variants that do not parse, a sentence each."""
+        return tuple(str(v.error) for v in self._variants.values() if v.error is not None)
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether tools reach the model: the template shows them."""
+        variant = self._variants.get("tool_use", self._variants["default"])
+        return variant.error is None and variant.takes_tools
 
     def render(
         self,
@@ -57,23 +68,37 @@ class ChatTemplate:
         schemas. `variables` reach the template as they are ("enable_thinking"). With `add_generation_prompt` the text
         ends where the assistant begins to answer.
 
-        Raises TemplateError with the reason where the template refuses its input or fails.
+        Raises TemplateError with the reason where the template refuses its input or fails, or has no place for tools
+        that are given.
         """
-        from pyllm.chat import sandbox
+        return self._render(messages_of(messages), add_generation_prompt, tools, variables)
 
-        template = self._compiled["default"]
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> str:
+        """`render` for messages of its own."""
+        tools = [plain(tool) for tool in tools] if tools else None
+        variant = self._variants["default"]
         if tools:
-            template = self._compiled.get("tool_use", template)
-        return sandbox.render(
-            template,
+            variant = self._variants.get("tool_use", variant)
+        unseen = [n for n in names_of(tools or ()) if not any(n in text for text in texts_in(messages))]
+        text = variant.render(
             {
-                **self._tokens,
-                **variables,
-                "messages": _checked(messages),
-                "tools": list(tools) if tools else None,
+                **variables_of(variables),
+                "messages": messages,
+                "tools": tools,
                 "add_generation_prompt": add_generation_prompt,
-            },
+            }
         )
+        if tools and not variant.takes_tools and not any(name in text for name in unseen):
+            raise TemplateError(
+                "The model's chat template has no place for tools, so the model would not see them. " + _hint(variant)
+            )
+        return text
 
     def encode(
         self,
@@ -98,13 +123,12 @@ class ChatTemplate:
         tokenizer = self._tokenizer
         if tokenizer is None:
             raise TemplateError("This chat template has no tokenizer; render() gives its text.")
-        messages = _checked(messages)
-        mark = ""
+        own, mark = messages_of(messages), ""
         if not special_in_messages:
-            mark = _free_mark([messages, tools, variables])
+            mark = _free_mark([own, tools, variables])
             texts = sorted((t for t in tokenizer.vocab.special_ids if t), key=len, reverse=True)
-            messages, tools = _marked(messages, texts, mark), _marked(tools, texts, mark)
-        text = self.render(messages, add_generation_prompt, tools, **variables)
+            own, tools = _marked(own, texts, mark), _marked(tools, texts, mark)
+        text = self._render(own, add_generation_prompt, tools, variables)
         return encode_prompt(tokenizer, text, mark)
 
 
@@ -121,13 +145,11 @@ def encode_prompt(tokenizer: Tokenizer, text: str, mark: str = "") -> list[int]:
     return tokenizer.encode_pieces(pieces)
 
 
-def _checked(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    checked = []
-    for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise TemplateError("A message must be a dictionary with a 'role' and a 'content'.")
-        checked.append(dict(message))
-    return checked
+def _hint(variant: Variant) -> str:
+    names = variant.other_tool_variables
+    if names:
+        return f"It reads them from variables of its own: {', '.join(names)}."
+    return "Leave them out, or take a model that was trained to call tools."
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
@@ -139,34 +161,20 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 def _free_mark(values: Any) -> str:
     """A character that occurs nowhere in the texts of `values`."""
-    texts = list(_texts(values))
+    texts = list(texts_in(values))
     for mark in _MARKS:
         if not any(mark in text for text in texts):
             return mark
     raise TemplateError("The messages hold every one of Unicode's noncharacters; they are no text.")
 
 
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from _texts(key)
-            yield from _texts(entry)
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _texts(entry)
-
-
 def _marked(value: Any, specials: list[str], mark: str) -> Any:
     """A copy of `value` in which the texts of control tokens are broken by `mark` after their first character."""
-    if isinstance(value, str):
+
+    def broken(text: str) -> str:
         for special in specials:
-            if special in value:
-                value = value.replace(special, special[0] + mark + special[1:])
-        return value
-    if isinstance(value, Mapping):
-        return {key: _marked(entry, specials, mark) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_marked(entry, specials, mark) for entry in value]
-    return value
+            if special in text:
+                text = text.replace(special, special[0] + mark + special[1:])
+        return text
+
+    return mapped(value, broken)

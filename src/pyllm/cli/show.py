@@ -102,6 +102,7 @@ def _report(file: GGUFFile, each: bool) -> str:
         f"GGUF version {file.version}, {len(found)} tensors, {_count(n_parameters)} parameters, {size(n_bytes)}\n\n"
     ]
     lines += [table([(key, _type(v), _short(v)) for key, v in file.metadata.items()]), "\n"]
+    lines += [f"note: {problem}\n\n" for problem in _template_problems(file.metadata)]
     if each:
         rows = [("TENSOR", "SHAPE", "FORMAT", "SIZE")]
         rows += [(t.name, " x ".join(map(str, t.shape)), t.format, size(t.n_bytes)) for t in found]
@@ -119,6 +120,18 @@ def _report(file: GGUFFile, each: bool) -> str:
             )
         )
     return "".join(lines) + table(formats, right=(1, 2, 3, 4))
+
+
+def _template_problems(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is wrong with the model's chat templates."""
+    from pyllm import chat
+    from pyllm.errors import TemplateError
+
+    try:
+        template = chat.from_gguf(metadata)
+    except TemplateError as error:
+        return (str(error),)
+    return () if template is None else template.problems
 
 
 def _by_format(tensors: Mapping[str, TensorInfo]) -> dict[str, list[TensorInfo]]:

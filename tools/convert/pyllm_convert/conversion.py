@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.errors import ModelError, TokenizerError
+from pyllm.errors import ModelError, TemplateError, TokenizerError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.gguf.values import Value
 from pyllm.gguf.writer import TensorSpec
@@ -87,6 +87,7 @@ class Conversion:
             n_tokens = len(words["tokenizer.ggml.tokens"].value)
             placed = {n: self._as_many_rows(n, t, n_tokens) for n, t in placed.items()}
             keys["vocab_size"] = n_tokens
+            self.notes += _template_problems(words)
         self.tensors = {n: _planned(n, t) for n, t in placed.items()}
         general = {"general.architecture": model.arch, **names.general(folder, name)}
         general["general.size_label"] = names.size_label(
@@ -158,6 +159,17 @@ def _planned(name: str, t: Lazy) -> Planned:
     if len(t.shape) < 2 or not name.endswith(".weight") or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
         format = keep = "F32"
     return Planned(name, t.shape, format, keep, t)
+
+
+def _template_problems(words: Mapping[str, Value]) -> tuple[str, ...]:
+    """What is wrong with the chat templates; they go into the file as they are."""
+    from pyllm import chat
+
+    try:
+        template = chat.from_gguf({key: value.value for key, value in words.items() if "chat_template" in key})
+    except TemplateError as error:
+        return (str(error),)
+    return () if template is None else template.problems
 
 
 def _vocabulary(folder: Path, config: dict[str, Any]) -> dict[str, Value]:

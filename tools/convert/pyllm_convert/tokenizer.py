@@ -152,6 +152,7 @@ def _templates(files: TokenizerFiles) -> Iterator[tuple[str, str | list[str]]]:
         named["default"] = read_text(folder / "chat_template.jinja")
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         named[path.stem] = read_text(path)
+    named = {name: text for name, text in named.items() if text.strip()}
     if "default" in named:
         yield "tokenizer.chat_template", named.pop("default")
     names = sorted(name for name in named if name.replace("_", "").replace("-", "").isalnum())

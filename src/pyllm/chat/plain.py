@@ -1,0 +1,83 @@
+"""A caller's messages, tools and variables as templates get them: plain values of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+from pyllm.errors import TemplateError
+
+
+def messages_of(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages as dictionaries that a template may change. Raises TemplateError where one is no message."""
+    checked = []
+    for message in messages:
+        own = plain(message)
+        if not isinstance(own, dict) or not isinstance(own.get("role"), str):
+            raise TemplateError("A message must be a dictionary with a 'role' and a 'content'.")
+        checked.append(own)
+    return checked
+
+
+def variables_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables, copied; functions stay what they are."""
+    return {name: value if callable(value) else plain(value) for name, value in variables.items()}
+
+
+def plain(value: Any) -> Any:
+    """A copy made of None, text, numbers, lists, tuples and dictionaries; dataclasses and pydantic's models are these.
+
+    Raises TemplateError for other objects: what their methods do is not known.
+    """
+    return mapped(value, lambda text: text)
+
+
+def mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same with every text changed, keys of dictionaries aside."""
+    try:
+        return _mapped(value, change)
+    except RecursionError:
+        raise TemplateError("Messages, tools or variables hold themselves, or are nested too deeply.") from None
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return change(str.__str__(value))
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {_key(key): _mapped(entry, change) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_mapped(entry, change) for entry in value]
+    if isinstance(value, tuple):
+        return tuple(_mapped(entry, change) for entry in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _mapped(getattr(value, f.name), change) for f in dataclasses.fields(value)}
+    if callable(getattr(value, "model_dump", None)):
+        return _mapped(value.model_dump(), change)
+    raise TemplateError(
+        f"Templates read text, numbers, lists and dictionaries; a {type(value).__name__} is none of these."
+    )
+
+
+def _key(key: Any) -> Any:
+    return _mapped(key, lambda text: text)
+
+
+def texts_in(value: Any) -> Iterable[str]:
+    """Every text in plain values, keys of dictionaries included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from texts_in(key)
+            yield from texts_in(entry)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from texts_in(entry)
