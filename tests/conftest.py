@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,13 @@ _MODELS = {
     "qwen-0.5b": "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
     "qwen-coder": "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf",
 }
+
+
+def pytest_configure() -> None:
+    """Let interrupts arrive, here and in child processes, where whoever started the tests ignores them (nohup)."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")

@@ -188,6 +188,9 @@ def test_an_interrupt_ends_a_prompt_at_once(model_path: Callable[[str], Path]) -
     want = executable.run(batch).copy()
     long = Batch(options)
     long.add([1] * 2048, 0, range(64))
+    started = time.perf_counter()
+    executable.run(long)
+    whole = time.perf_counter() - started
     asked: list[float] = []
     waited: list[float] = []
 
@@ -196,11 +199,11 @@ def test_an_interrupt_ends_a_prompt_at_once(model_path: Callable[[str], Path]) -
         executable.interrupt()
 
     for _ in range(3):  # the machine may be busy with something else now and then
-        threading.Timer(0.05, interrupt).start()
+        threading.Timer(whole / 20, interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             executable.run(long)
         waited.append(time.perf_counter() - asked[-1])
-    assert min(waited) < 0.2
+    assert min(waited) < whole / 4
     np.testing.assert_array_equal(executable.run(batch), want)
     assert want[0].argmax() == 7042  # " Paris"
     executable.close()

@@ -85,7 +85,7 @@ def search_path(*arguments: str, cwd: Path, **variables: str) -> list[str]:
     environment = {**os.environ, **variables}
     done = subprocess.run(
         [sys.executable, *(a.replace("CODE", code.format(home)) for a in arguments)],
-        cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=True,
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     return done.stdout.splitlines()
 
@@ -114,6 +114,6 @@ def test_the_folder_that_holds_pyllm_comes_last_where_it_is_the_current_one() ->
     code += "from pyllm import env; print(env.search_path()[-1])"
     done = subprocess.run(
         [sys.executable, "-c", code.format(str(home))],
-        cwd=home, capture_output=True, text=True, timeout=60, check=True,
+        cwd=home, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert done.stdout.strip() == str(home)

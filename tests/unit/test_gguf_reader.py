@@ -220,19 +220,19 @@ def test_release_gives_pages_back(tmp_path: Path) -> None:
         assert f.tensors["a"].data.tobytes() == data[:size], "released data can be read again"
 
 
-@pytest.mark.parametrize(("model", "limit", "n_tokens"), [("smollm2", 0.030, 49152), ("qwen-coder", 0.060, 151936)])
-def test_opens_quickly(model_path: Callable[[str], Path], model: str, limit: float, n_tokens: int) -> None:
-    path, opening, decoding = model_path(model), [], []
+@pytest.mark.parametrize(("model", "n_tokens"), [("smollm2", 49152), ("qwen-coder", 151936)])
+def test_opens_quickly(model_path: Callable[[str], Path], model: str, n_tokens: int) -> None:
+    """In a small part of the processor time that the gguf package takes."""
+    path, ours = model_path(model), []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         f = open_gguf(path)
-        opened = time.perf_counter()
         assert len(f.metadata["tokenizer.ggml.tokens"]) == n_tokens
-        decoding.append(time.perf_counter() - opened)
-        opening.append(opened - start)
+        ours.append(time.process_time() - start)
         f.close()
-    assert min(opening) <= limit
-    assert min(decoding) <= 0.060
+    start = time.process_time()
+    gguf.GGUFReader(path)
+    assert min(ours) < (time.process_time() - start) / 5
 
 
 def test_imports_nothing_heavy() -> None:

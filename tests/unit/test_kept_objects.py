@@ -113,7 +113,7 @@ def test_a_disk_of_a_few_pages(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, timeout=30).returncode:
+    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, timeout=300).returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
         with pytest.warns(PyllmWarning, match="No space left on device"):
@@ -122,7 +122,7 @@ def test_a_disk_of_a_few_pages(tmp_path: Path) -> None:
         assert not [p for p in disk.rglob("*") if p.is_file()]
         assert objects.find(disk / "kernels", "a.o") == CODE
     finally:
-        subprocess.run(["umount", str(disk)], check=True, timeout=30)
+        subprocess.run(["umount", str(disk)], check=True, timeout=300)
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
