@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyllm.chat.plain import mapped, messages_of, plain, texts_in, variables_of
@@ -19,6 +20,7 @@ CHATML = (
 
 # Noncharacters of Unicode: one that no text of the chat holds marks control tokens that came with a message.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+_BEGINNING = 3  # characters
 
 
 class ChatTemplate:
@@ -126,10 +128,30 @@ class ChatTemplate:
         own, mark = messages_of(messages), ""
         if not special_in_messages:
             mark = _free_mark([own, tools, variables])
-            texts = sorted((t for t in tokenizer.vocab.special_ids if t), key=len, reverse=True)
-            own, tools = _marked(own, texts, mark), _marked(tools, texts, mark)
+            own, tools = self._marked(own, mark), self._marked(tools, mark)
         text = self._render(own, add_generation_prompt, tools, variables)
         return encode_prompt(tokenizer, text, mark)
+
+    def _marked(self, value: Any, mark: str) -> Any:
+        """A copy of `value` in which the texts of control tokens are broken by `mark` after their first character."""
+
+        def broken(text: str) -> str:
+            begun = [tokens for beginning, tokens in self._control.items() if beginning in text]
+            for token in sorted((t for tokens in begun for t in tokens), key=len, reverse=True):
+                if token in text:
+                    text = text.replace(token, token[0] + mark + token[1:])
+            return text
+
+        return mapped(value, broken)
+
+    @cached_property
+    def _control(self) -> dict[str, list[str]]:
+        """Texts of control tokens by how they begin: of thousands, most begin alike, and in few messages."""
+        found: dict[str, list[str]] = {}
+        for token in self._tokenizer.vocab.special_ids if self._tokenizer is not None else ():
+            if token:
+                found.setdefault(token[:_BEGINNING], []).append(token)
+        return found
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, mark: str = "") -> list[int]:
@@ -166,15 +188,3 @@ def _free_mark(values: Any) -> str:
         if not any(mark in text for text in texts):
             return mark
     raise TemplateError("The messages hold every one of Unicode's noncharacters; they are no text.")
-
-
-def _marked(value: Any, specials: list[str], mark: str) -> Any:
-    """A copy of `value` in which the texts of control tokens are broken by `mark` after their first character."""
-
-    def broken(text: str) -> str:
-        for special in specials:
-            if special in text:
-                text = text.replace(special, special[0] + mark + special[1:])
-        return text
-
-    return mapped(value, broken)

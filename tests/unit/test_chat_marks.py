@@ -1,0 +1,40 @@
+"""Control tokens written in a message: broken by a mark, whichever they are and however they overlap."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyllm.chat import ChatTemplate
+
+MARK = "\ufdd0"
+
+
+def template(tokens: list[str]) -> ChatTemplate:
+    roles = dict.fromkeys(("bos_id", "eos_id", "unk_id", "pad_id"))
+    vocab: Any = SimpleNamespace(special_ids={token: i for i, token in enumerate(tokens)}, **roles)
+    return ChatTemplate({"default": "x"}, SimpleNamespace(vocab=vocab))  # type: ignore[arg-type]
+
+
+@given(st.lists(st.text("ab<|", max_size=6), max_size=8), st.text("ab<|", max_size=40))
+def test_no_control_token_is_left_whole(tokens: list[str], text: str) -> None:
+    broken = template(tokens)._marked([{"content": text}], MARK)[0]["content"]
+    assert broken.replace(MARK, "") == text
+    assert not any(token in broken for token in tokens if len(token) > 1)
+    if not any(token and token in text for token in tokens):
+        assert broken == text
+
+
+def test_text_without_control_tokens_is_left_as_it_is() -> None:
+    assert template(["<|im_end|>"])._marked({"a<|im_end|>": ["<|im_en", 5, None]}, MARK) == {
+        "a<|im_end|>": ["<|im_en", 5, None]
+    }
+
+
+def test_thousands_of_tokens_that_begin_alike() -> None:
+    tokens = [f"<unused{i}>" for i in range(6000)]
+    broken = template(tokens)._marked("a <unused5999> b <unused0> <unused>", MARK)
+    assert broken == f"a <{MARK}unused5999> b <{MARK}unused0> <unused>"
