@@ -94,6 +94,11 @@ def n_threads() -> int | None:
     return int(value)
 
 
+def completes_for_shell() -> bool:
+    """`_PYLLM_COMPLETE`: whether this process is asked for what a shell may complete; click reads the rest."""
+    return bool(os.environ.get("_PYLLM_COMPLETE"))
+
+
 def names_io_encoding() -> bool:
     """`PYTHONIOENCODING`: whether the user chose an encoding for the standard streams."""
     return bool(os.environ.get("PYTHONIOENCODING", "").partition(":")[0])

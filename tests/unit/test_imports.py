@@ -110,14 +110,15 @@ def test_command_line_is_light(arguments: list[str]) -> None:
     assert heavy_after(f"from pyllm.cli import main; main({arguments})") == []
 
 
-def test_help_is_quick() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_is_quick(arguments: list[str]) -> None:
     """In the processor time of a few starts of Python with click."""
 
-    def seconds(*arguments: str) -> float:
+    def seconds(*words: str) -> float:
         before = os.times()
-        subprocess.run([sys.executable, *arguments], capture_output=True, check=True, timeout=300)
+        subprocess.run([sys.executable, *words], capture_output=True, check=True, timeout=300)
         after = os.times()
         return after.children_user + after.children_system - before.children_user - before.children_system
 
     least = min(seconds("-c", "import click") for _ in range(5))
-    assert min(seconds("-m", "pyllm", "--help") for _ in range(5)) < 3 * least + 0.03
+    assert min(seconds("-m", "pyllm", *arguments) for _ in range(5)) < 3 * least + 0.03

@@ -11,11 +11,13 @@ import pkgutil
 import signal
 import sys
 import warnings
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 import click
 
+from pyllm import env
 from pyllm.cli import _command, _streams
 from pyllm.errors import PyllmError, PyllmWarning
 
@@ -30,11 +32,16 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
+@cache
+def _names() -> tuple[str, ...]:
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
 class _Commands(click.Group):
     """Commands found by file name; names that begin with an underscore are not commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+        return [*_names()]  # `list` is a command here
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if not cmd_name.isidentifier() or cmd_name not in self.list_commands(ctx):
@@ -111,6 +118,10 @@ def main(argv: list[str] | None = None) -> None:
     warnings.formatwarning = _format_warning
     _leave_in_order()
     _streams.prepare()
+    if env.completes_for_shell():
+        from pyllm.cli import _completion
+
+        _completion.prepare()
     code = 1
     try:
         code = _run(argv, state={})

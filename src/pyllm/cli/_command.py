@@ -76,9 +76,10 @@ class Command(click.Command):
             raise
         except click.BadParameter as error:
             param = error.param
-            if param is not None and ctx.get_parameter_source(param.name or "") is ParameterSource.ENVIRONMENT:
-                raise click.UsageError(f"Environment variable {param.envvar}: {error.message}", ctx) from None
-            raise
+            if param is None or ctx.get_parameter_source(param.name or "") is not ParameterSource.ENVIRONMENT:
+                raise
+            reason = "it must be 1 or 0" if isinstance(param, click.Option) and param.is_flag else error.message
+            raise click.UsageError(f"Environment variable {param.envvar}: {reason}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, get_args
 import click
 from click.core import ParameterSource
 
-from pyllm.cli._types import BiasType, GPULayersType, JSONObjectType, ModelType
+from pyllm.cli._types import BiasType, CountType, GPULayersType, JSONObjectType, ModelType
 from pyllm.config import KVDtype, PlacementOptions, SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -127,13 +127,10 @@ def engine_options(function: F, ctx: str = "as trained, at most 4096") -> F:
             click.option(
                 "-c",
                 "--ctx",
-                type=click.IntRange(1),
-                metavar="N",
+                type=CountType(1),
                 help=f"Context in tokens [default: {ctx}].",
             ),
-            click.option(
-                "-t", "--threads", type=click.IntRange(1), metavar="N", help="Threads [default: physical cores]."
-            ),
+            click.option("-t", "--threads", type=CountType(1), help="Threads [default: physical cores]."),
             click.option("--kv", type=click.Choice(_KV), help="Cache format [default: f16]."),
             click.option("-ctv", "--cache-type-v", "kv_values", type=click.Choice(_KV), hidden=True),
         )
@@ -167,13 +164,12 @@ def placement_options(function: F) -> F:
             click.option(
                 "-ncmoe",
                 "--n-cpu-moe",
-                type=click.IntRange(0),
-                metavar="N",
+                type=CountType(0),
                 default=0,
                 help="First layers whose experts stay on the cpu.",
             ),
             click.option("-cmoe", "--cpu-moe", is_flag=True, help="The experts of all layers stay on the cpu."),
-            click.option("-mg", "--main-gpu", type=click.IntRange(0), metavar="N", default=0, help=MAIN_GPU),
+            click.option("-mg", "--main-gpu", type=CountType(0), default=0, help=MAIN_GPU),
             click.option("-ts", "--tensor-split", metavar="N,N", help="Shares of the layers that the GPUs take."),
             click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu."),
         )

@@ -1,4 +1,4 @@
-"""Kinds of arguments: sizes in bytes, formats for tensors, models, biases, JSON."""
+"""Kinds of arguments: numbers, sizes in bytes, formats for tensors, models, biases, JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ import click
 from pyllm.config import GPULayers
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+
+
+class CountType(click.ParamType):
+    """A whole number, at least `least`."""
+
+    name = "N"
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = self._least - 1
+        if number < self._least:
+            self.fail(f"{value!r} is not a whole number of {self._least} or more", param, ctx)
+        return number
 
 
 class SizeType(click.ParamType):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pyllm.cli import _command, _options
-from pyllm.cli._types import ModelType
+from pyllm.cli._types import CountType, ModelType
 
 _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*2."
 
@@ -28,14 +28,14 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @click.option("-t", "--threads", multiple=True, metavar="N", help="Threads [default: physical cores].")
 @click.option("-b", "--batch-size", multiple=True, metavar="N", help="Most tokens of one step [default: 512].")
 @click.option("--kv", multiple=True, metavar="TYPE", help="Cache format: f16, f32 or q8_0 [default: f16].")
-@click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Samples of each.")
+@click.option("-r", "--repetitions", type=CountType(1), default=5, show_default=True, help="Samples of each.")
 @click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="How to report.")
 @click.option("--backend", default="auto", show_default=True, help="What computes: auto, cpu, cuda, mlx, …")
 @click.option("-ngl", "--n-gpu-layers", multiple=True, metavar="N", help="Layers on GPUs, auto or all [default: auto].")
 @click.option("-dev", "--device", multiple=True, metavar="NAME", help="GPUs to try; cuda0/cuda1 is both together.")
 @click.option("-ncmoe", "--n-cpu-moe", multiple=True, metavar="N", help="First layers whose experts stay on the cpu.")
 @click.option("-ot", "--override-tensor", multiple=True, metavar="PATTERN=DEVICE", help="Where such tensors run.")
-@click.option("-mg", "--main-gpu", type=click.IntRange(0), default=0, help=_options.MAIN_GPU)
+@click.option("-mg", "--main-gpu", type=CountType(0), default=0, help=_options.MAIN_GPU)
 @click.option("-ts", "--tensor-split", metavar="N/N", help="Shares of the layers that the GPUs take.")
 @click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu.")
 @_options.lora_options
@@ -84,7 +84,7 @@ def command(
     from pyllm.hub import default_name
 
     named += tuple(map(_options.hub_name, hf_repo))
-    if named and not _options.is_given("models"):
+    if (named or presets) and not _options.is_given("models"):
         models = ()  # of the environment
     output = "md" if output == "text" else output
     if output not in FORMATS:

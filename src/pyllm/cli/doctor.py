@@ -56,15 +56,20 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _machine() -> Iterator[tuple[str, str]]:
+    from pyllm.errors import RequestError
     from pyllm.jit.processors import default_threads
     from pyllm.units import size
 
     yield "system", platform.platform()
     yield from _processor()
+    try:
+        n = str(default_threads())
+    except RequestError as error:  # PYLLM_THREADS
+        n = f"({error})"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield (
         "threads",
-        f"{default_threads()} by default; {os.cpu_count()} hardware threads, {usable} usable by this process",
+        f"{n} by default; {os.cpu_count()} hardware threads, {usable} usable by this process",
     )
     memory = _memory()
     if memory is not None:

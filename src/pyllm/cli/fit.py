@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyllm.cli import _command, _options
+from pyllm.cli._types import CountType
 
 if TYPE_CHECKING:
     from pyllm.llm.fit import DeviceFit, Fit
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 @_command.command("fit", short_help="Show what a model takes on which device.")
 @_options.model_argument
 @click.option("--preset", metavar="NAME[:RECIPE]", help="A model's shape in place of a file, such as llama3-8b:Q4_K_M.")
-@click.option("-np", "--parallel", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once.")
-@click.option("-b", "--batch-size", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a step.")
+@click.option("-np", "--parallel", type=CountType(1), default=1, show_default=True, help="Sequences at once.")
+@click.option("-b", "--batch-size", type=CountType(1), default=512, show_default=True, help="Tokens of a step.")
 @_options.output_option
 @_options.engine_options
 @_options.placement_options
@@ -31,7 +32,7 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
     from pyllm.llm.fit import fit
     from pyllm.llm.loading import default_n_ctx, execution_options
 
-    if preset is not None and options["model"] is not None:
+    if preset is not None and _options.is_given("model", "hf_repo", "named"):
         raise click.UsageError("Give a model or a preset, not both.")
     name = PRESET_PREFIX + preset if preset is not None else options["model"] or hub.default_name()
     placement = _options.placement(options)

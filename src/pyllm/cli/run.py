@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyllm.cli import _command, _naming, _options
+from pyllm.cli._types import CountType, ModelType
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
@@ -17,16 +18,14 @@ if TYPE_CHECKING:
 
 
 @_command.command("run", short_help="Answer a prompt.")
-@click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]...")
+@click.argument("words", nargs=-1, type=ModelType(), metavar="[MODEL] [PROMPT]...")
 @_options.model_option
 @click.option("-p", "--prompt", "prompt_option", metavar="TEXT", help="The prompt, in place of PROMPT.")
 @click.option("-f", "--file", metavar="FILE", help="Text to put after the prompt; - is standard input.")
 @_options.answer_options
 @click.option("--ignore-eos", is_flag=True, help="Go on when the model says that it is done.")
 @click.option("--context-shift", is_flag=True, help="Go on when the context is full: forget its older half.")
-@click.option(
-    "--keep", type=click.IntRange(0), metavar="N", default=0, help="First tokens that a context shift never forgets."
-)
+@click.option("--keep", type=CountType(0), default=0, help="First tokens that a context shift never forgets.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it stands, without the chat template.")
 @_options.output_option
 @click.option("--stats", is_flag=True, help="Print speeds to standard error when done.")

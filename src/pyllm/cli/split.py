@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from pyllm.cli import _command
-from pyllm.cli._types import SizeType
+from pyllm.cli._types import CountType, SizeType
 
 
 @_command.command("split", short_help="Split a model into several files.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="PREFIX")
 @click.option("--max-size", type=SizeType(), help="Most bytes of a file: 2G, 700MiB.")
-@click.option("--max-tensors", type=click.IntRange(1), help="Most tensors of a file.")
+@click.option("--max-tensors", type=CountType(1), help="Most tensors of a file.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
 def command(

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from pyllm.cli import _command, _naming, _options
+from pyllm.cli._types import ModelType
 
 if TYPE_CHECKING:
     from pyllm.tokenizers import Tokenizer
 
 
 @_command.command("tokenize", short_help="Show a text's tokens.")
-@click.argument("text", nargs=-1, metavar="[MODEL] [TEXT]...")
+@click.argument("text", nargs=-1, type=ModelType(), metavar="[MODEL] [TEXT]...")
 @_options.model_option
 @click.option("-p", "--prompt", metavar="TEXT", help="The text, in place of TEXT.")
 @click.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input.")

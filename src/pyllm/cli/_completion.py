@@ -1,0 +1,33 @@
+"""Completion by bash of names that hold a colon, such as smollm2:135m; all else of it is click's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from click.shell_completion import BashComplete, add_completion_class
+
+
+class _Bash(BashComplete):
+    """bash takes a colon for the end of a word: it hands over "smollm2", ":", "1", and replaces what is behind it."""
+
+    _n_cut = 0
+    """Characters of the word that bash does not replace."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        words, last = super().get_completion_args()
+        if last == ":" and words:
+            last = words.pop() + ":"
+        elif len(words) > 1 and words[-1] == ":":
+            last = words[-2] + ":" + last
+            words = words[:-2]
+        self._n_cut = last.rfind(":") + 1
+        return words, last
+
+    def format_completion(self, item: Any) -> str:
+        item.value = item.value[self._n_cut :]
+        return super().format_completion(item)
+
+
+def prepare() -> None:
+    """To be called before click completes."""
+    add_completion_class(_Bash)
