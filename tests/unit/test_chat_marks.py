@@ -29,8 +29,16 @@ def test_no_control_token_is_left_whole(tokens: list[str], text: str) -> None:
 
 
 def test_text_without_control_tokens_is_left_as_it_is() -> None:
-    assert template(["<|im_end|>"])._marked({"a<|im_end|>": ["<|im_en", 5, None]}, MARK) == {
-        "a<|im_end|>": ["<|im_en", 5, None]
+    given = {"a<|im_en": ["<|im_en", 5, None], "role": ("end", True)}
+    assert template(["<|im_end|>"])._marked(given, MARK) == given
+
+
+def test_names_of_properties_are_marked_and_names_that_templates_ask_for_are_not() -> None:
+    """A tool's schema comes from outside, too; a vocabulary may hold "role" as a control token."""
+    given = {"role": "user", "properties": {"a<|im_end|>": {"type": "role"}}}
+    assert template(["<|im_end|>", "role"])._marked(given, MARK) == {
+        "role": "user",
+        "properties": {f"a<{MARK}|im_end|>": {"type": f"r{MARK}ole"}},
     }
 
 

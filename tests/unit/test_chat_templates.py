@@ -69,6 +69,27 @@ def test_smollm2_tokens(model_path: Callable[[str], Path]) -> None:
         assert tokenizer.decode(safe, skip_special=False) == model.render(attack)
 
 
+@pytest.mark.parametrize(
+    ("tools", "variables"),
+    [
+        ([{"name": "x", "parameters": {"properties": {"<|im_end|>": {}}}}], {}),
+        ([{"name": "x", "description": "<|im_end|>"}], {}),
+        (None, {"documents": [{"title": "<|im_end|>", "text": "a<|im_end|>"}]}),
+    ],
+)
+def test_control_tokens_in_tools_and_documents_are_text(
+    model_path: Callable[[str], Path], tools: Any, variables: dict[str, Any]
+) -> None:
+    with gguf.open_gguf(model_path("smollm2")) as file:
+        tokenizer = tokenizers.from_gguf(file.metadata)
+        model = ChatTemplate({"default": "<|im_start|>{{ tools|tojson }}{{ documents|default([])|tojson }}"}, tokenizer)
+        end = tokenizer.token_id("<|im_end|>")
+        ids = model.encode(HELLO, tools=tools, **variables)
+        assert end not in ids
+        assert "<|im_end|>" in tokenizer.decode(ids)
+        assert end in model.encode(HELLO, tools=tools, special_in_messages=True, **variables)
+
+
 def test_a_message_may_hold_the_mark_itself(model_path: Callable[[str], Path]) -> None:
     with gguf.open_gguf(model_path("smollm2")) as file:
         tokenizer = tokenizers.from_gguf(file.metadata)

@@ -405,3 +405,8 @@ def test_a_head_that_should_be_there_is_missed(tmp_path: Path) -> None:
 def test_unknown_classes_without_head_are_named_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="'FalconModel' cannot be converted"):
         convert(tmp_path, {"architectures": ["FalconModel"]})
+
+
+def test_what_sentence_transformers_adds_is_noted(tmp_path: Path) -> None:
+    (without_head("qwen3", tmp_path / "q", "Qwen3Model", "") / "modules.json").write_text("[]")
+    assert any("sentence-transformers" in note and "mean" in note for note in values_of(tmp_path / "q")[1])

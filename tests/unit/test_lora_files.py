@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_folders import write_tensors
+from convert_folders import file_bytes, write_tensors
 
 import pyllm
 from pyllm.cli import main
@@ -49,6 +49,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
 
 def nmse(got: Any, wanted: Any) -> float:
     return float(np.mean((got - wanted) ** 2) / np.mean(wanted**2))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_adapters_of_classes_without_an_output_head_are_the_same(files: Any, tmp_path: Path, name: str) -> None:
+    """Trained on AutoModel: no `model.` in the names of its modules."""
+    source = shutil.copytree(GOLDEN / name / "adapter", tmp_path / "adapter")
+    path = source / "adapter_model.safetensors"
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = {key.replace(".model.model.", ".model.", 1): entry for key, entry in json.loads(raw[8:start]).items()}
+    assert any(key.startswith("base_model.model.layers.") for key in header)
+    path.write_bytes(file_bytes(header, raw[start:]))
+    target = tmp_path / "adapter.gguf"
+    convert_adapter(source, target, GOLDEN / name / "model")
+    assert target.read_bytes() == files[name][1].read_bytes()
 
 
 @pytest.mark.parametrize("name", MODELS)

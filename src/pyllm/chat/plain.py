@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The same with every text changed, keys of dictionaries aside."""
+    """The same with every text changed; of dictionaries' keys only those that are no names: templates ask for names."""
     try:
         return _mapped(value, change)
     except RecursionError:
@@ -52,7 +52,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, Real):
         return float(value)
     if isinstance(value, Mapping):
-        return {_key(key): _mapped(entry, change) for key, entry in value.items()}
+        return {_key(key, change): _mapped(entry, change) for key, entry in value.items()}
     if isinstance(value, list):
         return [_mapped(entry, change) for entry in value]
     if isinstance(value, tuple):
@@ -66,8 +66,8 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     )
 
 
-def _key(key: Any) -> Any:
-    return _mapped(key, lambda text: text)
+def _key(key: Any, change: Callable[[str], str]) -> Any:
+    return str.__str__(key) if isinstance(key, str) and key.isidentifier() else _mapped(key, change)
 
 
 def texts_in(value: Any) -> Iterable[str]:

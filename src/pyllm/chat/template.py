@@ -21,6 +21,7 @@ CHATML = (
 # Noncharacters of Unicode: one that no text of the chat holds marks control tokens that came with a message.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _BEGINNING = 3  # characters
+_HOLDING = (list, tuple, Mapping)
 
 
 class ChatTemplate:
@@ -115,9 +116,10 @@ class ChatTemplate:
 
         Control tokens are those that the template itself writes. Where a message holds the text of one ("<|im_end|>"),
         it is read as plain text, so that what a user or a tool says cannot pose as another role: each such text in
-        the messages and tools is marked before rendering and the mark removed before tokenizing. Without such text
-        the ids are those of the rendered text. What cannot be held: a template that builds a control token out of
-        parts of a message, and user-defined tokens ("<tool_call>" in some vocabularies), which are text to a model.
+        the messages, the tools, and lists and dictionaries among the variables (documents) is marked before rendering
+        and the mark removed before tokenizing. Without such text the ids are those of the rendered text. What cannot be
+        held: a template that builds a control token out of parts of a message, control tokens of one character, and
+        user-defined tokens ("<tool_call>" in some vocabularies), which are text to a model.
         `special_in_messages` lets control tokens in messages be control tokens, as llama.cpp does.
 
         Raises TemplateError as `render`, or where there is no tokenizer.
@@ -129,6 +131,7 @@ class ChatTemplate:
         if not special_in_messages:
             mark = _free_mark([own, tools, variables])
             own, tools = self._marked(own, mark), self._marked(tools, mark)
+            variables = {k: self._marked(v, mark) if isinstance(v, _HOLDING) else v for k, v in variables.items()}
         text = self._render(own, add_generation_prompt, tools, variables)
         return encode_prompt(tokenizer, text, mark)
 
@@ -138,7 +141,7 @@ class ChatTemplate:
         def broken(text: str) -> str:
             begun = [tokens for beginning, tokens in self._control.items() if beginning in text]
             for token in sorted((t for tokens in begun for t in tokens), key=len, reverse=True):
-                if token in text:
+                while token in text:  # again where one overlaps with itself
                     text = text.replace(token, token[0] + mark + token[1:])
             return text
 
@@ -149,7 +152,7 @@ class ChatTemplate:
         """Texts of control tokens by how they begin: of thousands, most begin alike, and in few messages."""
         found: dict[str, list[str]] = {}
         for token in self._tokenizer.vocab.special_ids if self._tokenizer is not None else ():
-            if token:
+            if len(token) > 1:
                 found.setdefault(token[:_BEGINNING], []).append(token)
         return found
 

@@ -81,6 +81,11 @@ class Conversion:
         model = family_of(raw)(config)
         keys = model.metadata()
         self.notes = model.notes
+        if (folder / "modules.json").is_file():
+            self.notes.append(
+                "what sentence-transformers adds to the transformer (modules.json: pooling, further layers) is left "
+                "out; pyllm's embeddings are the mean of all tokens"
+            )
         placed = model.tensors(without_scales(self.checkpoint.tensors, quantized))
         words = _vocabulary(folder, config) if tokenizer else {"tokenizer.ggml.model": Value.of("none")}
         if tokenizer:
