@@ -25,6 +25,12 @@ def pytest_configure() -> None:
             signal.signal(number, usual)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=2, help="how often tests that kill processes do so, each (default: 2)"
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Reference data (vocabularies, tiny models with logits, WikiText-2), kept beside the checkout."""

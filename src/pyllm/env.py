@@ -117,9 +117,24 @@ def cuda_emulator_stress() -> int:
     return int(value) if value.isdigit() else 0
 
 
-def ca_bundle() -> str | None:
-    """Certificates, a file or a folder, that pip trusts where its settings name none (`REQUESTS_CA_BUNDLE`)."""
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
+def offline() -> bool:
+    """`PYLLM_OFFLINE`, or Hugging Face's `HF_HUB_OFFLINE`: nothing may be fetched from the network."""
+    values = (os.environ.get(name, "") for name in ("PYLLM_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.strip().lower() in ("1", "on", "yes", "true") for value in values)
+
+
+def go_offline() -> Callable[[], None]:
+    """Set `PYLLM_OFFLINE`, for this process and those that it starts; the result undoes it."""
+    before = os.environ.get("PYLLM_OFFLINE")
+    os.environ["PYLLM_OFFLINE"] = "1"
+
+    def undo() -> None:
+        if before is None:
+            os.environ.pop("PYLLM_OFFLINE", None)
+        else:
+            os.environ["PYLLM_OFFLINE"] = before
+
+    return undo
 
 
 def settings() -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast, get_args
 import click
 from click.core import ParameterSource
 
+from pyllm import env
 from pyllm.cli._types import BiasType, CountType, GPULayersType, JSONObjectType, ModelType
 from pyllm.config import KVDtype, PlacementOptions, SamplingParams
 
@@ -44,7 +45,7 @@ _KV = get_args(KVDtype)
 
 
 def model_option(function: F) -> F:
-    """-m MODEL, as `model`; None where it is not given: the catalog's default. Also llama.cpp's -hf."""
+    """-m MODEL, as `model`; None where it is not given: the catalog's default. Also llama.cpp's -hf, and --offline."""
 
     @wraps(function)
     def with_model(model: str | None, hf_repo: str | None, **options: Any) -> Any:
@@ -57,7 +58,23 @@ def model_option(function: F) -> F:
     hf = click.option("-hf", "-hfr", "--hf-repo", metavar="REPO", hidden=True)
     return click.option(
         "-m", "--model", type=ModelType(), metavar="MODEL", help="A file, a name, or hf.co/user/repo[:quant]."
-    )(hf(cast(F, with_model)))
+    )(hf(offline_option(cast(F, with_model))))
+
+
+def offline_option(function: F) -> F:
+    """--offline, for commands that may fetch a model."""
+    return click.option(
+        "--offline",
+        is_flag=True,
+        expose_value=False,
+        callback=_go_offline,
+        help="Fetch nothing: a model that is not here is an error.",
+    )(function)
+
+
+def _go_offline(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.call_on_close(env.go_offline())
 
 
 def model_argument(function: F) -> F:

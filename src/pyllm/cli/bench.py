@@ -20,6 +20,7 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 )
 @click.option("-hf", "-hfr", "--hf-repo", multiple=True, hidden=True)
 @click.option("--preset", "presets", multiple=True, metavar="NAME[:RECIPE]", help="Random weights in a model's shape.")
+@_options.offline_option
 @click.option("-p", "--n-prompt", multiple=True, metavar="N", help=f"Tokens of prompt [default: 512]. {_LIST}")
 @click.option("-n", "--n-gen", multiple=True, metavar="N", help="Tokens to generate [default: 128].")
 @click.option("-pg", "pg", multiple=True, metavar="PP,TG", help="Both, one after the other; may be repeated.")

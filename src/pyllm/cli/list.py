@@ -1,4 +1,4 @@
-"""`pyllm list`: the models that have a name, and which of them are here."""
+"""`pyllm list`: the models that are here, and those that can be had by name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from pyllm.cli import _command, _options
 if TYPE_CHECKING:
     from pyllm.hub import LocalModel
 
+_UNCHECKED = "* on Hugging Face; not among the models that pyllm is tested with, size estimated"
 
-@_command.command("list", short_help="Show known models, and which are here.")
+
+@_command.command("list", short_help="Show the models that are here, and others to fetch.")
 @_options.output_option
 def command(as_json: bool) -> None:
-    """Show the models of the catalog, and those fetched from Hugging Face."""
+    """Show the models that are here, those that other programs fetched from Hugging Face included, then the others.
+
+    A model that is not here is fetched by the first command that uses it, or by `pyllm pull`.
+    """
     from pyllm import hub
     from pyllm.cli._output import table, write
-    from pyllm.units import size
 
     found = hub.models()
     if as_json:
@@ -24,21 +28,27 @@ def command(as_json: bool) -> None:
 
         write(json.dumps([_fields(m) for m in found], indent=2) + "\n")
         return
-    rows = [("NAME", "SIZE", "FORMAT", "LICENCE", "HERE", "")]
+    here = [("NAME", "SIZE", "FORMAT", "PATH")]
+    there = [("TO BE FETCHED", "SIZE", "FORMAT", "LICENCE", "")]
     for model in found:
-        e = model.entry
-        here = "yes" if model.path is not None else "no"
-        rows.append(
-            (
-                model.name,
-                size(model.size),
-                e.format if e else "",
-                e.licence if e else "",
-                here,
-                e.description if e else "",
-            )
-        )
-    write(table(rows, right=(1,)))
+        entry = model.entry
+        if model.path is not None:
+            here.append((model.name, _size(model), model.format, str(model.path)))
+        elif entry is not None:
+            mark = "" if entry.checked else " *"
+            there.append((model.name + mark, _size(model), model.format, entry.licence, entry.description))
+    if len(here) > 1:
+        write(table(here, right=(1,)) + "\n")
+    write(table(there, right=(1,)) + f"\n{_UNCHECKED}\n")
+
+
+def _size(model: LocalModel) -> str:
+    from pyllm.units import size
+
+    if model.size is None:
+        return ""
+    exact = model.path is not None or (model.entry is not None and model.entry.checked)
+    return ("" if exact else "~") + size(model.size)
 
 
 def _fields(model: LocalModel) -> dict[str, object]:
@@ -48,8 +58,9 @@ def _fields(model: LocalModel) -> dict[str, object]:
         "path": None if model.path is None else str(model.path),
         "size": model.size,
         "parameters": entry.parameters if entry else None,
-        "format": entry.format if entry else None,
+        "format": model.format or None,
         "licence": entry.licence if entry else None,
         "sha256": entry.sha256 if entry else None,
         "description": entry.description if entry else None,
+        "checked": entry.checked if entry else None,
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from pyllm.cli import _command
+from pyllm.cli import _command, _options
 
 
 @_command.command("pull", short_help="Fetch a model and check it.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
+@_options.offline_option
 def command(models: tuple[str, ...]) -> None:
     """Fetch MODEL (default: the catalog's first choice) and print where it lies.
 

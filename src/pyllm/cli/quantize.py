@@ -65,6 +65,7 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 @click.option("--split-max-size", type=SizeType(), help="Split what is larger into files of at most this (2G).")
 @click.option("-t", "--threads", type=click.IntRange(1), help="Threads [default: physical cores].")
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and how large it gets; DST may be left out.")
+@_options.offline_option
 @_options.output_option
 def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> None:
     """Quantize the GGUF file SRC to DST by RECIPE, such as Q4_K_M, or to a size (--bpw 4.25, --size 900M).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pyllm.cli import _command
+from pyllm.cli import _command, _options
 from pyllm.cli._types import CountType, SizeType
 
 
@@ -15,6 +15,7 @@ from pyllm.cli._types import CountType, SizeType
 @click.option("--max-tensors", type=CountType(1), help="Most tensors of a file.")
 @click.option("--dry-run", is_flag=True, help="Show what would be written.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@_options.offline_option
 def command(
     source: str, target: str, max_size: int | None, max_tensors: int | None, dry_run: bool, overwrite: bool
 ) -> None:

@@ -14,20 +14,26 @@ from pyllm.errors import HubError
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file that can be fetched: what it must be, and its sources in the order to try them."""
+    """A model that can be fetched: what it must be, and its sources in the order to try them."""
 
     name: str
-    file: str
-    """Path below the models folder."""
-    size: int
-    """Bytes."""
-    sha256: str
     sources: tuple[Mapping[str, Any], ...]
     """Each has a "kind" (a module of `pyllm.hub.sources`) and that kind's own keys."""
+    size: int | None = None
+    """Bytes; an estimate where there is no `sha256`. None: not known before the source is asked."""
+    sha256: str | None = None
+    """None: as the source says when the file is fetched."""
+    file: str = ""
+    """Name in the folder of models, for sources that put it there."""
     description: str = ""
     parameters: str = ""
     format: str = ""
     licence: str = ""
+
+    @property
+    def checked(self) -> bool:
+        """Whether the very bytes were tried with pyllm, and no others are accepted."""
+        return self.sha256 is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +44,14 @@ class Catalog:
     entries: Mapping[str, Entry]
 
     def find(self, name: str) -> Entry | None:
-        """The entry of that name, whatever its case; a name without a tag finds the family's only or first entry."""
+        """The entry of that name, whatever its case; without a tag, or with the tag `latest`, the family's first."""
         key = name.lower()
         if key in self.entries:
             return self.entries[key]
-        return next((e for k, e in self.entries.items() if k.partition(":")[0] == key), None)
+        family, _, tag = key.partition(":")
+        if tag not in ("", "latest"):
+            return None
+        return next((e for k, e in self.entries.items() if k.partition(":")[0] == family), None)
 
 
 def catalog_path() -> Path:
@@ -68,8 +77,12 @@ def parse(raw: Mapping[str, Any]) -> Catalog:
     entries = {}
     for name, fields in raw["models"].items():
         entry = Entry(name=name, **{**fields, "sources": tuple(fields["sources"])})
-        if Path(entry.file).name != entry.file or entry.size < 1 or len(entry.sha256) != 64 or not entry.sources:
+        if Path(entry.file).name != entry.file or not entry.size or entry.size < 1 or not entry.sources:
             raise ValueError(f"entry {name!r}")
+        if entry.checked and len(entry.sha256 or "") != 64:
+            raise ValueError(f"entry {name!r}")
+        if not (entry.file and entry.checked) and any(s["kind"] == "pypi" for s in entry.sources):
+            raise ValueError(f"entry {name!r}: wheels need a file name and a hash")
         entries[name] = entry
     if raw["default"] not in entries:
         raise ValueError(f"default {raw['default']!r} is not in the catalog")

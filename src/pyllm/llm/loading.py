@@ -36,10 +36,11 @@ def find_model(model: str | os.PathLike[str], progress: Progress | None = None) 
         return path
     if path.is_dir():
         raise ModelError(f"{path} is a folder; name the GGUF file in it")
-    if not isinstance(model, str) or path.suffix.lower() == ".gguf" or path.is_absolute():
-        raise ModelError(f"there is no file {path}")
     from pyllm import hub
 
+    a_file = not isinstance(model, str) or path.suffix.lower() == ".gguf" or path.is_absolute()
+    if a_file and not hub.is_remote(str(model)):
+        raise ModelError(f"there is no file {path}")
     return hub.resolve(model, progress=progress)
 
 

