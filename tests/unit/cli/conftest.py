@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command import Done, Run
+from huggingface_hub import constants
 
 from pyllm import cli
 from tiny_gguf import write_tiny_gguf
@@ -23,6 +24,9 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """Runs a command in this process, with bytes as standard input; gives exit code and output."""
     monkeypatch.setenv("PYLLM_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("PYLLM_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("PYLLM_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
 
     def call(*arguments: str, stdin: bytes = b"") -> Done:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))

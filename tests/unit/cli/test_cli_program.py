@@ -67,7 +67,7 @@ def test_usage_errors(run: Run, arguments: list[str], words: str) -> None:
         (["run", "-m", "nonsense", "hi"], "nonsense"),
         (["run", "-f", "nowhere.txt"], "nowhere.txt: No such file"),
         (["tokenize", "-m", __file__, "hi"], "GGUF"),
-        (["pull", "nonsense"], "known are smollm2:135m"),
+        (["pull", "nonsense"], "`pyllm list` shows all"),
         (["rm", "smollm2:135m"], "not here"),
         (["show", "hf.co/x"], "hf.co/user/repo"),
     ],
@@ -166,9 +166,62 @@ def test_readme_tells_the_truth() -> None:
 
 def test_list(run: Run) -> None:
     done = run("list")
-    assert done.out.splitlines()[0].split() == ["NAME", "SIZE", "FORMAT", "LICENCE", "HERE"]
-    assert re.search(r"^smollm2:135m +93\.8 MiB +Q4_1 +Apache-2\.0 +no ", done.out, re.MULTILINE)
-    assert [m["name"] for m in json.loads(run("list", "--json").out)][:1] == ["smollm2:135m"]
+    assert done.out.splitlines()[0].split() == ["TO", "BE", "FETCHED", "SIZE", "FORMAT", "LICENCE"]
+    assert re.search(r"^qwen2\.5-coder:0\.5b +468\.6 MiB +Q4_K_M +Apache-2\.0 ", done.out, re.MULTILINE)
+    assert re.search(r"^llama3\.2:3b \* +~1\.86 GiB +Q4_K_M +Llama", done.out, re.MULTILINE)
+    assert "* on Hugging Face; not among the models that pyllm is tested with" in done.out
+    models = json.loads(run("list", "--json").out)
+    assert [m["name"] for m in models][:1] == ["qwen2.5-coder:0.5b"]
+    fields = {"name", "path", "size", "parameters", "format", "licence", "sha256", "description", "checked"}
+    assert all(set(m) == fields for m in models)
+
+
+def test_list_shows_first_what_is_here(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = tmp_path / "hub" / "models--user--repo" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "m-Q8_0.gguf").write_bytes(bytes(2048))
+    (snapshot / "mmproj-m-F16.gguf").write_bytes(b"not a language model")
+    first, second, third = run("list").out.splitlines()[:3]
+    assert first.split() == ["NAME", "SIZE", "FORMAT", "PATH"]
+    assert second.split() == ["hf.co/user/repo/m-Q8_0.gguf", "2.0", "KiB", "Q8_0", str(snapshot / "m-Q8_0.gguf")]
+    assert third == ""
+    model = json.loads(run("list", "--json").out)[0]
+    assert (model["name"], model["size"], model["format"], model["checked"]) == (second.split()[0], 2048, "Q8_0", None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "hi"],
+        ["run", "-m", "smollm2:135m", "hi"],
+        ["pull", "smollm2:135m"],
+        ["pull", "hf.co/user/repo:Q4_K_M"],
+        ["show", "smollm2:135m"],
+        ["tokenize", "-m", "smollm2:135m", "hi"],
+        ["bench", "-m", "smollm2:135m"],
+        ["fit", "-m", "smollm2:135m"],
+        ["perplexity", "-m", "smollm2:135m", "-f", __file__],
+        ["imatrix", "-m", "smollm2:135m", "-o", "OUT"],
+        ["quantize", "smollm2:135m", "OUT", "Q4_0"],
+        ["split", "smollm2:135m", "OUT", "--max-tensors", "1"],
+        ["merge", "smollm2:135m", "OUT"],
+    ],
+    ids=" ".join,
+)
+def test_offline_fetches_nothing(
+    run: Run, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyllm.hub.sources import huggingface, pypi
+
+    for kind in (huggingface, pypi):
+        monkeypatch.setattr(kind, "fetch", lambda *_: pytest.fail("the network is asked"))
+    done = run(*(word.replace("OUT", str(tmp_path / "out")) for word in arguments), "--offline")
+    assert done.code == 1
+    assert "is not here, and nothing may be fetched (--offline" in done.err
+    assert "PYLLM_OFFLINE" not in os.environ
 
 
 def test_show(run: Run, model: str) -> None:
@@ -218,6 +271,6 @@ def test_pull_and_rm_say_what_they_did(run: Run, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(hub, "pull", lambda name, progress: tmp_path / name)
     monkeypatch.setattr(hub, "remove", lambda name: [tmp_path / name])
-    assert run("pull").out == f"{tmp_path / 'smollm2:135m'}\n"
+    assert run("pull").out == f"{tmp_path / 'qwen2.5-coder:0.5b'}\n"
     assert run("pull", "a", "b").out == f"{tmp_path / 'a'}\n{tmp_path / 'b'}\n"
     assert run("rm", "a").out == f"removed {tmp_path / 'a'}\n"

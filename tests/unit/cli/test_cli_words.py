@@ -199,7 +199,7 @@ def test_bash_completes(run: Run, monkeypatch: pytest.MonkeyPatch, line: str, ex
 
 
 def test_models_that_were_fetched_complete(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "models" / "hf.co" / "user" / "repo"
+    folder = tmp_path / "hub" / "models--user--repo" / "snapshots" / ("0" * 40)
     folder.mkdir(parents=True)
     (folder / "model-Q4_0.gguf").touch()
     found = completed(run, monkeypatch, "pyllm run -m hf.co/us")
