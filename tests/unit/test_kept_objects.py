@@ -16,6 +16,7 @@ import pytest
 from pyllm import env
 from pyllm.errors import PyllmWarning
 from pyllm.jit import objects
+from pyllm.temporary import TemporaryFile
 
 CODE = bytes(range(256)) * 40
 
@@ -126,12 +127,11 @@ def test_a_disk_of_a_few_pages(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    old, young = tmp_path / ".aaaa.part", tmp_path / ".bbbb.part"
-    for path in (old, young):
-        path.write_bytes(b"half")
-    os.utime(old, (0, 0))
+    (tmp_path / ".pyllm-0123.part").write_bytes(b"half")
+    being_written = TemporaryFile(tmp_path)
     objects.keep(tmp_path, "a.o", CODE)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [".bbbb.part", "a.o"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [being_written.path.name, "a.o"]
+    being_written.remove()
 
 
 def test_a_temporary_folder_of_somebody_else_is_not_used(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pyllm.gguf.temporary import TemporaryFile, remove_leftovers
+from pyllm.temporary import TemporaryFile, remove_leftovers
 
 _WRITER = (
     "import sys, pathlib\n"
-    "from pyllm.gguf.temporary import TemporaryFile\n"
+    "from pyllm.temporary import TemporaryFile\n"
     "file = TemporaryFile(pathlib.Path(sys.argv[1]))\n"
     "print(file.path.name, flush=True)\n"
     "sys.stdin.read()\n"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pyllm.errors import RequestError
 from pyllm.evaluation.perplexity import PerplexityEstimate, check_window, estimate, n_scored, score_windows
-from pyllm.gguf.temporary import TemporaryFile, remove_leftovers
+from pyllm.temporary import TemporaryFile, remove_leftovers
 from pyllm.units import size
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pyllm.errors import GGUFError
 from pyllm.gguf.parts import ALIGNMENT, Part, TensorSpec, part_path, plan
-from pyllm.gguf.temporary import TemporaryFile, remove_leftovers
 from pyllm.gguf.values import Value, copy_metadata
+from pyllm.temporary import TemporaryFile, remove_leftovers
 from pyllm.units import size
 
 __all__ = ["GGUFWriter", "TensorSpec", "Value", "copy_metadata", "part_path"]

@@ -10,22 +10,18 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import time
-import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from pyllm import env
 from pyllm.errors import PyllmWarning
+from pyllm.temporary import TemporaryFile, remove_leftovers
 
 _END = struct.Struct("<Q32s8s")
 """Bytes of code, their SHA-256, and a mark."""
 _MARK = b"pyllm\0\0\1"
-_LEFT_OVER = 600.0
-"""Age in seconds at which a temporary file is taken for that of a process that was killed."""
 
 
 def find(folder: Path, name: str) -> bytes | None:
@@ -83,17 +79,15 @@ def _places(folder: Path) -> Iterator[Path]:
 def _write(folder: Path, name: str, code: bytes) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     _remove_leftovers(folder)
-    part, path = folder / f".{uuid.uuid4().hex}.part", folder / name
+    file, path = TemporaryFile(folder), folder / name
     try:
-        with open(part, "xb") as file:
-            file.write(code)
-            file.write(_END.pack(len(code), hashlib.sha256(code).digest(), _MARK))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with open(file.fileno(), "wb", closefd=False) as out:
+            out.write(code)
+            out.write(_END.pack(len(code), hashlib.sha256(code).digest(), _MARK))
+        file.sync()
+        file.place(path)
     except OSError:
-        with suppress(OSError):
-            part.unlink()
+        file.remove()
         if read(path) != code:  # else another process was quicker, and has the file open (Windows)
             raise
     return path
@@ -102,10 +96,7 @@ def _write(folder: Path, name: str, code: bytes) -> Path:
 @cache
 def _remove_leftovers(folder: Path) -> None:
     """Delete temporary files of processes that were killed: once in a process, when it writes."""
-    for part in folder.glob("*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > _LEFT_OVER:
-                part.unlink()
+    remove_leftovers(folder)
 
 
 _warnings: list[str] = []
