@@ -4,6 +4,7 @@
     python peer.py first      MODEL -t 2 -p "The capital of France is"
     python peer.py perplexity MODEL TEXT -t 2 -c 512 --windows 20
     python peer.py logits     MODEL TOKENS.json OUT.npy -t 2
+    python peer.py tokenize   MODEL TEXT
     python peer.py quantize   MODEL OUT.gguf Q4_K_M -t 2 [--imatrix FILE] [--pure]
 
 Runs in any Python that has llama-cpp-python and numpy; it needs nothing of pyllm.
@@ -183,6 +184,23 @@ def logits(a: argparse.Namespace) -> dict[str, Any]:
     return {"n_tokens": len(tokens)}
 
 
+def tokenize(a: argparse.Namespace) -> dict[str, Any]:
+    """The file may hold a vocabulary alone."""
+    ll.llama_log_set(_silent, ctypes.c_void_p(0))
+    ll.llama_backend_init()
+    params = ll.llama_model_default_params()
+    params.vocab_only = True
+    vocab = ll.llama_model_get_vocab(ll.llama_model_load_from_file(a.model.encode(), params))
+    data = Path(a.text).read_bytes()
+    buffer = (ll.llama_token * (2 * len(data) + 16))()
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        n = ll.llama_tokenize(vocab, data, len(data), buffer, len(buffer), False, False)
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": min(seconds), "ids": list(buffer[:n])}
+
+
 def quantize(a: argparse.Namespace) -> dict[str, Any]:
     ll.llama_log_set(_silent, ctypes.c_void_p(0))
     ll.llama_backend_init()
@@ -219,5 +237,5 @@ def _importance(path: str) -> tuple[Any, ...]:
 
 
 if __name__ == "__main__":
-    commands = {"speed": speed, "first": first, "perplexity": perplexity, "logits": logits, "quantize": quantize}
-    main(__doc__, commands)
+    every = (speed, first, perplexity, logits, tokenize, quantize)
+    main(__doc__, {command.__name__: command for command in every})

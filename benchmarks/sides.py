@@ -14,6 +14,7 @@ _POSITIONAL = {
     "first": (),
     "perplexity": ("text",),
     "logits": ("tokens", "out"),
+    "tokenize": ("text",),
     "quantize": ("out", "recipe"),
     "divergence": ("text", "base"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -189,6 +190,16 @@ class StreamDecoder:
     def flush(self) -> str:
         """What is left: U+FFFD for a character that was never finished."""
         return self._utf8.decode(b"", final=True)
+
+
+def words_of(texts: Iterable[str]) -> tuple[re.Pattern[str], list[str]]:
+    """An expression for parts of texts that no token reaches beyond, with the spaces before them; and the characters
+    from which some token goes on into a space."""
+    crossing = sorted(
+        {a for text in texts if _SPACE in text.lstrip(_SPACE) for a, b in pairwise(text) if b == _SPACE != a}
+    )
+    also = f"(?:(?<=[{re.escape(''.join(crossing))}]){_SPACE}+[^{_SPACE}]*)*" if crossing else ""
+    return re.compile(f"{_SPACE}*[^{_SPACE}]+{also}|{_SPACE}+"), crossing
 
 
 class _Memo(dict[int, bytes]):

@@ -7,14 +7,13 @@ scores the leftmost goes first, and what is no token in the end is written as by
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyllm.tokenizers.base import _SPACE, Tokenizer, _utf8
+from pyllm.tokenizers.base import _SPACE, Tokenizer, _utf8, words_of
 from pyllm.tokenizers.compiled.switch import Encoder
 from pyllm.tokenizers.vocab import BYTE, Vocab
 
@@ -38,10 +37,8 @@ class SPMTokenizer(Tokenizer):
         byte_texts = {text for text, i in vocab.ids.items() if text.startswith("<0x") and vocab.types[i] == BYTE}
         scores = vocab.scores.tolist()
         self._scores = {t: -scores[i] for t, i in vocab.ids.items() if len(t) > 1 and t not in byte_texts}
-        # Where no token goes from a word into the next one's space, words can be merged, and kept, each by itself.
-        crossing = {c for text in vocab.ids if _SPACE in text.lstrip(_SPACE) for c in _crossed(text)}
-        also = f"(?:(?<=[{re.escape(''.join(sorted(crossing)))}]){_SPACE}+[^{_SPACE}]*)*" if crossing else ""
-        self._words = re.compile(f"{_SPACE}*[^{_SPACE}]+{also}|{_SPACE}+")
+        # Words can be merged, and kept, each by itself.
+        self._words, _ = words_of(vocab.ids)
         self._kept: dict[str, tuple[int, ...]] = {}
 
     def _encode_words(self, text: str, ids: list[int]) -> None:
@@ -79,11 +76,6 @@ class SPMTokenizer(Tokenizer):
             return SPM(ids, costs, self._byte_ids, self.vocab.unk_id)
 
         return SPM_KERNELS, make
-
-
-def _crossed(text: str) -> list[str]:
-    """The characters before the spaces within a token."""
-    return [a for a, b in pairwise(text) if b == _SPACE and a != _SPACE]
 
 
 def merge(word: str, costs: Mapping[str, float]) -> list[str]:

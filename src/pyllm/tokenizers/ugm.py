@@ -6,15 +6,18 @@ Source: "Subword Regularization" (Kudo, 2018); details (unknown characters, blan
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pyllm.errors import TokenizerError
-from pyllm.tokenizers.base import _SPACE, Tokenizer, _byte_value, _utf8
+from pyllm.tokenizers.base import _SPACE, Tokenizer, _byte_value, _utf8, words_of
+from pyllm.tokenizers.compiled.switch import Encoder
 from pyllm.tokenizers.vocab import BYTE, NORMAL, USER_DEFINED, Vocab
+
+if TYPE_CHECKING:
+    from pyllm.jit.compiler import Kernel
 
 _UNKNOWN_PENALTY = 10.0  # an unknown character is so much worse than the worst token
 _MAX_KEPT = 1 << 17
@@ -34,22 +37,21 @@ class UGMTokenizer(Tokenizer):
         self._scores = {
             t: 0.0 if types[i] == USER_DEFINED else scores[i]
             for t, i in vocab.ids.items()
-            if t and types[i] in (NORMAL, USER_DEFINED)
+            if t and types[i] in (NORMAL, USER_DEFINED) and scores[i] > -np.inf
         }
-        normal = [scores[i] for t, i in vocab.ids.items() if types[i] == NORMAL]
+        normal = [scores[i] for t, i in vocab.ids.items() if types[i] == NORMAL and scores[i] > -np.inf]
         self._unknown_score = min(normal, default=0.0) - _UNKNOWN_PENALTY
         self._longest = max(map(len, self._scores), default=1)
         bytes_ = {b: i for t, i in vocab.ids.items() if types[i] == BYTE and (b := _byte_value(t)) is not None}
         self._byte_ids = bytes_ if len(bytes_) == 256 else None
-        # Where no token goes from a word into the next one's space, words can be cut, and kept, each by itself.
-        crossing = any(_SPACE in text.lstrip(_SPACE) for text in self._scores)
-        self._words = None if crossing else re.compile(f"{_SPACE}*[^{_SPACE}]+|{_SPACE}+")
+        # Words can be cut, and kept, each by itself.
+        self._words, self._crossing = words_of(self._scores)
         self._kept: dict[str, list[int]] = {}
 
     def _encode_words(self, text: str, ids: list[int]) -> None:
         text = self._normalized(text)
         unknown, first = self.vocab.unk_id, len(ids)
-        for word in [text] if self._words is None else self._words.findall(text):
+        for word in self._words.findall(text):
             tokens = self._kept.get(word)
             if tokens is None:
                 tokens = self._cut(word)
@@ -60,6 +62,18 @@ class UGMTokenizer(Tokenizer):
             # Unknown characters side by side are one unknown token, from word to word as well.
             again = bool(tokens) and len(ids) > first and ids[-1] == tokens[0] == unknown
             ids.extend(tokens[again:])
+
+    def _compiled(self) -> tuple[Sequence[Kernel], Callable[[], Encoder]]:
+        from pyllm.tokenizers.compiled.covering import UGM, UGM_KERNELS
+
+        def make() -> Encoder:
+            tables = None if self._charsmap is None else self._charsmap.tables
+            return UGM(
+                self.vocab.ids, self._scores, self.vocab.unk_id, self._unknown_score, self._byte_ids,
+                tables, self._crossing, self._merge_blanks, self._prefix,
+            )  # fmt: skip
+
+        return UGM_KERNELS, make
 
     def _normalized(self, text: str) -> str:
         if self._charsmap:
@@ -113,8 +127,10 @@ class _CharsMap:
         size = int.from_bytes(raw[:4], "little")
         if len(raw) < 4 or size % 4 or not 4 <= size <= len(raw) - 4:
             raise TokenizerError("tokenizer.ggml.precompiled_charsmap is damaged: its trie leaves it")
-        self._units: list[int] = np.frombuffer(raw, "<u4", size // 4, 4).tolist()
+        units = np.frombuffer(raw, "<u4", size // 4, 4)
+        self._units: list[int] = units.tolist()
         self._texts = raw[4 + size :]
+        self.tables = units.astype(np.uint32), self._texts
 
     def apply(self, text: str) -> str:
         data, out, at = _utf8(text), bytearray(), 0

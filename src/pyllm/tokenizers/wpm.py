@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pyllm.tokenizers.base import _SPACE, Tokenizer
+from pyllm.tokenizers.compiled.switch import Encoder
 from pyllm.tokenizers.vocab import Vocab
+
+if TYPE_CHECKING:
+    from pyllm.jit.compiler import Kernel
+
+_BLANK, _DROPPED, _ALONE, _LETTER = 1, 2, 3, 4
 
 # CJK ideographs, each a word of its own; 0x2B920 is a slip in the library that trained models were tokenized with.
 _IDEOGRAPHS = (
@@ -56,25 +62,39 @@ class WPMTokenizer(Tokenizer):
                 return [] if self.vocab.unk_id is None else [self.vocab.unk_id]
         return out
 
+    def _compiled(self) -> tuple[Sequence[Kernel], Callable[[], Encoder]]:
+        from pyllm.tokenizers.compiled.covering import WPM, WPM_KERNELS
+
+        def make() -> Encoder:
+            return WPM(self.vocab.ids, self.vocab.unk_id, self._kind, self._lowercase, self._strip_accents)
+
+        return WPM_KERNELS, make
+
+    def _kind(self, char: str) -> int:
+        """What a character is to a text: a blank, dropped, a word alone, or a letter of one."""
+        kind = unicodedata.category(char)
+        if char in " \t\n\r" or kind[0] == "Z":
+            return _BLANK
+        if char in "\0\ufffd" or kind in ("Cc", "Cf", "Co") or (self._strip_accents and kind == "Mn"):
+            return _DROPPED
+        if kind[0] == "P" or (char < "\x7f" and kind[0] == "S") or _is_ideograph(ord(char)):
+            return _ALONE
+        return _LETTER
+
     def _normalized(self, text: str) -> Iterator[str]:
         if self._strip_accents:
             text = unicodedata.normalize("NFD", text)
         word: list[str] = []
         for char in text:
-            kind = unicodedata.category(char)
-            if char in " \t\n\r" or kind[0] == "Z":
-                if word:
-                    yield "".join(word)
-                    word = []
-            elif char in "\0\ufffd" or kind in ("Cc", "Cf", "Co") or (self._strip_accents and kind == "Mn"):
-                continue
-            elif kind[0] == "P" or (char < "\x7f" and kind[0] == "S") or _is_ideograph(ord(char)):
-                if word:
-                    yield "".join(word)
-                    word = []
-                yield char
-            else:
+            kind = self._kind(char)
+            if kind == _LETTER:
                 word.append(char.lower() if self._lowercase else char)
+            elif kind != _DROPPED:
+                if word:
+                    yield "".join(word)
+                    word = []
+                if kind == _ALONE:
+                    yield char
         if word:
             yield "".join(word)
 

@@ -101,6 +101,11 @@ def as_list(ids: NDArray[np.int32]) -> list[int]:
     return out
 
 
+def kept_words(n: int) -> NDArray[np.int64]:
+    """Room to keep where the ids of a text's words are, for a text of `n` bytes; what `kernels.table.recall` reads."""
+    return np.zeros((1 << min(15, max(6, (n // 8).bit_length())), 4), np.int64)
+
+
 def room_for(n: int) -> int:
     """Slots of a hash table for n entries, a power of two, at most half of them taken."""
     return 1 << max(4, (2 * n - 1).bit_length())

@@ -8,7 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.jit.compiler import Kernel, kernel
-from pyllm.tokenizers.compiled.code import BASE, Arguments, Bytes, Strings, as_list, joined, numbers, room_for
+from pyllm.tokenizers.compiled.code import (
+    BASE,
+    Arguments,
+    Bytes,
+    Strings,
+    as_list,
+    joined,
+    kept_words,
+    numbers,
+    room_for,
+)
 from pyllm.tokenizers.compiled.words import SPLIT, Splitter
 
 _MODULE = "tokenizers.compiled.kernels.merge"
@@ -56,7 +66,7 @@ class _Merger:
         """Ids of texts that end at `ends`, which are cut into words that end at `words`."""
         n = int(ends[-1])
         out, counts = np.empty(n + 1, np.int32), np.empty(len(words), np.int32)
-        kept = np.zeros((1 << min(15, max(6, (n // 8).bit_length())), 4), np.int64)
+        kept = kept_words(n)
         most = min(n, _MOST_SYMBOLS)
         at = [0, 0, 0]  # word, place, ids made
         while True:

@@ -12,7 +12,16 @@ from numba.extending import register_jitable
 
 from pyllm.jit.simd import load_i32, load_i64, load_u8, store_i8, store_i32, store_i64
 from pyllm.tokenizers.compiled.kernels.split import code_at, width_of
-from pyllm.tokenizers.compiled.kernels.table import BASE, find, hash_of, same, slot_of, times_plus
+from pyllm.tokenizers.compiled.kernels.table import (
+    BASE,
+    again,
+    find,
+    hash_of,
+    recall,
+    remember,
+    slot_of,
+    times_plus,
+)
 
 SLOTS = 32
 """Slots before those of `encode`: the vocabulary's, the same in all calls."""
@@ -266,18 +275,9 @@ def encode(bytes_apart: int, joined_by_text: int) -> Callable[[int, int, int], N
                 stop = _border(args, text, at, end) if filtered and not as_whole else end
                 n = stop - at
                 h = hash_of(text + at, n)
-                entry = kept + 32 * (slot_of(h) & kept_mask)
-                if (
-                    load_i64(entry) == h
-                    and load_i64(entry + 8) == n
-                    and same(text + load_i64(entry + 16), text + at, n)
-                ):
-                    first = load_i64(entry + 24)
-                    count = first >> 40
-                    source = out + 4 * (first & 0xFFFFFFFFFF)
-                    for i in range(count):
-                        store_i32(out + 4 * (made + i), load_i32(source + 4 * i))
-                    made += count
+                found = recall(kept, kept_mask, h, text, at, n)
+                if found >= 0:
+                    made += again(out, made, found)
                     at = stop
                     continue
                 token = _find_token(args, h, text + at, n) if as_whole else _NONE
@@ -294,11 +294,7 @@ def encode(bytes_apart: int, joined_by_text: int) -> Callable[[int, int, int], N
                     else:
                         _merge_many(args, text, symbols, size, heap, joined_by_text != 0)
                     count = _emit(args, text, symbols, out + 4 * made)
-                if count < 1 << 20:
-                    store_i64(entry, h)
-                    store_i64(entry + 8, n)
-                    store_i64(entry + 16, at)
-                    store_i64(entry + 24, (count << 40) | made)
+                remember(kept, kept_mask, h, at, n, made, count)
                 made += count
                 at = stop
             if why == DONE:

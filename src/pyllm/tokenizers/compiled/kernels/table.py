@@ -13,7 +13,7 @@ from typing import Any
 from numba import types
 from numba.extending import register_jitable
 
-from pyllm.jit.simd import load_i32, load_i64, load_u8, store_i64
+from pyllm.jit.simd import load_i32, load_i64, load_u8, store_i32, store_i64
 from pyllm.jit.simd.core import op
 
 BASE = 0x2545F4914F6CDD1D
@@ -76,6 +76,35 @@ def find(slots, mask, offsets, blob, h, text, n):
             if load_i32(offsets + 4 * i + 4) - start == n and same(blob + start, text, n):
                 return i
         at = (at + 1) & mask
+
+
+@register_jitable
+def recall(kept, mask, h, text, at, n):
+    """Of a word at text + at that was met before in the same text, count << 40 | place of its first id; else -1."""
+    entry = kept + 32 * (slot_of(h) & mask)
+    if load_i64(entry) == h and load_i64(entry + 8) == n and same(text + load_i64(entry + 16), text + at, n):
+        return load_i64(entry + 24)
+    return -1
+
+
+@register_jitable
+def remember(kept, mask, h, at, n, first, count):
+    """Keep where a word's ids are."""
+    if count < 1 << 20:
+        entry = kept + 32 * (slot_of(h) & mask)
+        store_i64(entry, h)
+        store_i64(entry + 8, n)
+        store_i64(entry + 16, at)
+        store_i64(entry + 24, (count << 40) | first)
+
+
+@register_jitable
+def again(out, made, found):
+    """Write ids that `recall` found once more; their number."""
+    count, source = found >> 40, out + 4 * (found & 0xFFFFFFFFFF)
+    for i in range(count):
+        store_i32(out + 4 * (made + i), load_i32(source + 4 * i))
+    return count
 
 
 def build() -> Callable[[int, int, int], None]:
