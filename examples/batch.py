@@ -4,7 +4,7 @@ import sys
 
 import pyllm
 
-model = sys.argv[1] if len(sys.argv) > 1 else "smollm2:135m"
+model = sys.argv[1] if len(sys.argv) > 1 else "qwen2.5-coder:0.5b"
 countries = ["France", "Japan", "Egypt", "Peru"]
 
 with pyllm.load(model, max_seqs=len(countries)) as llm:

@@ -7,7 +7,7 @@ import sys
 
 import pyllm
 
-model = sys.argv[1] if len(sys.argv) > 1 else "smollm2:135m"
+model = sys.argv[1] if len(sys.argv) > 1 else "qwen2.5-coder:0.5b"
 question = "How do I sort a list in Python?"
 texts = [
     "Use sorted(values), or values.sort() to sort in place.",

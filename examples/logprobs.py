@@ -7,7 +7,7 @@ import numpy as np
 
 import pyllm
 
-model = sys.argv[1] if len(sys.argv) > 1 else "smollm2:135m"
+model = sys.argv[1] if len(sys.argv) > 1 else "qwen2.5-coder:0.5b"
 
 with pyllm.load(model) as llm:
     result = llm.complete("The capital of France is", max_tokens=4, temperature=0, logprobs=2)

@@ -4,7 +4,7 @@ import sys
 
 import pyllm
 
-model = sys.argv[1] if len(sys.argv) > 1 else "smollm2:135m"
+model = sys.argv[1] if len(sys.argv) > 1 else "qwen2.5-coder:0.5b"
 
 with pyllm.load(model) as llm, llm.chat("Count from one to five.", max_tokens=64, seed=1, stream=True) as answer:
     for piece in answer:

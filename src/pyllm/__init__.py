@@ -2,7 +2,7 @@
 
     import pyllm
 
-    with pyllm.load("smollm2:135m") as llm:
+    with pyllm.load("qwen2.5-coder:0.5b") as llm:
         print(llm.chat("Why is the sky blue?").text)
         for piece in llm.complete("Once upon a time", stream=True):
             print(piece, end="", flush=True)

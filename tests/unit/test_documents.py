@@ -105,7 +105,7 @@ def test_reference_of_commands_is_current() -> None:
 
 def test_every_variable_that_pyllm_reads_is_described() -> None:
     source = text_of("src/pyllm/env.py")
-    read = set(re.findall(r"PYLLM_[A-Z_]+[A-Z]", source))
+    read = set(re.findall(r"\bPYLLM_[A-Z_]+[A-Z]", source))
     assert set(re.findall(r"^\| `(PYLLM_[A-Z_]+)` \|", text_of("docs/command-line.md"), re.MULTILINE)) == read
 
 
