@@ -217,7 +217,6 @@ METHODS: dict[type, dict[str, Rule | None]] = {
     tuple: {"index": _compares, "count": _compares},
     dict: _free("clear copy items keys popitem values")
     | {"get": _key, "pop": _key, "setdefault": _setdefault, "update": _update},
-    bool: {},
     int: _free("bit_length is_integer"),
     float: _free("is_integer"),
 }
