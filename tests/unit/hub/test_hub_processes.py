@@ -62,6 +62,7 @@ def test_several_processes_fetch_once(server: Server, models: str) -> None:
     assert len(server.asked) == (2 if server.wheels else 1)
 
 
+@pytest.mark.slow
 def test_the_next_start_works_whenever_one_was_killed(
     server: Server, models: str, folder: Path, cache: Path, pytestconfig: pytest.Config
 ) -> None:

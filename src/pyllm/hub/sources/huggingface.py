@@ -75,10 +75,11 @@ def cached() -> Iterator[tuple[str, list[Path]]]:
 
 def fetch(entry: Entry, source: Source, progress: Progress | None) -> list[Path]:
     """See `pyllm.hub.sources`. Waits for another process that fetches the same."""
-    with disk.stored_in(_cache(), _VARIABLE), _hub(source["repo"]):
+    with _hub(source["repo"]):
         files = _ask(entry, source)
-        if entry.sha256 is not None and [f.sha256 for f in files] != [entry.sha256]:
-            raise HubError(f"{files[0].name} is another file than the one that pyllm knows by the name {entry.name}")
+    if entry.sha256 is not None and [f.sha256 for f in files] != [entry.sha256]:
+        raise HubError(f"{files[0].name} is another file than the one that pyllm knows by the name {entry.name}")
+    with disk.stored_in(_cache(), _VARIABLE), _hub(source["repo"]):
         return [_get(file, progress) for file in files]
 
 
