@@ -10,7 +10,7 @@ from pyllm.cli import _command
 @_command.command("rm", short_help="Delete a fetched model.")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 def command(models: tuple[str, ...]) -> None:
-    """Delete MODEL from the folder of models, unfinished downloads included."""
+    """Delete MODEL, from the folder of models or Hugging Face's cache; unfinished downloads included."""
     from pyllm import hub
 
     for model in models:
