@@ -1,4 +1,7 @@
-"""Frozen settings, each with its default, meaning and bounds; the command line derives its flags from them."""
+"""Frozen settings, each with its default, meaning and bounds; the command line derives its flags from them.
+
+They can be pickled. A value of the wrong kind is a RequestError, None stands for the default.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pyllm.arguments import FilePath, settle
+
 KVDtype = Literal["f16", "f32", "q8_0"]
 """How a KV cache is stored; a backend need not have all of them (`Backend.kv_dtypes`)."""
 GPULayers = int | Literal["auto", "all"]
 """How many of the last layers run on GPUs; the output counts as one more, "all" takes the embedding, too."""
 Progress = Callable[[str, float], None]
 """progress(what is being done, share done from 0 to 1)."""
+AdapterChoice = FilePath | tuple[FilePath, float]
+"""A LoRA adapter to load: its file, or file and scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,9 @@ class ExecutionOptions:
     """Sum the squares of every matrix product's input; `Executable.importance` gives them."""
     progress: Progress | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        settle(self)
+
 
 @dataclass(frozen=True, slots=True)
 class PlacementOptions:
@@ -44,7 +54,7 @@ class PlacementOptions:
 
     n_gpu_layers: GPULayers = "auto"
     """How many layers GPUs compute, counted from the end; the output head counts as one, and with more than there are
-    the token table goes as well. "auto": as many as fit the memory that is free."""
+    the token table goes as well. "auto", or -1: as many as fit the memory that is free."""
     override_tensors: tuple[tuple[str, str], ...] = ()
     """(regular expression, device): what uses weights whose names match runs there. The first that matches counts."""
     n_cpu_moe: int = 0
@@ -58,13 +68,18 @@ class PlacementOptions:
     devices: tuple[str, ...] = ()
     """The devices that take layers; empty: all GPUs."""
 
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.n_gpu_layers == -1:
+            object.__setattr__(self, "n_gpu_layers", "auto")
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. Steps run in the order of the fields; a step at its neutral value is skipped."""
 
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Added to the logits of these tokens; -inf forbids one."""
+    """Added to the logits of these tokens; -inf forbids one. Ids may be texts ("260"), as JSON has them."""
     repeat_penalty: float = 1.0
     """Divides positive and multiplies negative logits of tokens seen in the last `repeat_last_n` (1: off)."""
     presence_penalty: float = 0.0
@@ -72,7 +87,7 @@ class SamplingParams:
     repeat_last_n: int = 64
     """How many tokens the penalties look back; -1: all, 0: none."""
     top_k: int = 40
-    """Keep the k most likely (0: off)."""
+    """Keep the k most likely (0 or -1: off)."""
     typical_p: float = 1.0
     """Locally typical sampling (1: off)."""
     top_p: float = 0.95
@@ -82,4 +97,11 @@ class SamplingParams:
     temperature: float = 0.8
     """0: the most likely token, always (greedy)."""
     seed: int | None = None
-    """None: a fresh one each time."""
+    """None or -1: a fresh one each time."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.top_k == -1:
+            object.__setattr__(self, "top_k", 0)
+        if self.seed == -1:
+            object.__setattr__(self, "seed", None)

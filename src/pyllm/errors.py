@@ -43,7 +43,7 @@ class RequestError(PyllmError, ValueError):
 
 
 class ContextFullError(RequestError):
-    """The prompt, or prompt and answer together, need more than the context holds."""
+    """A prompt has more tokens than the context holds. (An answer that fills it ends with what there is.)"""
 
 
 class ClosedError(PyllmError):

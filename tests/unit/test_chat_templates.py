@@ -16,7 +16,7 @@ import pytest
 
 from pyllm import chat, gguf, tokenizers
 from pyllm.chat import ChatTemplate
-from pyllm.errors import TemplateError
+from pyllm.errors import RequestError, TemplateError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -190,7 +190,7 @@ def test_errors(source: str, reason: str) -> None:
 
 @pytest.mark.parametrize("messages", [["hello"], [{"content": "no role"}], [{"role": 3, "content": ""}]])
 def test_messages_must_be_messages(messages: Any) -> None:
-    with pytest.raises(TemplateError, match="'role'"):
+    with pytest.raises(RequestError, match=r"messages\[0\].*'role'"):
         chat.default_template().render(messages)
 
 

@@ -16,7 +16,7 @@ import pyllm
 SOURCE = Path(pyllm.__file__).parent
 
 LAYERS = [
-    {"errors", "config", "env", "temporary", "units"},
+    {"errors", "arguments", "config", "env", "temporary", "units"},
     {"jit"},
     {"gguf", "quant", "tokenizers", "chat", "hub"},
     {"program", "archs", "backends", "cache", "sampling"},

@@ -160,11 +160,23 @@ def test_prompts_that_do_not_fit(llm: pyllm.LLM) -> None:
         llm.complete([1] * 129)
     with pytest.raises(pyllm.RequestError):
         llm.complete([llm.n_vocab])
-    with pytest.raises(pyllm.ContextFullError):
-        llm.complete([1] * 126, max_tokens=50)
-    for options in ({}, {"max_tokens": None}):
-        result = llm.complete([1] * 126, **options)  # type: ignore[call-overload]
-        assert (len(result.tokens), result.finish_reason) == (3, "length")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_tokens": None}, {"max_tokens": -1}, {"max_tokens": 50}])
+def test_answers_end_where_the_context_is_full(llm: pyllm.LLM, options: dict[str, Any]) -> None:
+    options = {**options, "temperature": 0}
+    result = llm.complete([1] * 126, **options)
+    assert (result.tokens, result.finish_reason) == (greedy(llm, [1] * 126, 3), "length")
+    with llm.complete([1] * 126, stream=True, **options) as stream:
+        assert (stream.result.tokens, stream.result.finish_reason) == (result.tokens, "length")
+    both = llm.generate([[1] * 126, [1] * 127], **options)
+    assert [(r.tokens, r.finish_reason) for r in both] == [
+        (result.tokens, "length"),
+        (greedy(llm, [1] * 127, 2), "length"),
+    ]
+
+
+def test_a_shifted_context_is_never_full(llm: pyllm.LLM) -> None:
     assert len(llm.complete([1] * 126, max_tokens=50, context_shift=True).tokens) == 50
 
 
@@ -198,7 +210,9 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
         pyllm.load("no-such-name")
 
 
-@pytest.mark.parametrize("wrong", [{"n_ctx": -1}, {"max_seqs": 0}, {"n_threads": -2}, {"kv_dtype": "q8"}, {"n_kv": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"n_ctx": -1}, {"max_seqs": 0}, {"n_threads": -2}, {"kv_dtype": "q8"}, {"n_kv": 1 << 31}]
+)
 def test_settings_out_of_bounds(path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(pyllm.RequestError):
         pyllm.load(path, backend="reference", **wrong)
@@ -215,6 +229,7 @@ def test_unknown_backend(path: Path) -> None:
 def test_default_context(trained: int, n_ctx: int) -> None:
     metadata = {"general.architecture": "llama", "llama.context_length": trained}
     assert loading.default_n_ctx(metadata) == n_ctx
+    assert loading.default_n_ctx(metadata, most=None) == (trained or loading.DEFAULT_N_CTX)
     assert loading.default_n_ctx({}) == loading.DEFAULT_N_CTX
 
 

@@ -17,7 +17,7 @@ def test_options_are_the_fields_of_sampling_params() -> None:
 
 
 def test_options_are_the_fields_of_settings() -> None:
-    own = {f.name for f in fields(GenerateSettings)} - {"usual"}
+    own = {f.name for f in fields(GenerateSettings)}
     assert set(GenerateOptions.__annotations__) == own | set(SamplingOptions.__annotations__)
 
 
@@ -26,18 +26,18 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usual", "options", "limit"),
-    [
-        (256, {}, 100),
-        (50, {}, 50),
-        (256, {"context_shift": True}, 256),
-        (None, {}, None),
-        (256, {"max_tokens": None}, None),
-        (256, {"max_tokens": 300}, 300),
-    ],
+    ("options", "max_tokens"),
+    [({}, 256), ({"max_tokens": None}, None), ({"max_tokens": -1}, None), ({"max_tokens": 0}, 0), ({"seed": 1}, 256)],
 )
-def test_only_the_usual_limit_gives_way_to_the_context(usual: int | None, options: Any, limit: int | None) -> None:
-    assert GenerateSettings.of("complete", usual, options).limit(room=100) == limit
+def test_max_tokens_of_a_call_go_before_its_default(options: Any, max_tokens: int | None) -> None:
+    assert GenerateSettings.of("complete", 256, options).max_tokens == max_tokens
+
+
+def test_none_is_as_if_an_option_were_not_given() -> None:
+    base = SamplingParams(temperature=0.2, seed=3, logit_bias={1: 2.0})
+    given = {"sampling": base, "temperature": None, "logit_bias": None, "stop": None, "n_keep": None}
+    assert GenerateSettings.of("chat", None, given) == GenerateSettings(base)
+    assert GenerateSettings.of("chat", None, {"sampling": base, "seed": None}).sampling.seed is None
 
 
 def test_single_options_override_sampling() -> None:
@@ -57,10 +57,7 @@ def test_stop_is_one_or_several(stop: Any) -> None:
     [
         ({"temprature": 1.0}, r"chat\(\) has no option temprature; did you mean temperature\?"),
         ({"xyzzy": 1}, "there are .*max_tokens.*top_p"),
-        ({"max_tokens": -1}, "max_tokens"),
         ({"stop": [""]}, "stop"),
-        ({"logprobs": -1}, "logprobs"),
-        ({"n_keep": -1}, "n_keep"),
         ({"sampling": {"top_k": 1}}, "SamplingParams"),
     ],
 )

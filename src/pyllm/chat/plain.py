@@ -10,17 +10,6 @@ from typing import Any
 from pyllm.errors import TemplateError
 
 
-def messages_of(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as dictionaries that a template may change. Raises TemplateError where one is no message."""
-    checked = []
-    for message in messages:
-        own = plain(message)
-        if not isinstance(own, dict) or not isinstance(own.get("role"), str):
-            raise TemplateError("A message must be a dictionary with a 'role' and a 'content'.")
-        checked.append(own)
-    return checked
-
-
 def variables_of(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables, copied; functions stay what they are."""
     return {name: value if callable(value) else plain(value) for name, value in variables.items()}

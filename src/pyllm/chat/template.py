@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pyllm.chat.plain import mapped, messages_of, plain, texts_in, variables_of
+from pyllm.arguments import checked, refusal
+from pyllm.chat.messages import Messages, Tools
+from pyllm.chat.plain import mapped, plain, texts_in, variables_of
 from pyllm.chat.variants import Variant, names_of
 from pyllm.errors import TemplateError
 
@@ -35,7 +37,10 @@ class ChatTemplate:
     the default one works all the same, and `problems` says so.
     """
 
+    @checked
     def __init__(self, sources: Mapping[str, str], tokenizer: Tokenizer | None = None) -> None:
+        if tokenizer is not None and not hasattr(tokenizer, "vocab"):
+            raise refusal("tokenizer", tokenizer, "a Tokenizer, such as load_tokenizer() gives")
         if "default" not in sources:
             raise TemplateError("The model has named chat templates but no default one.")
         self.sources = dict(sources)
@@ -58,23 +63,24 @@ class ChatTemplate:
         variant = self._variants.get("tool_use", self._variants["default"])
         return variant.error is None and variant.takes_tools
 
+    @checked
     def render(
         self,
-        messages: Iterable[Mapping[str, Any]],
+        messages: Messages,
         add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         **variables: Any,
     ) -> str:
         """The prompt as text.
 
-        `messages` are {"role": …, "content": …} and whatever else the template knows. `tools` are functions as JSON
-        schemas. `variables` reach the template as they are ("enable_thinking"). With `add_generation_prompt` the text
-        ends where the assistant begins to answer.
+        `messages` are {"role": …, "content": …} and whatever else the template knows; a text alone is one message of
+        the user. `tools` are functions as JSON schemas. `variables` reach the template as they are
+        ("enable_thinking"). With `add_generation_prompt` the text ends where the assistant begins to answer.
 
         Raises TemplateError with the reason where the template refuses its input or fails, or has no place for tools
         that are given.
         """
-        return self._render(messages_of(messages), add_generation_prompt, tools, variables)
+        return self._render([plain(message) for message in messages], add_generation_prompt, tools, variables)
 
     def _render(
         self,
@@ -103,11 +109,12 @@ class ChatTemplate:
             )
         return text
 
+    @checked
     def encode(
         self,
-        messages: Iterable[Mapping[str, Any]],
+        messages: Messages,
         add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         *,
         special_in_messages: bool = False,
         **variables: Any,
@@ -127,7 +134,7 @@ class ChatTemplate:
         tokenizer = self._tokenizer
         if tokenizer is None:
             raise TemplateError("This chat template has no tokenizer; render() gives its text.")
-        own, mark = messages_of(messages), ""
+        own, mark = [plain(message) for message in messages], ""
         if not special_in_messages:
             mark = _free_mark([own, tools, variables])
             own, tools = self._marked(own, mark), self._marked(tools, mark)

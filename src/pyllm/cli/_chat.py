@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyllm import env
-from pyllm.cli._output import describe, note, speeds, where, write
+from pyllm.cli._output import cut_off, describe, note, speeds, where, write
 from pyllm.errors import ClosedError, PyllmError, RequestError
 from pyllm.units import size
 
@@ -26,6 +26,8 @@ class Conversation:
         self._system = system
         self._messages: list[dict[str, str]] = []
         self._last: Completion | None = None
+        self._told = False
+        """Whether it was said that the oldest messages are left out."""
         self._commands: dict[str, Callable[[str], None]] = {
             "help": self._help,
             "system": self._set_system,
@@ -77,7 +79,13 @@ class Conversation:
 
     def _answer(self) -> None:
         """Stream an answer to the last message. Ctrl-C ends it early; what was said stays said."""
-        stream = self._llm.chat(self._with_system(), stream=True, **self._request)
+        stream = self._llm.chat(self._with_system(), stream=True, truncate="oldest", **self._request)
+        if stream.n_dropped and not self._told:
+            self._told = True
+            note(
+                f"(the oldest messages are left out from now on: {self._llm.n_ctx} tokens of context have no room for "
+                "them; --ctx makes more)"
+            )
         last = "\n"
         try:
             for piece in stream:
@@ -91,8 +99,8 @@ class Conversation:
                 write("\n")
         self._last = stream.result
         self._messages.append(self._last.message)
-        if self._last.finish_reason == "length" and sys.stdout.isatty():
-            note("(cut off: the limit of tokens or of the context was reached)")
+        if sys.stdout.isatty() and (why := cut_off(self._llm, self._last)):
+            note(f"({why})")
 
     def _with_system(self) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self._system}] if self._system else []
@@ -117,6 +125,7 @@ class Conversation:
 
     def _clear(self, _: str) -> None:
         self._messages.clear()
+        self._told = False
         write("The conversation is forgotten.\n")
 
     def _regenerate(self, _: str) -> None:
@@ -150,6 +159,7 @@ class Conversation:
         if roles != (["user", "assistant"] * len(roles))[: len(roles)] or len(roles) % 2:
             raise RequestError(f"{file} is not a conversation that /save wrote: user and assistant must take turns")
         self._messages = messages
+        self._told = False
         self._system = None if system is None else str(system)
         write(f"{len(messages)} messages are loaded.\n")
 

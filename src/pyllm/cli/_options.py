@@ -120,8 +120,8 @@ def output_option(function: F) -> F:
     )(json(cast(F, with_format)))
 
 
-def engine_options(function: F, ctx: str = "as trained, at most 4096") -> F:
-    """How the model runs: --backend, --ctx, --threads, --kv. `ctx` says what the context is by default."""
+def engine_options(function: F, ctx: str = "") -> F:
+    """How the model runs: --backend, --ctx, --threads, --kv. `ctx` says what the context is, where not as trained."""
 
     @wraps(function)
     def with_kv(kv: str | None, kv_values: str | None, **options: Any) -> Any:
@@ -144,8 +144,8 @@ def engine_options(function: F, ctx: str = "as trained, at most 4096") -> F:
             click.option(
                 "-c",
                 "--ctx",
-                type=CountType(1),
-                help=f"Context in tokens [default: {ctx}].",
+                type=CountType(1 if ctx else 0),
+                help=f"Context in tokens{'' if ctx else '; 0: as trained'} [default: {ctx or 'that, at most 4096'}].",
             ),
             click.option("-t", "--threads", type=CountType(1), help="Threads [default: physical cores]."),
             click.option("--kv", type=click.Choice(_KV), help="Cache format [default: f16]."),

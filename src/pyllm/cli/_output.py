@@ -11,7 +11,7 @@ from pyllm.cli import _streams
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
-    from pyllm.llm.results import Usage
+    from pyllm.llm.results import Completion, Usage
 
 # Control characters of a model's or a file's text could move the cursor, rename the window or type commands: on a
 # terminal they are shown as pictures. Tab and line feed stay; so does nothing of C1 (ESC [ in one byte) and DEL.
@@ -71,6 +71,15 @@ def where(llm: LLM) -> str:
     """The devices that compute, and how many layers are on GPUs where not all are."""
     names, n, n_all = "+".join(llm.devices), llm.n_gpu_layers, llm.architecture.n_layers + 1
     return f"{names}, {n} of {n_all} layers on GPUs" if 0 < n < n_all else names
+
+
+def cut_off(llm: LLM, result: Completion) -> str:
+    """Why an answer ended before its model was done, empty where it did not."""
+    if result.finish_reason != "length":
+        return ""
+    if result.usage.n_prompt + result.usage.n_generated > llm.n_ctx:
+        return f"cut off: the context of {llm.n_ctx} tokens is full; --ctx makes it larger"
+    return "cut off: the limit of tokens was reached"
 
 
 def speeds(usage: Usage) -> str:

@@ -30,7 +30,7 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
     from pyllm.cli._output import write, write_json
     from pyllm.cli._progress import Display
     from pyllm.llm.fit import fit
-    from pyllm.llm.loading import default_n_ctx, execution_options
+    from pyllm.llm.loading import DEFAULT_N_CTX, default_n_ctx, execution_options
 
     if preset is not None and _options.is_given("model", "hf_repo", "named"):
         raise click.UsageError("Give a model or a preset, not both.")
@@ -39,7 +39,7 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
     with Display() as display:
         file = open_model(name, display.progress, with_weights=False)
     with file:
-        n_ctx = options["ctx"] or default_n_ctx(file.metadata)
+        n_ctx = options["ctx"] or default_n_ctx(file.metadata, most=None if options["ctx"] == 0 else DEFAULT_N_CTX)
         capacities = execution_options(
             n_ctx, max_seqs=parallel, n_batch=batch_size, kv_dtype=options["kv"], n_threads=options["threads"]
         )

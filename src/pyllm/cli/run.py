@@ -80,6 +80,7 @@ def command(
                 _print_json(llm, stream)
             else:
                 _print_stream(stream)
+            _note_full_context(llm, stream, request.get("max_tokens"))
             if stats:
                 _print_stats(llm, stream)
 
@@ -149,6 +150,14 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
         "tokens_per_second": round(usage.rate, 3),
     }
     write_json(fields)
+
+
+def _note_full_context(llm: LLM, stream: CompletionStream, max_tokens: int | None) -> None:
+    """Say that an answer ended with the context, unless it has all tokens that were asked for."""
+    from pyllm.cli._output import cut_off, note
+
+    if stream.result.usage.n_generated != max_tokens and (why := cut_off(llm, stream.result)):
+        note(f"note: {why}")
 
 
 def _print_stats(llm: LLM, stream: CompletionStream) -> None:

@@ -21,7 +21,7 @@ from pyllm.engine.rows import Rows, row, wanted
 from pyllm.engine.scheduler import Scheduler
 from pyllm.engine.sequence import Answer, Scoring, Sequence, TakeRows, Watched
 from pyllm.engine.turn import Turn
-from pyllm.errors import BackendError, ClosedError, ContextFullError, OutOfMemoryError, PyllmError, RequestError
+from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, PyllmError, RequestError
 from pyllm.sampling import Largest, Sampler, logprobs
 
 
@@ -67,7 +67,7 @@ class Engine:
         tokens = check_tokens(request.tokens, self.n_ctx, self.n_vocab)
         sampler = Sampler(request.sampling, self.n_vocab)
         seq = Answer(next(self._numbers), tokens, request, sampler, self.n_ctx)
-        if request.max_tokens == 0:
+        if seq.n_most == 0:
             seq.finish("length")
         else:
             self._arrived.append(seq)
@@ -350,23 +350,10 @@ class Engine:
         self._end_or_shift(seq)
 
     def _end_or_shift(self, seq: Answer) -> None:
-        request = seq.request
-        if seq.n_generated == request.max_tokens:
+        if seq.n_generated == seq.n_most:
             self._finish(seq, "length")
         elif seq.n_tokens > seq.limit:
-            if request.context_shift:
-                self.scheduler.shift(seq, request.n_keep)
-            elif request.max_tokens is None:
-                self._finish(seq, "length")
-            else:
-                self._finish(
-                    seq,
-                    "length",
-                    ContextFullError(
-                        f"The context is full: prompt and answer have {seq.n_tokens} tokens, and it holds {seq.limit}. "
-                        "Load with a larger n_ctx, or ask for context_shift."
-                    ),
-                )
+            self.scheduler.shift(seq, seq.request.n_keep)
 
     def _hand_out(self, seq: Scoring, rows: NDArray[np.float32]) -> None:
         if isinstance(seq, Watched):

@@ -14,9 +14,8 @@ from pyllm.engine.sequence import Answer, Sequence
 class Generation(Iterator[GeneratedToken]):
     """An answer, token by token. Iterating drives the engine: each step serves all requests.
 
-    Iterating raises ContextFullError (the context is full before `max_tokens` is reached), BackendError (a step
-    failed), ClosedError. Ctrl-C while it is waited for cancels it. Whoever does not read to the end should call
-    `cancel`, or drop the object: then its pages are free.
+    Iterating raises BackendError (a step failed), ClosedError. Ctrl-C while it is waited for cancels it. Whoever does
+    not read to the end should call `cancel`, or drop the object: then its pages are free.
     """
 
     def __init__(self, seq: Answer, advance: Callable[[Sequence], None], drop: Callable[[Sequence], None]) -> None:

@@ -22,7 +22,8 @@ class GenerationRequest:
     tokens: Sequence[int] | NDArray[np.integer]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
-    """Most tokens to generate; None: until a stop token comes or the context is full."""
+    """Most tokens to generate; None: until a stop token comes. A full context, if it is not shifted, ends an
+    answer in any case."""
     stop_ids: frozenset[int] = frozenset()
     """Tokens that end the answer; they are not part of it."""
     logprobs: int | None = None
@@ -59,7 +60,7 @@ def check_tokens(tokens: Sequence[int] | NDArray[np.integer], n_ctx: int, n_voca
     if ids.ndim != 1 or not len(ids):
         raise RequestError("The prompt is empty; it takes one token at least, such as BOS.")
     if ids.dtype.kind not in "iu":
-        raise RequestError(f"Tokens must be whole numbers, not {ids.dtype}.")
+        raise RequestError(f"Tokens must be whole numbers from 0 to {n_vocab - 1}, not {ids.dtype}.")
     wrong = ids[(ids < 0) | (ids >= n_vocab)]
     if len(wrong):
         raise RequestError(f"Token {wrong[0]} is not in the vocabulary, which has 0 to {n_vocab - 1}.")

@@ -129,20 +129,25 @@ class Sequence:
 class Answer(Sequence):
     """A prompt and what is generated after it."""
 
-    __slots__ = ("limit", "n_generated", "request", "sampler")
+    __slots__ = ("limit", "n_generated", "n_most", "request", "sampler")
 
     shares = True
 
     def __init__(
         self, number: int, tokens: NDArray[np.int32], request: GenerationRequest, sampler: Sampler, limit: int
     ) -> None:
-        most = limit if request.max_tokens is None else min(limit, len(tokens) + request.max_tokens)
-        super().__init__(number, tokens, most + 1)
+        room = limit + 1 - len(tokens)
+        asked = room if request.max_tokens is None else request.max_tokens
+        super().__init__(number, tokens, min(limit, len(tokens) + asked) + 1)
         self.request = request
         self.sampler = sampler
         self.limit = limit
         """Tokens that the context holds; the last one generated need not be in it."""
         self.n_generated = 0
+        self.n_most: int | None = min(asked, room)
+        """Tokens to generate at most; None: no end, because the context is shifted."""
+        if request.context_shift:
+            self.n_most = request.max_tokens
 
     @property
     def parked(self) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
+from pyllm.arguments import FilePath, checked
 from pyllm.errors import GGUFError
 from pyllm.gguf.beside import beside
 from pyllm.gguf.header import Header, read_header
@@ -18,13 +18,13 @@ from pyllm.gguf.tensor import TensorInfo
 _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL | re.IGNORECASE)
 
 
-def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
+def open_gguf(path: FilePath) -> GGUFFile:
     """Open a GGUF file; of a split model, the first part (`-00001-of-00003.gguf`), which opens all others.
 
     The others lie beside it; the case of their names may differ.
     Only the header is read. Raises GGUFError, which names the file, the offset and what was wrong.
     """
-    return GGUFFile(Path(path))
+    return GGUFFile(path)
 
 
 class GGUFFile:
@@ -34,8 +34,9 @@ class GGUFFile:
     but what was taken from them before stays valid.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    @checked
+    def __init__(self, path: FilePath) -> None:
+        self.path = path = Path(path)
         self._files: list[MappedFile] = []
         self._tensors: dict[str, TensorInfo] = {}
         self._places: dict[str, tuple[MappedFile, int, int]] = {}

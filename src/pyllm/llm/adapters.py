@@ -15,12 +15,10 @@ from pathlib import Path
 from types import TracebackType
 
 from pyllm import env
+from pyllm.config import AdapterChoice
 from pyllm.errors import ModelError
 from pyllm.gguf import GGUFFile, TensorInfo, open_gguf
 from pyllm.program.lora import TOKENS, Pair
-
-AdapterChoice = str | os.PathLike[str] | tuple[str | os.PathLike[str], float]
-"""An adapter to load: its file, or file and scale."""
 
 
 class Adapter:
@@ -33,7 +31,7 @@ class Adapter:
     def __init__(self, path: Path, scale: float = 1.0) -> None:
         if not math.isfinite(scale):
             raise ModelError(f"the scale of {path} is {scale}; it must be a finite number")
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelError(f"there is no adapter {path}; `pyllm convert --lora` makes one of a PEFT folder")
         self.path, self.scale = path, scale
         self._file: GGUFFile = open_gguf(path)

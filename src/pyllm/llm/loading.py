@@ -32,9 +32,13 @@ _ROOM_OF_FURTHER = 512
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
     """The file of a model: a path that exists, else a name that `pyllm.hub` knows (which may download it)."""
     path = env.user_path(model)
-    if path.is_file():
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise ModelError(f"{path} cannot be opened: {error.strerror}") from error
+    if is_file:
         return path
-    if path.is_dir():
+    if is_folder:
         raise ModelError(f"{path} is a folder; name the GGUF file in it")
     from pyllm import hub
 
@@ -92,7 +96,7 @@ def execution_options(
 def check_placement(options: PlacementOptions) -> None:
     """Raise RequestError where a setting makes no sense, whatever the devices."""
     n = options.n_gpu_layers
-    if n not in ("auto", "all") and (not isinstance(n, int) or isinstance(n, bool) or n < 0):
+    if isinstance(n, int) and n < 0:
         raise RequestError(f"n_gpu_layers must be 0 or more, 'auto' or 'all', not {n!r}")
     if min(options.n_cpu_moe, options.main_gpu) < 0:
         raise RequestError("n_cpu_moe and main_gpu must be 0 or more")
@@ -201,7 +205,9 @@ def check_vocabulary(file: Model) -> None:
         )
 
 
-def default_n_ctx(metadata: Mapping[str, Any]) -> int:
-    """The length that the model was trained for, but at most `DEFAULT_N_CTX`: memory for the rest is seldom needed."""
+def default_n_ctx(metadata: Mapping[str, Any], most: int | None = DEFAULT_N_CTX) -> int:
+    """The length that the model was trained for, but at most `most`: memory for the rest is seldom needed."""
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
-    return min(int(trained), DEFAULT_N_CTX) if isinstance(trained, int) and trained > 0 else DEFAULT_N_CTX
+    if not isinstance(trained, int) or trained <= 0:
+        return DEFAULT_N_CTX
+    return trained if most is None else min(trained, most)

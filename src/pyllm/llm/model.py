@@ -1,25 +1,21 @@
-"""`LLM`: a loaded model that completes, chats, embeds and scores; what a user of the library sees."""
+"""`LLM`: a loaded model that completes, chats, embeds and scores."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
-from pyllm.config import GPULayers, KVDtype, PlacementOptions, Progress
+from pyllm.arguments import TokenIds, checked
+from pyllm.chat.messages import Messages, Tools
 from pyllm.errors import RequestError, TokenizerError
+from pyllm.llm.history import Truncate, room_for_answer, shortened
 from pyllm.llm.loading import (
     Compiled,
     TokenizerLoader,
-    check_placement,
-    compile_model,
-    default_n_ctx,
-    execution_options,
-    find_model,
-    token_rows,
 )
+from pyllm.llm.prompts import Prompt, PromptOrPrompts, Prompts
 from pyllm.llm.results import Completion, CompletionStream
 from pyllm.llm.settings import GenerateOptions, GenerateSettings
 
@@ -32,109 +28,11 @@ if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
-    from pyllm.llm.adapters import Adapter, AdapterChoice
+    from pyllm.llm.adapters import Adapter
     from pyllm.tokenizers import Tokenizer
 
-Prompt = str | Sequence[int]
-"""Text, or token ids."""
-Message = Mapping[str, Any]
-"""One message of a chat: "role" ("system", "user", "assistant", "tool") and "content"."""
-
-
-def load(
-    model: str | os.PathLike[str],
-    backend: str = "auto",
-    n_ctx: int | None = None,
-    n_threads: int | None = None,
-    kv_dtype: KVDtype = "f16",
-    max_seqs: int = 16,
-    *,
-    n_kv: int | None = None,
-    n_batch: int = 512,
-    n_rows: int = 128,
-    n_gpu_layers: GPULayers = "auto",
-    devices: Sequence[str] = (),
-    override_tensors: Sequence[tuple[str, str]] = (),
-    n_cpu_moe: int = 0,
-    main_gpu: int = 0,
-    tensor_split: Sequence[float] = (),
-    kv_offload: bool = True,
-    adapters: Sequence[AdapterChoice] = (),
-    progress: Progress | None = None,
-) -> LLM:
-    """Load a model to run it.
-
-    `model`: path of a GGUF file, or a name that `pyllm pull` knows; a model that is not here yet is downloaded.
-    `backend`: "auto", the GPUs that are there and the cpu for the rest; "cuda" or "mlx", that kind of GPU and the cpu;
-    "cpu", that alone; "reference" (plain numpy, slow, exact).
-    `n_ctx`: longest prompt and answer together, in tokens; default: what the model was trained for, at most 4096.
-    `n_threads`: default: `PYLLM_THREADS`, else one per physical core that the process may use.
-    `kv_dtype`: "f16", "f32" for twice the memory and slightly closer numbers, or "q8_0" for about half, where
-    the backend has it.
-    `max_seqs`: most sequences in one step; further requests wait.
-    `n_kv`: positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further.
-    `n_batch`: most tokens in one step; long prompts are read in pieces of that size.
-    `n_rows`: most rows of logits in one step, which matters to scoring only; with more than 128, those of prompts are
-    computed as their other tokens are.
-    `n_gpu_layers`: layers that run on GPUs, counted from the end; the output counts as one more, "all" is everything,
-    "auto" as many as fit into the memory that is free. Where there is no GPU, all of this means nothing.
-    `devices`: GPUs to use, "cuda0", "mlx0" (default: all). `tensor_split`: their shares of the layers (default: by free
-    memory). `main_gpu`: the one of them that has what is not split.
-    `override_tensors`: (regular expression, device) pairs: what uses weights of such names runs there.
-    `n_cpu_moe`: the experts of so many of the first layers stay on the cpu. `kv_offload` False: attention does.
-    `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
-    `progress(what, share)` is told how downloading, compiling and packing go.
-
-    Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (a setting out of bounds).
-    """
-    from pyllm.gguf import open_gguf
-
-    if min(max_seqs, n_batch, n_rows, n_ctx or 1, n_threads or 1, n_kv or 1) < 1:
-        raise RequestError("n_ctx, n_threads, max_seqs, n_kv, n_batch and n_rows must be 1 or more")
-    if kv_dtype not in get_args(KVDtype):
-        raise RequestError(f"kv_dtype must be one of {', '.join(get_args(KVDtype))}, not {kv_dtype!r}")
-    placement = PlacementOptions(
-        n_gpu_layers=n_gpu_layers,
-        override_tensors=tuple((pattern, device) for pattern, device in override_tensors),
-        n_cpu_moe=n_cpu_moe,
-        main_gpu=main_gpu,
-        tensor_split=tuple(tensor_split),
-        kv_offload=kv_offload,
-        devices=(devices,) if isinstance(devices, str) else tuple(devices),
-    )
-    check_placement(placement)
-    file = open_gguf(find_model(model, progress))
-    tokenizer = TokenizerLoader(file)
-    opened: list[Adapter] = []
-    try:
-        if adapters:
-            from pyllm.llm.adapters import open_adapters
-
-            opened = open_adapters(adapters)
-        n_ctx = n_ctx or default_n_ctx(file.metadata)
-        options = execution_options(
-            n_ctx, max_seqs=max_seqs, n_kv=n_kv, n_batch=n_batch, n_rows=n_rows, kv_dtype=kv_dtype, n_threads=n_threads
-        )
-        compiled = compile_model(file, n_ctx, replace(options, progress=progress), backend, opened, placement)
-    except BaseException:
-        tokenizer.wait()
-        file.close()
-        for adapter in opened:
-            adapter.close()
-        raise
-    return LLM(file, tokenizer, compiled, n_ctx, opened)
-
-
-def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a GGUF file; the file need not hold a model. `path` may also be a name, as for `load`.
-
-    Raises GGUFError, TokenizerError (the file has no vocabulary that pyllm can use), ModelError, HubError.
-    """
-    from pyllm import tokenizers
-    from pyllm.gguf import open_gguf
-
-    with open_gguf(find_model(path)) as file:
-        return tokenizers.from_gguf(file.metadata, token_rows(file))
+_OF_TEMPLATES = ("self", "messages", "tools", "special_in_messages")
+"""Names that cannot be variables of a chat template, because they are its own arguments."""
 
 
 class LLM:
@@ -233,6 +131,7 @@ class LLM:
     def complete(
         self, prompt: Prompt, *, stream: Literal[True], parse_special: bool = ..., **options: Unpack[GenerateOptions]
     ) -> CompletionStream: ...
+    @checked
     def complete(
         self, prompt: Prompt, *, stream: bool = False, parse_special: bool = False, **options: Unpack[GenerateOptions]
     ) -> Completion | CompletionStream:
@@ -242,66 +141,74 @@ class LLM:
         that token. `options`: see `GenerateOptions`. Raises RequestError, ContextFullError, TokenizerError.
         """
         settings = GenerateSettings.of("complete", 256, options)
-        running = self._start(self._encode(prompt, parse_special), settings, continues=len(prompt) > 0)
+        running = self._start(self._encode(prompt, parse_special), settings, continues=bool(prompt))
         return running if stream else running.result
 
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: Messages,
         *,
         stream: Literal[False] = ...,
-        tools: Sequence[Mapping[str, Any]] | None = ...,
+        tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
+        truncate: Truncate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> Completion: ...
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: Messages,
         *,
         stream: Literal[True],
-        tools: Sequence[Mapping[str, Any]] | None = ...,
+        tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
+        truncate: Truncate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> CompletionStream: ...
+    @checked
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: Messages,
         *,
         stream: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Tools | None = None,
         variables: Mapping[str, Any] | None = None,
+        truncate: Truncate | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Completion | CompletionStream:
         """Answer the last of `messages` ({"role": …, "content": …}; a text alone is one message of the user).
 
         Goes on until the model is done, or the context is full, unless `max_tokens` is given. `tools` and `variables`
-        are handed to the model's template. `stream`, `options`: as for `complete`. Raises RequestError (no chat
-        template), TemplateError, ContextFullError, TokenizerError.
+        are handed to the model's template. `truncate="oldest"`: where the messages leave no room for an answer, the
+        oldest turns are left out (a message of the user with all that answers it), but never the system's messages nor
+        the last turn; the result's `n_dropped` says how many messages that were. Room for an answer is `max_tokens`, at
+        most half of the context; a quarter of it where no `max_tokens` is given. `stream`, `options`: as for
+        `complete`. Raises RequestError (no chat template), TemplateError, ContextFullError (the messages alone are too
+        long), TokenizerError.
         """
         settings = GenerateSettings.of("chat", None, options)
-        tokens = self.chat_tokens(messages, tools=tools, variables=variables)
-        running = self._start(tokens, settings, continues=False)
+        encode = partial(self._encode_chat, tools=tools, variables=variables)
+        n_dropped = 0
+        if truncate is None:
+            tokens = encode(messages)
+        else:
+            room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
+            assert isinstance(messages, list)
+            tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
+        running = self._start(tokens, settings, continues=False, n_dropped=n_dropped)
         return running if stream else running.result
 
+    @checked
     def chat_tokens(
-        self,
-        messages: str | Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        variables: Mapping[str, Any] | None = None,
+        self, messages: Messages, *, tools: Tools | None = None, variables: Mapping[str, Any] | None = None
     ) -> list[int]:
         """The prompt that `chat` would read: messages through the model's template, tokenized."""
-        template = self.chat_template
-        if template is None:
-            raise RequestError(f"{self.path.name} has no chat template; use complete()")
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        return template.encode(messages, tools=tools, **(variables or {}))
+        return self._encode_chat(messages, tools, variables)
 
+    @checked
     def generate(
-        self, prompts: Sequence[Prompt], *, parse_special: bool = False, **options: Unpack[GenerateOptions]
+        self, prompts: Prompts, *, parse_special: bool = False, **options: Unpack[GenerateOptions]
     ) -> list[Completion]:
         """Complete several prompts side by side, which is much faster than one after another; results are in order.
 
@@ -313,7 +220,7 @@ class LLM:
         running: list[CompletionStream] = []
         try:
             for prompt, ids in zip(prompts, tokens, strict=True):
-                running.append(self._start(ids, settings, continues=len(prompt) > 0))
+                running.append(self._start(ids, settings, continues=bool(prompt)))
             waiting = list(reversed(running))
             active: list[CompletionStream] = []
             while active or waiting:
@@ -327,14 +234,16 @@ class LLM:
                 stream.close()
         return [stream.result for stream in running]
 
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    @checked
+    def logits(self, tokens: TokenIds) -> NDArray[np.float32]:
         """float32 [n_tokens, n_vocab]: row i are the logits of the token after `tokens[i]`.
 
         The sequence starts at position 0. Raises ContextFullError, RequestError (an id outside the vocabulary).
         """
-        return self.engine.logits(tokens)
+        return self.engine.logits(list(tokens))
 
-    def embed(self, text: Prompt | Sequence[Prompt], *, normalize: bool = True) -> NDArray[np.float32]:
+    @checked
+    def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:
         """Embedding of a text, float32 [n_embd], or of several, [n_texts, n_embd].
 
         It is the mean of the final normed hidden state over all tokens (BOS included, where the model adds one),
@@ -342,8 +251,8 @@ class LLM:
         """
         import numpy as np
 
-        if isinstance(text, str) or (len(text) > 0 and isinstance(text[0], int | np.integer)):
-            return self._embed_one(text, normalize)  # type: ignore[arg-type]
+        if isinstance(text, str) or (isinstance(text, list) and text and isinstance(text[0], int)):
+            return self._embed_one(text, normalize)
         rows = [self._embed_one(one, normalize) for one in text]  # type: ignore[arg-type]
         return np.stack(rows) if rows else np.empty((0, self.n_embd), np.float32)
 
@@ -362,15 +271,33 @@ class LLM:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise RequestError(
+            "an LLM cannot be pickled or copied: its memory and threads are this process's own; hand on its path, and "
+            "load the model there"
+        )
+
     def __repr__(self) -> str:
         return f"<LLM {self.path.name}: {self.architecture.name}, {self.n_ctx} positions>"
 
     def _encode(self, prompt: Prompt, parse_special: bool) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt, add_special=True, parse_special=parse_special)
-        return [int(token) for token in prompt]
+        return list(prompt)
 
-    def _start(self, tokens: list[int], settings: GenerateSettings, continues: bool) -> CompletionStream:
+    def _encode_chat(self, messages: Messages, tools: Tools | None, variables: Mapping[str, Any] | None) -> list[int]:
+        template = self.chat_template
+        if template is None:
+            raise RequestError(f"{self.path.name} has no chat template; use complete()")
+        if not messages:
+            raise RequestError("messages must hold one message at least, which is to be answered")
+        if taken := [name for name in variables or () if name in _OF_TEMPLATES]:
+            raise RequestError(f"variables must not hold {taken[0]!r}, which is an argument of its own")
+        return template.encode(messages, tools=tools, **(variables or {}))
+
+    def _start(
+        self, tokens: list[int], settings: GenerateSettings, continues: bool, n_dropped: int = 0
+    ) -> CompletionStream:
         from pyllm.engine import GenerationRequest
 
         tokenizer = self.tokenizer if self.has_tokenizer else None
@@ -379,13 +306,13 @@ class LLM:
         request = GenerationRequest(
             tokens=tokens,
             sampling=settings.sampling,
-            max_tokens=settings.limit(room=self.engine.n_ctx + 1 - len(tokens)),
+            max_tokens=settings.max_tokens,
             stop_ids=frozenset() if tokenizer is None or settings.ignore_eos else tokenizer.stop_ids,
             logprobs=settings.logprobs,
             context_shift=settings.context_shift,
             n_keep=settings.n_keep,
         )
-        return CompletionStream(self.engine.submit(request), tokenizer, settings, continues)
+        return CompletionStream(self.engine.submit(request), tokenizer, settings, continues, n_dropped)
 
     def _embed_one(self, prompt: Prompt, normalize: bool) -> NDArray[np.float32]:
         import numpy as np

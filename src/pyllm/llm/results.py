@@ -66,6 +66,8 @@ class Completion:
     stop_string: str | None = None
     """The stop string that ended it."""
     logprobs: tuple[TokenLogprob, ...] | None = None
+    n_dropped: int = 0
+    """Messages that were left out of a chat with `truncate`: the oldest but for the system's."""
 
     @property
     def message(self) -> dict[str, str]:
@@ -81,9 +83,16 @@ class CompletionStream(Iterator[str]):
     """
 
     def __init__(
-        self, generation: Generation, tokenizer: Tokenizer | None, settings: GenerateSettings, continues: bool
+        self,
+        generation: Generation,
+        tokenizer: Tokenizer | None,
+        settings: GenerateSettings,
+        continues: bool,
+        n_dropped: int = 0,
     ) -> None:
         """`continues`: the text follows a text, so a space at its beginning belongs to it."""
+        self.n_dropped = n_dropped
+        """As `Completion.n_dropped`."""
         self._generation = generation
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream(continues=continues) if tokenizer is not None else None
@@ -137,6 +146,7 @@ class CompletionStream(Iterator[str]):
             usage=Usage(g.n_prompt, g.n_cached, len(self._tokens), g.prompt_seconds, g.seconds - g.prompt_seconds),
             stop_string=self._stops.stopped,
             logprobs=tuple(self._logprobs) if self._want_logprobs else None,
+            n_dropped=self.n_dropped,
         )
 
     def __enter__(self) -> CompletionStream:

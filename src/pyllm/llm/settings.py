@@ -1,104 +1,85 @@
-"""What can be asked of a generation by keyword, and the checks on it."""
+"""What can be asked of a generation by keyword."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
 
+from pyllm.arguments import settle
 from pyllm.config import SamplingParams
 from pyllm.errors import RequestError
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingParams`, where they and their defaults are described."""
+    """The fields of `SamplingParams`, where they and their defaults are described. None: as if it were not given."""
 
-    logit_bias: Mapping[int, float]
-    repeat_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    repeat_last_n: int
-    top_k: int
-    typical_p: float
-    top_p: float
-    min_p: float
-    temperature: float
+    logit_bias: Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int, float]] | None
+    repeat_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repeat_last_n: int | None
+    top_k: int | None
+    typical_p: float | None
+    top_p: float | None
+    min_p: float | None
+    temperature: float | None
     seed: int | None
 
 
 class GenerateOptions(SamplingOptions, total=False):
     """Keyword options of `LLM.complete`, `LLM.chat` and `LLM.generate`."""
 
-    sampling: SamplingParams
+    sampling: SamplingParams | None
     """Where the sampling options start from; single ones override it."""
     max_tokens: int | None
-    """Most tokens to generate; None: until the model ends or the context is full. Where the context is full before a
-    number given here is reached, ContextFullError is raised."""
-    stop: str | Sequence[str]
+    """Most tokens to generate; None or -1: until the model ends. An answer that fills the context ends there, with
+    finish_reason "length", whatever the number."""
+    stop: str | Sequence[str] | None
     """Texts that end the generation; they are not part of the result."""
     logprobs: int | None
     """Report each token's log probability, and those of so many most likely tokens (0: its own only)."""
-    ignore_eos: bool
+    ignore_eos: bool | None
     """Go on when the model says that it is done."""
-    context_shift: bool
+    context_shift: bool | None
     """When the context is full, forget its older half instead of ending."""
-    n_keep: int
+    n_keep: int | None
     """How many of the first tokens a context shift never forgets."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateSettings:
-    """`GenerateOptions`, complete and checked."""
+    """`GenerateOptions`, complete and of the right kinds; the engine checks bounds."""
 
-    sampling: SamplingParams
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     ignore_eos: bool = False
     context_shift: bool = False
     n_keep: int = 0
-    usual: int | None = None
-    """Limit where `max_tokens` was not given; it gives way to the context's."""
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.max_tokens == -1:
+            object.__setattr__(self, "max_tokens", None)
+        if not all(self.stop):
+            raise RequestError("stop must be a text that is not empty, or several")
 
     @classmethod
-    def of(cls, caller: str, usual: int | None, options: Mapping[str, Any]) -> GenerateSettings:
-        """Settings from a call's keywords. Raises RequestError for what does not exist."""
-        rest = dict(options)
-        sampling = rest.pop("sampling", None) or SamplingParams()
-        if not isinstance(sampling, SamplingParams):
-            raise RequestError(f"sampling must be a SamplingParams, not a {type(sampling).__name__}")
-        steps = {name: rest.pop(name) for name in _SAMPLING if name in rest}
-        if unknown := [name for name in rest if name not in _OWN]:
+    def of(cls, caller: str, max_tokens: int | None, options: Mapping[str, Any]) -> GenerateSettings:
+        """Settings from a call's keywords. `max_tokens`: where they name none. Raises RequestError."""
+        if unknown := [name for name in options if name not in _SAMPLING and name not in _OWN]:
             raise RequestError(_unknown(caller, unknown[0]))
-        stop = rest.pop("stop", None) or ()
-        settings = cls(
-            sampling=replace(sampling, **steps),
-            usual=None if "max_tokens" in rest else usual,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            **rest,
-        )
-        settings._check()
-        return settings
-
-    def limit(self, room: int) -> int | None:
-        """Most tokens to generate, where the context has `room` for so many."""
-        if self.usual is None:
-            return self.max_tokens
-        return self.usual if self.context_shift else min(self.usual, room)
-
-    def _check(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < 0:
-            raise RequestError(f"max_tokens must be 0 or more, or None, not {self.max_tokens}")
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise RequestError("stop must be a text that is not empty, or several")
-        if self.logprobs is not None and self.logprobs < 0:
-            raise RequestError(f"logprobs must be 0 or more, or None, not {self.logprobs}")
-        if self.n_keep < 0:
-            raise RequestError(f"n_keep must be 0 or more, not {self.n_keep}")
+        own = {name: value for name, value in options.items() if name in _OWN}
+        settings = cls(**{"max_tokens": max_tokens, **own})
+        steps = {name: value for name, value in options.items() if name in _SAMPLING}
+        given = {name: value for name, value in steps.items() if value is not None or name == "seed"}
+        return replace(settings, sampling=replace(settings.sampling, **given)) if given else settings
 
 
 _SAMPLING = tuple(f.name for f in fields(SamplingParams))
-_OWN = tuple(f.name for f in fields(GenerateSettings) if f.name != "usual")
+_OWN = tuple(f.name for f in fields(GenerateSettings))
 
 
 def _unknown(caller: str, name: str) -> str:

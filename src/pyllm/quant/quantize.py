@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pyllm.arguments import FilePath, checked
 from pyllm.config import Progress
 from pyllm.errors import FormatError, RequestError
 from pyllm.gguf.reader import GGUFFile, open_gguf
@@ -103,13 +104,14 @@ def plan(
     )
 
 
+@checked
 def quantize(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    source: FilePath,
+    target: FilePath,
     recipe: str,
     *,
     options: RecipeOptions | None = None,
-    imatrix: str | os.PathLike[str] | None = None,
+    imatrix: FilePath | None = None,
     allow_requantize: bool = False,
     overwrite: bool = False,
     split_bytes: int | None = None,
@@ -126,6 +128,8 @@ def quantize(
     Raises FormatError (unknown recipe or format; already quantized, unless `allow_requantize`), GGUFError (a file
     that cannot be read or written, exists already), RequestError (an importance matrix that is needed, or unfit).
     """
+    if (split_bytes is not None and split_bytes < 1) or (n_threads or 0) < 0:
+        raise RequestError("split_bytes and n_threads must be 1 or more, or None")
     matrix = None if imatrix is None else ImportanceMatrix.load(imatrix)
     with open_gguf(source) as file:
         chosen = recipe_named(recipe)

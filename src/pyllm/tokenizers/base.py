@@ -7,8 +7,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pyllm.arguments import Kind, TokenIds, checked, entries_of, refusal
 from pyllm.errors import TokenizerError
 from pyllm.tokenizers.compiled.switch import Encoder, Switch
 from pyllm.tokenizers.specials import Finder
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from pyllm.jit.compiler import Kernel
 
 _SPACE = "▁"
+
+
+def _pieces(name: str, value: Any) -> list[str | int]:
+    entries = entries_of(value)
+    if entries is None or not set(map(type, entries)) <= {str, int}:
+        raise refusal(name, value, "a list of texts and token ids, such as partition() gives")
+    return entries
+
+
+Pieces = Annotated[Iterable[str | int], Kind("a list of texts and token ids", _pieces)]
 
 
 class Tokenizer(ABC):
@@ -53,6 +64,7 @@ class Tokenizer(ABC):
     def n_vocab(self) -> int:
         return len(self.vocab)
 
+    @checked
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of `text`.
 
@@ -66,45 +78,53 @@ class Tokenizer(ABC):
             ids.append(self.eos_id)
         return ids
 
+    @checked
     def partition(self, text: str, parse_special: bool = True) -> list[str | int]:
         """Cut a text at its special tokens: their ids, and the pieces of plain text between them."""
         if not text.isascii():
             text = _valid(text)
         return (self._specials if parse_special else self._always).cut(text)
 
-    def encode_pieces(self, pieces: Iterable[str | int]) -> list[int]:
+    @checked
+    def encode_pieces(self, pieces: Pieces) -> list[int]:
         """Token ids of what `partition` returns; its plain pieces are not searched for special tokens again."""
         ids: list[int] = []
         self._encode_pieces(pieces, ids)
         return ids
 
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+    @checked
+    def decode(self, ids: TokenIds, skip_special: bool = True) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD. Control tokens are left out unless asked for.
 
         Where the vocabulary puts a space before a text, the one at its beginning is taken away again.
         """
         table = self._visible if skip_special else self._bytes
-        data = b"".join(map(table.__getitem__, _plain(ids)))
+        data = b"".join(map(table.__getitem__, ids))
         if self._strip_first and data.startswith(b" "):
             data = data[1:]
         return data.decode("utf-8", "replace")
 
+    @checked
     def stream(self, skip_special: bool = True, continues: bool = False) -> StreamDecoder:
         """A decoder to push tokens into as they come. `continues`: they follow a text, so a first space belongs."""
         return StreamDecoder(self, skip_special, strip=self._strip_first and not continues)
 
+    @checked
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; its name for a control token."""
         return self._bytes[token_id]
 
+    @checked
     def token_text(self, token_id: int) -> str:
         """The same as text; bytes that are no character of their own become U+FFFD."""
         return self._bytes[token_id].decode("utf-8", "replace")
 
+    @checked
     def token_id(self, text: str) -> int | None:
         """Id of the token stored as `text` ("<|im_end|>"), None if there is none."""
         return self.vocab.find(text)
 
+    @checked
     def is_special(self, token_id: int) -> bool:
         """Whether a token is control or unknown: it steers the model and is no text."""
         return self.vocab.types[self._check(token_id)] in (CONTROL, UNKNOWN)
@@ -212,11 +232,6 @@ class _Memo(dict[int, bytes]):
     def __missing__(self, key: int) -> bytes:
         value = self[key] = self._find(key)
         return value
-
-
-def _plain(ids: Iterable[int]) -> Iterable[int]:
-    tolist = getattr(ids, "tolist", None)
-    return tolist() if tolist is not None else ids
 
 
 def _valid(text: str) -> str:

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pyllm.arguments import checked
 from pyllm.tokenizers.base import _SPACE, Tokenizer
 from pyllm.tokenizers.compiled.switch import Encoder
 from pyllm.tokenizers.vocab import Vocab
@@ -37,6 +38,7 @@ class WPMTokenizer(Tokenizer):
         self._strip_accents = vocab.flag("normalizer.strip_accents", self._lowercase)
         self._lengths = sorted({len(text) for text in vocab.ids if text}, reverse=True)
 
+    @checked
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """As `Tokenizer.encode`; the special tokens are CLS before and SEP after."""
         ids = super().encode(text, add_special, parse_special)

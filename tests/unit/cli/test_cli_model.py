@@ -131,6 +131,52 @@ def test_chat_from_a_pipe(run: Run, model: str, tmp_path: Path) -> None:
     assert done.out == "".join(map(shown, expected))
 
 
+def test_run_ends_where_the_context_is_full(run: Run, model: str) -> None:
+    """25 tokens of prompt and 40 of answer: the last one need not be in the context of 64."""
+    with pyllm.load(model, backend="reference", n_ctx=64) as llm:
+        expected = llm.chat("hi", temperature=0, max_tokens=40)
+    for limit in (["-n", "5000"], ["-n", "-1"], []):
+        done = run("run", "-m", model, *REFERENCE, "--temp", "0", "--ctx", "64", *limit, "--json", "hi")
+        fields = json.loads(done.out)
+        assert (done.code, fields["finish_reason"]) == (0, "length")
+        assert (fields["text"], fields["n_generated"]) == (expected.text, 40)
+        assert done.err == "note: cut off: the context of 64 tokens is full; --ctx makes it larger\n"
+    done = run("run", "-m", model, *REFERENCE, "--temp", "0", "--ctx", "64", "-n", "40", "hi")
+    assert (done.code, done.out, done.err) == (0, shown(expected.text), "")
+
+
+def test_chat_leaves_out_the_oldest_turns_and_says_so_once(run: Run, model: str, tmp_path: Path) -> None:
+    """A turn takes some 35 tokens of 128: from the third on, the first ones go. What is saved is all of it."""
+    saved = tmp_path / "talk.json"
+    lines = [f"line {i}" for i in range(6)]
+    script = "\n".join([*lines, f"/save {saved}", "/clear", "again", ""])
+    done = run("chat", "-m", model, *GREEDY, "--ctx", "128", "--system", "s", stdin=script.encode())
+    assert done.code == 0
+    assert done.err.count("the oldest messages are left out from now on") == 1
+    assert done.err.count("\n") == 1
+    talk = json.loads(saved.read_text())["messages"]
+    assert [m["content"] for m in talk[::2]] == lines
+    system = {"role": "system", "content": "s"}
+    with pyllm.load(model, backend="reference", max_seqs=1, n_ctx=128) as llm:
+        whole = llm.chat([system, *talk[:1]], max_tokens=8, temperature=0)
+        assert (whole.text, whole.n_dropped) == (talk[1]["content"], 0)
+        with pytest.raises(pyllm.ContextFullError):
+            llm.chat([system, *talk[:11]], max_tokens=8, temperature=0)
+        last = llm.chat([system, *talk[:11]], max_tokens=8, temperature=0, truncate="oldest")
+        assert last.text == talk[11]["content"]
+        assert last.n_dropped in (6, 8)
+        assert last.text == llm.chat([system, *talk[last.n_dropped : 11]], max_tokens=8, temperature=0).text
+
+
+def test_chat_refuses_a_message_that_does_not_fit_and_goes_on(run: Run, model: str) -> None:
+    script = "one\n" + "x" * 200 + "\n/regen\n"
+    done = run("chat", "-m", model, *GREEDY, "--ctx", "128", stdin=script.encode())
+    with pyllm.load(model, backend="reference", max_seqs=1, n_ctx=128) as llm:
+        expected = shown(llm.chat("one", max_tokens=8, temperature=0).text)
+    assert (done.code, done.out) == (0, expected * 2)
+    assert re.fullmatch(r"error: The prompt has \d+ tokens and the context holds 128.*\n", done.err)
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"messages": [{"role": "user", "content": "x"}]}', "not json"])
 def test_chat_refuses_what_it_did_not_save(run: Run, model: str, tmp_path: Path, content: str) -> None:
     (tmp_path / "talk.json").write_text(content)

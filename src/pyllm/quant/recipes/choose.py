@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from pyllm.arguments import settle
 from pyllm.errors import FormatError
 from pyllm.gguf.types import by_name
 from pyllm.quant.recipes.conditions import ModelShape, Place
@@ -54,6 +55,9 @@ class RecipeOptions:
     """The output matrix stays as it is."""
     has_imatrix: bool = False
     """Some recipes choose differently when an importance matrix is there."""
+
+    def __post_init__(self) -> None:
+        settle(self)
 
 
 @dataclass(frozen=True, slots=True)

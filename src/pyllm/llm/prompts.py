@@ -1,0 +1,62 @@
+"""What the methods of `LLM` take as prompts: texts or token ids, one or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pyllm.arguments import Kind, TokenIds, entries_of, kind_of, refusal
+
+_ONE = "a text or a list of token ids"
+_SEVERAL = "a list of prompts, each a text or a list of token ids"
+_IDS = kind_of(TokenIds)
+
+
+def one_prompt(name: str, value: Any, hint: str = "generate() takes several prompts") -> str | list[int]:
+    """A prompt as text or a list of ids. `hint`: what is said where it is several. Raises RequestError."""
+    if isinstance(value, str):
+        return value
+    entries = entries_of(value)
+    if entries is None:
+        raise refusal(name, value, _ONE, _decoding(value))
+    if entries and _is_prompt(entries[0]):
+        raise refusal(name, value, _ONE, hint)
+    ids: list[int] = _IDS.take(name, entries)
+    return ids
+
+
+def several_prompts(name: str, value: Any) -> list[str | list[int]]:
+    """Prompts as texts or lists of ids. Raises RequestError."""
+    if isinstance(value, str):
+        raise refusal(name, value, _SEVERAL, "complete() takes one prompt")
+    entries = entries_of(value)
+    if entries is None:
+        raise refusal(name, value, _SEVERAL, _decoding(value))
+    if entries and all(isinstance(entry, int) for entry in entries):
+        raise refusal(name, value, _SEVERAL, "complete() takes the token ids of one prompt")
+    return [one_prompt(f"{name}[{i}]", entry, "lists within it are one too many") for i, entry in enumerate(entries)]
+
+
+def one_or_several(name: str, value: Any) -> str | list[int] | list[str | list[int]]:
+    """One prompt or several, as the first entry has it; an empty list is no prompts."""
+    entries = None if isinstance(value, str) else entries_of(value)
+    if entries is not None and (not entries or _is_prompt(entries[0])):
+        return several_prompts(name, entries)
+    return one_prompt(name, value if entries is None else entries)
+
+
+def _is_prompt(entry: Any) -> bool:
+    return isinstance(entry, str | bytes) or entries_of(entry) is not None
+
+
+def _decoding(value: Any) -> str:
+    return "decode it first: data.decode()" if isinstance(value, bytes | bytearray | memoryview) else ""
+
+
+Prompt = Annotated[str | Iterable[int], Kind(_ONE, one_prompt)]
+"""A text, or token ids. Methods get it as a text or a list."""
+Prompts = Annotated[Iterable[str | Iterable[int]], Kind(_SEVERAL, several_prompts)]
+"""Several of them."""
+PromptOrPrompts = Annotated[
+    str | Iterable[int] | Iterable[str | Iterable[int]], Kind(f"{_ONE}, or several of them", one_or_several)
+]
