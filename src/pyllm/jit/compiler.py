@@ -10,6 +10,7 @@ A kernel is `void(int64 args, int64 thread, int64 n_threads)`; `args` is the add
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from pyllm.jit import objects, workers
 from pyllm.jit.target import Target, host
 
 ENTRY = "pyllm_kernel"
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))).replace(os.sep, "/")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -109,14 +110,15 @@ def _object_name(k: Kernel) -> str:
 @cache
 def _sources(module: str) -> bytes:
     """Digest of what a kernel is made from: `source_files`, the compiler and the target."""
-    files = {*source_files(module), _PACKAGE / "jit/compiler.py", _PACKAGE / "jit/target.py"}
+    files = {*source_files(module), f"{_PACKAGE}/jit/compiler.py", f"{_PACKAGE}/jit/target.py"}
     return hashlib.sha256(b"".join(_imports(path)[0] for path in sorted(files))).digest()
 
 
-def source_files(module: str) -> set[Path]:
+def source_files(module: str) -> set[str]:
     """Files of this package that a module (below `pyllm`) imports, wherever in the text; itself and `jit.simd` too."""
-    found: set[Path] = set()
-    todo = {_PACKAGE.joinpath(*module.split(".")).with_suffix(".py"), *(_PACKAGE / "jit/simd").glob("*.py")}
+    found: set[str] = set()
+    simd = f"{_PACKAGE}/jit/simd"
+    todo = {f"{_PACKAGE}/{module.replace('.', '/')}.py", *(f"{simd}/{name}.py" for name in _modules(simd))}
     while todo:
         path = todo.pop()
         found.add(path)
@@ -125,30 +127,44 @@ def source_files(module: str) -> set[Path]:
 
 
 @cache
-def _imports(path: Path) -> tuple[bytes, frozenset[Path]]:
+def _imports(path: str) -> tuple[bytes, frozenset[str]]:
     """A file's content, and the files of this package that it imports.
 
     Found by regular expressions, since parsing files takes longer than the rest of a warm start: rather a file too many
     (a docstring that shows an import) than one too few.
     """
-    content = path.read_bytes()
+    content = Path(path).read_bytes()
     text = _COMMENT.sub("", content.decode(errors="replace"))
-    found: set[Path] = set()
+    root, found = os.path.dirname(_PACKAGE), set()
     for dots, source, names in _FROM.findall(text):
-        place = (path.parents[len(dots) - 1] if dots else _PACKAGE.parent).joinpath(*source.split("."))
-        if place.is_relative_to(_PACKAGE):
-            found |= {place / f"{name}.py" for name in _WORD.findall(names)}
-            if place != _PACKAGE:  # which imports nothing before it is asked to
-                found |= {place.with_suffix(".py"), place / "__init__.py"}
+        folder = path
+        for _ in dots:
+            folder = os.path.dirname(folder)
+        place = "/".join([folder if dots else root, *filter(None, source.split("."))])
+        if place.startswith(f"{_PACKAGE}/"):
+            found |= {place, f"{place}/__init__"}
+        if place == _PACKAGE or place.startswith(
+            f"{_PACKAGE}/"
+        ):  # whose own file imports nothing before it is asked to
+            found |= {f"{place}/{name}" for name in _modules(place).intersection(_WORD.findall(names))}
     for source in _IMPORT.findall(text):
-        place = _PACKAGE.parent.joinpath(*source.split("."))
-        found |= {place.with_suffix(".py"), place / "__init__.py"}
-    return content, frozenset(path for path in found if path.is_file())
+        place = f"{root}/{source.replace('.', '/')}"
+        found |= {place, f"{place}/__init__"}
+    return content, frozenset(f"{p}.py" for p in found if os.path.basename(p) in _modules(os.path.dirname(p)))
+
+
+@cache
+def _modules(folder: str) -> frozenset[str]:
+    """Names of the Python files in a folder; none where it is none."""
+    try:
+        return frozenset(name[:-3] for name in os.listdir(folder) if name.endswith(".py"))
+    except OSError:
+        return frozenset()
 
 
 _COMMENT = re.compile(r"#[^\n]*")
-_FROM = re.compile(r"\bfrom\s+(\.*)([\w.]*)\s+import\b\s*(\([^)]*|(?:[^\n\\]|\\\n)*)")
-_IMPORT = re.compile(r"\b(pyllm(?:\.\w+)+)(?=\s*(?:,|;|$|\\|as\b))", re.MULTILINE)
+_FROM = re.compile(r"from\s+(\.*)([\w.]*)\s+import\b\s*(\([^)]*|(?:[^\n\\]|\\\n)*)")
+_IMPORT = re.compile(r"(pyllm(?:\.\w+)+)(?=\s*(?:,|;|$|\\|as\b))", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
