@@ -1,6 +1,7 @@
 """A conversation in the terminal: python examples/chat.py [MODEL]
 
-The model sees the whole history each time; what it has read before is not computed again.
+The model sees the whole history each time; what it has read before is not computed again. Where the history fills the
+context, its oldest turns are left out.
 """
 
 import sys
@@ -13,7 +14,7 @@ history: list[dict[str, str]] = [{"role": "system", "content": "Answer in one se
 with pyllm.load(model) as llm:
     for line in sys.stdin:
         history.append({"role": "user", "content": line.strip()})
-        with llm.chat(history, max_tokens=128, temperature=0, stream=True) as answer:
+        with llm.chat(history, max_tokens=128, temperature=0, truncate="oldest", stream=True) as answer:
             for piece in answer:
                 print(piece, end="", flush=True)
             print()
