@@ -15,7 +15,9 @@ import click
 import pytest
 from convert_folders import write_whole_folder
 
-from pyllm import cli
+from pyllm import cli, hub
+from pyllm.errors import PyllmError
+from pyllm.llm.loading import find_model
 
 PROGRAMS = (
     "g++",
@@ -111,6 +113,20 @@ def call(start: list[str], command: str, arguments: list[str], places: dict[str,
     assert (done.returncode == 0) == (command != "pull"), f"{command}: {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such a name cannot be given to a file")
+def test_a_known_name_is_no_file_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYLLM_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("PYLLM_OFFLINE", "1")
+    name = hub.default_name()
+    (tmp_path / name).write_bytes(b"another model")
+    with pytest.raises(PyllmError, match="offline"):
+        hub.resolve(name)
+    with pytest.raises(PyllmError, match="offline"):
+        find_model(name)
+    assert find_model(f"./{name}") == Path(name)
 
 
 def witnesses(places: dict[str, Path]) -> list[str]:

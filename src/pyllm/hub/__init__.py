@@ -6,6 +6,6 @@ Nothing is fetched where `env.offline` says so. Nothing here knows what is insid
 
 from __future__ import annotations
 
-from pyllm.hub.store import LocalModel, default_name, is_remote, models, pull, remove, resolve
+from pyllm.hub.store import LocalModel, default_name, is_catalogued, is_remote, models, pull, remove, resolve
 
-__all__ = ["LocalModel", "default_name", "is_remote", "models", "pull", "remove", "resolve"]
+__all__ = ["LocalModel", "default_name", "is_catalogued", "is_remote", "models", "pull", "remove", "resolve"]

@@ -40,16 +40,22 @@ def is_remote(name: str) -> bool:
     return names.canonical(name) is not None
 
 
+def is_catalogued(name: str | os.PathLike[str]) -> bool:
+    """Whether a name, with its tag, is in the catalog: it means that model and no file of the current folder."""
+    return isinstance(name, str) and ":" in name and name.lower() in catalog.load().entries
+
+
 def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> Path:
     """The file of a model, fetched first where it is not here yet. Split models give their first file.
 
     Raises HubError where there is no such file or name, or where it cannot be fetched.
     """
-    path = Path(os.path.expanduser(name))
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise HubError(f"{name} is a folder; name the GGUF file in it")
+    path = env.user_path(name)
+    if not is_catalogued(name):
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise HubError(f"{name} is a folder; name the GGUF file in it")
     entry = _entry(str(name))
     for source in entry.sources:
         if files := kind_of(source).here(entry, source):

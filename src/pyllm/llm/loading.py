@@ -30,7 +30,15 @@ _ROOM_OF_FURTHER = 512
 
 
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
-    """The file of a model: a path that exists, else a name that `pyllm.hub` knows (which may download it)."""
+    """The file of a model: a catalog's name with its tag, else a path that exists, else a name that `pyllm.hub` knows.
+
+    A name may be downloaded.
+    """
+    if isinstance(model, str) and ":" in model:
+        from pyllm import hub
+
+        if hub.is_catalogued(model):
+            return hub.resolve(model, progress=progress)
     path = env.user_path(model)
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
