@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -178,6 +179,23 @@ def for_child(**changes: str) -> dict[str, str]:
     empty = [name for name in _PATH_LISTS if not child.get(name)]
     relative = [name for name in _FOLDERS if not os.path.isabs(child.get(name, ""))]
     return {name: value for name, value in child.items() if name not in empty and name not in relative}
+
+
+def open_missing_descriptors() -> None:
+    """Open the null device where standard input, output or error are closed, as services may be started.
+
+    Else the next file or socket that is opened gets the number, and a child process would write its errors into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):  # a system without a null device
+                found = os.open(os.devnull, os.O_RDWR)
+                if found != number:
+                    os.dup2(found, number)
+                    os.close(found)
+                os.set_inheritable(number, True)
 
 
 def python() -> list[str] | None:

@@ -26,8 +26,12 @@ def prepare() -> None:
     Services and windowed programs start without some of them. A file or a socket that is opened next would get the
     free descriptor, and what is meant for a stream would end there. So what is missing is the null device.
     """
-    _open_descriptors()
+    env.open_missing_descriptors()
     for number, name in _NAMES.items():
+        with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows before Python 3.12
+            if not os.get_blocking(number):
+                # Left so by another program on the same terminal or pipe; writing would fail whenever that is slow.
+                os.set_blocking(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, _opened(number))
     chosen = env.names_io_encoding()
@@ -36,23 +40,6 @@ def prepare() -> None:
             # What the terminal's encoding lacks must not end an answer; files get UTF-8 unless the user says otherwise.
             is_free = not (chosen or stream.isatty())
             stream.reconfigure(errors="replace", **({"encoding": "utf-8"} if is_free else {}))
-
-
-def _open_descriptors() -> None:
-    for number in _NAMES:
-        try:
-            os.fstat(number)
-        except OSError:
-            with contextlib.suppress(OSError):  # a system without a null device
-                found = os.open(os.devnull, os.O_RDWR)
-                if found != number:
-                    os.dup2(found, number)
-                    os.close(found)
-                os.set_inheritable(number, True)
-        with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows before Python 3.12
-            if not os.get_blocking(number):
-                # Left so by another program on the same terminal or pipe; writing would fail whenever that is slow.
-                os.set_blocking(number, True)
 
 
 def _opened(number: int) -> IO[str]:

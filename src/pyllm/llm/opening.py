@@ -78,8 +78,10 @@ def load(
 
     Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (a setting out of bounds).
     """
+    from pyllm import env
     from pyllm.gguf import open_gguf
 
+    env.open_missing_descriptors()
     sizes = {"n_ctx": n_ctx or 1, "n_kv": n_kv or 1, "max_seqs": max_seqs, "n_batch": n_batch, "n_rows": n_rows}
     if wrong := [name for name, size in sizes.items() if not 1 <= size <= _MOST]:
         raise RequestError(f"{wrong[0]} must be from 1 to {_MOST}, not {sizes[wrong[0]]}")
