@@ -225,8 +225,8 @@ def test_variables_set_what_their_options_do(run: Run, model: str, monkeypatch: 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("PYLLM_CTX", "two", "PYLLM_CTX: 'two' is not a whole number of 1 or more"),
-        ("PYLLM_CTX", "0", "PYLLM_CTX: '0' is not a whole number of 1 or more"),
+        ("PYLLM_CTX", "two", "PYLLM_CTX: 'two' is not a whole number of 0 or more"),
+        ("PYLLM_CTX", "-1", "PYLLM_CTX: '-1' is not a whole number of 0 or more"),
         ("PYLLM_THREADS", "two", "PYLLM_THREADS: 'two' is not a whole number of 1 or more"),
         ("PYLLM_THREADS", "0", "PYLLM_THREADS: '0' is not a whole number of 1 or more"),
         ("PYLLM_TEMP", "hot", "PYLLM_TEMP: 'hot' is not a valid float"),

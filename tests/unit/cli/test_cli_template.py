@@ -66,6 +66,7 @@ def test_a_system_message_out_of_a_file(run: Run, model: str, tmp_path: Path) ->
         (["--chat-template-file", "nowhere.jinja"], "nowhere.jinja: No such file"),
         (["--chat-template-kwargs", "[1]"], "not a JSON object"),
         (["--chat-template-kwargs", '{"a":'], "not JSON"),
+        (["--chat-template-kwargs", '{"messages": []}'], "messages"),
         (["--chat-template-kwargs", "{}", "--raw"], "does not go with --raw"),
         (["--chat-template-file", "x", "--raw"], "does not go with --raw"),
         (["--system", "s", "--system-file", "x"], "not both"),
