@@ -5,14 +5,16 @@ from __future__ import annotations
 import click
 
 from pyllm.cli import _command
+from pyllm.cli._types import ModelType
 
 
 @_command.command("rm", short_help="Delete a fetched model.")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, required=True, type=ModelType(), metavar="MODEL...")
 def command(models: tuple[str, ...]) -> None:
     """Delete MODEL, from the folder of models or Hugging Face's cache; unfinished downloads included."""
     from pyllm import hub
+    from pyllm.cli._output import write
 
     for model in models:
         for path in hub.remove(model):
-            click.echo(f"removed {path}")
+            write(f"removed {path}\n")
