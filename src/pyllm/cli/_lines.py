@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyPressEvent
 
 QUOTES = '"""'
@@ -38,23 +41,35 @@ def piped_lines() -> Iterator[str]:
         yield unquote(text)
 
 
+def file_history(path: Path) -> History:
+    """What was typed before, kept in a file; in memory alone where the file can't be read or written."""
+    from prompt_toolkit.history import FileHistory
+
+    class Kept(FileHistory):
+        def load_history_strings(self) -> Iterable[str]:
+            try:
+                return list(super().load_history_strings())
+            except OSError:
+                return []
+
+        def store_string(self, string: str) -> None:
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                super().store_string(string)
+
+    return Kept(str(path))
+
+
 def typed_lines() -> Iterator[str]:
     """Messages from the terminal, with line editing and a history that is kept. Ends at Ctrl-D.
 
     Ctrl-C throws the line away. A terminal that cannot be edited on (TERM=dumb) still works, line by line.
     """
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings
 
     from pyllm import env
 
-    history: History
-    try:
-        env.data_dir().mkdir(parents=True, exist_ok=True)
-        history = FileHistory(str(env.data_dir() / "chat_history"))
-    except OSError:
-        history = InMemoryHistory()
     keys = KeyBindings()
 
     @keys.add("enter")
@@ -70,7 +85,11 @@ def typed_lines() -> Iterator[str]:
         event.current_buffer.insert_text("\n")
 
     session: PromptSession[str] = PromptSession(
-        ">>> ", history=history, key_bindings=keys, multiline=True, prompt_continuation="... "
+        ">>> ",
+        history=file_history(env.data_dir() / "chat_history"),
+        key_bindings=keys,
+        multiline=True,
+        prompt_continuation="... ",
     )
     while True:
         try:
