@@ -77,3 +77,15 @@ def test_six_thousand_special_tokens_encode_as_themselves() -> None:
     text = "".join(f"<unused{i}>hello" for i in range(6000))
     assert texts(tokenizer, text)[:4] == ["<unused0>", "hello", "<unused1>", "hello"]
     assert len(tokenizer.encode(text)) == 12000
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    tokens=st.lists(PIECES.filter(lambda t: len(t) > 1), max_size=6, unique=True), text=st.text("ab< é", max_size=30)
+)
+def test_a_broken_text_holds_no_token(tokens: list[str], text: str) -> None:
+    broken = Finder({token: i for i, token in enumerate(tokens)}, frozenset()).broken(text, "|")
+    assert broken.replace("|", "") == text
+    assert not any(token in broken for token in tokens)
+    if not any(token in text for token in tokens):
+        assert broken == text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyllm.arguments import checked, refusal
@@ -22,7 +21,6 @@ CHATML = (
 
 # Noncharacters of Unicode: one that no text of the chat holds marks control tokens that came with a message.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-_BEGINNING = 3  # characters
 _HOLDING = (list, tuple, Mapping)
 
 
@@ -145,23 +143,8 @@ class ChatTemplate:
     def _marked(self, value: Any, mark: str) -> Any:
         """A copy of `value` in which the texts of control tokens are broken by `mark` after their first character."""
 
-        def broken(text: str) -> str:
-            begun = [tokens for beginning, tokens in self._control.items() if beginning in text]
-            for token in sorted((t for tokens in begun for t in tokens), key=len, reverse=True):
-                while token in text:  # again where one overlaps with itself
-                    text = text.replace(token, token[0] + mark + token[1:])
-            return text
-
-        return mapped(value, broken)
-
-    @cached_property
-    def _control(self) -> dict[str, list[str]]:
-        """Texts of control tokens by how they begin: of thousands, most begin alike, and in few messages."""
-        found: dict[str, list[str]] = {}
-        for token in self._tokenizer.vocab.special_ids if self._tokenizer is not None else ():
-            if len(token) > 1:
-                found.setdefault(token[:_BEGINNING], []).append(token)
-        return found
+        tokenizer = self._tokenizer
+        return value if tokenizer is None else mapped(value, lambda text: tokenizer.broken(text, mark))
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, mark: str = "") -> list[int]:

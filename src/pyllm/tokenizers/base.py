@@ -6,6 +6,7 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,6 +86,13 @@ class Tokenizer(ABC):
             text = _valid(text)
         return (self._specials if parse_special else self._always).cut(text)
 
+    def broken(self, text: str, mark: str) -> str:
+        """A text with `mark` after the first character of every control token that is written in it.
+
+        Without the mark, and read as plain text, it is the same; tokens of one character stay.
+        """
+        return self._control.broken(text, mark)
+
     @checked
     def encode_pieces(self, pieces: Pieces) -> list[int]:
         """Token ids of what `partition` returns; its plain pieces are not searched for special tokens again."""
@@ -128,6 +136,10 @@ class Tokenizer(ABC):
     def is_special(self, token_id: int) -> bool:
         """Whether a token is control or unknown: it steers the model and is no text."""
         return self.vocab.types[self._check(token_id)] in (CONTROL, UNKNOWN)
+
+    @cached_property
+    def _control(self) -> Finder:
+        return Finder({text: i for text, i in self.vocab.special_ids.items() if len(text) > 1}, frozenset())
 
     def _check(self, token_id: int) -> int:
         if not 0 <= token_id < len(self.vocab):

@@ -49,6 +49,11 @@ class Finder:
             pieces.append(text[at:])
         return pieces
 
+    def broken(self, text: str, mark: str) -> str:
+        """The text with `mark` after the first character of every token in it, also of those that overlap."""
+        pattern = self._longest_in(text)
+        return text if pattern is None else re.sub(f"(?={pattern.pattern}).", rf"\g<0>{mark}", text, flags=re.DOTALL)
+
     def _longest_in(self, text: str) -> re.Pattern[str] | None:
         """Matches the longest token at a place of this text; None where there is none.
 
