@@ -13,9 +13,15 @@ from pyllm.jit.simd import (
     load_i8,
     load_i32,
     load_u8,
+    load_u8x16,
     load_u16,
+    shift_right_i32,
+    splat_f32,
+    splat_i32,
     store_f32,
+    store_f32x16,
     store_i32,
+    to_f32,
 )
 from pyllm.quant.formats.iq4_nl import VALUES as IQ4_VALUES
 from pyllm.quant.formats.mxfp4 import VALUES as FP4_VALUES
@@ -140,8 +146,9 @@ def _q4_k(src, dst):
     for g in range(8):
         scale, low = d * _f(_k_scale(src + 4, g)), dmin * _f(_k_min(src + 4, g))
         qs, shift = src + 16 + 32 * (g >> 1), 4 * (g & 1)
-        for j in range(32):
-            store_f32(dst + 128 * g + 4 * j, scale * _f(load_u8(qs + j) >> shift & 15) - low)
+        for j in range(0, 32, 16):
+            q = to_f32(shift_right_i32(load_u8x16(qs + j), shift) & splat_i32(15))
+            store_f32x16(dst + 128 * g + 4 * j, splat_f32(scale) * q - splat_f32(low))
 
 
 @register_jitable
@@ -150,9 +157,10 @@ def _q5_k(src, dst):
     for g in range(8):
         scale, low = d * _f(_k_scale(src + 4, g)), dmin * _f(_k_min(src + 4, g))
         qs, shift = src + 48 + 32 * (g >> 1), 4 * (g & 1)
-        for j in range(32):
-            q = load_u8(qs + j) >> shift & 15 | (load_u8(src + 16 + j) >> g & 1) << 4
-            store_f32(dst + 128 * g + 4 * j, scale * _f(q) - low)
+        for j in range(0, 32, 16):
+            q = shift_right_i32(load_u8x16(qs + j), shift) & splat_i32(15)
+            q = q | (shift_right_i32(load_u8x16(src + 16 + j), g) & splat_i32(1)) * splat_i32(16)
+            store_f32x16(dst + 128 * g + 4 * j, splat_f32(scale) * to_f32(q) - splat_f32(low))
 
 
 @register_jitable
@@ -163,9 +171,9 @@ def _q6_k(src, dst):
         half, part, sub = g >> 3, g >> 1 & 3, 16 * (g & 1)
         low, shift = src + 64 * half + 32 * (part & 1) + sub, 4 * (part >> 1)
         high = src + 128 + 32 * half + sub
-        for j in range(16):
-            q = load_u8(low + j) >> shift & 15 | (load_u8(high + j) >> 2 * part & 3) << 4
-            store_f32(dst + 64 * g + 4 * j, scale * _f(q - 32))
+        q = shift_right_i32(load_u8x16(low), shift) & splat_i32(15)
+        q = q | (shift_right_i32(load_u8x16(high), 2 * part) & splat_i32(3)) * splat_i32(16)
+        store_f32x16(dst + 64 * g, splat_f32(scale) * (to_f32(q) - splat_f32(np.float32(32))))
 
 
 @register_jitable

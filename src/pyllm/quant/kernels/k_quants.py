@@ -90,7 +90,7 @@ def affine_scales(groups: Affine, n: int, most: int, rounds: int) -> Any:
         least = error(chunk, d * a, zero_f32() - dmin * b - low)
         for _ in range(rounds):
             centre_a, centre_b = a, b
-            for k in range(9):
+            for k in (0, 1, 2, 3, 5, 6, 7, 8):
                 da, db = np.float32(k // 3 - 1), np.float32(k % 3 - 1)
                 at = min_f32(max_f32(centre_a + splat_f32(da), zero_f32()), splat_f32(top))
                 bt = min_f32(max_f32(centre_b + splat_f32(db), zero_f32()), splat_f32(top))
@@ -121,11 +121,12 @@ def affine_scales(groups: Affine, n: int, most: int, rounds: int) -> Any:
 
 def signed_scales(groups: Scale, n: int, low: int, high: int, rounds: int, sweep: int) -> Any:
     """scales(chunk, scale) -> d, scales (integers from low to high, as floats): as `affine_scales`, without mins. The
-    first round tries all scales that are up to `sweep` away, others two."""
+    first round tries all scales that are up to `sweep` away, others two (one, if `sweep` is)."""
     lanes = 256 // n
     total, largest = SUM[lanes], MAX[lanes]
     error, sums = groups.error, groups.sums
     least_level, top_level = np.float32(low), np.float32(high)
+    steps = 32 if high < 64 else 8  # the finer the scales, the less there is to gain
 
     @register_jitable
     def clamp(level):
@@ -136,7 +137,7 @@ def signed_scales(groups: Scale, n: int, low: int, high: int, rounds: int, sweep
         xq, qq = sums(chunk, inverse_of(scale))
         peak = largest(abs_f32(scale))
         d, least = zero_f32(), splat_f32(np.float32(np.inf))
-        for k in range(32):
+        for k in range(steps):
             extent = -least_level - np.float32(k // 2)
             sign = np.float32(1 - 2 * (k & 1))
             step = round_f16x16(peak * splat_f32(sign / extent))
@@ -148,8 +149,10 @@ def signed_scales(groups: Scale, n: int, low: int, high: int, rounds: int, sweep
         for i in range(rounds):
             centre = a
             # Few levels to a weight: some other scale may hit the weights that matter most, so all are tried once.
-            reach = sweep if i == 0 else 2
+            reach = sweep if i == 0 else min(2, sweep)
             for k in range(-reach, reach + 1):
+                if k == 0:
+                    continue
                 at = clamp(centre + splat_f32(np.float32(k)))
                 e = error(chunk, d * at)
                 a, least = select_lt(e, least, at, a), min_f32(e, least)
@@ -345,13 +348,13 @@ def _integers(
     return signed(Scale(16, quantize, extents), 16, scale_bits, rounds, sweep, quantize, pack)
 
 
-_Q6_EXTENTS = [*(float(i) for i in range(16, 27)), *(27 + 0.25 * i for i in range(36))]
+_Q6_EXTENTS = [*(float(i) for i in range(22, 28)), *(28 + 0.5 * i for i in range(9))]
 _TRIMS = (0.0, 0.02, 0.04, 0.065, 0.1, 0.15)
 
 _ROWS = {
     "Q2_K": lambda: _affine(16, 3, starts(3, (0.0, 0.04, 0.08, 0.13, 0.19, 0.26, 0.34), 2), 15, 5, _pack_q2_k),
     "Q3_K": lambda: _integers(-4, 3, both_signs([2.0 + 0.15 * i for i in range(32)]), 6, 4, 48, _pack_q3_k),
-    "Q4_K": lambda: _affine(32, 15, starts(15, _TRIMS, 8), 63, 3, _pack_q4_k),
+    "Q4_K": lambda: _affine(32, 15, starts(15, (0.0, 0.04, 0.09), 11), 63, 1, _pack_q4_k),
     "Q5_K": lambda: _affine(32, 31, starts(31, _TRIMS, 14), 63, 4, _pack_q5_k),
-    "Q6_K": lambda: _integers(-32, 31, both_signs(_Q6_EXTENTS), 8, 3, 2, _pack_q6_k),
+    "Q6_K": lambda: _integers(-32, 31, both_signs(_Q6_EXTENTS), 8, 1, 1, _pack_q6_k),
 }

@@ -36,7 +36,7 @@ _CODES = RESULTS + 1024
 
 def encode(format: str, source: str) -> Any:
     """Kernel that encodes rows (`rows.encode_rows`)."""
-    return encode_rows(_ROWS[format](), format, source)
+    return encode_rows(_ROWS[format](), format, source, level=format == "Q1_0")
 
 
 def _single(size: int, quantize: Any, extents: Sequence[float], block_bytes: int, at: int, bias: int, pack: Any) -> Any:
