@@ -94,6 +94,15 @@ _idle: list[Worker] = []
 _lock = threading.Lock()
 
 
+def _n_processors() -> int:
+    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(n, 8))
+
+
+_turns = threading.BoundedSemaphore(_n_processors())
+"""Jobs at a time, whoever runs them: a second `run` finds what the first has compiled."""
+
+
 Watch = Callable[[], None]
 Ready = Callable[[int], bool]
 Done = Callable[[int, bytes], None]
@@ -119,8 +128,9 @@ def run(jobs: Sequence[Job], n_workers: int | None, watch: Watch, ready: Ready, 
                 i = left.pop()
             except IndexError:
                 return
-            if not ready(i):
-                done(i, worker.do(jobs[i]))
+            with _turns:
+                if not ready(i):
+                    done(i, worker.do(jobs[i]))
             ended.append(time.monotonic())
 
     pool = ThreadPoolExecutor(len(workers))
@@ -183,11 +193,6 @@ def _end_unused() -> None:
         for worker in [worker for worker in _idle if not worker.fresh]:
             _idle.remove(worker)
             worker.close()
-
-
-def _n_processors() -> int:
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(n, 8))
 
 
 def serve() -> None:
