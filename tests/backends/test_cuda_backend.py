@@ -179,7 +179,6 @@ def test_what_it_cannot_is_said_at_once(devices: Devices) -> None:
     model = transformer(TINY)
     refused = [
         ({"collect_importance": True}, "importance"),
-        ({"kv_dtype": "q4_0"}, "KV cache in q4_0"),
         ({"max_tokens": 1 << 16}, "up to 65535 tokens"),
     ]
     for change, message in refused:

@@ -9,14 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyllm.chat import ChatTemplate
+from pyllm.tokenizers.specials import Finder
 
 MARK = "\ufdd0"
 
 
 def template(tokens: list[str]) -> ChatTemplate:
     roles = dict.fromkeys(("bos_id", "eos_id", "unk_id", "pad_id"))
-    vocab: Any = SimpleNamespace(special_ids={token: i for i, token in enumerate(tokens)}, **roles)
-    return ChatTemplate({"default": "x"}, SimpleNamespace(vocab=vocab))  # type: ignore[arg-type]
+    ids = {token: i for i, token in enumerate(tokens)}
+    vocab: Any = SimpleNamespace(special_ids=ids, **roles)
+    tokenizer: Any = SimpleNamespace(vocab=vocab, broken=Finder(ids, frozenset()).broken)
+    return ChatTemplate({"default": "x"}, tokenizer)
 
 
 @given(st.lists(st.text("ab<|", max_size=6), max_size=8), st.text("ab<|", max_size=40))

@@ -175,7 +175,7 @@ class Dumped:
     ("message", "text"),
     [
         (OrderedDict(role="user", content=Color.RED), "red"),
-        (MappingProxyType({"role": "user", "content": np.int64(1700000000)}), "1700000000"),
+        (MappingProxyType({"role": "user", "content": [np.int64(1700000000)]}), "[1700000000]"),
         ({"role": Color.RED, "content": [Part("text", "p")]}, "[{'type': 'text', 'text': 'p'}]"),
         (Dumped(), "dumped"),
         ({"role": "user", "content": (1, np.float32(0.5), True, None)}, "(1, 0.5, True, None)"),
@@ -188,7 +188,7 @@ def test_messages_are_read_as_plain_values(message: Any, text: str) -> None:
 @pytest.mark.parametrize("value", [object(), b"bytes", {1, 2}, open])
 def test_values_that_no_template_can_read_are_refused(value: Any) -> None:
     with pytest.raises(TemplateError, match=f"a {type(value).__name__} is none of these"):
-        ChatTemplate({"default": "x"}).render([{"role": "user", "content": value}])
+        ChatTemplate({"default": "x"}).render([{"role": "user", "content": [value]}])
 
 
 def test_messages_that_hold_themselves_are_refused() -> None:
