@@ -18,8 +18,13 @@ _MODELS = {
 }
 
 
-def pytest_configure() -> None:
-    """Let interrupts arrive, here and in child processes, where whoever started the tests ignores them (nohup)."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Let interrupts arrive, here and in child processes, where whoever started the tests ignores them (nohup).
+
+    And have xdist begin with the first files, not with those of most tests: a file of few long ones came last, alone.
+    """
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, usual)

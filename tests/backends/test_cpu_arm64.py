@@ -37,7 +37,7 @@ for kernel in dict.fromkeys(kernels):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_kernels_compile_for_arm64() -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     script = SCRIPT.format(folder=str(Path(__file__).parent))

@@ -22,7 +22,7 @@ assert_close(run_both("cpu", model, tensors=mixed_tensors(model)), 4e-3)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86 processors")
 @pytest.mark.parametrize(("cpu", "isa"), [("generic", "sse2"), ("haswell", "avx2")])
 def test_narrower_instruction_sets(cpu: str, isa: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kill.py"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signals of POSIX")
 @pytest.mark.parametrize("case", ["start", "quantize"])
 def test_a_killed_process_leaves_nothing_damaged(case: str) -> None:
