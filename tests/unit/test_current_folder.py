@@ -6,6 +6,7 @@ Each of these files leaves a witness when it is run.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -78,8 +79,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def write_hostile_files(places: dict[str, Path], but_not: set[str]) -> None:
     """Fill the folder: a module for every name that could be imported, programs, files that programs look for."""
-    for path in places["hostile"].iterdir():
-        path.unlink()
+    shutil.rmtree(places["hostile"])  # with compiled modules of an earlier test
+    places["hostile"].mkdir()
     modules = {"sitecustomize", "usercustomize", "yaml", *sys.stdlib_module_names, *packages_distributions()}
     for name in modules - but_not:
         witness = str(places["witnesses"] / f"{name}.py")

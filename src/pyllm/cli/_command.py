@@ -35,6 +35,8 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # The group's setting reaches a command only when called through it, and click remembers which came first.
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         self.params.append(debug_option())
         for param in self.params:
             if isinstance(param, click.Option):
