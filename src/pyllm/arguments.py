@@ -142,14 +142,14 @@ def _flag(name: str, value: Any) -> bool:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise refusal(name, value, "a text", _decode_hint(value))
+        raise refusal(name, value, "a text", decode_hint(value))
     return value
 
 
 def _path(name: str, value: Any) -> str:
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise refusal(name, value, "a path (a text or a Path)", _decode_hint(value))
+        raise refusal(name, value, "a path (a text or a Path)", decode_hint(value))
     try:
         usable = bool(os.fsencode(text)) and "\0" not in text
     except UnicodeEncodeError:
@@ -159,7 +159,8 @@ def _path(name: str, value: Any) -> str:
     return text
 
 
-def _decode_hint(value: Any) -> str:
+def decode_hint(value: Any) -> str:
+    """What to do with bytes where a text is wanted; nothing for other values."""
     return "decode it first: data.decode()" if isinstance(value, _BYTES) else ""
 
 

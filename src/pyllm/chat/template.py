@@ -142,7 +142,6 @@ class ChatTemplate:
 
     def _marked(self, value: Any, mark: str) -> Any:
         """A copy of `value` in which the texts of control tokens are broken by `mark` after their first character."""
-
         tokenizer = self._tokenizer
         return value if tokenizer is None else mapped(value, lambda text: tokenizer.broken(text, mark))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pyllm.arguments import Kind, TokenIds, entries_of, kind_of, refusal
+from pyllm.arguments import Kind, TokenIds, decode_hint, entries_of, kind_of, refusal
 
 _ONE = "a text or a list of token ids"
 _SEVERAL = "a list of prompts, each a text or a list of token ids"
@@ -18,7 +18,7 @@ def one_prompt(name: str, value: Any, hint: str = "generate() takes several prom
         return value
     entries = entries_of(value)
     if entries is None:
-        raise refusal(name, value, _ONE, _decoding(value))
+        raise refusal(name, value, _ONE, decode_hint(value))
     if entries and _is_prompt(entries[0]):
         raise refusal(name, value, _ONE, hint)
     ids: list[int] = _IDS.take(name, entries)
@@ -31,7 +31,7 @@ def several_prompts(name: str, value: Any) -> list[str | list[int]]:
         raise refusal(name, value, _SEVERAL, "complete() takes one prompt")
     entries = entries_of(value)
     if entries is None:
-        raise refusal(name, value, _SEVERAL, _decoding(value))
+        raise refusal(name, value, _SEVERAL, decode_hint(value))
     if entries and all(isinstance(entry, int) for entry in entries):
         raise refusal(name, value, _SEVERAL, "complete() takes the token ids of one prompt")
     return [one_prompt(f"{name}[{i}]", entry, "lists within it are one too many") for i, entry in enumerate(entries)]
@@ -47,10 +47,6 @@ def one_or_several(name: str, value: Any) -> str | list[int] | list[str | list[i
 
 def _is_prompt(entry: Any) -> bool:
     return isinstance(entry, str | bytes) or entries_of(entry) is not None
-
-
-def _decoding(value: Any) -> str:
-    return "decode it first: data.decode()" if isinstance(value, bytes | bytearray | memoryview) else ""
 
 
 Prompt = Annotated[str | Iterable[int], Kind(_ONE, one_prompt)]
