@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import cuda_devices as devices
+from arch_models import ArchModel
 
 _MODELS = {
     "smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -34,6 +35,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=2, help="how often tests that kill processes do so, each (default: 2)"
     )
+
+
+@pytest.fixture(scope="session")
+def arch_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """GGUF file of a tiny model of `golden/archs`, by name."""
+    folder = tmp_path_factory.mktemp("archs")
+
+    def find(name: str) -> Path:
+        path = folder / f"{name}.gguf"
+        return path if path.exists() else ArchModel.load(name).write(path)
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from arch_models import N_TOKENS, ArchModel
 from pyllm import archs, backends
 from pyllm.config import ExecutionOptions, SamplingParams
 from pyllm.engine import Engine, GenerationRequest
-from pyllm.gguf import open_gguf
 
 GREEDY = SamplingParams(temperature=0)
 
 
 @pytest.fixture(params=["llama-dense", "gemma3-dense"])
-def model(request: pytest.FixtureRequest, shared_data: Path) -> Path:
-    return shared_data / "archs" / f"{request.param}.gguf"
+def model(request: pytest.FixtureRequest) -> ArchModel:
+    return ArchModel.load(request.param)
 
 
 @pytest.fixture(params=["reference", "cpu"])
-def engine(request: pytest.FixtureRequest, model: Path) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, model: ArchModel) -> Iterator[Engine]:
     backend = backends.get(request.param)
     probe = backend.probe()
     if not probe.available:
         pytest.skip(probe.reason)
-    with open_gguf(model) as file:
-        architecture = archs.load(file.metadata, file.tensors, 96)
-        options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
-        executable = backend.compile(architecture.program, file.tensors, options)
-        engine = Engine(executable, n_ctx=96, n_vocab=architecture.n_vocab)
-        yield engine
-        engine.close()
+    architecture = archs.load(model.all_metadata, model.tensors, 96)
+    options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
+    executable = backend.compile(architecture.program, model.tensors, options)
+    engine = Engine(executable, n_ctx=96, n_vocab=architecture.n_vocab)
+    yield engine
+    engine.close()
 
 
-def test_logits_are_llama_cpps(engine: Engine, model: Path) -> None:
-    expected = np.load(model.with_suffix(".logits.npy"))
-    i = np.arange(96)
-    tokens = 1 + (i * i * 31 + i * 17 + 5) % (engine.n_vocab - 1)
+def test_logits_are_llama_cpps(engine: Engine, model: ArchModel) -> None:
     running = engine.submit(GenerationRequest([1, 2, 3], GREEDY, max_tokens=90))
     next(running)
-    logits = engine.logits(tokens)
-    assert logits.shape == expected.shape
-    assert _nmse(logits, expected) <= 1e-5
-    assert engine.hidden(tokens).shape[0] == 96
-
-
-def _nmse(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(((a - b) ** 2).mean() / (b**2).mean())
+    logits = engine.logits(model.tokens)
+    assert logits.shape == (N_TOKENS, model.n_vocab)
+    assert model.nmse(logits) <= 1e-5
+    assert engine.hidden(model.tokens).shape[0] == N_TOKENS
 
 
 def test_eight_at_once_give_what_each_gives_alone(engine: Engine) -> None:
