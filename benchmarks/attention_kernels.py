@@ -24,7 +24,8 @@ from pyllm.jit.compiler import LIBRARY, Kernel
 from pyllm.jit.memory import Memory, aligned_zeros
 from pyllm.jit.target import host
 from pyllm.jit.threads import Pool
-from pyllm.program import Attention, Value
+from pyllm.program import Value
+from pyllm.program.ops.attention import Attention
 
 SHAPES = {
     "SmolLM2 135M": (9, 3, 64),

@@ -22,6 +22,15 @@ from pyllm.backends.base import Batch, Executable
 from pyllm.config import ExecutionOptions
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Recorder, Value, as_inv_freq
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.elementwise import Add, SoftCap
+from pyllm.program.ops.embed import Embed
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.rope import Rope
+from pyllm.program.ops.select import SelectRows
 from pyllm.quant import formats
 
 F32 = NDArray[np.float32]
@@ -185,11 +194,11 @@ def one_op(
     The table is F32 unless asked otherwise, so that what is tested is the op.
     """
     b = Builder()
-    x = b.embed(b.t("table", n_vocab, width))
+    x = b(Embed(table=b.t("table", n_vocab, width)))
     b.layer = 0
     y = record(b, x)
     b.layer = 1
-    rows = b.select_rows(y)
+    rows = b(SelectRows(x=y))
     return b.model(rows, rows, table=embed_std)
 
 
@@ -236,16 +245,16 @@ class Shape:
 def transformer(shape: Shape = Shape()) -> Model:
     """A decoder of these sizes; rows are selected after the last attention, as architectures do."""
     s, b = shape, Builder()
-    x = b.embed(b.t("token_embd.weight", s.n_vocab, s.n_embd))
+    x = b(Embed(table=b.t("token_embd.weight", s.n_vocab, s.n_embd)))
     for il in range(s.n_layers):
         b.layer = il
         x = _block(b, s, il, x)
     b.layer = s.n_layers
-    hidden = b.rms_norm(x, b.t("output_norm.weight", s.n_embd), eps=1e-5)
+    hidden = b(RMSNorm(x=x, weight=b.t("output_norm.weight", s.n_embd), eps=1e-5))
     table = "token_embd.weight" if s.tied else b.t("output.weight", s.n_vocab, s.n_embd)
-    logits = b.linear(hidden, table)
+    logits = b(Linear(x=hidden, weight=table))
     if s.logit_cap:
-        logits = b.soft_cap(logits, s.logit_cap)
+        logits = b(SoftCap(x=logits, cap=s.logit_cap))
     return b.model(hidden, logits, s.n_layers, **{"token_embd.weight": 0.5})
 
 
@@ -255,40 +264,40 @@ def _block(b: Builder, s: Shape, il: int, x: Value) -> Value:
 
     def linear(y: Value, stem: str, rows: int) -> Value:
         bias = name(f"{stem}.bias", rows) if s.bias else None
-        return b.linear(y, name(f"{stem}.weight", rows, y.width), bias)
+        return b(Linear(x=y, weight=name(f"{stem}.weight", rows, y.width), bias=bias))
 
-    h = b.rms_norm(x, name("attn_norm.weight", s.n_embd), eps=1e-5)
+    h = b(RMSNorm(x=x, weight=name("attn_norm.weight", s.n_embd), eps=1e-5))
     q, k, v = (
         linear(h, f"attn_{n}", heads * s.head_dim)
         for n, heads in (("q", s.n_heads), ("k", s.n_kv_heads), ("v", s.n_kv_heads))
     )
     if s.qk_norm:
         q, k = (
-            b.rms_norm(y, name(f"attn_{n}_norm.weight", s.head_dim), eps=1e-5, group=s.head_dim)
+            b(RMSNorm(x=y, weight=name(f"attn_{n}_norm.weight", s.head_dim), eps=1e-5, group=s.head_dim))
             for n, y in (("q", q), ("k", k))
         )
     inv_freq = as_inv_freq([10000.0 ** (-2 * i / s.n_rot) for i in range(s.n_rot // 2)])
-    q, k = (b.rope(y, head_dim=s.head_dim, inv_freq=inv_freq, interleaved=s.interleaved) for y in (q, k))
-    a = b.attention(
-        q, k, v, n_heads=s.n_heads, n_kv_heads=s.n_kv_heads, head_dim=s.head_dim, v_head_dim=s.head_dim,
+    q, k = (b(Rope(x=y, head_dim=s.head_dim, inv_freq=inv_freq, interleaved=s.interleaved)) for y in (q, k))
+    a = b(Attention(
+        q=q, k=k, v=v, n_heads=s.n_heads, n_kv_heads=s.n_kv_heads, head_dim=s.head_dim, v_head_dim=s.head_dim,
         scale=s.head_dim**-0.5, window=s.window if il % 2 == 0 else 0, softcap=s.softcap,
         sinks=name("attn_sinks.weight", s.n_heads) if s.sinks else None,
-    )  # fmt: skip
+    ))  # fmt: skip
     if il == s.n_layers - 1:
-        x, a = b.select_rows(x), b.select_rows(a)
-    x = b.add(x, linear(a, "attn_output", s.n_embd))
-    h = b.rms_norm(x, name("ffn_norm.weight", s.n_embd), eps=1e-5)
+        x, a = b(SelectRows(x=x)), b(SelectRows(x=a))
+    x = b(Add(a=x, b=linear(a, "attn_output", s.n_embd)))
+    h = b(RMSNorm(x=x, weight=name("ffn_norm.weight", s.n_embd), eps=1e-5))
     if s.n_experts:
-        router = b.linear(h, name("ffn_gate_inp.weight", s.n_experts, s.n_embd))
+        router = b(Linear(x=h, weight=name("ffn_gate_inp.weight", s.n_experts, s.n_embd)))
         inner, outer = (s.n_experts, s.n_ff, s.n_embd), (s.n_experts, s.n_embd, s.n_ff)
-        f = b.mixture_of_experts(
-            h, router, gate=name("ffn_gate_exps.weight", *inner), up=name("ffn_up_exps.weight", *inner),
+        f = b(MixtureOfExperts(
+            x=h, router=router, gate=name("ffn_gate_exps.weight", *inner), up=name("ffn_up_exps.weight", *inner),
             down=name("ffn_down_exps.weight", *outer), n_used=s.n_used, n_ff=s.n_ff, normalize=True, act=s.act,
-        )  # fmt: skip
+        ))  # fmt: skip
     else:
         gate, up = linear(h, "ffn_gate", s.n_ff), linear(h, "ffn_up", s.n_ff)
-        f = linear(b.gated_activation(gate, up, act=s.act), "ffn_down", s.n_embd)
-    return b.add(x, f)
+        f = linear(b(GatedActivation(gate=gate, up=up, act=s.act)), "ffn_down", s.n_embd)
+    return b(Add(a=x, b=f))
 
 
 # --- running

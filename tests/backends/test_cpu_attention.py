@@ -20,7 +20,8 @@ from pyllm.errors import BackendError
 from pyllm.jit.compiler import LIBRARY, Kernel
 from pyllm.jit.memory import aligned_zeros
 from pyllm.jit.target import host
-from pyllm.program import Attention, Value
+from pyllm.program import Value
+from pyllm.program.ops.attention import Attention
 
 F64 = NDArray[np.float64]
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)

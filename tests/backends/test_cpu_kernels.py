@@ -10,7 +10,10 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from pyllm.backends.cpu.table import FIRST_WIDE
-from pyllm.backends.reference import ops
+from pyllm.backends.reference.functions import soft_cap
+from pyllm.backends.reference.ops.experts import route as reference_route
+from pyllm.backends.reference.ops.gate import gated_activation
+from pyllm.backends.reference.ops.norm import rms_norm
 
 FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 
@@ -78,12 +81,12 @@ def norm(x, weight, eps, group, *, add=None, rows=None, records=False, keep_sum=
 def test_rms_norm(width: int, group: int, weight: str) -> None:
     x = normal(9, width)
     w = None if weight == "none" else normal(group if weight == "group" else width, seed=1)
-    np.testing.assert_allclose(norm(x, w, 1e-5, group), ops.rms_norm(x, w, 1e-5, group), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(norm(x, w, 1e-5, group), rms_norm(x, w, 1e-5, group), rtol=2e-5, atol=1e-6)
 
 
 def test_rms_norm_of_a_sum_of_picked_rows_as_records() -> None:
     x, b, w, rows = normal(9, 96), normal(9, 96, seed=1), normal(96, seed=2), [1, 2, 8]
-    want = ops.rms_norm((x + b)[rows], w, 1e-6, 96)
+    want = rms_norm((x + b)[rows], w, 1e-6, 96)
     got, total = norm(x, w, 1e-6, 96, add=b, rows=rows, keep_sum=True)
     np.testing.assert_array_equal(total, (x + b)[rows])
     np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
@@ -95,7 +98,7 @@ def test_rms_norm_of_a_sum_of_picked_rows_as_records() -> None:
 @pytest.mark.parametrize("kind", ["add", "scale", "softcap", "copy"])
 def test_elementwise(kind: str) -> None:
     x, b = normal(5, 5003), normal(5, 5003, seed=1)
-    want = {"add": x + b, "scale": x * np.float32(2.5), "softcap": ops.soft_cap(x, 2.5), "copy": x}[kind]
+    want = {"add": x + b, "scale": x * np.float32(2.5), "softcap": soft_cap(x, 2.5), "copy": x}[kind]
     step, xb, bb, y = step_block(5), padded(x), padded(b), padded(0 * x)
     slots = [xb, xb.strides[0], bb, bb.strides[0], y, y.strides[0], 2.5, 5003, step, 0]
     call("elementwise", "elementwise", {"kind": kind}, step, slots)
@@ -113,7 +116,7 @@ def test_copy_picks_rows() -> None:
 @pytest.mark.parametrize("act", ["silu", "gelu", "gelu_erf", "relu", "swiglu_oai"])
 def test_gated_activation(act: str) -> None:
     gate, up = 4 * normal(6, 96), 4 * normal(6, 96, seed=1)
-    want = ops.gated_activation(gate, up, act)
+    want = gated_activation(gate, up, act)
     step, g, u, y = step_block(6), padded(gate), padded(up), padded(0 * gate)
     records, scratch = np.zeros((6, 192), np.uint8), np.zeros((2, 4096), np.uint8)
     slots = [g, g.strides[0], u, u.strides[0], y, y.strides[0], 0, 192, 96, step, scratch, 4096, step[FIRST_WIDE:]]
@@ -151,7 +154,9 @@ def test_experts_are_chosen_sorted_gathered_and_summed(gating: str, biased: bool
         lb, lb.strides[0], n_experts, n_used, chosen, weights, int(biased), 1.5, 0 if bias is None else bias, step,
         np.zeros((2, 4096), np.uint8), 4096,
     ])  # fmt: skip
-    want, want_weights = ops.route(logits, n_used, gating=gating, normalize=biased, weight_scale=1.5, choice_bias=bias)
+    want, want_weights = reference_route(
+        logits, n_used, gating=gating, normalize=biased, weight_scale=1.5, choice_bias=bias
+    )
     np.testing.assert_array_equal(chosen, want)
     np.testing.assert_allclose(weights, want_weights, rtol=1e-5, atol=1e-6)
 

@@ -16,10 +16,17 @@ from pyllm.backends.cuda import attention, compiler, elementwise, kv
 from pyllm.backends.cuda.graphs import shape_of
 from pyllm.backends.cuda.launch import Q8, TOKENS, Buffer, Facts, Forms, Half, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
-from pyllm.backends.reference import ops
+from pyllm.backends.reference.functions import soft_cap
+from pyllm.backends.reference.ops.attention import attention as reference_attention
+from pyllm.backends.reference.ops.gate import gated_activation
+from pyllm.backends.reference.ops.norm import rms_norm
+from pyllm.backends.reference.ops.rope import rope as reference_rope
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
-from pyllm.program import ACTIVATIONS, Attention, Rope, Value
+from pyllm.program import Value
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.gate import ACTIVATIONS
+from pyllm.program.ops.rope import Rope
 
 F32 = NDArray[np.float32]
 OPTIONS = ExecutionOptions(n_pages=24, page_size=16, max_tokens=64, max_seqs=4, max_rows=64)
@@ -153,7 +160,7 @@ def test_norm(bench: Bench, n: int, group: int, columns: int) -> None:
             weight_step=group if columns > group else 0, eps=1e-5, group=group, width=width,
         )
     )  # fmt: skip
-    check_forms(bench, y, ops.rms_norm(x, weight if columns else None, 1e-5, group))
+    check_forms(bench, y, rms_norm(x, weight if columns else None, 1e-5, group))
 
 
 def test_norm_of_picked_sums(bench: Bench) -> None:
@@ -171,14 +178,14 @@ def test_norm_of_picked_sums(bench: Bench) -> None:
     )  # fmt: skip
     wanted = x[rows] + z[rows]
     assert (bench.read(total, 3, 96) == wanted).all()
-    check_forms(bench, y, ops.rms_norm(wanted, None, 1e-6, 96))
+    check_forms(bench, y, rms_norm(wanted, None, 1e-6, 96))
 
 
 @pytest.mark.parametrize("kind", ["copy", "add", "scale", "softcap"])
 def test_elementwise(bench: Bench, kind: str) -> None:
     of_tokens(bench, 5)
     x, z, y = normal(5, 70, std=20.0), normal(5, 70), View.room(5, 70)
-    wanted = {"copy": x, "add": x + z, "scale": x * np.float32(1.75), "softcap": ops.soft_cap(x, 30.0)}[kind]
+    wanted = {"copy": x, "add": x + z, "scale": x * np.float32(1.75), "softcap": soft_cap(x, 30.0)}[kind]
     other = bench.rows(z) if kind == "add" else None
     factor = {"scale": 1.75, "softcap": 30.0}.get(kind, 0.0)
     bench.run(
@@ -205,7 +212,7 @@ def test_gated(bench: Bench, act: str) -> None:
         gate, up, y = normal(n, 130, std=8.0), normal(n, 130, std=4.0), all_forms(n, 130)
         gate[0, :4] = -300, 300, -30, 0
         bench.run(*elementwise.gated(bench.arrays, TOKENS, act, bench.rows(gate), bench.rows(up), y, 130))
-        check_forms(bench, y, ops.gated_activation(gate, up, act))
+        check_forms(bench, y, gated_activation(gate, up, act))
 
 
 # --- rotation
@@ -224,7 +231,7 @@ def test_rope(bench: Bench, n_pairs: int, interleaved: bool) -> None:
         out=Value(1, 96), layer=0, x=Value(0, 96), head_dim=32, inv_freq=inv_freq, mscale=1.2, interleaved=interleaved
     )
     bench.run(kv.rope(bench.arrays, op, bench.rows(x), y, bench.vector(np.array(inv_freq, np.float32))))
-    wanted = ops.rope(x, batch.positions[:12], 32, inv_freq, 1.2, interleaved)
+    wanted = reference_rope(x, batch.positions[:12], 32, inv_freq, 1.2, interleaved)
     assert np.abs(bench.read(y, 12, 96) - wanted).max() <= 2e-6
 
 
@@ -320,7 +327,7 @@ class Attending:
         )  # fmt: skip
         if c.rope:
             at = batch.positions[:n]
-            q, k = (ops.rope(ops.rms_norm(x, w, 1e-5, c.head), at, c.head, c.rope.inv_freq, c.rope.mscale)
+            q, k = (reference_rope(rms_norm(x, w, 1e-5, c.head), at, c.head, c.rope.inv_freq, c.rope.mscale)
                     for x, w in zip((q, k), self.norms, strict=True))  # fmt: skip
         k, v = stored(k, c.dtype, c.head), stored(v, c.dtype, c.v_head)
         wanted = self._reference(batch, q, k, v)
@@ -340,7 +347,7 @@ class Attending:
             self.keys[s] = np.concatenate([self.keys.get(s, k[:0]), k[rows]])
             self.values[s] = np.concatenate([self.values.get(s, v[:0]), v[rows]])
             out.append(
-                ops.attention(
+                reference_attention(
                     q[rows].reshape(n, c.n_heads, c.head), self.keys[s].reshape(-1, c.n_kv, c.head),
                     self.values[s].reshape(-1, c.n_kv, c.v_head), position, 0, scale=self.op.scale, window=c.window,
                     softcap=c.softcap, sinks=self.sinks,

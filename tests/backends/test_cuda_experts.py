@@ -17,9 +17,10 @@ from pyllm.backends.base import Batch
 from pyllm.backends.cuda import candidates, experts
 from pyllm.backends.cuda.launch import TOKENS, Buffer, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
-from pyllm.backends.reference import ops
+from pyllm.backends.reference.ops.experts import route as reference_route
 from pyllm.config import ExecutionOptions
-from pyllm.program import MixtureOfExperts, Value
+from pyllm.program import Value
+from pyllm.program.ops.experts import MixtureOfExperts
 
 F32 = NDArray[np.float32]
 RANDOM = np.random.default_rng(8)
@@ -203,7 +204,7 @@ def test_route(bench: Bench, gating: str, n_experts: int, n_used: int, biased: b
     logits = (RANDOM.normal(size=(7, n_experts)) * 2).astype(np.float32)
     bias = RANDOM.normal(size=n_experts).astype(np.float32) if biased else None
     _, chosen, weights = routed(bench, op, logits, bias)
-    expected, expected_weights = ops.route(
+    expected, expected_weights = reference_route(
         logits, n_used, gating=gating, normalize=normalize, weight_scale=1.75, choice_bias=bias
     )
     np.testing.assert_array_equal(chosen, expected)

@@ -20,7 +20,8 @@ from pyllm.backends.cuda.launcher import Launcher
 from pyllm.backends.layouts import LAYOUTS, Layout
 from pyllm.config import ExecutionOptions
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import MixtureOfExperts, Value
+from pyllm.program import Value
+from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.quant import formats
 
 F32 = NDArray[np.float32]

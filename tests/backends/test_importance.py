@@ -11,6 +11,7 @@ import pytest
 from pyllm.backends.base import Batch, ImportanceSums
 from pyllm.errors import BackendError
 from pyllm.program import Value
+from pyllm.program.ops.linear import Linear
 
 BACKENDS = [name for name in oracle.available() if name in ("cpu", "reference")]
 OPTIONS = replace(oracle.OPTIONS, collect_importance=True)
@@ -45,7 +46,7 @@ def assert_same(got: ImportanceSums, wanted: ImportanceSums, rtol: float, rms: f
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_is_the_sum_of_squares(backend: str) -> None:
     def record(b: oracle.Builder, x: Value) -> Value:
-        return b.linear(x, b.t("w.weight", 48, 72))
+        return b(Linear(x=x, weight=b.t("w.weight", 48, 72)))
 
     model = oracle.one_op(record, width=72)
     table = oracle.decoded(model.tensors()["table"]).astype(np.float64)

@@ -31,6 +31,10 @@ from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Stage
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.embed import Embed
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.select import SelectRows
 
 needs_compiler = pytest.mark.skipif(
     not metal.available() and not shutil.which("g++"),
@@ -90,13 +94,15 @@ def test_a_model_in_halves(shape: oracle.Shape, fmt: str) -> None:
 def bare() -> oracle.Model:
     """Two layers of attention, one of a window. The fewer kinds of ops, the fewer programs g++ compiles."""
     b = oracle.Builder()
-    x = b.embed(b.t("token_embd.weight", 160, 64))
+    x = b(Embed(table=b.t("token_embd.weight", 160, 64)))
     for b.layer in range(2):
-        q, k, v = (b.linear(x, b.t(f"{n}.{b.layer}", rows, 64)) for n, rows in (("q", 64), ("k", 32), ("v", 32)))
+        q, k, v = (
+            b(Linear(x=x, weight=b.t(f"{n}.{b.layer}", rows, 64))) for n, rows in (("q", 64), ("k", 32), ("v", 32))
+        )
         window, sizes = 0 if b.layer else 9, {"head_dim": 32, "v_head_dim": 32}
-        x = b.attention(q, k, v, n_heads=2, n_kv_heads=1, scale=0.2, window=window, **sizes)
-    x = b.select_rows(x)
-    return b.model(x, b.linear(x, b.t("output.weight", 160, 64)), 2)
+        x = b(Attention(q=q, k=k, v=v, n_heads=2, n_kv_heads=1, scale=0.2, window=window, **sizes))
+    x = b(SelectRows(x=x))
+    return b.model(x, b(Linear(x=x, weight=b.t("output.weight", 160, 64))), 2)
 
 
 @pytest.fixture
@@ -315,7 +321,7 @@ def test_a_device_that_fails(model: oracle.Model, monkeypatch: pytest.MonkeyPatc
     exe = executable(model, model.tensors())
     before = oracle.run(exe, [Step(range(10), 0, [0])])
     with monkeypatch.context() as patched:
-        patched.setattr("pyllm.backends.mlx.ops.rope", _fail)
+        patched.setattr("pyllm.backends.mlx.ops.rope.rope", _fail)
         with pytest.raises(OutOfMemoryError, match="Insufficient Memory"):
             oracle.run(exe, [Step(range(10), 0, [1])])
     np.testing.assert_array_equal(oracle.run(exe, [Step(range(10), 0, [0])]), before)

@@ -12,6 +12,14 @@ from oracle import OPTIONS, Builder, Shape, Step, assert_close, one_op, run_both
 
 from pyllm import backends
 from pyllm.program import Value, as_inv_freq
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.rope import Rope
+from pyllm.program.ops.select import Slice
 from pyllm.quant import formats
 
 OTHERS = [name for name in backends.names() if name != "reference"]
@@ -42,25 +50,25 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def _qkv(b: Builder, x: Value, head_dim: int, n_heads: int, n_kv: int) -> tuple[Value, Value, Value]:
     q, k, v = (b.t(n, heads * head_dim, x.width) for n, heads in (("q", n_heads), ("k", n_kv), ("v", n_kv)))
-    return b.linear(x, q), b.linear(x, k), b.linear(x, v)
+    return b(Linear(x=x, weight=q)), b(Linear(x=x, weight=k)), b(Linear(x=x, weight=v))
 
 
 def _attention(n_heads: int, n_kv: int, head_dim: int, *, sinks: bool = False, **options: float | int) -> Record:
     def record(b: Builder, x: Value) -> Value:
         q, k, v = _qkv(b, x, head_dim, n_heads, n_kv)
         name = b.t("attn_sinks.weight", n_heads) if sinks else None
-        return b.attention(
-            q, k, v, n_heads=n_heads, n_kv_heads=n_kv, head_dim=head_dim, v_head_dim=head_dim,
+        return b(Attention(
+            q=q, k=k, v=v, n_heads=n_heads, n_kv_heads=n_kv, head_dim=head_dim, v_head_dim=head_dim,
             scale=head_dim**-0.5, sinks=name, **options,  # type: ignore[arg-type]
-        )  # fmt: skip
+        ))  # fmt: skip
 
     return record
 
 
 def _narrow_values(b: Builder, x: Value) -> Value:
-    q, k = b.linear(x, b.t("q", 4 * 32, x.width)), b.linear(x, b.t("k", 2 * 32, x.width))
-    v = b.linear(x, b.t("v", 2 * 16, x.width))
-    return b.attention(q, k, v, n_heads=4, n_kv_heads=2, head_dim=32, v_head_dim=16, scale=0.2)
+    q, k = b(Linear(x=x, weight=b.t("q", 4 * 32, x.width))), b(Linear(x=x, weight=b.t("k", 2 * 32, x.width)))
+    v = b(Linear(x=x, weight=b.t("v", 2 * 16, x.width)))
+    return b(Attention(q=q, k=k, v=v, n_heads=4, n_kv_heads=2, head_dim=32, v_head_dim=16, scale=0.2))
 
 
 def _experts(*, bias: bool = False, scale: bool = False, choice_bias: bool = False, **options: object) -> Record:
@@ -74,37 +82,41 @@ def _experts(*, bias: bool = False, scale: bool = False, choice_bias: bool = Fal
             names |= {f"{part}_scale": b.t(f"{part}.scale", n) for part in parts}
         if choice_bias:
             names["choice_bias"] = b.t("choice", n)
-        router = b.linear(x, b.t("router", n, x.width))
-        return b.mixture_of_experts(x, router, **{"n_used": 2, "n_ff": n_ff, **names, **options})  # type: ignore[arg-type]
+        router = b(Linear(x=x, weight=b.t("router", n, x.width)))
+        return b(MixtureOfExperts(x=x, router=router, **{"n_used": 2, "n_ff": n_ff, **names, **options}))  # type: ignore[arg-type]
 
     return record
 
 
 OPS: dict[str, Record] = {
     "embed": lambda b, x: x,
-    "add": lambda b, x: b.add(x, b.scale(x, -0.25)),
-    "scale": lambda b, x: b.scale(x, 1.75),
-    "soft_cap": lambda b, x: b.soft_cap(b.scale(x, 20.0), 30.0),
-    "slice": lambda b, x: b.slice(x, 16, 40),
-    "slice_odd": lambda b, x: b.slice(x, 7, 33),
-    "rms_norm": lambda b, x: b.rms_norm(x, b.t("a_norm.weight", x.width), eps=1e-5),
-    "rms_norm_plain": lambda b, x: b.rms_norm(x, None, eps=1e-6),
-    "rms_norm_heads": lambda b, x: b.rms_norm(x, b.t("a_norm.weight", 16), eps=1e-5, group=16),
-    "rms_norm_columns": lambda b, x: b.rms_norm(x, b.t("a_norm.weight", x.width), eps=1e-5, group=16),
-    "linear": lambda b, x: b.linear(x, b.t("w", 80, x.width)),
-    "linear_bias": lambda b, x: b.linear(x, b.t("w", 80, x.width), b.t("b", 80)),
-    "linear_ragged_rows": lambda b, x: b.linear(x, b.t("w", 37, x.width), b.t("b", 37)),
-    "linear_one_row": lambda b, x: b.linear(x, b.t("w", 1, x.width)),
-    "rope": lambda b, x: b.rope(x, head_dim=32, inv_freq=INV_FREQ),
-    "rope_interleaved": lambda b, x: b.rope(x, head_dim=32, inv_freq=INV_FREQ, interleaved=True),
-    "rope_part": lambda b, x: b.rope(x, head_dim=64, inv_freq=INV_FREQ, mscale=1.2),
-    "rope_part_interleaved": lambda b, x: b.rope(x, head_dim=64, inv_freq=INV_FREQ[:5], mscale=0.8, interleaved=True),
-    "silu": lambda b, x: b.gated_activation(x, b.scale(x, 2.0), act="silu"),
-    "gelu": lambda b, x: b.gated_activation(x, b.scale(x, 2.0), act="gelu"),
-    "gelu_erf": lambda b, x: b.gated_activation(x, b.scale(x, 2.0), act="gelu_erf"),
-    "relu": lambda b, x: b.gated_activation(x, b.scale(x, 2.0), act="relu"),
-    "swiglu_oai": lambda b, x: b.gated_activation(b.scale(x, 4.0), b.scale(x, -5.0), act="swiglu_oai"),
-    "silu_far": lambda b, x: b.gated_activation(b.scale(x, 100.0), x, act="silu"),
+    "add": lambda b, x: b(Add(a=x, b=b(Scale(x=x, factor=-0.25)))),
+    "scale": lambda b, x: b(Scale(x=x, factor=1.75)),
+    "soft_cap": lambda b, x: b(SoftCap(x=b(Scale(x=x, factor=20.0)), cap=30.0)),
+    "slice": lambda b, x: b(Slice(x=x, start=16, width=40)),
+    "slice_odd": lambda b, x: b(Slice(x=x, start=7, width=33)),
+    "rms_norm": lambda b, x: b(RMSNorm(x=x, weight=b.t("a_norm.weight", x.width), eps=1e-5)),
+    "rms_norm_plain": lambda b, x: b(RMSNorm(x=x, weight=None, eps=1e-6)),
+    "rms_norm_heads": lambda b, x: b(RMSNorm(x=x, weight=b.t("a_norm.weight", 16), eps=1e-5, group=16)),
+    "rms_norm_columns": lambda b, x: b(RMSNorm(x=x, weight=b.t("a_norm.weight", x.width), eps=1e-5, group=16)),
+    "linear": lambda b, x: b(Linear(x=x, weight=b.t("w", 80, x.width))),
+    "linear_bias": lambda b, x: b(Linear(x=x, weight=b.t("w", 80, x.width), bias=b.t("b", 80))),
+    "linear_ragged_rows": lambda b, x: b(Linear(x=x, weight=b.t("w", 37, x.width), bias=b.t("b", 37))),
+    "linear_one_row": lambda b, x: b(Linear(x=x, weight=b.t("w", 1, x.width))),
+    "rope": lambda b, x: b(Rope(x=x, head_dim=32, inv_freq=INV_FREQ)),
+    "rope_interleaved": lambda b, x: b(Rope(x=x, head_dim=32, inv_freq=INV_FREQ, interleaved=True)),
+    "rope_part": lambda b, x: b(Rope(x=x, head_dim=64, inv_freq=INV_FREQ, mscale=1.2)),
+    "rope_part_interleaved": lambda b, x: b(
+        Rope(x=x, head_dim=64, inv_freq=INV_FREQ[:5], mscale=0.8, interleaved=True)
+    ),
+    "silu": lambda b, x: b(GatedActivation(gate=x, up=b(Scale(x=x, factor=2.0)), act="silu")),
+    "gelu": lambda b, x: b(GatedActivation(gate=x, up=b(Scale(x=x, factor=2.0)), act="gelu")),
+    "gelu_erf": lambda b, x: b(GatedActivation(gate=x, up=b(Scale(x=x, factor=2.0)), act="gelu_erf")),
+    "relu": lambda b, x: b(GatedActivation(gate=x, up=b(Scale(x=x, factor=2.0)), act="relu")),
+    "swiglu_oai": lambda b, x: b(
+        GatedActivation(gate=b(Scale(x=x, factor=4.0)), up=b(Scale(x=x, factor=-5.0)), act="swiglu_oai")
+    ),
+    "silu_far": lambda b, x: b(GatedActivation(gate=b(Scale(x=x, factor=100.0)), up=x, act="silu")),
     "attention": _attention(4, 4, 32),
     "attention_grouped": _attention(8, 2, 16),
     "attention_one_kv": _attention(6, 1, 32),
@@ -134,7 +146,7 @@ def test_op(backend: str, name: str) -> None:
 @pytest.mark.parametrize("fmt", formats.names())
 @pytest.mark.parametrize("rows", [96, 37])
 def test_linear_format(backend: str, fmt: str, rows: int) -> None:
-    model = one_op(lambda b, x: b.linear(x, b.t("w", rows, x.width), b.t("b", rows)), width=512)
+    model = one_op(lambda b, x: b(Linear(x=x, weight=b.t("w", rows, x.width), bias=b.t("b", rows))), width=512)
     tensors = model.tensors(fmt) | {"table": model.tensors("F32")["table"]}
     assert_close(run_both(backend, model, batches=_two_steps(96), tensors=tensors), _limit(fmt))
 
@@ -149,7 +161,9 @@ def test_embed_format(backend: str, fmt: str) -> None:
 def test_experts_format(backend: str, fmt: str) -> None:
     def record(b: Builder, x: Value) -> Value:
         names = {"gate": b.t("gate", 3, 256, 256), "up": b.t("up", 3, 256, 256), "down": b.t("down", 3, 256, 256)}
-        return b.mixture_of_experts(x, b.linear(x, b.t("router", 3, 256)), n_used=2, n_ff=256, **names)
+        return b(
+            MixtureOfExperts(x=x, router=b(Linear(x=x, weight=b.t("router", 3, 256))), n_used=2, n_ff=256, **names)
+        )
 
     model = one_op(record, width=256)
     floats = model.tensors("F32")

@@ -19,7 +19,10 @@ from pyllm.backends.base import Backend, DeviceInfo, Executable, Probe, kv_bytes
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, RequestError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Attention, Embed, MixtureOfExperts, Op, Program, inputs, weight_names
+from pyllm.program import Op, Program, inputs, weight_names
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.embed import Embed
+from pyllm.program.ops.experts import MixtureOfExperts
 
 N_LAYERS = 6
 DENSE = Shape(n_layers=N_LAYERS, n_embd=32, n_heads=1, n_kv_heads=1, head_dim=32, n_rot=32, n_ff=64, n_vocab=48)

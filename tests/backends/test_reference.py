@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import oracle
@@ -15,7 +17,12 @@ from hypothesis import strategies as st
 from oracle import OPTIONS, Shape, Step, random_tokens, run, transformer
 
 from pyllm import backends
-from pyllm.backends.reference import ops, weights
+from pyllm.backends.reference import weights
+from pyllm.backends.reference.ops.attention import attention as reference_attention
+from pyllm.backends.reference.ops.experts import route as reference_route
+from pyllm.backends.reference.ops.gate import gated_activation
+from pyllm.backends.reference.ops.norm import rms_norm
+from pyllm.backends.reference.ops.rope import rope as reference_rope
 from pyllm.errors import BackendError, ClosedError, FormatError
 from pyllm.gguf.tensor import TensorInfo
 
@@ -38,7 +45,7 @@ def test_attention(window: int, softcap: float, sinks: bool) -> None:
         normal(position + n, n_kv, v_dim, seed=2),
     )
     sink = normal(n_heads, seed=3) if sinks else None
-    got = ops.attention(q, k, v, position, 0, scale=0.5, window=window, softcap=softcap, sinks=sink)
+    got = reference_attention(q, k, v, position, 0, scale=0.5, window=window, softcap=softcap, sinks=sink)
     for t in range(n):
         for h in range(n_heads):
             at = position + t
@@ -56,14 +63,14 @@ def test_attention(window: int, softcap: float, sinks: bool) -> None:
 
 def test_attention_ignores_what_lies_before_the_keys_given() -> None:
     q, k, v = normal(2, 2, 8), normal(9, 2, 8, seed=1), normal(9, 2, 8, seed=2)
-    whole = ops.attention(q, k, v, 7, 0, scale=1.0, window=4)
-    np.testing.assert_allclose(ops.attention(q, k[4:], v[4:], 7, 4, scale=1.0, window=4), whole, atol=1e-6)
+    whole = reference_attention(q, k, v, 7, 0, scale=1.0, window=4)
+    np.testing.assert_allclose(reference_attention(q, k[4:], v[4:], 7, 4, scale=1.0, window=4), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_rope_turns_pairs_by_their_angle(interleaved: bool) -> None:
     x, positions, inv_freq = normal(4, 2 * 10), np.array([0, 1, 7, 1000], np.int32), (1.0, 0.25, 0.0625)
-    got = ops.rope(x, positions, 10, inv_freq, 1.5, interleaved).reshape(4, 2, 10)
+    got = reference_rope(x, positions, 10, inv_freq, 1.5, interleaved).reshape(4, 2, 10)
     for t, head in np.ndindex(4, 2):
         row = x.reshape(4, 2, 10)[t, head]
         for i, f in enumerate(inv_freq):
@@ -87,14 +94,14 @@ def test_activations(act: str, g: float, u: float) -> None:
         "relu": lambda: max(g, 0.0) * u,
         "swiglu_oai": lambda: min(g, 7) * sigmoid(1.702 * min(g, 7)) * (max(-7.0, min(u, 7.0)) + 1),
     }[act]()
-    got = ops.gated_activation(np.array([[g]], np.float32), np.array([[u]], np.float32), act)
+    got = gated_activation(np.array([[g]], np.float32), np.array([[u]], np.float32), act)
     assert got.dtype == np.float32
     assert got[0, 0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
 
 def test_rms_norm_of_heads() -> None:
     x, w = normal(3, 12), normal(4, seed=1)
-    got = ops.rms_norm(x, w, 1e-5, 4)
+    got = rms_norm(x, w, 1e-5, 4)
     for t, head in np.ndindex(3, 3):
         row = [float(v) for v in x[t, 4 * head : 4 * head + 4]]
         size = math.sqrt(sum(v * v for v in row) / 4 + 1e-5)
@@ -107,7 +114,7 @@ def test_rms_norm_of_heads() -> None:
 @pytest.mark.parametrize("biased", [False, True])
 def test_route(gating: str, normalize: bool, biased: bool) -> None:
     router, bias = normal(20, 6), normal(6, seed=1)
-    chosen, got = ops.route(
+    chosen, got = reference_route(
         router, 2, gating=gating, normalize=normalize, weight_scale=3.0, choice_bias=bias if biased else None
     )
     for t in range(20):
@@ -128,7 +135,7 @@ def test_route(gating: str, normalize: bool, biased: bool) -> None:
 
 
 def test_equal_scores_choose_the_first_experts() -> None:
-    assert ops.route(np.zeros((1, 5), np.float32), 3)[0].tolist() == [[0, 1, 2]]
+    assert reference_route(np.zeros((1, 5), np.float32), 3)[0].tolist() == [[0, 1, 2]]
 
 
 # --- the executable
@@ -195,13 +202,14 @@ def test_interrupt_stops_the_step_and_the_next_one_works(model: oracle.Model, mo
     wanted = run(exe, steps)
     exe.interrupt()  # nothing runs: nothing happens
     np.testing.assert_array_equal(run(exe, steps), wanted)
-    plain = ops.linear
+    plain = weights.Weights.slabs
 
-    def slow(*arguments: np.ndarray) -> np.ndarray:
-        time.sleep(0.02)
-        return plain(*arguments)
+    def slow(*arguments: Any) -> Iterator[Any]:
+        for slab in plain(*arguments):
+            time.sleep(0.02)
+            yield slab
 
-    monkeypatch.setattr(ops, "linear", slow)
+    monkeypatch.setattr(weights.Weights, "slabs", slow)
     timer = threading.Timer(0.05, exe.interrupt)
     timer.start()
     with pytest.raises(KeyboardInterrupt):

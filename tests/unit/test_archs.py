@@ -16,7 +16,11 @@ from pyllm import archs
 from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError, PyllmError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Attention, Linear, MixtureOfExperts, Rope, SelectRows, Slice
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.rope import Rope
+from pyllm.program.ops.select import SelectRows, Slice
 
 LLAMA: dict[str, Any] = {
     "general.architecture": "llama",

@@ -7,9 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from pyllm import program as p
 from pyllm.errors import ModelError
-from pyllm.program import Recorder, Value, inputs, weight_names
+from pyllm.program import KVSpec, Recorder, Value, inputs, weight_names
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.elementwise import Add, Scale
+from pyllm.program.ops.embed import Embed
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.rope import Rope
+from pyllm.program.ops.select import SelectRows, Slice
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "table": (100, 32),
@@ -35,51 +43,51 @@ def rec() -> Recorder:
 
 @pytest.fixture
 def x(rec: Recorder) -> Value:
-    return rec.embed("table")
+    return rec(Embed(table="table"))
 
 
 def attend(rec: Recorder, x: Value, **changes: object) -> Value:
     options = {"n_heads": 4, "n_kv_heads": 4, "head_dim": 8, "v_head_dim": 8, "scale": 1.0} | changes
-    return rec.attention(x, x, x, **options)  # type: ignore[arg-type]
+    return rec(Attention(q=x, k=x, v=x, **options))  # type: ignore[arg-type]
 
 
 def experts(rec: Recorder, x: Value, **changes: object) -> Value:
     options = {"gate": "gate", "up": "gate", "down": "down", "n_used": 2, "n_ff": 16} | changes
-    return rec.mixture_of_experts(x, rec.linear(x, "router"), **options)  # type: ignore[arg-type]
+    return rec(MixtureOfExperts(x=x, router=rec(Linear(x=x, weight="router")), **options))  # type: ignore[arg-type]
 
 
 def test_a_small_program() -> None:
     rec = Recorder({"t": SimpleNamespace(shape=(100, 32)), "n": SimpleNamespace(shape=(32,))})
-    x = rec.embed("t", scale=2.0)
+    x = rec(Embed(table="t", scale=2.0))
     rec.layer = 0
     a = attend(rec, x, window=3)
     rec.layer = 1
-    hidden = rec.rms_norm(rec.select_rows(rec.add(x, a)), "n", eps=1e-5)
-    program = rec.finish(hidden, rec.linear(hidden, "t"), n_layers=1)
+    hidden = rec(RMSNorm(x=rec(SelectRows(x=rec(Add(a=x, b=a)))), weight="n", eps=1e-5))
+    program = rec.finish(hidden, rec(Linear(x=hidden, weight="t")), n_layers=1)
     assert [type(op).__name__ for op in program.ops] == ["Embed", "Attention", "Add", "SelectRows", "RMSNorm", "Linear"]
     assert [op.layer for op in program.ops] == [-1, 0, 1, 1, 1, 1]
     assert [op.out.id for op in program.ops] == list(range(6))
-    assert program.kv == (p.KVSpec(4, 8, 8, 3),)
+    assert program.kv == (KVSpec(4, 8, 8, 3),)
     assert (program.n_embd, program.n_vocab, program.n_layers) == (32, 100, 1)
     assert program.weights() == ["t", "n"]
     assert [v.id for v in inputs(program.ops[2])] == [0, 1]
-    assert program.ops[0] == p.Embed(out=x, layer=-1, table="t", scale=2.0)
+    assert program.ops[0] == Embed(out=x, layer=-1, table="t", scale=2.0)
 
 
 def test_each_attention_takes_the_next_cache(rec: Recorder, x: Value) -> None:
     attend(rec, x)
     attend(rec, x, n_heads=8, head_dim=4, n_kv_heads=8, v_head_dim=4)
-    assert [op.cache for op in rec.ops if isinstance(op, p.Attention)] == [0, 1]
-    assert [spec.head_dim for spec in rec.kv] == [8, 4]
+    assert [op.cache for op in rec.ops if isinstance(op, Attention)] == [0, 1]
+    assert [spec.head_dim for spec in rec.states if isinstance(spec, KVSpec)] == [8, 4]
 
 
 def test_widths_of_results(rec: Recorder, x: Value) -> None:
-    assert rec.linear(x, "w", "b").width == 48
-    assert rec.slice(x, 8, 24).width == 24
-    assert rec.rms_norm(x, "head_norm", eps=1e-6, group=8).width == 32
-    assert rec.rms_norm(x, "norm", eps=1e-6, group=8).width == 32  # one weight per column, normed by head
+    assert rec(Linear(x=x, weight="w", bias="b")).width == 48
+    assert rec(Slice(x=x, start=8, width=24)).width == 24
+    assert rec(RMSNorm(x=x, weight="head_norm", eps=1e-6, group=8)).width == 32
+    assert rec(RMSNorm(x=x, weight="norm", eps=1e-6, group=8)).width == 32  # one weight per column, normed by head
     assert experts(rec, x).width == 32
-    assert rec.gated_activation(x, x, act="gelu").width == 32
+    assert rec(GatedActivation(gate=x, up=x, act="gelu")).width == 32
 
 
 def test_weight_names_of_every_field(rec: Recorder, x: Value) -> None:
@@ -89,44 +97,47 @@ def test_weight_names_of_every_field(rec: Recorder, x: Value) -> None:
     assert set(weight_names(rec.ops[-1])) == {"gate", "down", "gate_b", "down_b", "scale"}
     attend(rec, x, sinks="sinks")
     assert weight_names(rec.ops[-1]) == ["sinks"]
-    rec.gated_activation(x, x)
+    rec(GatedActivation(gate=x, up=x))
     assert weight_names(rec.ops[-1]) == []
 
 
 REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
-    "missing": (lambda r, x: r.linear(x, "nowhere"), "nowhere is missing"),
-    "missing bias": (lambda r, x: r.linear(x, "w", "nowhere"), "nowhere is missing"),
-    "flat table": (lambda r, x: r.embed("flat"), "flat"),
-    "columns": (lambda r, x: r.linear(r.slice(x, 0, 16), "w"), r"tensor w has shape \[48, 32\].*\[48, 16\]"),
-    "rows": (lambda r, x: r.linear(x, "w", width=49), r"tensor w .*\[49, 32\]"),
-    "bias": (lambda r, x: r.linear(x, "w", "norm"), r"tensor norm .*\[48\]"),
-    "vector as matrix": (lambda r, x: r.linear(x, "flat"), "flat"),
-    "norm": (lambda r, x: r.rms_norm(x, "b", eps=1e-5), r"tensor b .*\[32\]"),
-    "norm groups": (lambda r, x: r.rms_norm(x, None, eps=1e-5, group=5), "5 columns"),
-    "no groups": (lambda r, x: r.rms_norm(x, None, eps=1e-5, group=0), "0 columns"),
-    "rope too wide": (lambda r, x: r.rope(x, head_dim=4, inv_freq=(1.0,) * 3), "rotate 6 of 4"),
-    "rope of nothing": (lambda r, x: r.rope(x, head_dim=4, inv_freq=()), "rotate 0 of 4"),
-    "rope heads": (lambda r, x: r.rope(x, head_dim=5, inv_freq=(1.0,)), "32 in all"),
+    "missing": (lambda r, x: r(Linear(x=x, weight="nowhere")), "nowhere is missing"),
+    "missing bias": (lambda r, x: r(Linear(x=x, weight="w", bias="nowhere")), "nowhere is missing"),
+    "flat table": (lambda r, x: r(Embed(table="flat")), "flat"),
+    "columns": (
+        lambda r, x: r(Linear(x=r(Slice(x=x, start=0, width=16)), weight="w")),
+        r"tensor w has shape \[48, 32\].*\[48, 16\]",
+    ),
+    "rows": (lambda r, x: r.require_rows("w", 49), r"tensor w .*\[49, 32\]"),
+    "bias": (lambda r, x: r(Linear(x=x, weight="w", bias="norm")), r"tensor norm .*\[48\]"),
+    "vector as matrix": (lambda r, x: r(Linear(x=x, weight="flat")), "flat"),
+    "norm": (lambda r, x: r(RMSNorm(x=x, weight="b", eps=1e-5)), r"tensor b .*\[32\]"),
+    "norm groups": (lambda r, x: r(RMSNorm(x=x, weight=None, eps=1e-5, group=5)), "5 columns"),
+    "no groups": (lambda r, x: r(RMSNorm(x=x, weight=None, eps=1e-5, group=-1)), "-1 columns"),
+    "rope too wide": (lambda r, x: r(Rope(x=x, head_dim=4, inv_freq=(1.0,) * 3)), "rotate 6 of 4"),
+    "rope of nothing": (lambda r, x: r(Rope(x=x, head_dim=4, inv_freq=())), "rotate 0 of 4"),
+    "rope heads": (lambda r, x: r(Rope(x=x, head_dim=5, inv_freq=(1.0,))), "32 in all"),
     "no heads": (lambda r, x: attend(r, x, n_heads=0), "0 heads"),
     "shared heads": (lambda r, x: attend(r, x, n_kv_heads=3), "3 key/value heads"),
     "head width": (lambda r, x: attend(r, x, head_dim=16), "16"),
     "sinks": (lambda r, x: attend(r, x, sinks="norm"), "norm"),
-    "add": (lambda r, x: r.add(x, r.slice(x, 0, 8)), "32 and 8"),
-    "gate": (lambda r, x: r.gated_activation(x, r.slice(x, 0, 8)), "32 and 8"),
-    "activation": (lambda r, x: r.gated_activation(x, x, act="swish"), "'swish' is unknown.*silu"),
-    "slice": (lambda r, x: r.slice(x, 30, 3), "30 to 33"),
-    "negative slice": (lambda r, x: r.slice(x, -1, 3), "-1"),
+    "add": (lambda r, x: r(Add(a=x, b=r(Slice(x=x, start=0, width=8)))), "32 and 8"),
+    "gate": (lambda r, x: r(GatedActivation(gate=x, up=r(Slice(x=x, start=0, width=8)))), "32 and 8"),
+    "activation": (lambda r, x: r(GatedActivation(gate=x, up=x, act="swish")), "'swish' is unknown.*silu"),
+    "slice": (lambda r, x: r(Slice(x=x, start=30, width=3)), "30 to 33"),
+    "negative slice": (lambda r, x: r(Slice(x=x, start=-1, width=3)), "-1"),
     "too many experts": (lambda r, x: experts(r, x, n_used=4), "4 of 3"),
     "no experts": (lambda r, x: experts(r, x, n_used=0), "0 of 3"),
     "experts' width": (lambda r, x: experts(r, x, n_ff=17), r"tensor gate .*\[3, 17, 32\]"),
     "experts' bias": (lambda r, x: experts(r, x, down_bias="gate_b"), r"tensor gate_b .*\[3, 32\]"),
     "experts' scale": (lambda r, x: experts(r, x, up_scale="sinks"), r"tensor sinks .*\[3\]"),
     "gating": (lambda r, x: experts(r, x, gating="hash"), "'hash' is unknown"),
-    "rows and tokens": (lambda r, x: r.add(x, r.select_rows(x)), "selected rows"),
-    "attention of rows": (lambda r, x: attend(r, r.select_rows(x)), "every token"),
-    "rope of rows": (lambda r, x: r.rope(r.select_rows(x), head_dim=8, inv_freq=(1.0,)), "tokens"),
-    "rows of rows": (lambda r, x: r.select_rows(r.select_rows(x)), "once"),
-    "rows of what rows gave": (lambda r, x: r.select_rows(r.scale(r.select_rows(x), 2.0)), "once"),
+    "rows and tokens": (lambda r, x: r(Add(a=x, b=r(SelectRows(x=x)))), "selected rows"),
+    "attention of rows": (lambda r, x: attend(r, r(SelectRows(x=x))), "every token"),
+    "rope of rows": (lambda r, x: r(Rope(x=r(SelectRows(x=x)), head_dim=8, inv_freq=(1.0,))), "tokens"),
+    "rows of rows": (lambda r, x: r(SelectRows(x=r(SelectRows(x=x)))), "once"),
+    "rows of what rows gave": (lambda r, x: r(SelectRows(x=r(Scale(x=r(SelectRows(x=x)), factor=2.0)))), "once"),
     "unselected result": (lambda r, x: r.finish(x, x, n_layers=0), "selected rows"),
 }
 

@@ -18,7 +18,16 @@ from pyllm.archs.hparams import HParams
 from pyllm.archs.rope import Scaling
 from pyllm.errors import ModelError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Program, Recorder, Value
+from pyllm.program import Program, Recorder, Value, Weight
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.embed import Embed
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.rope import Rope
+from pyllm.program.ops.select import SelectRows, Slice
 from pyllm.quant import formats
 
 _MOST_LAYERS = 4096
@@ -115,7 +124,7 @@ class Transformer:
     def record(self) -> Program:
         """The whole pass. Rows are selected in the last block, right after its attention."""
         rec = self.rec
-        x = rec.embed("token_embd.weight", scale=math.sqrt(self.n_embd) if self.embed_scaled else 1.0)
+        x = rec(Embed(table=Weight("token_embd.weight"), scale=math.sqrt(self.n_embd) if self.embed_scaled else 1.0))
         if x.width != self.n_embd:
             raise ModelError(
                 f"token_embd.weight has {x.width} columns, {self.hp.arch}.embedding_length is {self.n_embd}"
@@ -132,37 +141,43 @@ class Transformer:
         rec, blk = self.rec, f"blk.{il}."
         attended = self.attention(il, self._norm(blk, self.attn_norm, x))
         if il == self.n_layers - 1:
-            x, attended = rec.select_rows(x), rec.select_rows(attended)
+            x, attended = rec(SelectRows(x=x)), rec(SelectRows(x=attended))
         added = self.linear(attended, f"{blk}attn_output", self.n_embd)
-        x = rec.add(x, self._norm(blk, self.attn_post_norm, added))
+        x = rec(Add(a=x, b=self._norm(blk, self.attn_post_norm, added)))
         added = self.feed_forward(il, self._norm(blk, self.ffn_norm, x))
-        return rec.add(x, self._norm(blk, self.ffn_post_norm, added))
+        return rec(Add(a=x, b=self._norm(blk, self.ffn_post_norm, added)))
 
     def attention(self, il: int, x: Value) -> Value:
         """[tokens, n_embd] → [tokens, n_heads * v_head_dim], before the output projection."""
         rec, blk = self.rec, f"blk.{il}."
         q, k, v = self.qkv(il, x)
         if self.qk_norm != "none":
-            group = self.head_dim if self.qk_norm == "head" else None
+            group = self.head_dim if self.qk_norm == "head" else 0
             q, k = self.norm(q, f"{blk}attn_q_norm", group), self.norm(k, f"{blk}attn_k_norm", group)
         if not self.no_rope_period or (il + 1) % self.no_rope_period:
             inv_freq, mscale = self._windowed_rope if self.windows[il] else self._rope
             q, k = (
-                rec.rope(y, head_dim=self.head_dim, inv_freq=inv_freq, mscale=mscale, interleaved=self.rope_interleaved)
+                rec(
+                    Rope(
+                        x=y, head_dim=self.head_dim, inv_freq=inv_freq, mscale=mscale, interleaved=self.rope_interleaved
+                    )
+                )
                 for y in (q, k)
             )
-        return rec.attention(
-            q,
-            k,
-            v,
-            n_heads=self.n_heads[il],
-            n_kv_heads=self.n_kv_heads[il],
-            head_dim=self.head_dim,
-            v_head_dim=self.v_head_dim,
-            scale=self.attention_scale(),
-            window=self.windows[il],
-            softcap=self._softcap("attn_logit_softcapping", self.attn_softcap),
-            sinks=f"{blk}attn_sinks.weight" if self.sinks else None,
+        return rec(
+            Attention(
+                q=q,
+                k=k,
+                v=v,
+                n_heads=self.n_heads[il],
+                n_kv_heads=self.n_kv_heads[il],
+                head_dim=self.head_dim,
+                v_head_dim=self.v_head_dim,
+                scale=self.attention_scale(),
+                window=self.windows[il],
+                softcap=self._softcap("attn_logit_softcapping", self.attn_softcap),
+                sinks=Weight(f"{blk}attn_sinks.weight") if self.sinks else None,
+            )
         )
 
     def qkv(self, il: int, x: Value) -> tuple[Value, Value, Value]:
@@ -175,7 +190,11 @@ class Transformer:
         )
         if rec.has(f"{blk}attn_qkv.weight"):
             fused = self.linear(x, f"{blk}attn_qkv", q + k + v)
-            return rec.slice(fused, 0, q), rec.slice(fused, q, k), rec.slice(fused, q + k, v)
+            return (
+                rec(Slice(x=fused, start=0, width=q)),
+                rec(Slice(x=fused, start=q, width=k)),
+                rec(Slice(x=fused, start=q + k, width=v)),
+            )
         return (
             self.linear(x, f"{blk}attn_q", q),
             self.linear(x, f"{blk}attn_k", k),
@@ -189,33 +208,35 @@ class Transformer:
         rec, blk, n_ff = self.rec, f"blk.{il}.", self.n_ff[il]
         if not rec.has(f"{blk}ffn_gate.weight") and rec.shape(f"{blk}ffn_up.weight")[:1] == (2 * n_ff,):
             fused = self.ffn_linear(x, f"{blk}ffn_up", 2 * n_ff)
-            gate, up = rec.slice(fused, 0, n_ff), rec.slice(fused, n_ff, n_ff)
+            gate, up = rec(Slice(x=fused, start=0, width=n_ff)), rec(Slice(x=fused, start=n_ff, width=n_ff))
         else:
             gate, up = self.ffn_linear(x, f"{blk}ffn_gate", n_ff), self.ffn_linear(x, f"{blk}ffn_up", n_ff)
-        return self.ffn_linear(rec.gated_activation(gate, up, act=self.act), f"{blk}ffn_down", self.n_embd)
+        return self.ffn_linear(rec(GatedActivation(gate=gate, up=up, act=self.act)), f"{blk}ffn_down", self.n_embd)
 
     def experts(self, il: int, x: Value) -> Value:
         """[tokens, n_embd] → [tokens, n_embd], the mixture of experts."""
         blk = f"blk.{il}."
         scaled = self.ffn_scaled
-        return self.rec.mixture_of_experts(
-            x,
-            self.linear(x, f"{blk}ffn_gate_inp", self.n_experts),
-            gate=f"{blk}ffn_gate_exps.weight",
-            up=f"{blk}ffn_up_exps.weight",
-            down=f"{blk}ffn_down_exps.weight",
-            gate_bias=self._optional(f"{blk}ffn_gate_exps.bias"),
-            up_bias=self._optional(f"{blk}ffn_up_exps.bias"),
-            down_bias=self._optional(f"{blk}ffn_down_exps.bias"),
-            gate_scale=self._optional(f"{blk}ffn_gate_exps.scale") if scaled else None,
-            up_scale=self._optional(f"{blk}ffn_up_exps.scale") if scaled else None,
-            down_scale=self._optional(f"{blk}ffn_down_exps.scale") if scaled else None,
-            n_used=self.n_experts_used,
-            n_ff=self.n_ff_expert,
-            gating=self.expert_gating,
-            normalize=self.expert_normalize,
-            weight_scale=self.hp.number("expert_weights_scale", 1.0),
-            act=self.act,
+        return self.rec(
+            MixtureOfExperts(
+                x=x,
+                router=self.linear(x, f"{blk}ffn_gate_inp", self.n_experts),
+                gate=Weight(f"{blk}ffn_gate_exps.weight"),
+                up=Weight(f"{blk}ffn_up_exps.weight"),
+                down=Weight(f"{blk}ffn_down_exps.weight"),
+                gate_bias=self._optional(f"{blk}ffn_gate_exps.bias"),
+                up_bias=self._optional(f"{blk}ffn_up_exps.bias"),
+                down_bias=self._optional(f"{blk}ffn_down_exps.bias"),
+                gate_scale=self._optional(f"{blk}ffn_gate_exps.scale") if scaled else None,
+                up_scale=self._optional(f"{blk}ffn_up_exps.scale") if scaled else None,
+                down_scale=self._optional(f"{blk}ffn_down_exps.scale") if scaled else None,
+                n_used=self.n_experts_used,
+                n_ff=self.n_ff_expert,
+                gating=self.expert_gating,
+                normalize=self.expert_normalize,
+                weight_scale=self.hp.number("expert_weights_scale", 1.0),
+                act=self.act,
+            )
         )
 
     def output(self, hidden: Value) -> Value:
@@ -224,29 +245,31 @@ class Transformer:
         n_vocab = rec.shape("token_embd.weight")[0]
         tied = not rec.has("output.weight") if self.tied_output is None else self.tied_output
         if tied:
-            logits = rec.linear(hidden, "token_embd.weight")
+            logits = rec(Linear(x=hidden, weight=Weight("token_embd.weight")))
         else:
             logits = self.linear(hidden, "output", n_vocab)
         cap = self._softcap("final_logit_softcapping", self.logit_softcap)
-        return rec.soft_cap(logits, cap) if cap else logits
+        return rec(SoftCap(x=logits, cap=cap)) if cap else logits
 
     # --- parts
 
     def linear(self, x: Value, stem: str, width: int) -> Value:
         """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, where the file has them → [tokens, width]."""
+        self.rec.require_rows(f"{stem}.weight", width)
         if scale := self._optional(f"{stem}.scale"):
-            x = self.rec.scale(x, self._scalar(scale))
-        return self.rec.linear(x, f"{stem}.weight", self._optional(f"{stem}.bias"), width=width)
+            x = self.rec(Scale(x=x, factor=self._scalar(scale)))
+        return self.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=self._optional(f"{stem}.bias")))
 
     def ffn_linear(self, x: Value, stem: str, width: int) -> Value:
         """The same of feed-forward matrices, whose scale holds for the bias too, as in llama.cpp."""
-        y = self.rec.linear(x, f"{stem}.weight", self._optional(f"{stem}.bias"), width=width)
+        self.rec.require_rows(f"{stem}.weight", width)
+        y = self.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=self._optional(f"{stem}.bias")))
         scale = self._optional(f"{stem}.scale") if self.ffn_scaled else None
-        return self.rec.scale(y, self._scalar(scale)) if scale else y
+        return self.rec(Scale(x=y, factor=self._scalar(scale))) if scale else y
 
-    def norm(self, x: Value, stem: str, group: int | None = None) -> Value:
+    def norm(self, x: Value, stem: str, group: int = 0) -> Value:
         """RMS norm with `stem`.weight, over groups of columns or the whole width."""
-        return self.rec.rms_norm(x, f"{stem}.weight", eps=self.eps, group=group)
+        return self.rec(RMSNorm(x=x, weight=Weight(f"{stem}.weight"), eps=self.eps, group=group))
 
     def attention_scale(self) -> float:
         """What scores are multiplied by."""
@@ -255,8 +278,8 @@ class Transformer:
     def _norm(self, blk: str, name: str | None, x: Value) -> Value:
         return x if name is None else self.norm(x, f"{blk}{name}")
 
-    def _optional(self, name: str) -> str | None:
-        return name if self.rec.has(name) else None
+    def _optional(self, name: str) -> Weight | None:
+        return Weight(name) if self.rec.has(name) else None
 
     def _softcap(self, key: str, default: float | None) -> float:
         return 0.0 if default is None else self.hp.number(key, default)

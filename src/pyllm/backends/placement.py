@@ -15,7 +15,9 @@ from pyllm.backends.base import DeviceInfo, kv_bytes
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, RequestError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Attention, MixtureOfExperts, Op, Program, Stage, Value, inputs, weight_names
+from pyllm.program import Op, Program, Stage, Value, inputs, weight_names
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.experts import MixtureOfExperts
 
 SPARE = 0.03
 """Share of a GPU's free memory that "auto" leaves alone: what others take meanwhile, and what allocators waste."""
@@ -305,8 +307,8 @@ class _Part:
 
     def program(self, whole: Program, wanted: set[int]) -> Program:
         """The part of `whole`; values that are `wanted` by somebody are sent."""
-        attentions = [op for op in self.ops if isinstance(op, Attention)]
-        number = {op.cache: i for i, op in enumerate(attentions)}
+        caches = dict.fromkeys(op.cache for op in self.ops if isinstance(op, Attention))
+        number = {cache: i for i, cache in enumerate(caches)}
         ops = tuple(replace(op, cache=number[op.cache]) if isinstance(op, Attention) else op for op in self.ops)
         stops = [*self.starts[1:], len(ops)]
         cuts = tuple(
@@ -316,7 +318,7 @@ class _Part:
         return replace(
             whole,
             ops=ops,
-            kv=tuple(whole.kv[op.cache] for op in attentions),
+            states=tuple(whole.kv[cache] for cache in caches),
             cuts=cuts,
             given_rows=whole.by_row() & self.received,
         )

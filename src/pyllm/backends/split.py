@@ -14,7 +14,8 @@ from pyllm.config import ExecutionOptions, PlacementOptions, Progress
 from pyllm.errors import ClosedError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.memory import check_free
-from pyllm.program import Attention, Program, Value
+from pyllm.program import Program, Value
+from pyllm.program.ops.attention import Attention
 
 
 class PartOutOfMemoryError(OutOfMemoryError):

@@ -1,58 +1,27 @@
 """A model's forward pass as a list of ops: the only thing that architectures and backends know of each other.
 
 An architecture records its pass once through a `Recorder`; a backend compiles the resulting `Program`. Every value
-is a float32 matrix [tokens, width]; `SelectRows` reduces its first axis to the rows whose logits are wanted. Weights
-are named as in the GGUF file. Nothing here imports a backend or reads a file.
+is a float32 matrix [tokens, width]; `SelectRows` reduces its first axis to the output rows. Weights are named as in
+the GGUF file. Ops are modules of `pyllm.program.ops`, listed nowhere. Nothing here imports a backend or reads a file.
 """
 
 from __future__ import annotations
 
-from pyllm.program.ops import (
-    ACTIVATIONS,
-    GATINGS,
-    Add,
-    Attention,
-    Embed,
-    GatedActivation,
-    KVSpec,
-    Linear,
-    MixtureOfExperts,
-    Op,
-    Program,
-    RMSNorm,
-    Rope,
-    Scale,
-    SelectRows,
-    Slice,
-    SoftCap,
-    Stage,
-    Value,
-    inputs,
-    weight_names,
-)
+from pyllm.program.op import Op, Shapes, inputs, weight_names
+from pyllm.program.program import Program, Stage
 from pyllm.program.recorder import Recorder, as_inv_freq
+from pyllm.program.values import KVSpec, StateSpec, Value, Weight
 
 __all__ = [
-    "ACTIVATIONS",
-    "GATINGS",
-    "Add",
-    "Attention",
-    "Embed",
-    "GatedActivation",
     "KVSpec",
-    "Linear",
-    "MixtureOfExperts",
     "Op",
     "Program",
-    "RMSNorm",
     "Recorder",
-    "Rope",
-    "Scale",
-    "SelectRows",
-    "Slice",
-    "SoftCap",
+    "Shapes",
     "Stage",
+    "StateSpec",
     "Value",
+    "Weight",
     "as_inv_freq",
     "inputs",
     "weight_names",

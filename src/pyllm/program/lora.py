@@ -14,7 +14,12 @@ from typing import Any, Protocol
 
 from pyllm.errors import ModelError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program.ops import Add, Embed, Linear, Op, Program, Scale, Value
+from pyllm.program.op import Op
+from pyllm.program.ops.elementwise import Add, Scale
+from pyllm.program.ops.embed import Embed
+from pyllm.program.ops.linear import Linear
+from pyllm.program.program import Program
+from pyllm.program.values import Value
 
 TOKENS = "token_embd.weight"
 

@@ -19,7 +19,9 @@ from pyllm.config import KVDtype
 from pyllm.errors import BackendError
 from pyllm.jit.compiler import Kernel
 from pyllm.jit.target import host
-from pyllm.program import Attention, KVSpec, Rope
+from pyllm.program import KVSpec
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.rope import Rope
 
 
 def _up(n: int, multiple: int) -> int:

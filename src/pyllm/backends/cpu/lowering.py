@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.attention import RopeTable
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.lower_attention import lower_attention, lower_rope
-from pyllm.backends.cpu.lower_experts import lower_experts
-from pyllm.backends.cpu.lower_linear import lower_gated, lower_linear, product_of_sum
+from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.statistics import Statistics
 from pyllm.backends.cpu.table import (
     FIRST_WIDE,
@@ -40,34 +38,11 @@ from pyllm.backends.cpu.weights import Weights
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import (
-    Add,
-    Attention,
-    Embed,
-    GatedActivation,
-    Linear,
-    MixtureOfExperts,
-    Op,
-    Program,
-    RMSNorm,
-    Rope,
-    Scale,
-    SelectRows,
-    Slice,
-    SoftCap,
-    Stage,
-    Value,
-    inputs,
-)
-
-EMBED_FORMATS = frozenset(
-    [
-        "F32", "F16", "BF16", "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K",
-        "Q5_K", "Q6_K", "Q8_K", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S",
-        "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS",
-    ]
-)  # fmt: skip
-"""The formats of `quant/kernels/decoders.py`, which only compiling processes import."""
+from pyllm.program import Op, Program, Stage, Value, inputs
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.select import SelectRows
 
 
 class Lowering:
@@ -177,7 +152,7 @@ class Lowering:
     def q8(self, v: Value) -> View:
         """The value as activation records."""
         node = self.node(v)
-        if node.q8 is None and node.f32 is None and isinstance(node.op, (RMSNorm, GatedActivation)):
+        if node.q8 is None and node.f32 is None and not isinstance(node.op, SelectRows):
             self._compute(node)
         if node.q8 is None:
             self._quantize(node)
@@ -242,122 +217,7 @@ class Lowering:
     # --- ops
 
     def _compute(self, node: Node) -> None:
-        op = node.op
-        match op:
-            case Embed():
-                self._embed(node, op)
-            case RMSNorm():
-                self._norm(node, op)
-            case Linear():
-                lower_linear(self, node, op)
-            case Add():
-                self._add(node, op)
-            case Scale():
-                self._elementwise(node, "scale", op.x, factor=op.factor)
-            case SoftCap():
-                self._elementwise(node, "softcap", op.x, factor=op.cap)
-            case SelectRows():
-                self._elementwise(node, "copy", op.x, picks=1)
-            case Slice():
-                self._slice(node, op)
-            case Rope():
-                lower_rope(self, node, op)
-            case Attention():
-                lower_attention(self, node, op)
-            case GatedActivation():
-                lower_gated(self, node, op)
-            case MixtureOfExperts():
-                lower_experts(self, node, op)
-            case _:
-                raise BackendError(f"The CPU backend has no op {type(op).__name__}; the reference backend may have it.")
-
-    def _embed(self, node: Node, op: Embed) -> None:
-        tensor, y = self.weights.table(op.table), self.new_f32(node)
-        if tensor.format not in EMBED_FORMATS:
-            self.host_rows.append(HostRows(op.table, op.scale, y))
-            self.table.touch(y.buffer, 0)
-            return
-        n = tensor.shape[-1]
-        self.table.add(
-            kernel("embed", "embed", format=tensor.format),
-            lambda: [self.weights[op.table].data.ctypes.data, y.address, y.ld, n, float(op.scale)],
-            writes=[y],
-            label=f"embed {tensor.format}",
-        )
-
-    def _norm(self, node: Node, op: RMSNorm) -> None:
-        """With the sum, or the selection of rows, that it norms, where that is not there yet."""
-        source, picks = self.node(op.x), 0
-        if isinstance(source.op, SelectRows) and source.f32 is None and len(source.readers) == 1:
-            source, picks = self.node(source.op.x), 1
-        b = h = None
-        is_sum = isinstance(source.op, Add) and source.f32 is None and product_of_sum(self, source) is None
-        if is_sum and (not picks or len(source.readers) == 1):
-            assert isinstance(source.op, Add)
-            x, b = self.f32(source.op.a), self.f32(source.op.b)
-            if len(source.readers) > 1:
-                h = self.new_f32(source)
-        else:
-            x = self.f32(source.op.out)
-        wants = self.wants(node)
-        y = self.new_f32(node) if "f32" in wants else None
-        if "q8" in wants:
-            node.q8 = self.rows_q8(self.most_rows(node), op.out.width)
-        q8, n_groups = node.q8, op.out.width // op.group
-        weight, weight_step = None, 0
-        if op.weight is not None:
-            columns = self.weights[op.weight].n_elements
-            weight, _ = self.weights.vector([(op.weight, columns)])
-            weight_step = op.group if columns > op.group else 0
-        self.table.need_scratch(4 * round_up(op.out.width, 32))
-        self.table.add(
-            kernel("norm", "rms_norm"),
-            lambda: [
-                *at(x), *at(b), *at(h), *at(y), *at(q8), weight.address if weight else 0, weight_step, float(op.eps),
-                op.group, n_groups, self.range(node).address, picks, self.table.scratch.address,
-                self.table.scratch_bytes, self.wide_from(node).address,
-            ],
-            reads=[x, b],
-            writes=[h, y, q8],
-            label="norm" + " of sum" * (b is not None),
-        )  # fmt: skip
-
-    def _add(self, node: Node, op: Add) -> None:
-        product = product_of_sum(self, node)
-        other = self.f32(op.b if product.op.out == op.a else op.a) if product else None
-        if product and other and other.ld == self._ld(op.out.width):  # a residual lies as the sum does
-            if isinstance(product.op, MixtureOfExperts):
-                lower_experts(self, node, product.op, residual=other)
-            else:
-                assert isinstance(product.op, Linear)
-                lower_linear(self, node, product.op, residual=other)
-        else:
-            self._elementwise(node, "add", op.a, op.b)
-
-    def _elementwise(
-        self, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picks: int = 0
-    ) -> None:
-        x = self.f32(a)
-        z = self.f32(b) if b is not None else x
-        self._apply(kind, x, z, self.new_f32(node), node, factor, picks)
-
-    def _apply(self, kind: str, x: View, z: View, y: View, node: Node, factor: float, picks: int) -> None:
-        width = node.op.out.width
-        self.table.add(
-            kernel("elementwise", "elementwise", kind=kind),
-            lambda: [*at(x), *at(z), *at(y), float(factor), width, self.range(node).address, picks],
-            reads=[x, z],
-            writes=[y],
-            label=kind,
-        )
-
-    def _slice(self, node: Node, op: Slice) -> None:
-        x = self.f32(op.x)
-        part = View(x.buffer, x.ld, x.offset + 4 * op.start)
-        if op.start % 16 == 0 and op.out.id not in self.outputs:
-            node.f32 = part
-        else:
-            self._apply("copy", part, part, self.new_f32(node), node, 0.0, 0)
+        emit.of(node.op)(self, node, node.op)
 
     def _quantize(self, node: Node) -> None:
         source, picks = node, 0

@@ -30,7 +30,7 @@ from pyllm.backends.cuda.launch import (
 )
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
-from pyllm.program import Attention
+from pyllm.program.ops.attention import Attention
 
 FEW_TOKENS = 8
 """Most tokens of a sequence whose positions are split over blocks."""

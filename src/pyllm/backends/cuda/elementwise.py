@@ -21,7 +21,7 @@ from pyllm.backends.cuda.launch import (
     round_up,
     struct,
 )
-from pyllm.program import ACTIVATIONS
+from pyllm.program.ops.gate import ACTIVATIONS
 
 _THREADS, _MOST_THREADS = 128, 512
 _KINDS = {"copy": 0, "add": 1, "scale": 2, "softcap": 3, "gated": 4}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyllm.backends.cuda.launch import FEW, Buffer, Count, Launch, StepArrays, StepShape, View, fill, struct
-from pyllm.program import MixtureOfExperts
+from pyllm.program.ops.experts import MixtureOfExperts
 
 _GATINGS = {"softmax": 0, "sigmoid": 1, "softmax_chosen": 2}
 _WARPS, _SORTERS, _COLUMNS = 4, 1024, 256

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pyllm.backends.cuda.launch import Buffer, Launch, StepArrays, StepShape, View, fill, round_up, struct
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
-from pyllm.program import Attention, KVSpec, Rope
+from pyllm.program import KVSpec
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.rope import Rope
 
 MOST_HEAD = 256
 """Columns of a head that the kernels have registers for."""

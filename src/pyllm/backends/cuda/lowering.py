@@ -8,7 +8,7 @@ take different kernels; both are planned here, side by side.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyllm.backends.cuda import candidates, elementwise, linear
@@ -28,33 +28,16 @@ from pyllm.backends.cuda.launch import (
     View,
     round_up,
 )
-from pyllm.backends.cuda.lower_attention import lower_attention, lower_rope
-from pyllm.backends.cuda.lower_experts import expert_forms, lower_experts
-from pyllm.backends.cuda.lower_linear import lower_gated, lower_linear, product_of_sum
 from pyllm.backends.cuda.memory import Work
+from pyllm.backends.cuda.ops.experts import expert_forms
+from pyllm.backends.cuda.rules import emit
 from pyllm.backends.cuda.weights import Weights
 from pyllm.config import ExecutionOptions
-from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import (
-    Add,
-    Attention,
-    Embed,
-    GatedActivation,
-    Linear,
-    MixtureOfExperts,
-    Op,
-    Program,
-    RMSNorm,
-    Rope,
-    Scale,
-    SelectRows,
-    Slice,
-    SoftCap,
-    Stage,
-    Value,
-    inputs,
-)
+from pyllm.program import Op, Program, Stage, Value, inputs
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
 
 
 @dataclass(eq=False)
@@ -239,7 +222,7 @@ class Lowering:
                 out.add("f32")
         return out
 
-    def x_forms(self, node: Node, names: list[str]) -> set[str]:
+    def x_forms(self, node: Node, names: Sequence[str]) -> set[str]:
         """The forms of input that products with these weights read, in steps of few rows and of many."""
         plan = self.weights.plan(names)
         return {plan.few_form} | ({plan.many_form} if self.most(node) > FEW else set())
@@ -247,93 +230,5 @@ class Lowering:
     # --- ops
 
     def _compute(self, node: Node) -> None:
-        match node.op:
-            case Embed() as op:
-                self._embed(node, op)
-            case RMSNorm() as op:
-                self._norm(node, op)
-            case Linear() as op:
-                lower_linear(self, node, op)
-            case Add() as op:
-                self._add(node, op)
-            case Scale() as op:
-                self._elementwise(node, "scale", op.x, factor=op.factor)
-            case SoftCap() as op:
-                self._elementwise(node, "softcap", op.x, factor=op.cap)
-            case SelectRows() as op:
-                self._elementwise(node, "copy", op.x, picked=True)
-            case Slice() as op:
-                self._slice(node, op)
-            case Rope() as op:
-                lower_rope(self, node, op)
-            case Attention() as op:
-                lower_attention(self, node, op)
-            case GatedActivation() as op:
-                lower_gated(self, node, op)
-            case MixtureOfExperts() as op:
-                lower_experts(self, node, op)
-            case other:
-                raise BackendError(
-                    f"The CUDA backend has no op {type(other).__name__}; the reference backend may have it."
-                )
-
-    def _embed(self, node: Node, op: Embed) -> None:
-        table = self.weights.table(op.table)
-        tensor = self.weights[op.table]
-        y = self.new_f32(node)
-        self.add(node, linear.embed(self.arrays, tensor, table, y, op.scale))
-
-    def _norm(self, node: Node, op: RMSNorm) -> None:
-        """With the selection of rows that it norms, where that is not there yet."""
-        source, picked = self.node(op.x), False
-        if isinstance(source.op, SelectRows) and not source.computed and source.only_reader is op:
-            source, picked = self.node(source.op.x), True
-        x = self.f32(source.value)
-        y = self.new_forms(node, self.wants(node))
-        weight, step = None, 0
-        if op.weight is not None:
-            columns = self.weights[op.weight].n_elements
-            weight, step = self.weights.vector([(op.weight, columns)]), op.group if columns > op.group else 0
-        self.add(
-            node,
-            elementwise.norm(
-                self.arrays, node.count, x=x, y=y, weight=weight, weight_step=step, eps=op.eps, group=op.group,
-                width=op.out.width, picked=picked,
-            ),
-        )  # fmt: skip
-
-    def _add(self, node: Node, op: Add) -> None:
-        product = product_of_sum(self, node)
-        if product is None:
-            self._elementwise(node, "add", op.a, op.b)
-            return
-        residual = self.f32(op.b if product.value == op.a else op.a)
-        if isinstance(product.op, MixtureOfExperts):
-            lower_experts(self, node, product.op, residual)
-        else:
-            assert isinstance(product.op, Linear)
-            lower_linear(self, node, product.op, residual)
-
-    def _elementwise(
-        self, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picked: bool = False
-    ) -> None:
-        x = self.f32(a)
-        z = self.f32(b) if b is not None else None
-        self._apply(kind, x, z, node, factor, picked)
-
-    def _apply(self, kind: str, x: View, z: View | None, node: Node, factor: float, picked: bool) -> None:
-        y, width = self.new_f32(node), node.value.width
-        self.add(
-            node,
-            elementwise.elementwise(
-                kind, self.arrays, node.count, x=x, z=z, y=y, factor=factor, width=width, picked=picked
-            ),
-        )
-
-    def _slice(self, node: Node, op: Slice) -> None:
-        x = self.f32(op.x)
-        part = View(x.buffer, x.ld, x.offset + 4 * op.start)
-        if op.start % 4 == 0 and not self.is_sent(node):
-            node.f32 = part
-        else:
-            self._apply("copy", part, None, node, 0.0, False)
+        assert node.op is not None, "a value of another device is given, not computed"
+        emit.of(node.op)(self, node, node.op)

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch
-from pyllm.backends.mlx.ops import soft_cap
-from pyllm.program import Attention
+from pyllm.backends.mlx.ops.elementwise import soft_cap
+from pyllm.program.ops.attention import Attention
 
 _FEW = 8
 """Most tokens of a sequence that are computed in one piece with other sequences."""

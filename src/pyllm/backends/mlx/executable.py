@@ -23,7 +23,8 @@ from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
 from pyllm.backends.mlx.worker import Worker
 from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Attention, Program, Value, inputs
+from pyllm.program import Program, Value, inputs
+from pyllm.program.ops.attention import Attention
 
 _COMPILED_TOKENS = 16
 """Most tokens of a step that is compiled."""

@@ -4,44 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pyllm import program as p
 from pyllm.backends.mlx import metal
 from pyllm.backends.mlx.matrices import bytes_decoded
 from pyllm.backends.mlx.packing import Plan
 from pyllm.config import ExecutionOptions
+from pyllm.program import Op, Program, inputs
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
 
 _LEAST_HEAD, _MOST_HEAD = 64, 128
 """Columns of heads for which Metal computes attention of prompts without keeping scores."""
 
 
-def work_bytes(program: p.Program, plans: Mapping[str, Plan], options: ExecutionOptions, half: bool) -> int:
+def work_bytes(program: Program, plans: Mapping[str, Plan], options: ExecutionOptions, half: bool) -> int:
     """The most that there is at a time in the largest step, op by op: values up to their last reader, and what an op
     makes for itself. `plans`: of the matrices, by name."""
     by_row = program.by_row()
-    last = {v.id: i for i, op in enumerate(program.ops) for v in p.inputs(op)}
+    last = {v.id: i for i, op in enumerate(program.ops) for v in inputs(op)}
     live: dict[int, int] = {}
     most = 0
     for i, op in enumerate(program.ops):
         n = options.max_rows if op.out.id in by_row else options.max_tokens
         live[op.out.id] = 4 * n * op.out.width
         most = max(most, sum(live.values()) + _within(op, n, plans, options, half))
-        for v in p.inputs(op):
+        for v in inputs(op):
             if last[v.id] == i:
                 live.pop(v.id, None)
     return most
 
 
-def _within(op: p.Op, n: int, plans: Mapping[str, Plan], options: ExecutionOptions, half: bool) -> int:
+def _within(op: Op, n: int, plans: Mapping[str, Plan], options: ExecutionOptions, half: bool) -> int:
     """Bytes that an op of `n` rows makes for itself."""
-    if isinstance(op, p.Attention):
+    if isinstance(op, Attention):
         return _of_attention(op, n, options, half)
-    if isinstance(op, p.MixtureOfExperts):
+    if isinstance(op, MixtureOfExperts):
         decoded = max(bytes_decoded(plans[name], half, n) for name in (op.gate, op.up, op.down))
         return 4 * n * op.n_used * (3 * op.n_ff + op.x.width) + decoded
-    return bytes_decoded(plans[op.weight], half, n) if isinstance(op, p.Linear) else 0
+    return bytes_decoded(plans[op.weight], half, n) if isinstance(op, Linear) else 0
 
 
-def _of_attention(op: p.Attention, n: int, options: ExecutionOptions, half: bool) -> int:
+def _of_attention(op: Attention, n: int, options: ExecutionOptions, half: bool) -> int:
     """Keys and values in the operands' type; and where no kernel does without them, scores, what is hidden of them, and
     the keys and values of each query head."""
     n_keys, columns = options.n_pages * options.page_size, op.head_dim + op.v_head_dim

@@ -18,7 +18,8 @@ from pyllm.config import ExecutionOptions, KVDtype, Progress
 from pyllm.errors import ModelError, RequestError, TokenizerError
 from pyllm.jit.processors import default_threads
 from pyllm.llm.loading import TokenizerLoader, compile_model, find_model
-from pyllm.program import Linear, Program
+from pyllm.program import Program
+from pyllm.program.ops.linear import Linear
 from pyllm.quant.imatrix import CHUNK_SIZE, ImportanceMatrix, Sums
 
 if TYPE_CHECKING:

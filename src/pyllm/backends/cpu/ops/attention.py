@@ -6,42 +6,17 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu import attention
 from pyllm.backends.cpu.attention import HeadNorm, RopeTable
-from pyllm.backends.cpu.table import Buffer, View
-from pyllm.program import Attention, RMSNorm, Rope, Value
+from pyllm.backends.cpu.ops.rope import rope_table
+from pyllm.backends.cpu.rules import emit
+from pyllm.backends.cpu.table import Buffer
+from pyllm.program import Value
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.rope import Rope
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering
     from pyllm.backends.cpu.values import Node
-
-
-def _rope_table(low: Lowering, rope: RopeTable) -> View:
-    """The step's cosines and sines, computed at their first use."""
-    if rope not in low.ropes:
-        view = View(Buffer(low.options.max_tokens * rope.row_bytes), rope.row_bytes)
-        frequencies = low.weights.constant(rope.inv_freq)
-        low.table.add(
-            rope.kernel,
-            lambda: rope.args(step=0, counter=0, inv_freq=frequencies.address, table=view.address).tolist()[2:],
-            writes=[view],
-            label="rope table",
-        )
-        low.ropes[rope] = view
-    return low.ropes[rope]
-
-
-def lower_rope(low: Lowering, node: Node, op: Rope) -> None:
-    rope, x, y = RopeTable.of(op), low.f32(op.x), low.new_f32(node)
-    angles = _rope_table(low, rope)
-    low.table.add(
-        attention.ROTATE,
-        lambda: attention.rotate_args(
-            step=0, counter=0, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld, n_heads=op.out.width // op.head_dim,
-            head_dim=op.head_dim, rope=rope, table=angles.address,
-        ).tolist()[2:],
-        reads=[x, angles],
-        writes=[y],
-        label="rope",
-    )  # fmt: skip
 
 
 def _source(low: Lowering, v: Value, head_dim: int) -> tuple[Rope | None, RMSNorm | None, Value]:
@@ -58,7 +33,8 @@ def _source(low: Lowering, v: Value, head_dim: int) -> tuple[Rope | None, RMSNor
     return rope, norm, node.op.out
 
 
-def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
+@emit(Attention)
+def attend(low: Lowering, node: Node, op: Attention) -> None:
     o = low.options
     plan = attention.plan(op, page_size=o.page_size, dtype=o.kv_dtype, n_threads=o.n_threads)
     q_rope, q_norm, q_value = _source(low, op.q, op.head_dim)
@@ -67,7 +43,7 @@ def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
     if rope != (RopeTable.of(k_rope) if k_rope else None):
         rope, q_norm, k_norm, q_value, k_value = None, None, None, op.q, op.k
     q, k, v = low.f32(q_value), low.f32(k_value), low.f32(op.v)
-    angles = _rope_table(low, rope) if rope else None
+    angles = rope_table(low, rope) if rope else None
     cache = low.caches[op.cache]
     low.page_bytes[op.cache] = plan.layout.page_bytes
     low.shared.n_bytes = max(low.shared.n_bytes, plan.shared_bytes)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.lower_linear import add_gate
+from pyllm.backends.cpu.ops.gate import add_gate
+from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import NEVER, Buffer, View
-from pyllm.program import MixtureOfExperts
+from pyllm.program.ops.experts import MixtureOfExperts
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering
@@ -35,7 +36,8 @@ class _Routing:
         return View(self.ranges, 16, 16 * self.op.n_experts)
 
 
-def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
+@emit(MixtureOfExperts)
+def experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
     """`node` is the value that is written: the mixture, or its sum with `residual`."""
     source = low.node(op.x)
     routing = _route(low, source, op)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyllm.backends.cuda import elementwise, linear
+from pyllm.backends.cuda import linear as plans
 from pyllm.backends.cuda.launch import GROUP, View
-from pyllm.program import Add, GatedActivation, Linear, MixtureOfExperts
+from pyllm.backends.cuda.rules import emit
+from pyllm.program.ops.elementwise import Add
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
 
 
-def lower_linear(low: Lowering, node: Node, op: Linear, residual: View | None = None) -> None:
+@emit(Linear)
+def linear(low: Lowering, node: Node, op: Linear, residual: View | None = None) -> None:
     """`node` is the value that is written: the product's, or of the sum with `residual`."""
     nodes, ops = ([node], [op]) if residual is not None else _siblings(low, node, op)
     names = [o.weight for o in ops]
@@ -26,7 +30,7 @@ def lower_linear(low: Lowering, node: Node, op: Linear, residual: View | None = 
         for n, o in zip(nodes, ops, strict=True):
             n.f32 = View(y.buffer, y.ld, 4 * start)
             start += o.out.width
-    low.add(node, linear.product(low.arrays, node.count, plan, weight, x, y, low.parts, bias=bias, residual=residual))
+    low.add(node, plans.product(low.arrays, node.count, plan, weight, x, y, low.parts, bias=bias, residual=residual))
 
 
 def _siblings(low: Lowering, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:
@@ -63,9 +67,3 @@ def product_of_sum(low: Lowering, node: Node) -> Node | None:
         if fits and n.only_reader is op and op.a != op.b:
             return n
     return None
-
-
-def lower_gated(low: Lowering, node: Node, op: GatedActivation) -> None:
-    y = low.new_forms(node, low.wants(node))
-    gate, up = low.f32(op.gate), low.f32(op.up)
-    low.add(node, elementwise.gated(low.arrays, node.count, op.act, gate, up, y, op.out.width))

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 from pyllm.backends.cuda import attention, kv
 from pyllm.backends.cuda.kv import HeadNorm
 from pyllm.backends.cuda.launch import View
-from pyllm.program import Attention, RMSNorm, Rope, Value
+from pyllm.backends.cuda.rules import emit
+from pyllm.program import Value
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.rope import Rope
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
 
 
-def lower_rope(low: Lowering, node: Node, op: Rope) -> None:
-    x, y = low.f32(op.x), low.new_f32(node)
-    low.add(node, kv.rope(low.arrays, op, x, y, low.weights.constant(op.inv_freq)))
-
-
-def lower_attention(low: Lowering, node: Node, op: Attention) -> None:
+@emit(Attention)
+def attend(low: Lowering, node: Node, op: Attention) -> None:
     q_rope, q_norm, q_value = _source(low, op.q, op.head_dim)
     k_rope, k_norm, k_value = _source(low, op.k, op.head_dim)
     if (q_norm is None) != (k_norm is None) or not _alike(q_rope, k_rope):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyllm.backends.cpu import linear
-from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu import linear as plans
 from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
-from pyllm.backends.cpu.table import Entry, View, at, round_up
-from pyllm.program import Add, GatedActivation, Linear, MixtureOfExperts
+from pyllm.backends.cpu.rules import emit
+from pyllm.backends.cpu.table import Entry, View
+from pyllm.program.ops.elementwise import Add
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering
@@ -24,16 +26,15 @@ class Gated:
     q8: View
 
 
-def lower_linear(
-    low: Lowering, node: Node, op: Linear, residual: View | None = None, gated: Gated | None = None
-) -> None:
+@emit(Linear)
+def linear(low: Lowering, node: Node, op: Linear, residual: View | None = None, gated: Gated | None = None) -> None:
     """`node` is the value that is written: the product's, or of the sum with `residual`.
 
     With `gated`, the product's wide tokens go straight on to that; `op` and its sibling are its gate and up.
     """
     nodes, ops = [node], [op]
     if residual is None:
-        nodes, ops = _siblings(low, node, op)
+        nodes, ops = siblings(low, node, op)
     plan, w = low.weights.matrix([o.weight for o in ops])
     x = low.form(op.x, plan.x_form)
     low.observe(op.x, [o.weight for o in ops])
@@ -54,7 +55,7 @@ def lower_linear(
         low.table.need_scratch(GATED_SCRATCH if gated else WIDE_SCRATCH)
         wide = Entry(
             wide_kernel,
-            lambda: linear.wide_args(
+            lambda: plans.wide_args(
                 plan, w=w.address, x=x.address, ldx=x.ld, y=out.address, ldy=out.ld,
                 bias=bias.address if bias else 0, residual=residual.address if residual else 0,
                 rows=low.wide(node).address, scratch=low.table.scratch.address,
@@ -64,7 +65,7 @@ def lower_linear(
         )  # fmt: skip
     low.table.add(
         plan.kernel,
-        lambda: linear.args(
+        lambda: plans.args(
             plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
             bias=bias.address if bias else 0, residual=residual.address if residual else 0, ranges=rows.address,
         ).tolist()[2:],
@@ -75,7 +76,7 @@ def lower_linear(
     )  # fmt: skip
 
 
-def _siblings(low: Lowering, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:
+def siblings(low: Lowering, node: Node, op: Linear) -> tuple[list[Node], list[Linear]]:
     """Products of the same input and format that can be one, in the program's order; `op` among them."""
     tensor = low.weights[op.weight]
     nodes: list[Node] = []
@@ -95,55 +96,6 @@ def _siblings(low: Lowering, node: Node, op: Linear) -> tuple[list[Node], list[L
 def _joins_sum(low: Lowering, node: Node) -> bool:
     reader = node.only_reader
     return isinstance(reader, Add) and product_of_sum(low, low.node(reader.out)) is node
-
-
-def lower_gated(low: Lowering, node: Node, op: GatedActivation) -> None:
-    wants = low.wants(node)
-    y = low.new_f32(node) if "f32" in wants else None
-    if "q8" in wants:
-        node.q8 = low.rows_q8(low.most_rows(node), op.out.width)
-    rows, fused = low.range(node), False
-    if node.q8 and not y and _is_gated_product(low, node, op):
-        product = low.node(op.gate)
-        assert isinstance(product.op, Linear)
-        lower_linear(low, product, product.op, gated=Gated(op.act, node.q8))
-        rows, fused = low.narrow(node), True
-    gate, up = low.f32(op.gate), low.f32(op.up)
-    add_gate(low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), narrow=fused)
-
-
-def _is_gated_product(low: Lowering, node: Node, op: GatedActivation) -> bool:
-    """Whether gate and up are one product that nothing else reads, and a kernel does both for wide tokens."""
-    gate, up = low.node(op.gate), low.node(op.up)
-    linear_gate, linear_up = gate.op, up.op
-    if not (isinstance(linear_gate, Linear) and isinstance(linear_up, Linear)):
-        return False
-    if gate.f32 or up.f32 or gate.only_reader is not op or up.only_reader is not op or op.gate == op.up:
-        return False
-    if _siblings(low, gate, linear_gate)[1] != [linear_gate, linear_up]:
-        return False
-    plan, _ = low.weights.matrix([linear_gate.weight, linear_up.weight])
-    wide = low.may_be_wide(node) and low.may_be_wide(low.node(linear_gate.x))
-    return wide and op.gate.width == op.up.width and plan.gated_kernel(op.act) is not None
-
-
-def add_gate(
-    low: Lowering, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View,
-    wide_from: View, narrow: bool = False,
-) -> None:  # fmt: skip
-    """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not of wide tokens."""
-    low.table.need_scratch(4 * round_up(width, 32))
-    low.table.add(
-        kernel("elementwise", "gated", act=act),
-        lambda: [
-            *at(gate), *at(up), *at(y), *at(q8), width, rows.address, low.table.scratch.address,
-            low.table.scratch_bytes, wide_from.address,
-        ],
-        reads=[gate, up, rows],
-        writes=[y, q8],
-        label=act,
-        narrow=narrow,
-    )  # fmt: skip
 
 
 def product_of_sum(low: Lowering, node: Node) -> Node | None:

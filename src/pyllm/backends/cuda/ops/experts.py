@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyllm.backends.cuda import elementwise, experts, linear
+from pyllm.backends.cuda import elementwise, linear
+from pyllm.backends.cuda import experts as launches
 from pyllm.backends.cuda.experts import Routing
 from pyllm.backends.cuda.launch import GROUP, Q8, Buffer, Forms, Half, View
-from pyllm.program import MixtureOfExperts
+from pyllm.backends.cuda.rules import emit
+from pyllm.program.ops.experts import MixtureOfExperts
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
@@ -18,14 +20,15 @@ def expert_forms(low: Lowering, node: Node, op: MixtureOfExperts) -> set[str]:
     return low.x_forms(node, [op.gate]) | low.x_forms(node, [op.up])
 
 
-def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
+@emit(MixtureOfExperts)
+def experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
     """`node` is the value that is written: the mixture, or its sum with `residual`."""
     source = low.node(op.x)
     logits = low.f32(op.router)
     x = low.forms(op.x, expert_forms(low, source, op))
     bias = low.weights.vector([(op.choice_bias, op.n_experts)]) if op.choice_bias else None
     routing = Routing.room(op, node.count, low.most(node))
-    low.add(node, experts.route(low.arrays, logits, bias, routing))
+    low.add(node, launches.route(low.arrays, logits, bias, routing))
     if _one_product(low, op):
         both = _product(low, node, routing, x, [op.gate, op.up], [op.gate_bias, op.up_bias], None)
         gate, up = both, View(both.buffer, both.ld, both.offset + 4 * op.n_ff)
@@ -35,7 +38,7 @@ def lower_experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: Vie
     active = _active(low, node, routing)
     low.add(node, elementwise.gated(low.arrays, routing.slot_count, op.act, gate, up, active, op.n_ff))
     down = _product(low, node, routing, active, [op.down], [op.down_bias], op.down_scale)
-    low.add(node, experts.combine(low.arrays, down, routing, low.new_f32(node), residual))
+    low.add(node, launches.combine(low.arrays, down, routing, low.new_f32(node), residual))
 
 
 def _one_product(low: Lowering, op: MixtureOfExperts) -> bool:

@@ -1,0 +1,62 @@
+"""Arithmetic on single numbers; a sum goes into the product that it adds to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.ops.experts import experts
+from pyllm.backends.cpu.ops.linear import linear, product_of_sum
+from pyllm.backends.cpu.rules import emit
+from pyllm.backends.cpu.table import View, at
+from pyllm.program import Value
+from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
+
+if TYPE_CHECKING:
+    from pyllm.backends.cpu.lowering import Lowering
+    from pyllm.backends.cpu.values import Node
+
+
+@emit(Add)
+def add(low: Lowering, node: Node, op: Add) -> None:
+    product = product_of_sum(low, node)
+    other = low.f32(op.b if product.op.out == op.a else op.a) if product else None
+    if product and other and other.ld == low._ld(op.out.width):  # a residual lies as the sum does
+        if isinstance(product.op, MixtureOfExperts):
+            experts(low, node, product.op, residual=other)
+        else:
+            assert isinstance(product.op, Linear)
+            linear(low, node, product.op, residual=other)
+    else:
+        elementwise(low, node, "add", op.a, op.b)
+
+
+@emit(Scale)
+def scale(low: Lowering, node: Node, op: Scale) -> None:
+    elementwise(low, node, "scale", op.x, factor=op.factor)
+
+
+@emit(SoftCap)
+def soft_cap(low: Lowering, node: Node, op: SoftCap) -> None:
+    elementwise(low, node, "softcap", op.x, factor=op.cap)
+
+
+def elementwise(
+    low: Lowering, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picks: int = 0
+) -> None:
+    x = low.f32(a)
+    z = low.f32(b) if b is not None else x
+    apply(low, kind, x, z, low.new_f32(node), node, factor, picks)
+
+
+def apply(low: Lowering, kind: str, x: View, z: View, y: View, node: Node, factor: float, picks: int) -> None:
+    width = node.op.out.width
+    low.table.add(
+        kernel("elementwise", "elementwise", kind=kind),
+        lambda: [*at(x), *at(z), *at(y), float(factor), width, low.range(node).address, picks],
+        reads=[x, z],
+        writes=[y],
+        label=kind,
+    )

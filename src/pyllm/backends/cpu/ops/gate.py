@@ -1,0 +1,66 @@
+"""Gated activations; wide tokens take them in the product of gates and their counterparts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.ops.linear import Gated, linear, siblings
+from pyllm.backends.cpu.rules import emit
+from pyllm.backends.cpu.table import View, at, round_up
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
+
+if TYPE_CHECKING:
+    from pyllm.backends.cpu.lowering import Lowering
+    from pyllm.backends.cpu.values import Node
+
+
+@emit(GatedActivation)
+def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
+    wants = low.wants(node)
+    y = low.new_f32(node) if "f32" in wants else None
+    if "q8" in wants:
+        node.q8 = low.rows_q8(low.most_rows(node), op.out.width)
+    rows, fused = low.range(node), False
+    if node.q8 and not y and _is_gated_product(low, node, op):
+        product = low.node(op.gate)
+        assert isinstance(product.op, Linear)
+        linear(low, product, product.op, gated=Gated(op.act, node.q8))
+        rows, fused = low.narrow(node), True
+    gate, up = low.f32(op.gate), low.f32(op.up)
+    add_gate(low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), narrow=fused)
+
+
+def _is_gated_product(low: Lowering, node: Node, op: GatedActivation) -> bool:
+    """Whether gate and up are one product that nothing else reads, and a kernel does both for wide tokens."""
+    gate, up = low.node(op.gate), low.node(op.up)
+    linear_gate, linear_up = gate.op, up.op
+    if not (isinstance(linear_gate, Linear) and isinstance(linear_up, Linear)):
+        return False
+    if gate.f32 or up.f32 or gate.only_reader is not op or up.only_reader is not op or op.gate == op.up:
+        return False
+    if siblings(low, gate, linear_gate)[1] != [linear_gate, linear_up]:
+        return False
+    plan, _ = low.weights.matrix([linear_gate.weight, linear_up.weight])
+    wide = low.may_be_wide(node) and low.may_be_wide(low.node(linear_gate.x))
+    return wide and op.gate.width == op.up.width and plan.gated_kernel(op.act) is not None
+
+
+def add_gate(
+    low: Lowering, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View,
+    wide_from: View, narrow: bool = False,
+) -> None:  # fmt: skip
+    """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not of wide tokens."""
+    low.table.need_scratch(4 * round_up(width, 32))
+    low.table.add(
+        kernel("elementwise", "gated", act=act),
+        lambda: [
+            *at(gate), *at(up), *at(y), *at(q8), width, rows.address, low.table.scratch.address,
+            low.table.scratch_bytes, wide_from.address,
+        ],
+        reads=[gate, up, rows],
+        writes=[y, q8],
+        label=act,
+        narrow=narrow,
+    )  # fmt: skip

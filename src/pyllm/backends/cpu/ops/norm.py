@@ -1,0 +1,56 @@
+"""Norms, with the sum or the selection of rows that they norm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.ops.linear import product_of_sum
+from pyllm.backends.cpu.rules import emit
+from pyllm.backends.cpu.table import at, round_up
+from pyllm.program.ops.elementwise import Add
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.select import SelectRows
+
+if TYPE_CHECKING:
+    from pyllm.backends.cpu.lowering import Lowering
+    from pyllm.backends.cpu.values import Node
+
+
+@emit(RMSNorm)
+def norm(low: Lowering, node: Node, op: RMSNorm) -> None:
+    """With the sum, or the selection of rows, that it norms, where that is not there yet."""
+    source, picks = low.node(op.x), 0
+    if isinstance(source.op, SelectRows) and source.f32 is None and len(source.readers) == 1:
+        source, picks = low.node(source.op.x), 1
+    b = h = None
+    is_sum = isinstance(source.op, Add) and source.f32 is None and product_of_sum(low, source) is None
+    if is_sum and (not picks or len(source.readers) == 1):
+        assert isinstance(source.op, Add)
+        x, b = low.f32(source.op.a), low.f32(source.op.b)
+        if len(source.readers) > 1:
+            h = low.new_f32(source)
+    else:
+        x = low.f32(source.op.out)
+    wants = low.wants(node)
+    y = low.new_f32(node) if "f32" in wants else None
+    if "q8" in wants:
+        node.q8 = low.rows_q8(low.most_rows(node), op.out.width)
+    q8, n_groups = node.q8, op.out.width // op.group
+    weight, weight_step = None, 0
+    if op.weight is not None:
+        columns = low.weights[op.weight].n_elements
+        weight, _ = low.weights.vector([(op.weight, columns)])
+        weight_step = op.group if columns > op.group else 0
+    low.table.need_scratch(4 * round_up(op.out.width, 32))
+    low.table.add(
+        kernel("norm", "rms_norm"),
+        lambda: [
+            *at(x), *at(b), *at(h), *at(y), *at(q8), weight.address if weight else 0, weight_step, float(op.eps),
+            op.group, n_groups, low.range(node).address, picks, low.table.scratch.address,
+            low.table.scratch_bytes, low.wide_from(node).address,
+        ],
+        reads=[x, b],
+        writes=[h, y, q8],
+        label="norm" + " of sum" * (b is not None),
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""Rotary positions; a step's angles are computed once for all that rotate alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cpu import attention
+from pyllm.backends.cpu.attention import RopeTable
+from pyllm.backends.cpu.rules import emit
+from pyllm.backends.cpu.table import Buffer, View
+from pyllm.program.ops.rope import Rope
+
+if TYPE_CHECKING:
+    from pyllm.backends.cpu.lowering import Lowering
+    from pyllm.backends.cpu.values import Node
+
+
+def rope_table(low: Lowering, rope: RopeTable) -> View:
+    """The step's cosines and sines, computed at their first use."""
+    if rope not in low.ropes:
+        view = View(Buffer(low.options.max_tokens * rope.row_bytes), rope.row_bytes)
+        frequencies = low.weights.constant(rope.inv_freq)
+        low.table.add(
+            rope.kernel,
+            lambda: rope.args(step=0, counter=0, inv_freq=frequencies.address, table=view.address).tolist()[2:],
+            writes=[view],
+            label="rope table",
+        )
+        low.ropes[rope] = view
+    return low.ropes[rope]
+
+
+@emit(Rope)
+def rope(low: Lowering, node: Node, op: Rope) -> None:
+    table, x, y = RopeTable.of(op), low.f32(op.x), low.new_f32(node)
+    angles = rope_table(low, table)
+    low.table.add(
+        attention.ROTATE,
+        lambda: attention.rotate_args(
+            step=0, counter=0, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld, n_heads=op.out.width // op.head_dim,
+            head_dim=op.head_dim, rope=table, table=angles.address,
+        ).tolist()[2:],
+        reads=[x, angles],
+        writes=[y],
+        label="rope",
+    )  # fmt: skip

@@ -1,0 +1,58 @@
+"""Arithmetic on single numbers; a sum goes into the product that it adds to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cuda import elementwise as launches
+from pyllm.backends.cuda.launch import View
+from pyllm.backends.cuda.ops.experts import experts
+from pyllm.backends.cuda.ops.linear import linear, product_of_sum
+from pyllm.backends.cuda.rules import emit
+from pyllm.program import Value
+from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
+
+if TYPE_CHECKING:
+    from pyllm.backends.cuda.lowering import Lowering, Node
+
+
+@emit(Add)
+def add(low: Lowering, node: Node, op: Add) -> None:
+    product = product_of_sum(low, node)
+    if product is None:
+        elementwise(low, node, "add", op.a, op.b)
+        return
+    residual = low.f32(op.b if product.value == op.a else op.a)
+    if isinstance(product.op, MixtureOfExperts):
+        experts(low, node, product.op, residual)
+    else:
+        assert isinstance(product.op, Linear)
+        linear(low, node, product.op, residual)
+
+
+@emit(Scale)
+def scale(low: Lowering, node: Node, op: Scale) -> None:
+    elementwise(low, node, "scale", op.x, factor=op.factor)
+
+
+@emit(SoftCap)
+def soft_cap(low: Lowering, node: Node, op: SoftCap) -> None:
+    elementwise(low, node, "softcap", op.x, factor=op.cap)
+
+
+def elementwise(
+    low: Lowering, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picked: bool = False
+) -> None:
+    x = low.f32(a)
+    z = low.f32(b) if b is not None else None
+    apply(low, kind, x, z, node, factor, picked)
+
+
+def apply(low: Lowering, kind: str, x: View, z: View | None, node: Node, factor: float, picked: bool) -> None:
+    y, width = low.new_f32(node), node.value.width
+    low.add(
+        node,
+        launches.elementwise(kind, low.arrays, node.count, x=x, z=z, y=y, factor=factor, width=width, picked=picked),
+    )

@@ -1,0 +1,19 @@
+"""Gated activations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.cuda import elementwise
+from pyllm.backends.cuda.rules import emit
+from pyllm.program.ops.gate import GatedActivation
+
+if TYPE_CHECKING:
+    from pyllm.backends.cuda.lowering import Lowering, Node
+
+
+@emit(GatedActivation)
+def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
+    y = low.new_forms(node, low.wants(node))
+    gate, up = low.f32(op.gate), low.f32(op.up)
+    low.add(node, elementwise.gated(low.arrays, node.count, op.act, gate, up, y, op.out.width))

@@ -1,0 +1,31 @@
+"""Attention over the slots of sequences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from pyllm.backends.mlx import attention as att
+from pyllm.backends.mlx.rules import rule
+from pyllm.program.ops.attention import Attention
+
+if TYPE_CHECKING:
+    from pyllm.backends.mlx.lowering import Step
+
+
+@rule(Attention)
+def _attention(s: Step, op: Attention) -> mx.array:
+    keys, values = s.caches[op.cache]
+    q = s[op.q]
+    att.store(keys, s.inputs["slots"], s[op.k])
+    att.store(values, s.inputs["slots"], s[op.v])
+    dtype = mx.float16 if s.lowering.half and keys.dtype == mx.float16 else mx.float32
+    sinks, out = s.vector(op.sinks), []
+    for i, (group, mask) in enumerate(zip(s.reads[op.window], s.masks(op.window), strict=True)):
+        slots = s.inputs.get(f"slots.{op.window}.{i}")
+        k, v = (att.read(cache, group, slots).astype(dtype) for cache in (keys, values))
+        rows = q[group.first : group.first + group.n_seqs * group.n_tokens]
+        rows = rows.reshape(group.n_seqs, group.n_tokens, -1).astype(dtype)
+        out.append(att.attention(op, rows, k, v, mask, sinks).astype(mx.float32))
+    return out[0] if len(out) == 1 else mx.concatenate(out)

@@ -1,0 +1,98 @@
+"""Attention over pages of keys and values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.reference.functions import soft_cap, softmax
+from pyllm.backends.reference.rules import F32, State, rule
+from pyllm.program.ops.attention import Attention
+
+if TYPE_CHECKING:
+    from pyllm.backends.base import Batch
+    from pyllm.backends.reference.backend import ReferenceExecutable
+
+
+_QUERIES = 128
+"""Queries of one sequence whose scores are held at a time."""
+
+
+def store(values: F32, cache: NDArray[np.floating], pages: NDArray[np.integer], position: int) -> None:
+    """Write one sequence's keys or values [tokens, n_kv_heads * dim], the first at `position`, into the pages
+    cache [n_pages, page_size, n_kv_heads, dim] that its table `pages` names."""
+    page_size = cache.shape[1]
+    where = np.arange(position, position + len(values))
+    cache[pages[where // page_size], where % page_size] = values.reshape(len(values), *cache.shape[2:])
+
+
+def load(cache: NDArray[np.floating], pages: NDArray[np.integer], start: int, stop: int) -> F32:
+    """Positions start .. stop - 1 of one sequence out of its pages → [positions, n_kv_heads, dim]."""
+    page_size = cache.shape[1]
+    where = np.arange(start, stop)
+    return cache[pages[where // page_size], where % page_size].astype(np.float32)
+
+
+def attention(
+    q: F32,
+    k: F32,
+    v: F32,
+    position: int,
+    start: int,
+    *,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    sinks: F32 | None = None,
+) -> F32:
+    """Causal attention within one sequence.
+
+    q [tokens, n_heads, head_dim] of the positions from `position` on; k [keys, n_kv_heads, head_dim] and
+    v [keys, n_kv_heads, v_head_dim] of the positions from `start` on → [tokens, n_heads * v_head_dim].
+    """
+    n_tokens, n_heads, head_dim = q.shape
+    n_kv = k.shape[1]
+    grouped = q.reshape(n_tokens, n_kv, n_heads // n_kv, head_dim)
+    scores = np.einsum("tkgd,skd->kgts", grouped, k, optimize=True) * scale
+    if softcap:
+        scores = soft_cap(scores, softcap)
+    at = np.arange(position, position + n_tokens)[:, None]  # [tokens, 1]
+    key = np.arange(start, start + len(k))  # [keys]
+    hidden = (key > at) | ((key <= at - window) if window else False)
+    scores = np.where(hidden, -np.inf, scores)
+    sink = None if sinks is None else sinks.reshape(n_kv, -1, 1, 1)
+    weights = softmax(scores, sink)
+    out = np.einsum("kgts,skd->tkgd", weights, v, optimize=True)
+    return np.ascontiguousarray(out.reshape(n_tokens, -1), dtype=np.float32)
+
+
+@rule(Attention)
+def _attention(exe: ReferenceExecutable, op: Attention, batch: Batch, state: State) -> F32:
+    q, k, v = (state[x.id] for x in (op.q, op.k, op.v))
+    keys, values = exe.keys[op.cache], exe.values[op.cache]
+    sinks = exe.weights.whole(op.sinks)
+    out = np.empty((batch.n_tokens, op.out.width), np.float32)
+    for seq, (first, n) in enumerate(batch.spans[: batch.n_seqs]):
+        pages, position = batch.page_tables[seq], int(batch.positions[first])
+        store(k[first : first + n], keys, pages, position)
+        store(v[first : first + n], values, pages, position)
+        for i in range(0, n, _QUERIES):
+            exe.check_interrupt()
+            m = min(_QUERIES, n - i)
+            at = position + i
+            start = max(0, at - op.window + 1) if op.window else 0
+            rows = slice(first + i, first + i + m)
+            out[rows] = attention(
+                q[rows].reshape(m, op.n_heads, op.head_dim),
+                load(keys, pages, start, at + m),
+                load(values, pages, start, at + m),
+                at,
+                start,
+                scale=op.scale,
+                window=op.window,
+                softcap=op.softcap,
+                sinks=sinks,
+            )
+    return out

@@ -1,0 +1,28 @@
+"""Arithmetic on single numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.backends.reference.functions import soft_cap
+from pyllm.backends.reference.rules import F32, State, rule
+from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+
+if TYPE_CHECKING:
+    from pyllm.backends.base import Batch
+    from pyllm.backends.reference.backend import ReferenceExecutable
+
+
+@rule(Add)
+def _add(exe: ReferenceExecutable, op: Add, batch: Batch, state: State) -> F32:
+    return state[op.a.id] + state[op.b.id]
+
+
+@rule(Scale)
+def _scale(exe: ReferenceExecutable, op: Scale, batch: Batch, state: State) -> F32:
+    return state[op.x.id] * op.factor
+
+
+@rule(SoftCap)
+def _soft_cap(exe: ReferenceExecutable, op: SoftCap, batch: Batch, state: State) -> F32:
+    return soft_cap(state[op.x.id], op.cap)

@@ -1,0 +1,92 @@
+"""Mixtures of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.reference.functions import sigmoid, softmax
+from pyllm.backends.reference.ops.gate import gated_activation
+from pyllm.backends.reference.rules import F32, State, rule
+from pyllm.program.ops.experts import MixtureOfExperts
+
+if TYPE_CHECKING:
+    from pyllm.backends.base import Batch
+    from pyllm.backends.reference.backend import ReferenceExecutable
+
+
+def route(
+    router: F32,
+    n_used: int,
+    *,
+    gating: str = "softmax",
+    normalize: bool = False,
+    weight_scale: float = 1.0,
+    choice_bias: F32 | None = None,
+) -> tuple[NDArray[np.int64], F32]:
+    """Router logits [tokens, n_experts] → (chosen experts, their weights), both [tokens, n_used].
+
+    Of equal scores the expert of the lower number is chosen.
+    """
+    if gating == "softmax":
+        scores = softmax(router)
+    elif gating == "sigmoid":
+        scores = sigmoid(router)
+    else:
+        scores = router
+    order = scores if choice_bias is None else scores + choice_bias
+    chosen = np.argsort(-order, axis=-1, kind="stable")[:, :n_used]
+    weights = np.take_along_axis(scores, chosen, axis=-1)
+    if gating == "softmax_chosen":
+        weights = softmax(weights)
+    if normalize:
+        weights = weights / np.maximum(weights.sum(axis=-1, keepdims=True), 2.0**-14)
+    return chosen, weights * weight_scale
+
+
+def mixture_of_experts(
+    x: F32,
+    chosen: NDArray[np.integer],
+    weights: F32,
+    expert: Callable[[int, F32], F32],
+) -> F32:
+    """x [tokens, width]; chosen, weights [tokens, n_used] of `route`; expert(e, rows of x) → [rows, width].
+
+    Each expert is asked once, with the tokens that chose it.
+    """
+    out = np.zeros_like(x)
+    for e in np.unique(chosen):
+        token, slot = np.nonzero(chosen == e)
+        out[token] += weights[token, slot, None] * expert(int(e), x[token])
+    return out
+
+
+@rule(MixtureOfExperts)
+def _mixture_of_experts(exe: ReferenceExecutable, op: MixtureOfExperts, batch: Batch, state: State) -> F32:
+    whole = exe.weights.whole
+    chosen, weights = route(
+        state[op.router.id],
+        op.n_used,
+        gating=op.gating,
+        normalize=op.normalize,
+        weight_scale=op.weight_scale,
+        choice_bias=whole(op.choice_bias),
+    )
+    x = state[op.x.id]
+
+    def project(e: int, rows: F32, part: str, n: int) -> F32:
+        exe.observe(getattr(op, part), rows, e, op.n_experts)
+        out = exe.matmul(rows, getattr(op, part), e * n, (e + 1) * n)
+        scale, bias = whole(getattr(op, f"{part}_scale")), whole(getattr(op, f"{part}_bias"))
+        if scale is not None:
+            out = out * scale[e]
+        return out if bias is None else out + bias[e]
+
+    def expert(e: int, rows: F32) -> F32:
+        gated = gated_activation(project(e, rows, "gate", op.n_ff), project(e, rows, "up", op.n_ff), op.act)
+        return project(e, gated, "down", op.x.width)
+
+    return mixture_of_experts(x, chosen, weights, expert)

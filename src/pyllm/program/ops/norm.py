@@ -1,0 +1,33 @@
+"""Norms of rows, or of groups of columns such as heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from pyllm.errors import ModelError
+from pyllm.program.op import Op, Shapes
+from pyllm.program.values import Value, Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RMSNorm(Op):
+    """out = x / sqrt(mean(x^2) + eps) * weight, over consecutive groups of `group` columns.
+
+    `group` is the width for an ordinary norm (0: that, set on recording) and head_dim for a norm of each head; weight
+    [group] (or [width], when a file holds one weight per column), or None for none.
+    """
+
+    x: Value
+    weight: Weight | None
+    eps: float
+    group: int = 0
+
+    def settle(self, shapes: Shapes) -> Self:
+        return self if self.group else replace(self, group=self.x.width)
+
+    def infer(self, shapes: Shapes) -> int:
+        if self.group < 1 or self.x.width % self.group:
+            raise ModelError(f"a norm over groups of {self.group} columns does not divide {self.x.width} columns")
+        shapes.require(self.weight, (self.group,), (self.x.width,))
+        return self.x.width

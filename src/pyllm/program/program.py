@@ -1,0 +1,67 @@
+"""A program: the ops of a pass in order, the states that they keep, and the stages of a device's part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyllm.program.op import Op, inputs, weight_names
+from pyllm.program.values import KVSpec, StateSpec, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A device's ops from `start` to before `stop`, which run without waiting for another device.
+
+    What a stage receives or computes is there for all later stages of the step. No value is received twice.
+    """
+
+    start: int
+    stop: int
+    receives: tuple[Value, ...] = ()
+    """Values of other devices that are given when the stage starts."""
+    sends: tuple[Value, ...] = ()
+    """Values that other devices, or the caller, may want when it is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A recorded pass. `hidden` [rows, n_embd] is the final normed state, `logits` [rows, n_vocab] the output.
+
+    Where a model is split over devices, each has a program of its own: the ops that it computes, in stages (`cuts`),
+    with states numbered anew. `hidden` and `logits` are the whole model's then; only some part computes them.
+    """
+
+    ops: tuple[Op, ...]
+    n_layers: int
+    n_embd: int
+    n_vocab: int
+    states: tuple[StateSpec, ...]
+    """What ops keep of sequences; states of a kind are numbered from 0 in this order."""
+    hidden: Value
+    logits: Value
+    cuts: tuple[Stage, ...] = ()
+    """The stages of a part; empty for a whole model."""
+    given_rows: frozenset[int] = frozenset()
+    """Ids of received values that have one row per output row, not one per token."""
+
+    @property
+    def kv(self) -> tuple[KVSpec, ...]:
+        """The KV caches, by number."""
+        return tuple(spec for spec in self.states if isinstance(spec, KVSpec))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages in order; all ops are in one of them."""
+        return self.cuts or (Stage(0, len(self.ops), sends=tuple(dict.fromkeys((self.hidden, self.logits)))),)
+
+    def by_row(self) -> frozenset[int]:
+        """Ids of all values that have one row per output row."""
+        found = set(self.given_rows)
+        for op in self.ops:
+            if op.selects_rows or any(v.id in found for v in inputs(op)):
+                found.add(op.out.id)
+        return frozenset(found)
+
+    def weights(self) -> list[str]:
+        """Names of all tensors that the ops use, in order of first use."""
+        return list(dict.fromkeys(name for op in self.ops for name in weight_names(op)))
