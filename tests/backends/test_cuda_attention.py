@@ -18,14 +18,14 @@ from pyllm.backends.cuda.launch import Q8, TOKENS, Buffer, Facts, Forms, Half, L
 from pyllm.backends.cuda.launcher import Launcher
 from pyllm.backends.reference.functions import soft_cap
 from pyllm.backends.reference.ops.attention import attention as reference_attention
-from pyllm.backends.reference.ops.gate import gated_activation
-from pyllm.backends.reference.ops.norm import rms_norm
+from pyllm.backends.reference.ops.gate import gated_activation, xielu
+from pyllm.backends.reference.ops.norm import layer_norm, rms_norm
 from pyllm.backends.reference.ops.rope import rope as reference_rope
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.program import Value
 from pyllm.program.ops.attention import Attention
-from pyllm.program.ops.gate import ACTIVATIONS
+from pyllm.program.ops.gate import ACTIVATIONS, UNARY
 from pyllm.program.ops.rope import Rope
 
 F32 = NDArray[np.float32]
@@ -150,17 +150,21 @@ def check_forms(bench: Bench, y: Forms, wanted: F32, limit: float = 1e-12) -> No
 
 @pytest.mark.parametrize("n", [3, 11])
 @pytest.mark.parametrize(("group", "columns"), [(200, 200), (40, 40), (40, 200), (200, 0)])
-def test_norm(bench: Bench, n: int, group: int, columns: int) -> None:
+@pytest.mark.parametrize("centred", [False, True])
+def test_norm(bench: Bench, n: int, group: int, columns: int, centred: bool) -> None:
     width = 200
     of_tokens(bench, n)
-    x, weight, y = normal(n, width, std=3.0), normal(columns), all_forms(n, width)
+    x, weight, bias, y = 2.0 + normal(n, width, std=3.0), normal(columns), normal(columns), all_forms(n, width)
+    step = group if columns > group else 0
+    vectors = [(bench.vector(v), step) if columns else None for v in (weight, bias)]
     bench.run(
         elementwise.norm(
-            bench.arrays, TOKENS, x=bench.rows(x), y=y, weight=bench.vector(weight) if columns else None,
-            weight_step=group if columns > group else 0, eps=1e-5, group=group, width=width,
+            bench.arrays, TOKENS, x=bench.rows(x), y=y, weight=vectors[0], bias=vectors[1] if centred else None,
+            centred=centred, eps=1e-5, group=group, width=width,
         )
     )  # fmt: skip
-    check_forms(bench, y, rms_norm(x, weight if columns else None, 1e-5, group))
+    w, b = (v if columns else None for v in (weight, bias))
+    check_forms(bench, y, layer_norm(x, w, b, 1e-5, group) if centred else rms_norm(x, w, 1e-5, group))
 
 
 def test_norm_of_picked_sums(bench: Bench) -> None:
@@ -172,7 +176,7 @@ def test_norm_of_picked_sums(bench: Bench) -> None:
     bench.shape = replace(bench.shape, n_tokens=4)
     bench.run(
         elementwise.norm(
-            bench.arrays, TOKENS, x=bench.rows(x), z=bench.rows(z), total=total, y=y, weight=None, weight_step=0,
+            bench.arrays, TOKENS, x=bench.rows(x), z=bench.rows(z), total=total, y=y, weight=None,
             eps=1e-6, group=96, width=96, picked=True,
         )
     )  # fmt: skip
@@ -213,6 +217,38 @@ def test_gated(bench: Bench, act: str) -> None:
         gate[0, :4] = -300, 300, -30, 0
         bench.run(*elementwise.gated(bench.arrays, TOKENS, act, bench.rows(gate), bench.rows(up), y, 130))
         check_forms(bench, y, gated_activation(gate, up, act))
+
+
+@pytest.mark.parametrize("columns", [1, 5, 26])
+def test_gates_of_columns(bench: Bench, columns: int) -> None:
+    of_tokens(bench, 10)
+    gate, up, y = normal(10, 130 // columns, std=8.0), normal(10, 130, std=4.0), all_forms(10, 130)
+    launches = elementwise.gated(
+        bench.arrays, TOKENS, "sigmoid", bench.rows(gate), bench.rows(up), y, 130, spread=columns
+    )
+    bench.run(*launches)
+    check_forms(bench, y, gated_activation(gate, up, "sigmoid"))
+
+
+@pytest.mark.parametrize("act", UNARY)
+def test_activation(bench: Bench, act: str) -> None:
+    for n in (2, 10) if act == "relu2" else (2,):
+        of_tokens(bench, n)
+        x, y = normal(n, 130, std=8.0), all_forms(n, 130)
+        x[0, :4] = -80, 80, -30, 0
+        parameters = (1.25, 0.75, 0.5, -1e-6) if act == "xielu" else ()
+        bench.run(*elementwise.activation(bench.arrays, TOKENS, act, bench.rows(x), y, 130, parameters))
+        wanted = xielu(x, *parameters) if parameters else gated_activation(x, np.ones_like(x), act)
+        check_forms(bench, y, wanted)
+
+
+@pytest.mark.parametrize("columns", [1, 5, 130])
+def test_mul_weight(bench: Bench, columns: int) -> None:
+    of_tokens(bench, 3)
+    x, weight, y = normal(3, 130), normal(130 // columns), all_forms(3, 130)
+    vector = bench.vector(weight)
+    bench.run(*elementwise.mul_weight(bench.arrays, TOKENS, bench.rows(x), vector, y, 130, columns))
+    check_forms(bench, y, x * np.repeat(weight, columns))
 
 
 # --- rotation

@@ -20,8 +20,8 @@ from pyllm import backends
 from pyllm.backends.reference import weights
 from pyllm.backends.reference.ops.attention import attention as reference_attention
 from pyllm.backends.reference.ops.experts import route as reference_route
-from pyllm.backends.reference.ops.gate import gated_activation
-from pyllm.backends.reference.ops.norm import rms_norm
+from pyllm.backends.reference.ops.gate import gated_activation, xielu
+from pyllm.backends.reference.ops.norm import layer_norm, rms_norm
 from pyllm.backends.reference.ops.rope import rope as reference_rope
 from pyllm.errors import BackendError, ClosedError, FormatError
 from pyllm.gguf.tensor import TensorInfo
@@ -92,11 +92,43 @@ def test_activations(act: str, g: float, u: float) -> None:
         "gelu": lambda: 0.5 * g * (1 + math.tanh(math.sqrt(2 / math.pi) * (g + 0.044715 * g**3))) * u,
         "gelu_erf": lambda: 0.5 * g * (1 + math.erf(g / math.sqrt(2))) * u,
         "relu": lambda: max(g, 0.0) * u,
+        "relu2": lambda: max(g, 0.0) ** 2 * u,
+        "sigmoid": lambda: sigmoid(g) * u,
+        "softplus": lambda: (max(g, 0.0) + math.log1p(math.exp(-abs(g)))) * u,
+        "tanh": lambda: math.tanh(g) * u,
         "swiglu_oai": lambda: min(g, 7) * sigmoid(1.702 * min(g, 7)) * (max(-7.0, min(u, 7.0)) + 1),
     }[act]()
     got = gated_activation(np.array([[g]], np.float32), np.array([[u]], np.float32), act)
     assert got.dtype == np.float32
     assert got[0, 0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+@given(st.floats(-30, 30, width=32))
+@settings(max_examples=60, deadline=None)
+def test_xielu(x: float) -> None:
+    alpha_n, alpha_p, beta, eps = 1.25, 0.75, 0.5, -1e-6
+    wanted = alpha_p * x * x + beta * x if x > 0 else alpha_n * (math.expm1(min(x, eps)) - x) + beta * x
+    assert xielu(np.array([x], np.float32), alpha_n, alpha_p, beta, eps)[0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def test_a_number_of_a_gate_holds_for_columns() -> None:
+    gate, up = np.array([[0.0, 3.0]], np.float32), normal(1, 6)
+    half, most = 0.5, 1 / (1 + math.exp(-3))
+    wanted = up[0] * np.array([half] * 3 + [most] * 3)
+    np.testing.assert_allclose(gated_activation(gate, up, "sigmoid")[0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("group", [4, 12])
+def test_layer_norm(group: int) -> None:
+    x, w, b = normal(3, 12) + 5, normal(group, seed=1), normal(group, seed=2)
+    got = layer_norm(x, w, b, 1e-5, group)
+    for t, head in np.ndindex(3, 12 // group):
+        row = [float(v) for v in x[t, group * head : group * (head + 1)]]
+        mean = sum(row) / group
+        size = math.sqrt(sum((v - mean) ** 2 for v in row) / group + 1e-5)
+        for i in range(group):
+            wanted = (row[i] - mean) / size * float(w[i]) + float(b[i])
+            assert got[t, group * head + i] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
 
 
 def test_rms_norm_of_heads() -> None:

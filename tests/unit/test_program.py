@@ -10,12 +10,12 @@ import pytest
 from pyllm.errors import ModelError
 from pyllm.program import KVSpec, Recorder, Value, inputs, weight_names
 from pyllm.program.ops.attention import Attention
-from pyllm.program.ops.elementwise import Add, Scale
+from pyllm.program.ops.elementwise import Add, MulWeight, Scale
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.experts import MixtureOfExperts
-from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
-from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.norm import LayerNorm, RMSNorm
 from pyllm.program.ops.rope import Rope
 from pyllm.program.ops.select import SelectRows, Slice
 
@@ -48,7 +48,7 @@ def x(rec: Recorder) -> Value:
 
 def attend(rec: Recorder, x: Value, **changes: object) -> Value:
     options = {"n_heads": 4, "n_kv_heads": 4, "head_dim": 8, "v_head_dim": 8, "scale": 1.0} | changes
-    return rec(Attention(q=x, k=x, v=x, **options))  # type: ignore[arg-type]
+    return rec(Attention(**{"q": x, "k": x, "v": x, **options}))  # type: ignore[arg-type]
 
 
 def experts(rec: Recorder, x: Value, **changes: object) -> Value:
@@ -125,6 +125,17 @@ REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
     "add": (lambda r, x: r(Add(a=x, b=r(Slice(x=x, start=0, width=8)))), "32 and 8"),
     "gate": (lambda r, x: r(GatedActivation(gate=x, up=r(Slice(x=x, start=0, width=8)))), "32 and 8"),
     "activation": (lambda r, x: r(GatedActivation(gate=x, up=x, act="swish")), "'swish' is unknown.*silu"),
+    "narrow gate": (lambda r, x: r(GatedActivation(gate=r(Slice(x=x, start=0, width=5)), up=x)), "5 and 32"),
+    "unary": (lambda r, x: r(Activation(x=x, act="swiglu_oai")), "'swiglu_oai' is unknown"),
+    "parameters": (lambda r, x: r(Activation(x=x, act="xielu")), "4 parameters, not 0"),
+    "factors": (lambda r, x: r(MulWeight(x=x, weight="b")), r"tensor b .*\[32\]"),
+    "layer norm": (lambda r, x: r(LayerNorm(x=x, weight="norm", bias="b", eps=1e-5)), r"tensor b .*\[32\]"),
+    "no cache to share": (lambda r, x: attend(r, x, k=None, v=None), "KV cache -1"),
+    "another shape's cache": (
+        lambda r, x: (attend(r, x), attend(r, x, k=None, v=None, cache=0, n_kv_heads=2))[1],
+        "cannot read KV cache 0",
+    ),
+    "keys alone": (lambda r, x: (attend(r, x), attend(r, x, v=None, cache=0))[1], "cannot read KV cache 0"),
     "slice": (lambda r, x: r(Slice(x=x, start=30, width=3)), "30 to 33"),
     "negative slice": (lambda r, x: r(Slice(x=x, start=-1, width=3)), "-1"),
     "too many experts": (lambda r, x: experts(r, x, n_used=4), "4 of 3"),

@@ -24,18 +24,19 @@ from pyllm.backends.cuda.launch import (
 from pyllm.program.ops.gate import ACTIVATIONS
 
 _THREADS, _MOST_THREADS = 128, 512
-_KINDS = {"copy": 0, "add": 1, "scale": 2, "softcap": 3, "gated": 4}
+_KINDS = {"copy": 0, "add": 1, "scale": 2, "softcap": 3, "gated": 4, "activation": 5, "mul weight": 6}
 FORMS = {
     "f32": "ptr", "q8": "ptr", "scales": "ptr", "sums": "ptr", "half": "ptr", "factors": "ptr",
     "f32_ld": "int", "q8_ld": "int", "half_ld": "int", "width": "int",
 }  # fmt: skip
 """`struct Forms` of kernels/rows.cuh, with which a `struct Args` starts."""
 _NORM = struct(
-    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", total="ptr", weight="ptr",
-    x_ld="int", z_ld="int", total_ld="int", weight_step="int", eps="float",
+    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", total="ptr", weight="ptr", bias="ptr",
+    x_ld="int", z_ld="int", total_ld="int", weight_step="int", bias_step="int", eps="float",
 )  # fmt: skip
 _ELEMENTWISE = struct(
-    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", x_ld="int", z_ld="int", factor="float"
+    **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", x_ld="int", z_ld="int", factor="float",
+    alpha_n="float", alpha_p="float", beta="float", eps="float",
 )  # fmt: skip
 
 
@@ -45,36 +46,39 @@ def norm(
     *,
     x: View,
     y: Forms,
-    weight: Buffer | None,
-    weight_step: int,
+    weight: tuple[Buffer, int] | None,
     eps: float,
     group: int,
     width: int,
+    bias: tuple[Buffer, int] | None = None,
+    centred: bool = False,
     picked: bool = False,
     z: View | None = None,
     total: View | None = None,
 ) -> Launch:
-    """y = norm(x + z) * weight over groups of `group` columns; x + z also goes to `total`.
+    """y = norm(x + z) * weight + bias over groups of `group` columns; x + z also goes to `total`.
 
-    weight_step: 0 where groups share their weights, else `group`. picked: rows of x and z are those that are wanted.
+    weight, bias: where, and floats from one group's to the next's (0: they share them). centred: less the mean.
+    picked: rows of x and z are those that are wanted.
     """
     threads = min(_MOST_THREADS, round_up(-(-width // 4), 32))
 
     def args(shape: StepShape) -> NDArray[np.void]:
         return fill(
             _NORM, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
-            rows=arrays.rows if picked else None, x=x, z=z, total=total, weight=weight, x_ld=x.ld, z_ld=_ld(z),
-            total_ld=_ld(total), weight_step=weight_step, eps=eps,
+            rows=arrays.rows if picked else None, x=x, z=z, total=total,
+            weight=weight and weight[0], bias=bias and bias[0], x_ld=x.ld, z_ld=_ld(z), total_ld=_ld(total),
+            weight_step=weight[1] if weight else 0, bias_step=bias[1] if bias else 0, eps=eps,
         )  # fmt: skip
 
     return Launch(
         "norm.cu",
-        "rms_norm",
+        "norm",
         lambda shape: (count.of(shape), 1, 1),
         threads,
         args,
         "norm",
-        defines={"WIDTH": width, "GROUP": group, "THREADS": threads},
+        defines={"WIDTH": width, "GROUP": group, "THREADS": threads, "CENTRED": int(centred)},
         reads=_buffers(x, z),
         writes=(*y.buffers, *_buffers(total)),
     )
@@ -99,9 +103,26 @@ def elementwise(
     return _launch(kind, arrays, count, x, z, Forms(y), width, factor=factor, picked=picked)
 
 
-def gated(arrays: StepArrays, count: Count, act: str, gate: View, up: View, y: Forms, width: int) -> list[Launch]:
-    """y = act(gate) * up."""
-    return in_forms("gated", arrays, count, gate, up, y, width, act=ACTIVATIONS.index(act))
+def gated(
+    arrays: StepArrays, count: Count, act: str, gate: View, up: View, y: Forms, width: int, spread: int = 1
+) -> list[Launch]:
+    """y = act(gate) * up; a number of `gate` holds for `spread` columns."""
+    return in_forms("gated", arrays, count, gate, up, y, width, act=ACTIVATIONS.index(act), spread=spread)
+
+
+def activation(
+    arrays: StepArrays, count: Count, act: str, x: View, y: Forms, width: int, parameters: tuple[float, ...]
+) -> list[Launch]:
+    """y = act(x)."""
+    number = -1 if act == "xielu" else ACTIVATIONS.index(act)
+    return in_forms("activation", arrays, count, x, None, y, width, act=number, parameters=parameters)
+
+
+def mul_weight(
+    arrays: StepArrays, count: Count, x: View, weight: Buffer, y: Forms, width: int, spread: int
+) -> list[Launch]:
+    """y = x * weight; a weight holds for `spread` columns."""
+    return in_forms("mul weight", arrays, count, x, View(weight, 0), y, width, spread=spread)
 
 
 def convert(arrays: StepArrays, count: Count, x: View, y: Forms, width: int) -> list[Launch]:
@@ -138,17 +159,20 @@ def _launch(
     width: int,
     *,
     act: int = 0,
+    spread: int = 1,
     factor: float = 0.0,
+    parameters: tuple[float, ...] = (),
     picked: bool = False,
     when: Callable[[StepShape], bool] = always,
 ) -> Launch:
     threads, per_thread = whole_row(width) if y.half else (_THREADS, 1)
     blocks = -(-width // (4 * threads * per_thread))
+    xielu = dict(zip(("alpha_n", "alpha_p", "beta", "eps"), parameters or (0.0,) * 4, strict=True))
 
     def args(shape: StepShape) -> NDArray[np.void]:
         return fill(
             _ELEMENTWISE, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
-            rows=arrays.rows if picked else None, x=x, z=z, x_ld=x.ld, z_ld=_ld(z), factor=factor,
+            rows=arrays.rows if picked else None, x=x, z=z, x_ld=x.ld, z_ld=_ld(z), factor=factor, **xielu,
         )  # fmt: skip
 
     return Launch(
@@ -159,7 +183,7 @@ def _launch(
         args,
         kind,
         defines={
-            "KIND": _KINDS[kind], "ACT": act, "ALIGNED": int(x.offset % 16 == 0), "THREADS": threads,
+            "KIND": _KINDS[kind], "ACT": act, "SPREAD": spread, "ALIGNED": int(x.offset % 16 == 0), "THREADS": threads,
             "PER_THREAD": per_thread,
         },
         when=when,

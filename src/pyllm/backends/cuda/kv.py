@@ -122,8 +122,8 @@ def store(
     cache: Buffer,
     *,
     q: View,
-    k: View,
-    v: View,
+    k: View | None,
+    v: View | None,
     turned: View,
     rope: Rope | None = None,
     inv_freq: Buffer | None = None,
@@ -131,13 +131,14 @@ def store(
     k_norm: HeadNorm | None = None,
 ) -> Launch:
     """Keys, normed and rotated, and values into the cache; queries, normed and rotated alike, to `turned`: where that
-    is where they are, they stay as they are."""
+    is where they are, they stay as they are. Without k and v only queries are turned."""
     queries = _Heads() if turned == q else _Heads(q, op.n_heads, q_norm)
+    keys = _Heads(k, op.n_kv_heads, k_norm) if k else _Heads()
     launch = _store(
         arrays, cache_defines(op, options), lambda: cache_members(op, options, cache), queries, turned,
-        _Heads(k, op.n_kv_heads, k_norm), v, rope, inv_freq, label="store keys",
+        keys, v, rope, inv_freq, label="store keys" if k else "turn queries",
     )  # fmt: skip
-    return replace(launch, writes=(*launch.writes, cache))
+    return replace(launch, writes=(*launch.writes, cache)) if k else launch
 
 
 def _store(

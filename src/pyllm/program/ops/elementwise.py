@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyllm.program.op import Op, Shapes
-from pyllm.program.values import Value
+from pyllm.program.values import Value, Weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,23 @@ class Scale(Op):
     factor: float
 
     def infer(self, shapes: Shapes) -> int:
+        return self.x.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MulWeight(Op):
+    """out = x * weight. weight [n], n a divisor of the width: each number holds for width / n consecutive columns.
+
+    So n = width multiplies columns, n = n_heads heads, n = 1 everything.
+    """
+
+    x: Value
+    weight: Weight
+
+    def infer(self, shapes: Shapes) -> int:
+        shape = shapes.shape(self.weight)
+        if len(shape) != 1 or self.x.width % shape[0]:
+            shapes.refuse(self.weight, (self.x.width,))
         return self.x.width
 
 

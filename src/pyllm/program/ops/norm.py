@@ -27,7 +27,32 @@ class RMSNorm(Op):
         return self if self.group else replace(self, group=self.x.width)
 
     def infer(self, shapes: Shapes) -> int:
-        if self.group < 1 or self.x.width % self.group:
-            raise ModelError(f"a norm over groups of {self.group} columns does not divide {self.x.width} columns")
-        shapes.require(self.weight, (self.group,), (self.x.width,))
-        return self.x.width
+        return _infer(self, shapes, self.weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorm(Op):
+    """out = (x - mean) / sqrt(variance + eps) * weight + bias, over consecutive groups of `group` columns.
+
+    The variance is the mean of (x - mean)^2. `group`, `weight` and `bias` are as `RMSNorm`'s.
+    """
+
+    x: Value
+    weight: Weight | None
+    bias: Weight | None = None
+    eps: float
+    group: int = 0
+
+    def settle(self, shapes: Shapes) -> Self:
+        return self if self.group else replace(self, group=self.x.width)
+
+    def infer(self, shapes: Shapes) -> int:
+        return _infer(self, shapes, self.weight, self.bias)
+
+
+def _infer(op: RMSNorm | LayerNorm, shapes: Shapes, *vectors: Weight | None) -> int:
+    if op.group < 1 or op.x.width % op.group:
+        raise ModelError(f"a norm over groups of {op.group} columns does not divide {op.x.width} columns")
+    for vector in vectors:
+        shapes.require(vector, (op.group,), (op.x.width,))
+    return op.x.width

@@ -1,8 +1,9 @@
 // Ops that compute each number from those at its place: sums, scalings, copies of rows and columns, gates.
 //
-// KIND: 0 x, 1 x + z, 2 x * factor, 3 factor * tanh(x / factor), 4 act(x) * z; ACT: which activation, in the order of
-// `program.ACTIVATIONS`. ALIGNED: rows of x start at 16 aligned bytes (z's always do). THREADS; PER_THREAD: fours of
-// columns that a thread has. Where halves are wanted a block has a whole row.
+// KIND: 0 x, 1 x + z, 2 x * factor, 3 factor * tanh(x / factor), 4 act(x) * z, 5 act(x), 6 x * z; ACT: which activation,
+// in the order of `ACTIVATIONS` of program/ops/gate.py, -1 xielu. SPREAD: columns that a number holds for: of x where x
+// gates, of z where that is a weight (6; all rows have the same). ALIGNED: rows of x start at 16 aligned bytes (z's always
+// do). THREADS; PER_THREAD: fours of columns that a thread has. Where halves are wanted a block has a whole row.
 #include "rows.cuh"
 
 struct Args {
@@ -14,10 +15,14 @@ struct Args {
     int x_ld;
     int z_ld;
     float factor;
+    float alpha_n;  // xielu's
+    float alpha_p;
+    float beta;
+    float eps;
 };
 
-#if KIND == 4
-DEVICE float activated(float x) {
+#if KIND == 4 || KIND == 5
+DEVICE float activated(const Args& a, float x) {
 #if ACT == 0
     return x * fast_sigmoid(x);
 #elif ACT == 1
@@ -26,6 +31,17 @@ DEVICE float activated(float x) {
     return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
 #elif ACT == 3
     return fmaxf(x, 0.0f);
+#elif ACT == 5
+    return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
+#elif ACT == 6
+    return fast_sigmoid(x);
+#elif ACT == 7
+    return fmaxf(x, 0.0f) + log1pf(fast_exp(-fabsf(x)));
+#elif ACT == 8
+    return fast_tanh(x);
+#elif ACT == -1
+    float bent = x > 0.0f ? a.alpha_p * x * x : a.alpha_n * (expm1f(fminf(x, a.eps)) - x);
+    return bent + a.beta * x;
 #else
     x = fminf(x, 7.0f);
     return x * fast_sigmoid(1.702f * x);
@@ -33,19 +49,23 @@ DEVICE float activated(float x) {
 }
 #endif
 
-DEVICE float result(float x, float z, float factor) {
+DEVICE float result(const Args& a, float x, float z) {
 #if KIND == 0
     return x;
 #elif KIND == 1
     return x + z;
 #elif KIND == 2
-    return x * factor;
+    return x * a.factor;
 #elif KIND == 3
-    return factor * tanhf(x / factor);
+    return a.factor * tanhf(x / a.factor);
+#elif KIND == 5
+    return activated(a, x);
+#elif KIND == 6
+    return x * z;
 #elif ACT == 4
-    return activated(x) * (fminf(fmaxf(z, -7.0f), 7.0f) + 1.0f);
+    return activated(a, x) * (fminf(fmaxf(z, -7.0f), 7.0f) + 1.0f);
 #else
-    return activated(x) * z;
+    return activated(a, x) * z;
 #endif
 }
 
@@ -58,6 +78,18 @@ DEVICE float4 load_x(const float* row, int column, int width) {
 #endif
 }
 
+// The first n of four columns, zeros after them.
+DEVICE float4 columns_before(float4 x, int n) {
+    return make_float4(n > 0 ? x.x : 0.0f, n > 1 ? x.y : 0.0f, n > 2 ? x.z : 0.0f, n > 3 ? x.w : 0.0f);
+}
+
+// Four columns of what holds for SPREAD columns each.
+DEVICE float4 load_spread(const float* row, int column, int width) {
+    int last = (width - 1) / SPREAD;
+    return make_float4(row[min(column / SPREAD, last)], row[min((column + 1) / SPREAD, last)],
+                       row[min((column + 2) / SPREAD, last)], row[min((column + 3) / SPREAD, last)]);
+}
+
 KERNEL_MIN(elementwise, Args, THREADS, 1) {
     int row = blockIdx.x, first = 4 * (threadIdx.x + blockIdx.y * PER_THREAD * THREADS);
     if (row >= *a.count) return;
@@ -66,10 +98,13 @@ KERNEL_MIN(elementwise, Args, THREADS, 1) {
 #pragma unroll
     for (int i = 0; i < PER_THREAD; i++) {
         int column = first + 4 * i * THREADS;
-        float4 x = load_x(x_row, column, a.out.width), z = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float4 x, z = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (KIND == 4 && SPREAD > 1) x = load_spread(x_row, column, a.out.width);
+        else x = load_x(x_row, column, a.out.width);
         if (KIND == 1 || KIND == 4) z = load_columns(a.z + (s64)row * a.z_ld, column, a.out.width);
-        y[i] = make_float4(result(x.x, z.x, a.factor), result(x.y, z.y, a.factor), result(x.z, z.z, a.factor),
-                           result(x.w, z.w, a.factor));
+        if (KIND == 6) z = load_spread(a.z, column, a.out.width);
+        y[i] = make_float4(result(a, x.x, z.x), result(a, x.y, z.y), result(a, x.z, z.z), result(a, x.w, z.w));
+        if (KIND == 5) y[i] = columns_before(y[i], a.out.width - column);  // act(0) may be other than 0
     }
     write_forms(a.out, row, first, 4 * THREADS, y);
 }

@@ -20,21 +20,22 @@ if TYPE_CHECKING:
 @emit(Attention)
 def attend(low: Lowering, node: Node, op: Attention) -> None:
     q_rope, q_norm, q_value = _source(low, op.q, op.head_dim)
-    k_rope, k_norm, k_value = _source(low, op.k, op.head_dim)
-    if (q_norm is None) != (k_norm is None) or not _alike(q_rope, k_rope):
-        q_rope, q_norm, q_value, k_norm, k_value = None, None, op.q, None, op.k
-    q, k, v = low.f32(q_value), low.f32(k_value), low.f32(op.v)
-    cache = low.caches[op.cache]
+    k = v = k_norm = None
+    if op.k is not None and op.v is not None:
+        k_rope, k_norm, k_value = _source(low, op.k, op.head_dim)
+        if (q_norm is None) != (k_norm is None) or not _alike(q_rope, k_rope):
+            q_rope, q_norm, q_value, k_norm, k_value = None, None, op.q, None, op.k
+        k, v = low.f32(k_value), low.f32(op.v)
+    q, cache = low.f32(q_value), low.caches[op.cache]
     cache.n_bytes = kv.cache_bytes(low.program.kv[op.cache], low.options)
     turned = View.room(low.most(node), q_value.width) if q_rope or q_norm else q
-    low.add(
-        node,
-        kv.store(
+    if k or turned != q:
+        store = kv.store(
             low.arrays, op, low.options, cache, q=q, k=k, v=v, turned=turned, rope=q_rope,
             inv_freq=low.weights.constant(q_rope.inv_freq) if q_rope else None,
             q_norm=_head_norm(low, q_norm), k_norm=_head_norm(low, k_norm),
-        ),
-    )  # fmt: skip
+        )  # fmt: skip
+        low.add(node, store)
     sinks = low.weights.vector([(op.sinks, op.n_heads)]) if op.sinks else None
     out = low.new_forms(node, low.wants(node))
     low.add(node, attention.attend(low.arrays, op, low.options, cache, turned, out, sinks, low.facts))

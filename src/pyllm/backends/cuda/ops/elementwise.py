@@ -10,7 +10,7 @@ from pyllm.backends.cuda.ops.experts import experts
 from pyllm.backends.cuda.ops.linear import linear, product_of_sum
 from pyllm.backends.cuda.rules import emit
 from pyllm.program import Value
-from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.linear import Linear
 
@@ -40,6 +40,13 @@ def scale(low: Lowering, node: Node, op: Scale) -> None:
 @emit(SoftCap)
 def soft_cap(low: Lowering, node: Node, op: SoftCap) -> None:
     elementwise(low, node, "softcap", op.x, factor=op.cap)
+
+
+@emit(MulWeight)
+def mul_weight(low: Lowering, node: Node, op: MulWeight) -> None:
+    y, x, n = low.new_forms(node, low.wants(node)), low.f32(op.x), low.weights[op.weight].n_elements
+    weight = low.weights.vector([(op.weight, n)])
+    low.add(node, launches.mul_weight(low.arrays, node.count, x, weight, y, op.out.width, op.out.width // n))
 
 
 def elementwise(

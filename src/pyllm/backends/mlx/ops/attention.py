@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 def _attention(s: Step, op: Attention) -> mx.array:
     keys, values = s.caches[op.cache]
     q = s[op.q]
-    att.store(keys, s.inputs["slots"], s[op.k])
-    att.store(values, s.inputs["slots"], s[op.v])
+    if op.k is not None and op.v is not None:
+        att.store(keys, s.inputs["slots"], s[op.k])
+        att.store(values, s.inputs["slots"], s[op.v])
     dtype = mx.float16 if s.lowering.half and keys.dtype == mx.float16 else mx.float32
     sinks, out = s.vector(op.sinks), []
     for i, (group, mask) in enumerate(zip(s.reads[op.window], s.masks(op.window), strict=True)):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from pyllm.backends.mlx.rules import rule
-from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
 
 if TYPE_CHECKING:
     from pyllm.backends.mlx.lowering import Step
@@ -31,3 +31,9 @@ def _scale(s: Step, op: Scale) -> mx.array:
 @rule(SoftCap)
 def _soft_cap(s: Step, op: SoftCap) -> mx.array:
     return soft_cap(s[op.x], op.cap)
+
+
+@rule(MulWeight)
+def _mul_weight(s: Step, op: MulWeight) -> mx.array:
+    x, weight = s[op.x], s.lowering.vectors[op.weight]
+    return (x.reshape(len(x), weight.size, -1) * weight[:, None]).reshape(x.shape)

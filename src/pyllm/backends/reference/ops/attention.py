@@ -70,14 +70,15 @@ def attention(
 
 @rule(Attention)
 def _attention(exe: ReferenceExecutable, op: Attention, batch: Batch, state: State) -> F32:
-    q, k, v = (state[x.id] for x in (op.q, op.k, op.v))
+    q = state[op.q.id]
     keys, values = exe.keys[op.cache], exe.values[op.cache]
     sinks = exe.weights.whole(op.sinks)
     out = np.empty((batch.n_tokens, op.out.width), np.float32)
     for seq, (first, n) in enumerate(batch.spans[: batch.n_seqs]):
         pages, position = batch.page_tables[seq], int(batch.positions[first])
-        store(k[first : first + n], keys, pages, position)
-        store(v[first : first + n], values, pages, position)
+        if op.k is not None and op.v is not None:
+            store(state[op.k.id][first : first + n], keys, pages, position)
+            store(state[op.v.id][first : first + n], values, pages, position)
         for i in range(0, n, _QUERIES):
             exe.check_interrupt()
             m = min(_QUERIES, n - i)

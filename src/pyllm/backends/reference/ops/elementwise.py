@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.reference.functions import soft_cap
 from pyllm.backends.reference.rules import F32, State, rule
-from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
 
 if TYPE_CHECKING:
     from pyllm.backends.base import Batch
@@ -26,3 +26,10 @@ def _scale(exe: ReferenceExecutable, op: Scale, batch: Batch, state: State) -> F
 @rule(SoftCap)
 def _soft_cap(exe: ReferenceExecutable, op: SoftCap, batch: Batch, state: State) -> F32:
     return soft_cap(state[op.x.id], op.cap)
+
+
+@rule(MulWeight)
+def _mul_weight(exe: ReferenceExecutable, op: MulWeight, batch: Batch, state: State) -> F32:
+    x, weight = state[op.x.id], exe.weights.whole(op.weight)
+    assert weight is not None
+    return (x.reshape(len(x), len(weight), -1) * weight[:, None]).reshape(x.shape)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pyllm.backends.reference.functions import sigmoid
 from pyllm.backends.reference.rules import F32, State, rule
-from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.gate import Activation, GatedActivation
 
 if TYPE_CHECKING:
     from pyllm.backends.base import Batch
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def gated_activation(gate: F32, up: F32, act: str = "silu") -> F32:
-    """gate, up [tokens, width] → [tokens, width]."""
+    """up [tokens, width], gate the same or [tokens, a divisor of width] → [tokens, width]."""
+    if gate.shape != up.shape:
+        gate = np.repeat(gate, up.shape[1] // gate.shape[1], axis=1)
     if act == "swiglu_oai":
         g, u = np.minimum(gate, 7), np.clip(up, -7, 7)
         return g * sigmoid(1.702 * g) * (u + 1)
@@ -41,9 +43,25 @@ ACTIVATIONS: dict[str, Callable[[F32], F32]] = {
     "gelu": _gelu,
     "gelu_erf": _gelu_erf,
     "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.square(np.maximum(x, 0)),
+    "sigmoid": sigmoid,
+    "softplus": lambda x: np.logaddexp(x, np.float32(0)),
+    "tanh": np.tanh,
 }
 
 
 @rule(GatedActivation)
 def _gated_activation(exe: ReferenceExecutable, op: GatedActivation, batch: Batch, state: State) -> F32:
     return gated_activation(state[op.gate.id], state[op.up.id], op.act)
+
+
+def xielu(x: F32, alpha_n: float, alpha_p: float, beta: float, eps: float) -> F32:
+    """Any shape; what it computes is said in `Activation`."""
+    negative = (np.expm1(np.minimum(x, np.float32(eps))) - x) * np.float32(alpha_n)
+    return np.where(x > 0, np.float32(alpha_p) * x * x, negative) + np.float32(beta) * x
+
+
+@rule(Activation)
+def _activation(exe: ReferenceExecutable, op: Activation, batch: Batch, state: State) -> F32:
+    x = state[op.x.id]
+    return xielu(x, *op.parameters) if op.act == "xielu" else ACTIVATIONS[op.act](x)
