@@ -14,6 +14,7 @@ from pyllm.backends.reference.functions import soft_cap
 from pyllm.backends.reference.ops.experts import route as reference_route
 from pyllm.backends.reference.ops.gate import gated_activation
 from pyllm.backends.reference.ops.norm import rms_norm
+from pyllm.program.ops.gate import ACTIVATIONS
 
 FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 
@@ -63,13 +64,13 @@ def norm(x, weight, eps, group, *, add=None, rows=None, records=False, keep_sum=
     w = None if weight is None else padded(weight[None], 0.0)
     scratch = np.zeros((2, 4096), np.uint8)
     call(
-        "norm", "rms_norm", {}, step,
+        "norm", "norm", {"centred": 0}, step,
         [
             xb, xb.strides[0], 0 if ab is None else ab, xb.strides[0], h if keep_sum else 0, h.strides[0],
             0 if records else y, y.strides[0], record if records else 0, 2 * width,
             0 if w is None else w, group if weight is not None and len(weight) == width != group else 0,
             float(eps), group, width // group, step[2:] if rows else step, 1 if rows else 0, scratch, 4096,
-            step[FIRST_WIDE:],
+            step[FIRST_WIDE:], 0, 0,
         ],
     )  # fmt: skip
     out = read_records(record, width) if records else y[:, :width]
@@ -113,13 +114,13 @@ def test_copy_picks_rows() -> None:
     np.testing.assert_array_equal(y[:, :48], x[rows])
 
 
-@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_erf", "relu", "swiglu_oai"])
+@pytest.mark.parametrize("act", ACTIVATIONS)
 def test_gated_activation(act: str) -> None:
     gate, up = 4 * normal(6, 96), 4 * normal(6, 96, seed=1)
     want = gated_activation(gate, up, act)
     step, g, u, y = step_block(6), padded(gate), padded(up), padded(0 * gate)
     records, scratch = np.zeros((6, 192), np.uint8), np.zeros((2, 4096), np.uint8)
-    slots = [g, g.strides[0], u, u.strides[0], y, y.strides[0], 0, 192, 96, step, scratch, 4096, step[FIRST_WIDE:]]
+    slots = [g, g.strides[0], u, u.strides[0], y, y.strides[0], 0, 192, 96, step, scratch, 4096, step[FIRST_WIDE:], 1]
     call("elementwise", "gated", {"act": act}, step, slots)
     np.testing.assert_allclose(y[:, :96], want, rtol=1e-5, atol=4e-6)
     slots[4], slots[6] = 0, records

@@ -15,6 +15,7 @@ from pyllm.jit.simd import (
     atomic_add,
     exp_f32,
     fma,
+    load_f32,
     load_f32x16,
     load_f64,
     load_i64,
@@ -23,6 +24,7 @@ from pyllm.jit.simd import (
     select_lt,
     sigmoid_f32,
     splat_f32,
+    store_f32,
     store_f32x16,
     tanh_f32,
     zero_f32,
@@ -106,49 +108,133 @@ def _erf(x):
 
 
 @register_jitable
-def _silu(g, u):
-    return g * sigmoid_f32(g) * u
+def _silu(x):
+    return x * sigmoid_f32(x)
 
 
 @register_jitable
-def _gelu(g, u):
+def _gelu(x):
     one = splat_f32(np.float32(1))
     half = splat_f32(np.float32(0.5))
-    inner = g * splat_f32(np.float32(0.79788456080286535588)) * fma(splat_f32(np.float32(0.044715)) * g, g, one)
-    return half * g * (one + tanh_f32(inner)) * u
+    inner = x * splat_f32(np.float32(0.79788456080286535588)) * fma(splat_f32(np.float32(0.044715)) * x, x, one)
+    return half * x * (one + tanh_f32(inner))
 
 
 @register_jitable
-def _gelu_erf(g, u):
+def _gelu_erf(x):
     one = splat_f32(np.float32(1))
     half = splat_f32(np.float32(0.5))
-    return half * g * (one + _erf(g * splat_f32(np.float32(0.70710678118654752440)))) * u
+    return half * x * (one + _erf(x * splat_f32(np.float32(0.70710678118654752440))))
 
 
 @register_jitable
-def _relu(g, u):
-    return max_f32(g, zero_f32()) * u
+def _relu(x):
+    return max_f32(x, zero_f32())
 
 
 @register_jitable
-def _swiglu_oai(g, u):
-    one = splat_f32(np.float32(1))
-    seven = splat_f32(np.float32(7))
-    g = min_f32(g, seven)
-    u = max_f32(min_f32(u, seven), zero_f32() - seven)
-    return g * sigmoid_f32(g * splat_f32(np.float32(1.702))) * (u + one)
+def _relu2(x):
+    x = max_f32(x, zero_f32())
+    return x * x
 
 
-ACTIVATIONS = {"silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _relu, "swiglu_oai": _swiglu_oai}
+@register_jitable
+def _sigmoid(x):
+    return sigmoid_f32(x)
+
+
+@register_jitable
+def _tanh(x):
+    return tanh_f32(x)
+
+
+@register_jitable
+def _softplus(x):
+    """max(x, 0) + log(1 + e), e = exp(-|x|); log(1 + e) = 2 artanh(e / (2 + e)) by its series, within 1e-8."""
+    e = exp_f32(zero_f32() - abs_f32(x))
+    s = e / (e + splat_f32(np.float32(2)))
+    q = s * s
+    p = splat_f32(np.float32(1 / 13))
+    for n in (11, 9, 7, 5, 3, 1):
+        p = fma(p, q, splat_f32(np.float32(1) / np.float32(n)))
+    return fma(s + s, p, max_f32(x, zero_f32()))
+
+
+@register_jitable
+def _clamped_swish(x):
+    x = min_f32(x, splat_f32(np.float32(7)))
+    return x * sigmoid_f32(x * splat_f32(np.float32(1.702)))
+
+
+_FUNCTIONS = {
+    "silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _relu, "swiglu_oai": _clamped_swish, "relu2": _relu2,
+    "sigmoid": _sigmoid, "softplus": _softplus, "tanh": _tanh,
+}  # fmt: skip
+
+
+def gate_of(act: str) -> Any:
+    """act(gate) * up as a function of vectors."""
+    function = _FUNCTIONS[act]
+    clamped = act == "swiglu_oai"
+
+    @register_jitable
+    def gate(g, u):
+        if clamped:
+            seven = splat_f32(np.float32(7))
+            return function(g) * (max_f32(min_f32(u, seven), zero_f32() - seven) + splat_f32(np.float32(1)))
+        return function(g) * u
+
+    return gate
+
+
+@register_jitable
+def _spread(row, c, spread):
+    """Columns c .. c + 15 of a row whose numbers hold for `spread` columns each."""
+    if spread == 1:
+        return load_f32x16(row + 4 * c)
+    return splat_f32(load_f32(row + 4 * (c // spread)))
+
+
+@register_jitable
+def _expand(row, out, columns, spread):
+    """Each number of a row, `spread` times."""
+    for c in range(columns):
+        store_f32(out + 4 * c, load_f32(row + 4 * (c // spread)))
 
 
 def gated(act: str) -> Callable[[int, int, int], None]:
-    """y = act(gate) * up, and its activation record.
+    """y = act(gate) * up, and its activation record. Slots as `_rows_kernel`'s."""
+    return _rows_kernel(gate_of(act))
+
+
+def activation(act: str) -> Callable[[int, int, int], None]:
+    """y = act(x), and its activation record. Slots as `_rows_kernel`'s; UP is x, too."""
+    function: Any = _FUNCTIONS[act]
+
+    @register_jitable
+    def unary(x, same):
+        return function(x)
+
+    return _rows_kernel(unary)
+
+
+def mul_weight() -> Callable[[int, int, int], None]:
+    """y = x * weight, and its activation record. Slots as `_rows_kernel`'s; GATE is the weight, with 0 bytes a row."""
+
+    @register_jitable
+    def product(w, x):
+        return x * w
+
+    return _rows_kernel(product)
+
+
+def _rows_kernel(function: Any) -> Callable[[int, int, int], None]:
+    """y = function(gate, up), and its activation record.
 
     Slots: step, counter, gate, ldg, up, ldu, Y or 0, ldy, records or 0, ld of records, columns, range, scratch, bytes
-    of scratch of a thread, address of the first row with a wide record. (ld in bytes.)
+    of scratch of a thread, address of the first row with a wide record, columns that a number of gate holds for.
+    (ld in bytes.) Scratch has two rows.
     """
-    function: Any = ACTIVATIONS[act]
 
     def k(args, thread, n_threads):
         counter = load_i64(args + 8)
@@ -159,6 +245,8 @@ def gated(act: str) -> Callable[[int, int, int], None]:
         columns, rows = load_i64(args + 80), load_i64(args + 88)
         scratch = load_i64(args + 96) + thread * load_i64(args + 104)
         wide_from = load_i64(load_i64(args + 112))
+        spread = load_i64(args + 120)
+        expanded = scratch + 4 * ((columns + 31) // 32 * 32)
         first, n = load_i64(rows), load_i64(rows + 8)
         at_once = rows_at_once(n, n_threads)
         while True:
@@ -167,11 +255,47 @@ def gated(act: str) -> Callable[[int, int, int], None]:
                 break
             for t in range(first + item, first + min(item + at_once, n)):
                 out = y + t * ldy if y != 0 else scratch
+                row, each = gate + t * ldg, spread
+                if spread % 16 != 0 and spread != 1:
+                    _expand(row, expanded, columns, spread)
+                    row, each = expanded, 1
                 for c in range(0, columns, 16):
-                    g = load_f32x16(gate + t * ldg + 4 * c)
+                    g = _spread(row, c, each)
                     store_f32x16(out + 4 * c, function(g, load_f32x16(up + t * ldu + 4 * c)))
                 if records != 0:
                     store_activation(out, records + t * ld_records, columns, 1 if t >= wide_from else 0)
+
+    return k
+
+
+def xielu() -> Callable[[int, int, int], None]:
+    """Y = alpha_p x^2 + beta x for x > 0, else alpha_n (expm1(min(x, eps)) - x) + beta x.
+
+    Slots: step, counter, X, ldx, Y, ldy, columns, range, alpha_n, alpha_p, beta, eps. (ld in bytes.)
+    """
+
+    def k(args, thread, n_threads):
+        counter = load_i64(args + 8)
+        x, ldx = load_i64(args + 16), load_i64(args + 24)
+        y, ldy = load_i64(args + 32), load_i64(args + 40)
+        columns, rows = load_i64(args + 48), load_i64(args + 56)
+        alpha_n = splat_f32(np.float32(load_f64(args + 64)))
+        alpha_p = splat_f32(np.float32(load_f64(args + 72)))
+        beta = splat_f32(np.float32(load_f64(args + 80)))
+        eps = splat_f32(np.float32(load_f64(args + 88)))
+        one = splat_f32(np.float32(1))
+        first, n = load_i64(rows), load_i64(rows + 8)
+        at_once = rows_at_once(n, n_threads)
+        while True:
+            item = atomic_add(counter, at_once)
+            if item >= n:
+                break
+            for t in range(first + item, first + min(item + at_once, n)):
+                for c in range(0, columns, 16):
+                    v = load_f32x16(x + t * ldx + 4 * c)
+                    below = alpha_n * (exp_f32(min_f32(v, eps)) - one - v)
+                    bent = select_lt(zero_f32(), v, alpha_p * v * v, below)
+                    store_f32x16(y + t * ldy + 4 * c, fma(beta, v, bent))
 
     return k
 

@@ -74,6 +74,7 @@ def store(kv: str) -> Any:
     row, half, interleaved, q norm weight | 0, bytes between heads' weights, q eps, k norm weight | 0, its bytes, k eps,
     scratch, bytes of a thread's scratch. A negative eps: no norm; half 0: no rotation.
 
+    K 0: keys and values are another op's, and only queries are turned.
     One item is one kv head at up to 16 positions of a sequence, a group of the cache.
     """
     half_floats = kv == "f16"
@@ -198,11 +199,15 @@ def store(kv: str) -> Any:
                             half,
                             interleaved,
                         )
-                turn_head(
-                    k + t * ldk + 4 * head_dim * head, scratch + j * ld, head_dim, k_weight + head * k_weight_stride,
-                    k_eps, row, row + row_bytes // 2, half, interleaved,
-                )  # fmt: skip
-                store_value(v + t * ldv + 4 * v_head_dim * head, v_head_dim, values + 32 * size * j, page_size, spare)
-            store_keys(scratch, ld, m, low - at, head_dim, keys, size * unit, spare)
+                if k != 0:
+                    x = k + t * ldk + 4 * head_dim * head
+                    weight = k_weight + head * k_weight_stride
+                    turn_head(
+                        x, scratch + j * ld, head_dim, weight, k_eps, row, row + row_bytes // 2, half, interleaved
+                    )
+                    value = v + t * ldv + 4 * v_head_dim * head
+                    store_value(value, v_head_dim, values + 32 * size * j, page_size, spare)
+            if k != 0:
+                store_keys(scratch, ld, m, low - at, head_dim, keys, size * unit, spare)
 
     return kernel

@@ -1,4 +1,4 @@
-"""RMS norm of rows, or of each head of a row: with the sum before it and the activation record after it in one pass."""
+"""Norms of rows, or of each head of a row: with the sum before it and the activation record after it in one pass."""
 
 from __future__ import annotations
 
@@ -64,13 +64,50 @@ def _normalize(x, y, weight, eps, n):
             store_f32(y + 4 * i, load_f32(x + 4 * i) * factor)
 
 
-def rms_norm() -> Callable[[int, int, int], None]:
-    """h = x + b (if b), y = norm(h), record of y.
+@register_jitable
+def _normalize_centred(x, y, weight, bias, eps, n):
+    """y = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias over n columns; weight 0, bias 0: none."""
+    full = n // 16 * 16
+    s = zero_f32()
+    for i in range(0, full, 16):
+        s = s + load_f32x16(x + 4 * i)
+    total = hsum_f32(s)
+    for i in range(full, n):
+        total += load_f32(x + 4 * i)
+    mean = total / np.float32(n)
+    m = splat_f32(mean)
+    s = zero_f32()
+    for i in range(0, full, 16):
+        d = load_f32x16(x + 4 * i) - m
+        s = fma(d, d, s)
+    total = hsum_f32(s)
+    for i in range(full, n):
+        total += (load_f32(x + 4 * i) - mean) * (load_f32(x + 4 * i) - mean)
+    factor = np.float32(1) / np.sqrt(total / np.float32(n) + eps)
+    f = splat_f32(factor)
+    for i in range(0, full, 16):
+        v = (load_f32x16(x + 4 * i) - m) * f
+        if weight != 0:
+            v = v * load_f32x16(weight + 4 * i)
+        if bias != 0:
+            v = v + load_f32x16(bias + 4 * i)
+        store_f32x16(y + 4 * i, v)
+    for i in range(full, n):
+        e = (load_f32(x + 4 * i) - mean) * factor
+        if weight != 0:
+            e = e * load_f32(weight + 4 * i)
+        if bias != 0:
+            e = e + load_f32(bias + 4 * i)
+        store_f32(y + 4 * i, e)
+
+
+def norm(centred: int) -> Callable[[int, int, int], None]:
+    """h = x + b (if b), y = norm(h), record of y. `centred`: less the mean, and plus a bias.
 
     Slots: step, counter, X, ldx, B or 0, ldb, H or 0, ldh, Y or 0, ldy, records or 0, ld of records, weight or 0,
     columns from one group's weights to the next's (0: shared), eps, columns of a group, groups, range,
     1 where rows of x and b are picked by the step's `rows`, scratch, bytes of scratch of a thread, address of the
-    first row with a wide record. (ld in bytes.)
+    first row with a wide record, bias or 0, columns from one group's biases to the next's. (ld in bytes.)
     """
 
     def k(args, thread, n_threads):
@@ -87,6 +124,7 @@ def rms_norm() -> Callable[[int, int, int], None]:
         rows, picked = load_i64(args + 136), load_i64(args + 144)
         scratch = load_i64(args + 152) + thread * load_i64(args + 160)
         wide_from = load_i64(load_i64(args + 168))
+        bias, bias_step = load_i64(args + 176), load_i64(args + 184)
         first, n = load_i64(rows), load_i64(rows + 8)
         at_once = rows_at_once(n, n_threads)
         while True:
@@ -103,7 +141,11 @@ def rms_norm() -> Callable[[int, int, int], None]:
                     row = total
                 for g in range(n_groups):
                     w = weight + 4 * g * weight_step if weight != 0 else 0
-                    _normalize(row + 4 * g * group, out + 4 * g * group, w, eps, group)
+                    if centred:
+                        v = bias + 4 * g * bias_step if bias != 0 else 0
+                        _normalize_centred(row + 4 * g * group, out + 4 * g * group, w, v, eps, group)
+                    else:
+                        _normalize(row + 4 * g * group, out + 4 * g * group, w, eps, group)
                 if records != 0:
                     store_activation(out, records + t * ld_records, group * n_groups, 1 if t >= wide_from else 0)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.kernels.elementwise import ACTIVATIONS
+from pyllm.backends.cpu.kernels.elementwise import gate_of
 from pyllm.backends.cpu.kernels.unpack import SCOPE, block_scales, group, group_scales, order, quad, tables
 from pyllm.backends.cpu.layouts import LAYOUTS, WIDE_BUFFER, WIDE_PAIRS, WIDE_SHAPES, WIDE_STRETCH, WIDE_TOKENS, Layout
 from pyllm.jit.simd import (
@@ -39,7 +39,7 @@ def linear_wide(layout: str) -> Any:
 
 def gated_wide(layout: str, act: str) -> Any:
     """Of a matrix whose first half of rows are gates: act(gate) * up, stored as bfloat16 records in Y."""
-    return _kernel(LAYOUTS[layout], ACTIVATIONS[act])
+    return _kernel(LAYOUTS[layout], gate_of(act))
 
 
 def _kernel(spec: Layout, act: Any) -> Any:

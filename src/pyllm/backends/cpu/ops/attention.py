@@ -38,11 +38,13 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
     o = low.options
     plan = attention.plan(op, page_size=o.page_size, dtype=o.kv_dtype, n_threads=o.n_threads)
     q_rope, q_norm, q_value = _source(low, op.q, op.head_dim)
-    k_rope, k_norm, k_value = _source(low, op.k, op.head_dim)
-    rope = RopeTable.of(q_rope) if q_rope else None
-    if rope != (RopeTable.of(k_rope) if k_rope else None):
-        rope, q_norm, k_norm, q_value, k_value = None, None, None, op.q, op.k
-    q, k, v = low.f32(q_value), low.f32(k_value), low.f32(op.v)
+    rope, k, v, k_norm = RopeTable.of(q_rope) if q_rope else None, None, None, None
+    if op.k is not None and op.v is not None:
+        k_rope, k_norm, k_value = _source(low, op.k, op.head_dim)
+        if rope != (RopeTable.of(k_rope) if k_rope else None):
+            rope, q_norm, k_norm, q_value, k_value = None, None, None, op.q, op.k
+        k, v = low.f32(k_value), low.f32(op.v)
+    q = low.f32(q_value)
     angles = rope_table(low, rope) if rope else None
     cache = low.caches[op.cache]
     low.page_bytes[op.cache] = plan.layout.page_bytes
@@ -50,16 +52,18 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
     low.table.need_scratch(plan.scratch_bytes)
     norms = [_head_norm(low, n) for n in (q_norm, k_norm)]
     scratch = low.table.scratch
-    low.table.add(
-        plan.store_kernel,
-        lambda: plan.store_args(
-            step=0, counter=0, q=q.address, ldq=q.ld, k=k.address, ldk=k.ld, v=v.address, ldv=v.ld, cache=cache.address,
-            rope=rope, table=angles.address if angles else 0, q_norm=_placed(norms[0]), k_norm=_placed(norms[1]),
-            scratch=scratch.address, scratch_stride=low.table.scratch_bytes,
-        ).tolist()[2:],
-        reads=[q, k, v, angles],
-        label="store kv",
-    )  # fmt: skip
+    if k or rope or q_norm:
+        low.table.add(
+            plan.store_kernel,
+            lambda: plan.store_args(
+                step=0, counter=0, q=q.address, ldq=q.ld, k=k.address if k else 0,
+                ldk=k.ld if k else 0, v=v.address if v else 0, ldv=v.ld if v else 0, cache=cache.address,
+                rope=rope, table=angles.address if angles else 0, q_norm=_placed(norms[0]), k_norm=_placed(norms[1]),
+                scratch=scratch.address, scratch_stride=low.table.scratch_bytes,
+            ).tolist()[2:],
+            reads=[q, k, v, angles],
+            label="store kv" if k else "turn queries",
+        )  # fmt: skip
     sinks = low.weights.vector([(op.sinks, op.n_heads)])[0] if op.sinks else None
     y = low.new_f32(node)
     low.table.add(

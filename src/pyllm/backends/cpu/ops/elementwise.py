@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.experts import experts
+from pyllm.backends.cpu.ops.gate import add_rows, room
 from pyllm.backends.cpu.ops.linear import linear, product_of_sum
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import View, at
 from pyllm.program import Value
-from pyllm.program.ops.elementwise import Add, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.linear import Linear
 
@@ -41,6 +42,17 @@ def scale(low: Lowering, node: Node, op: Scale) -> None:
 @emit(SoftCap)
 def soft_cap(low: Lowering, node: Node, op: SoftCap) -> None:
     elementwise(low, node, "softcap", op.x, factor=op.cap)
+
+
+@emit(MulWeight)
+def mul_weight(low: Lowering, node: Node, op: MulWeight) -> None:
+    n = low.weights[op.weight].n_elements
+    weight = View(low.weights.vector([(op.weight, n)])[0], 0)
+    x, y = low.f32(op.x), room(low, node)
+    add_rows(
+        low, kernel("elementwise", "mul_weight"), "mul weight", weight, x, y, node.q8, op.out.width, low.range(node),
+        low.wide_from(node), op.out.width // n,
+    )  # fmt: skip
 
 
 def elementwise(

@@ -8,7 +8,8 @@ from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.linear import Gated, linear, siblings
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import View, at, round_up
-from pyllm.program.ops.gate import GatedActivation
+from pyllm.jit.compiler import Kernel
+from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
 
 if TYPE_CHECKING:
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
 @emit(GatedActivation)
 def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
-    wants = low.wants(node)
-    y = low.new_f32(node) if "f32" in wants else None
-    if "q8" in wants:
-        node.q8 = low.rows_q8(low.most_rows(node), op.out.width)
+    y = room(low, node)
     rows, fused = low.range(node), False
     if node.q8 and not y and _is_gated_product(low, node, op):
         product = low.node(op.gate)
@@ -29,7 +27,9 @@ def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
         linear(low, product, product.op, gated=Gated(op.act, node.q8))
         rows, fused = low.narrow(node), True
     gate, up = low.f32(op.gate), low.f32(op.up)
-    add_gate(low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), narrow=fused)
+    add_gate(
+        low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), op.columns_per_gate, narrow=fused
+    )
 
 
 def _is_gated_product(low: Lowering, node: Node, op: GatedActivation) -> bool:
@@ -49,18 +49,59 @@ def _is_gated_product(low: Lowering, node: Node, op: GatedActivation) -> bool:
 
 def add_gate(
     low: Lowering, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View,
-    wide_from: View, narrow: bool = False,
+    wide_from: View, spread: int = 1, narrow: bool = False,
 ) -> None:  # fmt: skip
-    """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not of wide tokens."""
-    low.table.need_scratch(4 * round_up(width, 32))
+    """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not of wide tokens.
+
+    spread: columns that a number of the gate holds for.
+    """
+    gated = kernel("elementwise", "gated", act=act)
+    add_rows(low, gated, act, gate, up, y, q8, width, rows, wide_from, spread, narrow)
+
+
+def add_rows(
+    low: Lowering, compiled: Kernel, label: str, gate: View, up: View, y: View | None, q8: View | None, width: int,
+    rows: View, wide_from: View, spread: int = 1, narrow: bool = False,
+) -> None:  # fmt: skip
+    """Add a kernel that computes rows of two inputs, as float32, as activation records, or both."""
+    low.table.need_scratch(8 * round_up(width, 32))
     low.table.add(
-        kernel("elementwise", "gated", act=act),
+        compiled,
         lambda: [
             *at(gate), *at(up), *at(y), *at(q8), width, rows.address, low.table.scratch.address,
-            low.table.scratch_bytes, wide_from.address,
+            low.table.scratch_bytes, wide_from.address, spread,
         ],
         reads=[gate, up, rows],
         writes=[y, q8],
-        label=act,
+        label=label,
         narrow=narrow,
     )  # fmt: skip
+
+
+def room(low: Lowering, node: Node) -> View | None:
+    """Give a value the forms that its readers ask for; returns its float32 form, where it has one."""
+    wants = low.wants(node)
+    if "q8" in wants:
+        node.q8 = low.rows_q8(low.most_rows(node), node.op.out.width)
+    return low.new_f32(node) if "f32" in wants else None
+
+
+@emit(Activation)
+def activation(low: Lowering, node: Node, op: Activation) -> None:
+    if op.act == "xielu":
+        _xielu(low, node, op)
+        return
+    x, y = low.f32(op.x), room(low, node)
+    compiled = kernel("elementwise", "activation", act=op.act)
+    add_rows(low, compiled, op.act, x, x, y, node.q8, op.out.width, low.range(node), low.wide_from(node))
+
+
+def _xielu(low: Lowering, node: Node, op: Activation) -> None:
+    x, y = low.f32(op.x), low.new_f32(node)
+    low.table.add(
+        kernel("elementwise", "xielu"),
+        lambda: [*at(x), *at(y), op.out.width, low.range(node).address, *map(float, op.parameters)],
+        reads=[x],
+        writes=[y],
+        label="xielu",
+    )

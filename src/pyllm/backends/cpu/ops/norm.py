@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.linear import product_of_sum
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import at, round_up
+from pyllm.backends.cpu.table import Buffer, at, round_up
 from pyllm.program.ops.elementwise import Add
-from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.norm import LayerNorm, RMSNorm
 from pyllm.program.ops.select import SelectRows
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 @emit(RMSNorm)
-def norm(low: Lowering, node: Node, op: RMSNorm) -> None:
+@emit(LayerNorm)
+def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
     """With the sum, or the selection of rows, that it norms, where that is not there yet."""
     source, picks = low.node(op.x), 0
     if isinstance(source.op, SelectRows) and source.f32 is None and len(source.readers) == 1:
@@ -37,20 +38,27 @@ def norm(low: Lowering, node: Node, op: RMSNorm) -> None:
     if "q8" in wants:
         node.q8 = low.rows_q8(low.most_rows(node), op.out.width)
     q8, n_groups = node.q8, op.out.width // op.group
-    weight, weight_step = None, 0
-    if op.weight is not None:
-        columns = low.weights[op.weight].n_elements
-        weight, _ = low.weights.vector([(op.weight, columns)])
-        weight_step = op.group if columns > op.group else 0
+    weight, weight_step = _by_group(low, op, op.weight)
+    bias, bias_step = _by_group(low, op, op.bias if isinstance(op, LayerNorm) else None)
     low.table.need_scratch(4 * round_up(op.out.width, 32))
     low.table.add(
-        kernel("norm", "rms_norm"),
+        kernel("norm", "norm", centred=int(isinstance(op, LayerNorm))),
         lambda: [
             *at(x), *at(b), *at(h), *at(y), *at(q8), weight.address if weight else 0, weight_step, float(op.eps),
             op.group, n_groups, low.range(node).address, picks, low.table.scratch.address,
             low.table.scratch_bytes, low.wide_from(node).address,
+            bias.address if bias else 0, bias_step,
         ],
         reads=[x, b],
         writes=[h, y, q8],
         label="norm" + " of sum" * (b is not None),
     )  # fmt: skip
+
+
+def _by_group(low: Lowering, op: RMSNorm | LayerNorm, name: str | None) -> tuple[Buffer | None, int]:
+    """Where weights or biases are, and columns from one group's to the next's."""
+    if name is None:
+        return None, 0
+    columns = low.weights[name].n_elements
+    place, _ = low.weights.vector([(name, columns)])
+    return place, op.group if columns > op.group else 0
