@@ -19,9 +19,10 @@ from oracle import OPTIONS, Shape, Step, assert_close, nmse, ragged_batches, run
 
 from pyllm import archs
 from pyllm.backends.base import Batch
-from pyllm.backends.cpu import BACKEND, lowering
+from pyllm.backends.cpu import BACKEND
 from pyllm.backends.cpu.executable import CPUExecutable
 from pyllm.backends.cpu.lowering import Lowering
+from pyllm.backends.cpu.ops import embed
 from pyllm.backends.cpu.table import Buffer, Table
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, OutOfMemoryError, RequestError
@@ -97,7 +98,7 @@ def test_what_is_no_longer_needed_is_used_again() -> None:
 
 
 def test_token_tables_of_a_format_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lowering, "EMBED_FORMATS", frozenset())
+    monkeypatch.setattr(embed, "EMBED_FORMATS", frozenset())
     assert_close(run_both("cpu", transformer(Shape()), "Q8_0"), 1e-3)
 
 

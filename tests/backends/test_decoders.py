@@ -7,7 +7,7 @@ import pytest
 from cpu_tools import call, padded, step_block
 
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.lowering import EMBED_FORMATS
+from pyllm.backends.cpu.ops.embed import EMBED_FORMATS
 from pyllm.jit.compiler import LIBRARY
 from pyllm.quant import formats
 from pyllm.quant.kernels.decoders import BLOCKS

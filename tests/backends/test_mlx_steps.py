@@ -221,7 +221,7 @@ def test_stages_hand_values_on(model: oracle.Model) -> None:
     assert nmse(logits, whole.run(batch)) < 1e-12
     assert nmse(hidden, whole.run(batch, "hidden")) < 1e-12
     later = replace(program, ops=program.ops[cut:], cuts=(Stage(0, len(program.ops) - cut, (last,), stages[1].sends),))
-    rest = executable(model, tensors, program=replace(later, kv=program.kv))
+    rest = executable(model, tensors, program=replace(later, states=program.states))
     for crossing in (sent, HostCrossing(sent.host())):
         assert nmse(rest.run_stage(0, batch, [crossing], [program.logits])[0].host(), logits) < 1e-12
 
