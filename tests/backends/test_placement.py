@@ -21,8 +21,11 @@ from pyllm.errors import BackendError, RequestError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Op, Program, inputs, weight_names
 from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.elementwise import Add
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.select import SelectRows
 
 N_LAYERS = 6
 DENSE = Shape(n_layers=N_LAYERS, n_embd=32, n_heads=1, n_kv_heads=1, head_dim=32, n_rot=32, n_ff=64, n_vocab=48)
@@ -321,3 +324,25 @@ def test_a_whole_program_is_one_stage() -> None:
     rows = {op.out.id for op in program.ops if type(op).__name__ == "SelectRows"}
     assert rows <= program.by_row()
     assert np.all([op.out.id not in program.by_row() for op in program.ops if isinstance(op, Attention)])
+
+
+def test_attention_that_shares_a_cache_is_where_the_cache_is() -> None:
+    """The last layer is on the GPU; its attention reads the first layer's keys and values, which are on the CPU."""
+    heads = {"n_heads": 1, "n_kv_heads": 1, "head_dim": 32, "v_head_dim": 32, "scale": 1.0}
+    b = oracle.Builder()
+    x = b(Embed(table=b.t("table", 48, 32)))
+    for layer in range(2):
+        b.layer = layer
+        q = b(Linear(x=x, weight=b.t(f"q{layer}", 32, 32)))
+        own = {"k": None, "v": None, "cache": 0} if layer else {"k": x, "v": x}
+        x = b(Add(a=x, b=b(Attention(q=q, **own, **heads))))  # type: ignore[arg-type]
+    b.layer = 2
+    y = b(SelectRows(x=x))
+    model = b.model(y, y, n_layers=2)
+    placed = place(model=model, n_gpu_layers=2)
+    assert [(op.layer, name) for op, name in placed if isinstance(op, Attention)] == [(0, "cpu"), (1, "cpu")]
+    assert {name for op, name in placed if op.layer == 1 and isinstance(op, Linear)} == {"gpu0"}
+    parts = placement.cut(model.program, [name for _, name in placed]).programs
+    assert [len(parts[name].kv) for name in ("cpu", "gpu0")] == [1, 0]
+    reader = next(op for op in parts["cpu"].ops if isinstance(op, Attention) and op.k is None)
+    assert reader.cache == 0

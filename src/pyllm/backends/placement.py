@@ -192,7 +192,8 @@ def _sizes(
     for i, op in enumerate(program.ops):
         if i not in moves:
             weights = sum(tensors[name].n_bytes for name in weight_names(op) if name in tensors)
-            sizes[min(op.layer, program.n_layers)] += weights + kv * isinstance(op, Attention)
+            stores = isinstance(op, Attention) and op.k is not None
+            sizes[min(op.layer, program.n_layers)] += weights + kv * stores
     return sizes
 
 
@@ -254,11 +255,15 @@ def _stays(op: Op, options: PlacementOptions) -> bool:
 
 def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str]) -> tuple[str, ...]:
     """The device of each op: where it was moved, or its layer's. Ops without weights or KV go with inputs of their own
-    layer that all were moved to one place, so that an activation between moved products does not cross."""
+    layer that all were moved to one place, so that an activation between moved products does not cross. Attention that
+    reads another op's KV cache is where the cache is."""
     out: list[str] = []
     where: dict[int, tuple[int, str]] = {}
+    caches: dict[int, str] = {}
     for i, op in enumerate(program.ops):
         device = moves.get(i, layers[min(op.layer, program.n_layers)])
+        if isinstance(op, Attention):
+            device = caches.setdefault(op.cache, device)
         if i not in moves and not weight_names(op) and not isinstance(op, Attention):
             sources = {where[v.id] for v in inputs(op)}
             if len(sources) == 1:
