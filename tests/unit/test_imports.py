@@ -22,7 +22,7 @@ LAYERS = [
     {"program", "archs", "backends", "cache", "sampling"},
     {"engine"},
     {"llm"},
-    {"quant.calibrate", "evaluation", "bench"},
+    {"quant.calibrate", "evaluation", "bench", "testing"},
     {"cli", "__main__"},
 ]
 """Rooms of the package; each layer may import from itself and from those above it in this list."""

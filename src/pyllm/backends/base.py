@@ -247,6 +247,8 @@ class Backend(ABC):
     name: str
     kv_dtypes: tuple[KVDtype, ...] = ("f16", "f32")
     """What its KV memory can hold."""
+    exact_in_company: bool = False
+    """What else is in a batch changes no bit of what a token becomes; else it may, up to rounding."""
 
     @abstractmethod
     def probe(self) -> Probe:

@@ -18,6 +18,7 @@ class CPUBackend(Backend):
     """Kernels compiled for this processor by numba and llvmlite, which are imported when they are needed."""
 
     name = "cpu"
+    exact_in_company = True
 
     def probe(self) -> Probe:
         from pyllm.jit.memory import free_memory

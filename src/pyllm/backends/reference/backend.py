@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ class ReferenceBackend(Backend):
     """numpy, on any machine. Slow, plain and exact to float32."""
 
     name = "reference"
+    exact_in_company = True
 
     def probe(self) -> Probe:
         return Probe(self.name, True, device=platform.processor() or platform.machine())
@@ -56,7 +58,7 @@ class ReferenceExecutable(Executable):
         except MemoryError as error:
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
-        self._last_use = _last_uses(program)
+        self._last_use, self._by_row = _last_uses(program), program.by_row()
         self._state: State = {}
         self._sums: ImportanceSums = {}
         self._seen: list[tuple[str, int, int, NDArray[np.float64], int]] = []
@@ -133,12 +135,23 @@ class ReferenceExecutable(Executable):
         self.keys, self.values = [], []
         self._state.clear()
 
-    def matmul(self, x: F32, weight: str, start: int, stop: int) -> F32:
-        """x [tokens, columns] @ rows start .. stop - 1 of a weight, transposed → [tokens, stop - start]."""
+    def sequences(self, value: Value, batch: Batch) -> NDArray[np.int32]:
+        """The sequence of each row of a value, ascending."""
+        of_token = batch.seqs[: batch.n_tokens]
+        return of_token[batch.rows[: batch.n_rows]] if value.id in self._by_row else of_token
+
+    def matmul(self, x: F32, seqs: NDArray[np.int32], weight: str, start: int, stop: int) -> F32:
+        """x [rows, columns] @ rows start .. stop - 1 of a weight, transposed → [rows, stop - start].
+
+        `seqs` [rows]: the sequence of each row of x, ascending. Rows of each are multiplied on their own: how BLAS
+        rounds depends on the number of rows, and what a token becomes must not depend on its company.
+        """
         out = np.empty((len(x), stop - start), np.float32)
-        for rows, slab in self.weights.slabs(weight, start, stop):
+        bounds = [0, *(np.flatnonzero(np.diff(seqs)) + 1).tolist(), len(x)]
+        for columns, slab in self.weights.slabs(weight, start, stop):
             self.check_interrupt()
-            out[:, rows] = x @ slab.T
+            for first, last in pairwise(bounds):
+                out[first:last, columns] = x[first:last] @ slab.T
         return out
 
 

@@ -51,16 +51,16 @@ def mixture_of_experts(
     x: F32,
     chosen: NDArray[np.integer],
     weights: F32,
-    expert: Callable[[int, F32], F32],
+    expert: Callable[[int, NDArray[np.integer]], F32],
 ) -> F32:
-    """x [tokens, width]; chosen, weights [tokens, n_used] of `route`; expert(e, rows of x) → [rows, width].
+    """x [tokens, width]; chosen, weights [tokens, n_used] of `route`; expert(e, tokens) → [len(tokens), width].
 
     Each expert is asked once, with the tokens that chose it.
     """
     out = np.zeros_like(x)
     for e in np.unique(chosen):
         token, slot = np.nonzero(chosen == e)
-        out[token] += weights[token, slot, None] * expert(int(e), x[token])
+        out[token] += weights[token, slot, None] * expert(int(e), token)
     return out
 
 
@@ -75,18 +75,19 @@ def _mixture_of_experts(exe: ReferenceExecutable, op: MixtureOfExperts, batch: B
         weight_scale=op.weight_scale,
         choice_bias=whole(op.choice_bias),
     )
-    x = state[op.x.id]
+    x, seqs = state[op.x.id], exe.sequences(op.x, batch)
 
-    def project(e: int, rows: F32, part: str, n: int) -> F32:
+    def project(e: int, rows: F32, of: NDArray[np.int32], part: str, n: int) -> F32:
         exe.observe(getattr(op, part), rows, e, op.n_experts)
-        out = exe.matmul(rows, getattr(op, part), e * n, (e + 1) * n)
+        out = exe.matmul(rows, of, getattr(op, part), e * n, (e + 1) * n)
         scale, bias = whole(getattr(op, f"{part}_scale")), whole(getattr(op, f"{part}_bias"))
         if scale is not None:
             out = out * scale[e]
         return out if bias is None else out + bias[e]
 
-    def expert(e: int, rows: F32) -> F32:
-        gated = gated_activation(project(e, rows, "gate", op.n_ff), project(e, rows, "up", op.n_ff), op.act)
-        return project(e, gated, "down", op.x.width)
+    def expert(e: int, tokens: NDArray[np.integer]) -> F32:
+        rows, of = x[tokens], seqs[tokens]
+        gated = gated_activation(project(e, rows, of, "gate", op.n_ff), project(e, rows, of, "up", op.n_ff), op.act)
+        return project(e, gated, of, "down", op.x.width)
 
     return mixture_of_experts(x, chosen, weights, expert)

@@ -15,6 +15,6 @@ if TYPE_CHECKING:
 @rule(Linear)
 def _linear(exe: ReferenceExecutable, op: Linear, batch: Batch, state: State) -> F32:
     exe.observe(op.weight, state[op.x.id])
-    out = exe.matmul(state[op.x.id], op.weight, 0, op.out.width)
+    out = exe.matmul(state[op.x.id], exe.sequences(op.x, batch), op.weight, 0, op.out.width)
     bias = exe.weights.whole(op.bias)
     return out if bias is None else out + bias

@@ -1,0 +1,246 @@
+"""What every backend must pass: ops, formats and small models, compared with the reference backend.
+
+A check compares each sequence with what the reference backend gives for it alone and whole, however it is cut and
+whatever shares its steps. Where a backend is `exact_in_company`, company changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import backends
+from pyllm.errors import BackendError
+from pyllm.quant import formats
+from pyllm.testing import ops
+from pyllm.testing.models import Shape, mixed_tensors, one_op, transformer
+from pyllm.testing.running import (
+    OPTIONS,
+    Step,
+    assert_close,
+    compiled,
+    n_tokens,
+    nmse,
+    random_tokens,
+    run,
+    run_all,
+    run_both,
+)
+
+F32 = NDArray[np.float32]
+Check = Callable[[], None]
+
+EXACT = 1e-7
+"""NMSE of an op, or of a small model, with weights and KV in float32."""
+LIMITS = {"F32": 1e-9, "F16": 1e-6, "BF16": 1e-5}
+"""NMSE of one product by the format of its weights."""
+QUANTIZED = 2e-4
+"""NMSE of one product with integer weights: a backend may quantize activations to 8 bits as well, which costs 1e-4."""
+
+MODELS = {
+    "plain": Shape(),
+    "qwen": Shape(bias=True, tied=True, n_heads=6, n_kv_heads=2, n_embd=512),
+    "gemma": Shape(qk_norm=True, window=9, softcap=20.0, logit_cap=10.0, act="gelu"),
+    "llama": Shape(interleaved=True, n_rot=32),
+    "oss": Shape(sinks=True, window=6, bias=True, n_experts=4, act="swiglu_oai"),
+    "experts": Shape(n_experts=5, n_used=3),
+}
+"""Small models in the manner of the real ones."""
+
+_KV_LIMITS = {"f16": 1e-5, "q8_0": 1e-3}
+_LENGTHS = {"a": 37, "b": 21, "c": 9}
+_PIECES = (33, 1, 3)
+"""How sequence a is cut."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backend that is checked. Limits of errors are multiplied by `tolerance`."""
+
+    backend: str
+    tolerance: float = 1.0
+
+    def close(self, got: F32, wanted: F32, limit: float, what: str = "") -> None:
+        """Raise AssertionError unless NMSE is within the limit and everything is finite."""
+        assert got.shape == wanted.shape, f"{what} has shape {got.shape}, not {wanted.shape}"
+        assert np.isfinite(wanted).all(), f"{what}: the reference is not finite"
+        assert np.isfinite(got).all(), f"{what} is not finite"
+        error = nmse(got, wanted)
+        assert error <= limit * self.tolerance, f"{what}: NMSE {error:.2e} > {limit * self.tolerance:.0e}"
+
+
+def checks(backend: str, *, tolerance: float = 1.0, cross: bool = False) -> dict[str, Check]:
+    """What a backend must pass, by name: each returns, or raises AssertionError.
+
+    `cross`: the rest of all formats, which takes minutes. `tolerance` multiplies the limits of errors, for a backend
+    that computes in less than float32.
+    """
+    subject = Subject(backend, tolerance)
+    return {name: partial(check, subject) for name, check in (_cross() if cross else _usual()).items()}
+
+
+def _usual() -> dict[str, Callable[[Subject], None]]:
+    found: dict[str, Callable[[Subject], None]] = {f"op-{name}": partial(_op, name) for name in ops.cases()}
+    found |= {
+        f"format-{name}-{fmt}": partial(_format, name, fmt)
+        for name, case in ops.format_cases().items()
+        for fmt in case.usual
+    }
+    found |= {f"model-{name}": partial(_model, name) for name in MODELS}
+    found |= {f"kv-{dtype}": partial(_kv, dtype) for dtype in _KV_LIMITS}
+    return found | {"model-mixed": _model_mixed, "no_rows": _no_rows, "shared_pages": _shared_pages}
+
+
+def _cross() -> dict[str, Callable[[Subject], None]]:
+    found: dict[str, Callable[[Subject], None]] = {
+        f"format-{name}-{fmt}": partial(_format, name, fmt)
+        for name, case in ops.format_cases().items()
+        for fmt in formats.names()
+        if fmt not in case.usual
+    }
+    return found | {f"model-{fmt}": partial(_model_format, fmt) for fmt in formats.names()}
+
+
+# --- ops
+
+
+def _op(name: str, subject: Subject) -> None:
+    """A case of an op: whole, in pieces, and in company."""
+    model = one_op(ops.cases()[name])
+    wanted = _alone(name)
+    exe = compiled(subject.backend, model, model.tensors())
+    try:
+        whole = run(exe, [Step(_tokens("a"), 0, [9, 2, 11])])
+        pieces = [run(exe, [step]) for step in _cut([0, 4, 6])]
+        company = [run(exe, steps) for steps in _company([13, 5, 1], [15, 3], [7])]
+    finally:
+        exe.close()
+    subject.close(whole, wanted["a"], EXACT, "the whole sequence")
+    at = [0, *accumulate(_PIECES)]
+    for i, (first, last) in enumerate(pairwise(at)):
+        subject.close(pieces[i], wanted["a"][first:last], EXACT, f"piece {i}")
+    # Rows of each batch are in the order of its sequences.
+    batches = [
+        [wanted["b"][16:17], wanted["a"][:33]],
+        [wanted["a"][33:34], wanted["b"][17:18], wanted["c"][:1]],
+        [wanted["c"][[1, 4, 8]], wanted["a"][34:37], wanted["b"][18:21]],
+    ]
+    for i, (got, rows) in enumerate(zip(company, batches, strict=True)):
+        subject.close(got, np.concatenate(rows), EXACT, f"batch {i} in company")
+    if backends.get(subject.backend).exact_in_company:
+        for i, first in enumerate((1, 0, 3)):
+            np.testing.assert_array_equal(
+                company[i][first : first + _PIECES[i]], pieces[i], f"piece {i} depends on its company"
+            )
+
+
+def _tokens(sequence: str) -> list[int]:
+    return random_tokens(_LENGTHS[sequence], 96, ord(sequence))
+
+
+def _cut(pages: Sequence[int]) -> list[Step]:
+    """The pieces of sequence a."""
+    a = _tokens("a")
+    return [
+        Step(a[first:last], first, pages, generated=last - first == 1)
+        for first, last in pairwise([0, *accumulate(_PIECES)])
+    ]
+
+
+def _company(pages_a: Sequence[int], pages_b: Sequence[int], pages_c: Sequence[int]) -> list[list[Step]]:
+    """The same pieces beside other prompts, generated tokens, and sequences of which few rows are wanted."""
+    a, b, c = _cut(pages_a), _tokens("b"), _tokens("c")
+    return [
+        [Step(b[:17], 0, pages_b, "last"), a[0]],
+        [a[1], Step(b[17:18], 17, pages_b, generated=True), Step(c[:1], 0, pages_c)],
+        [Step(c[1:9], 1, pages_c, [0, 3, 7]), a[2], Step(b[18:21], 18, pages_b)],
+    ]
+
+
+@lru_cache(None)
+def _alone(name: str) -> dict[str, F32]:
+    """What the reference backend gives for each sequence, alone and whole."""
+    model = one_op(ops.cases()[name])
+    batches = [[Step(_tokens(sequence), 0, [3, 8, 5])] for sequence in _LENGTHS]
+    return dict(zip(_LENGTHS, run_all(compiled("reference", model, model.tensors()), batches), strict=True))
+
+
+# --- formats
+
+
+def _format(name: str, fmt: str, subject: Subject) -> None:
+    """A case with weights of this format: many rows, then few, for which a backend may have kernels of each kind."""
+    case = ops.format_cases()[name]
+    limit = case.n_products * LIMITS.get(fmt, QUANTIZED) or 1e-12
+    exe = compiled(subject.backend, case.model(), case.tensors(fmt))
+    for got, wanted in zip(run_all(exe, _two_steps(96)), _decoded(name, fmt), strict=True):
+        subject.close(got, wanted, limit, f"a product of {len(got)} rows")
+
+
+@lru_cache(None)
+def _decoded(name: str, fmt: str) -> list[F32]:
+    case = ops.format_cases()[name]
+    return run_all(compiled("reference", case.model(), case.tensors(fmt)), _two_steps(96))
+
+
+def _two_steps(n_vocab: int) -> list[list[Step]]:
+    tokens = random_tokens(23, n_vocab)
+    return [[Step(tokens[:20], 0, [9, 2])], [Step(tokens[20:], 20, [9, 2])]]
+
+
+# --- models
+
+
+def _model(name: str, subject: Subject) -> None:
+    model, limit = transformer(MODELS[name]), EXACT * subject.tolerance
+    assert_close(run_both(subject.backend, model), limit)
+    assert_close(run_both(subject.backend, model, want="hidden"), limit)
+
+
+def _model_mixed(subject: Subject) -> None:
+    """Matrices of one layer in formats of all kinds."""
+    model = transformer()
+    pairs = run_both(subject.backend, model, batches=_two_steps(160), tensors=mixed_tensors(model))
+    assert_close(pairs, 20 * QUANTIZED * subject.tolerance)
+
+
+def _model_format(fmt: str, subject: Subject) -> None:
+    limit = 10 * LIMITS.get(fmt, QUANTIZED) * subject.tolerance
+    assert_close(run_both(subject.backend, transformer(), fmt, _two_steps(160)), limit)
+
+
+def _kv(dtype: str, subject: Subject) -> None:
+    """KV memory of this type: close to that of float32, or refused."""
+    model, options = transformer(), replace(OPTIONS, kv_dtype=dtype)  # type: ignore[arg-type]
+    if dtype in backends.get(subject.backend).kv_dtypes:
+        assert_close(run_both(subject.backend, model, options=options), _KV_LIMITS[dtype] * subject.tolerance)
+        return
+    try:
+        compiled(subject.backend, model, model.tensors(), options).close()
+    except BackendError:
+        return
+    raise AssertionError(f"KV memory of {dtype} is none of `kv_dtypes`, and not refused")
+
+
+def _no_rows(subject: Subject) -> None:
+    """A step of which no row is wanted stores its KV."""
+    model = transformer()
+    tokens = random_tokens(20, n_tokens(model))
+    batches = [[Step(tokens[:19], 0, [4, 2, 7], "none")], [Step(tokens[19:], 19, [4, 2, 7])]]
+    pairs = run_both(subject.backend, model, batches=batches)
+    assert pairs[0][0].shape == pairs[0][1].shape == (0, n_tokens(model))
+    assert_close(pairs[1:], EXACT * subject.tolerance)
+
+
+def _shared_pages(subject: Subject) -> None:
+    """Two sequences go on from one prefix whose pages they share."""
+    model = transformer()
+    tokens = random_tokens(50, n_tokens(model))
+    prefix = Step(tokens[:32], 0, [6, 3], "last")
+    tails = [Step(tokens[32:40], 32, [6, 3, 10]), Step(tokens[30:50], 32, [6, 3, 1, 12])]
+    assert_close(run_both(subject.backend, model, batches=[[prefix], tails]), EXACT * subject.tolerance)

@@ -1,0 +1,13 @@
+"""Parts of a value: cases."""
+
+from __future__ import annotations
+
+from pyllm.program.ops.elementwise import Add, Scale
+from pyllm.program.ops.select import SelectRows, Slice
+from pyllm.testing.models import Record
+
+CASES: dict[str, Record] = {
+    "slice": lambda b, x: b(Slice(x=x, start=16, width=40)),
+    "slice_odd": lambda b, x: b(Slice(x=x, start=7, width=33)),
+    "rows_before_others": lambda b, x: b(Add(a=b(SelectRows(x=x)), b=b(SelectRows(x=b(Scale(x=x, factor=0.5)))))),
+}

@@ -1,0 +1,116 @@
+"""Ragged batches, a backend run on them, and the reference backend beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import backends
+from pyllm.backends.base import Batch, Executable
+from pyllm.config import ExecutionOptions
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program.ops.embed import Embed
+from pyllm.testing.models import Model
+
+F32 = NDArray[np.float32]
+
+OPTIONS = ExecutionOptions(
+    n_pages=16, page_size=16, max_tokens=96, max_seqs=4, max_rows=96, kv_dtype="f32", n_threads=2
+)
+
+
+def nmse(got: F32, wanted: F32) -> float:
+    """mean((got - wanted)^2) / mean(wanted^2)."""
+    a, b = got.astype(np.float64), wanted.astype(np.float64)
+    return float(np.mean((a - b) ** 2) / np.mean(b**2))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A sequence's next tokens in one batch."""
+
+    tokens: Sequence[int]
+    position: int
+    pages: Sequence[int]
+    want: Literal["none", "last", "all"] | Sequence[int] = "all"
+    generated: bool = False
+
+
+def compiled(
+    backend: str, model: Model, tensors: Mapping[str, TensorInfo], options: ExecutionOptions = OPTIONS
+) -> Executable:
+    """The model on a backend; close it when done."""
+    return backends.get(backend).compile(model.program, tensors, options)
+
+
+def run(exe: Executable, steps: Iterable[Step], want: Literal["logits", "hidden"] = "logits") -> F32:
+    """One batch of these sequences; a copy of the result."""
+    batch = Batch(exe.options)
+    for step in steps:
+        batch.add(step.tokens, step.position, step.pages, step.want, step.generated)
+    return exe.run(batch, want).copy()
+
+
+def random_tokens(n: int, n_vocab: int, seed: int = 0) -> list[int]:
+    """Token ids, the same for a seed."""
+    return [int(t) for t in np.random.default_rng(seed).integers(0, n_vocab, n)]
+
+
+def ragged_batches(n_vocab: int, seed: int = 0) -> list[list[Step]]:
+    """Batches as an engine would send them: a prompt; two prompts in chunks of odd sizes beside single tokens;
+    pages out of order, shared by nobody."""
+    a, b, c = (random_tokens(n, n_vocab, seed + i) for i, n in enumerate((37, 21, 9)))
+    pa, pb, pc = [9, 2, 11], [5, 1], [15, 3]
+    return [
+        [Step(a[:33], 0, pa)],
+        [Step(a[33:34], 33, pa), Step(b[:17], 0, pb, "last"), Step(c[:1], 0, pc)],
+        [Step(a[34:37], 34, pa), Step(b[17:18], 17, pb), Step(c[1:9], 1, pc, [0, 3, 7])],
+        [Step(b[18:21], 18, pb)],
+    ]
+
+
+def run_both(
+    backend: str,
+    model: Model,
+    fmt: str = "F32",
+    batches: Sequence[Sequence[Step]] | None = None,
+    options: ExecutionOptions = OPTIONS,
+    want: Literal["logits", "hidden"] = "logits",
+    tensors: Mapping[str, TensorInfo] | None = None,
+) -> list[tuple[F32, F32]]:
+    """(what `backend` gives, what the reference gives) for each batch in turn, KV in float32 for both."""
+    tensors = model.tensors(fmt) if tensors is None else tensors
+    batches = ragged_batches(n_tokens(model)) if batches is None else batches
+    got = run_all(compiled(backend, model, tensors, options), batches, want)
+    wanted = run_all(compiled("reference", model, tensors, replace(options, kv_dtype="f32")), batches, want)
+    return list(zip(got, wanted, strict=True))
+
+
+def run_all(
+    exe: Executable, batches: Iterable[Sequence[Step]], want: Literal["logits", "hidden"] = "logits"
+) -> list[F32]:
+    """The results of all batches; then it is closed."""
+    try:
+        return [run(exe, batch, want) for batch in batches]
+    finally:
+        exe.close()
+
+
+def assert_close(pairs: Iterable[tuple[F32, F32]], limit: float) -> None:
+    """NMSE of each pair at most `limit`, everything finite."""
+    for i, (got, wanted) in enumerate(pairs):
+        assert got.shape == wanted.shape, f"batch {i}: shape {got.shape}, not {wanted.shape}"
+        assert np.isfinite(wanted).all(), f"batch {i}: the reference is not finite"
+        assert np.isfinite(got).all(), f"batch {i}: not finite"
+        error = nmse(got, wanted)
+        assert error <= limit, f"batch {i}: NMSE {error:.2e} > {limit:.0e}"
+
+
+def n_tokens(model: Model) -> int:
+    """Rows of the model's token table."""
+    table = next(op.table for op in model.program.ops if isinstance(op, Embed))
+    return model.shapes[table][0]
