@@ -263,9 +263,9 @@ def test_window_pattern(value: object, period: int, flags: list[bool]) -> None:
 
 
 def test_an_entry_point_adds_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyllm.archs.llama import Llama
+    from pyllm.archs.families.llama import llama
 
-    point = SimpleNamespace(name="my-llama", load=lambda: Llama)
+    point = SimpleNamespace(name="my-llama", load=lambda: llama)
 
     def entry_points(*, group: str, name: str | None = None) -> list[SimpleNamespace]:
         return [point] if group == "pyllm.archs" and name in (None, "my-llama") else []

@@ -1,14 +1,15 @@
 """Architectures: hyper-parameters and tensors of a GGUF file → a recorded program.
 
-An architecture is a class with `record()`, found by the name that files give in `general.architecture`: in the table
-`ARCHITECTURES` of a module here, or as an entry point of the group `pyllm.archs` of that name (docs/architectures.md).
+An architecture is a function that makes a `Decoder` from `HParams`, found by the name that files give in
+`general.architecture`: in the table `ARCHITECTURES` of a module of `pyllm.archs.families`, or as an entry point of the
+group `pyllm.archs` of that name (docs/architectures.md).
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,11 @@ from pyllm.program import Program
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from pyllm.archs.blocks import Transformer
+    from pyllm.archs.decoder import Decoder
+    from pyllm.archs.hparams import HParams
     from pyllm.gguf.tensor import TensorInfo
+
+    Family = Callable[[HParams], Decoder]
 
 _GROUP = "pyllm.archs"
 
@@ -31,6 +35,9 @@ class Architecture:
 
     name: str
     program: Program
+    tensors: Mapping[str, TensorInfo]
+    """What the program's weights are: the file's tensors, and rows of some under names of their own."""
+    decoder: Decoder
     n_ctx_train: int
     n_vocab: int
     n_embd: int
@@ -46,11 +53,15 @@ def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: 
     name = metadata.get("general.architecture")
     if not isinstance(name, str) or not name:
         raise ModelError("the file names no architecture (general.architecture); it holds no model")
+    from pyllm.archs.decoder import write
     from pyllm.archs.hparams import HParams
 
-    model = _find(name)(HParams(metadata, name), tensors, n_ctx)
-    program = model.record()
-    return Architecture(name, program, model.n_ctx_train, program.n_vocab, program.n_embd, program.n_layers)
+    hp = HParams(metadata, name, tensors, n_ctx)
+    decoder = _find(name)(hp)
+    program, needed = write(decoder, hp)
+    return Architecture(
+        name, program, needed, decoder, hp.n_ctx_train, program.n_vocab, program.n_embd, program.n_layers
+    )
 
 
 def names() -> list[str]:
@@ -58,12 +69,12 @@ def names() -> list[str]:
     return sorted({*_own(), *(point.name for point in _foreign())})
 
 
-def _find(name: str) -> type[Transformer]:
+def _find(name: str) -> Family:
     if name in _own():
         return _own()[name]
     for point in _foreign():
         if point.name == name:
-            found: type[Transformer] = point.load()
+            found: Family = point.load()
             return found
     raise ModelError(f"architecture {name!r} is unknown; known are {', '.join(names())}")
 
@@ -75,8 +86,10 @@ def _foreign() -> Iterable[EntryPoint]:
 
 
 @cache
-def _own() -> dict[str, type[Transformer]]:
-    table: dict[str, type[Transformer]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        table |= getattr(importlib.import_module(f"{__name__}.{module.name}"), "ARCHITECTURES", {})
+def _own() -> dict[str, Family]:
+    from pyllm.archs import families
+
+    table: dict[str, Family] = {}
+    for module in pkgutil.iter_modules(families.__path__):
+        table |= importlib.import_module(f"{families.__name__}.{module.name}").ARCHITECTURES
     return table

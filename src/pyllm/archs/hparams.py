@@ -8,22 +8,150 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyllm.errors import ModelError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.quant import formats
 
 _MOST = 1 << 24
 """No count of a model (columns, positions, experts) is larger; keeps products far from overflow."""
+_MOST_LAYERS = 4096
+_MOST_HEAD_DIM = 1 << 16
+_MOST_EXPERTS = 1 << 16
+_MOST_POSITIONS = 1 << 31
+_GATINGS = ("", "softmax", "sigmoid", "softmax_chosen")
+"""How experts are weighted, by the number that files give; 0 is none."""
 
 
 class HParams:
-    """Typed access to the metadata of one architecture."""
+    """Typed access to the metadata of one architecture, and to what tensors its file has.
 
-    def __init__(self, metadata: Mapping[str, Any], arch: str) -> None:
+    `n_ctx` is the context that the model is loaded for (None: as many positions as it was trained for).
+    """
+
+    def __init__(
+        self,
+        metadata: Mapping[str, Any],
+        arch: str,
+        tensors: Mapping[str, TensorInfo] | None = None,
+        n_ctx: int | None = None,
+    ) -> None:
         self.metadata = metadata
         self.arch = arch
+        self.tensors: Mapping[str, TensorInfo] = {} if tensors is None else tensors
+        self._n_ctx = n_ctx
+
+    # --- sizes that all families have
+
+    @cached_property
+    def n_layers(self) -> int:
+        """Blocks of the trunk; those that predict further tokens come after them and are not counted."""
+        n = self.integer("block_count", most=_MOST_LAYERS)
+        n_next = self.integer("nextn_predict_layers", 0, most=_MOST_LAYERS)
+        if n_next >= n:
+            raise ModelError(f"{self.arch}.nextn_predict_layers is {n_next}, but block_count is {n}")
+        return n - n_next
+
+    @cached_property
+    def n_ctx_train(self) -> int:
+        return self.integer("context_length", most=_MOST_POSITIONS)
+
+    @cached_property
+    def n_ctx(self) -> int:
+        n_ctx = self.n_ctx_train if self._n_ctx is None else self._n_ctx
+        if n_ctx < 1:
+            raise ModelError(f"a context of {n_ctx} positions holds nothing")
+        return n_ctx
+
+    @cached_property
+    def n_embd(self) -> int:
+        return self.integer("embedding_length")
+
+    @cached_property
+    def n_heads(self) -> list[int]:
+        """Heads of each layer; 0 where a layer has no attention."""
+        return self.per_layer("attention.head_count")
+
+    @cached_property
+    def n_kv_heads(self) -> list[int]:
+        return self.per_layer("attention.head_count_kv", self.n_heads)
+
+    def head_dims(self, windowed: bool = False) -> tuple[int, int]:
+        """Columns of a head's queries and keys, and of its values; those of windowed layers may be others."""
+        default = self.n_embd // next((n for n in self.n_heads if n), 1) or None
+        dims = []
+        for key in ("attention.key_length", "attention.value_length"):
+            dim = self.integer(key, default, most=_MOST_HEAD_DIM)
+            dims.append(self.integer(f"{key}_swa", dim, most=_MOST_HEAD_DIM) if windowed else dim)
+        return dims[0], dims[1]
+
+    def windows(self, period: int, default: int = 0, *, dense_first: bool = False) -> list[int]:
+        """Positions that each layer sees, 0: all. The file's window (`default` where it names none) holds for the
+        layers of its pattern; without one, for all but every `period`-th, the last or the first of a period."""
+        window = self.integer("attention.sliding_window", default, most=_MOST_POSITIONS) if period else 0
+        flags = self.pattern("attention.sliding_window_pattern", self.n_layers, period, dense_first=dense_first)
+        return [window if flag else 0 for flag in flags]
+
+    @cached_property
+    def n_experts(self) -> int:
+        return self.integer("expert_count", 0, most=_MOST_EXPERTS)
+
+    @cached_property
+    def n_experts_used(self) -> list[int]:
+        """Experts that a token uses, of each layer."""
+        used = self.per_layer("expert_used_count", 0)
+        for n in used:
+            if not 0 < n <= self.n_experts:
+                raise ModelError(f"{self.arch} uses {n} of {self.n_experts} experts")
+        return used
+
+    @cached_property
+    def n_ff_expert(self) -> list[int]:
+        """Columns inside an expert, of each layer."""
+        own = self.per_layer("expert_feed_forward_length", 0)
+        return own if all(own) else self.per_layer("feed_forward_length")
+
+    @property
+    def rope_base(self) -> float:
+        return self.number("rope.freq_base", 10000.0)
+
+    @property
+    def window_rope_base(self) -> float:
+        """The base of layers with a window, where it is another."""
+        return self.number("rope.freq_base_swa", self.rope_base)
+
+    @property
+    def has_sections(self) -> bool:
+        """Are positions of several components (of pictures and films)? For text all of them are the same."""
+        sections = self._get("rope.dimension_sections")
+        return isinstance(sections, np.ndarray | list) and bool(np.any(sections[:2]))
+
+    def gating(self, default: str) -> str:
+        """How experts are weighted, by the file or by default."""
+        n = self.integer("expert_gating_func", 0)
+        if n >= len(_GATINGS):
+            raise ModelError(f"{self.arch}.expert_gating_func is {n}, which is unknown")
+        return _GATINGS[n] or default
+
+    # --- tensors
+
+    def has(self, name: str) -> bool:
+        """Does the file have a tensor of this name?"""
+        return name in self.tensors
+
+    def read(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """A small tensor that a program needs as numbers; ModelError where it has another shape."""
+        tensor = self.tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise ModelError(f"tensor {name} has shape {list(tensor.shape)}, but the model needs {list(shape)}")
+        return formats.get(tensor.format).decode(tensor.data)
+
+    # --- values by key
 
     def integer(self, key: str, default: int | None = None, *, most: int = _MOST) -> int:
         """A count from 1 to `most`; ModelError when it is neither there nor has a default."""
@@ -55,23 +183,31 @@ class HParams:
             return default
         return self._as_flag(key, value)
 
-    def per_layer(self, key: str, n_layers: int, default: int | list[int] | None = None) -> list[int]:
-        """A count of each layer; the file holds one for all, or an array of them."""
+    def per_layer(self, key: str, default: int | list[int] | None = None) -> list[int]:
+        """A count of each layer; the file holds one for all, or an array of them, in which 0 says "none here"."""
         value = self._get(key)
         if value is None and isinstance(default, list):
             return default
         if isinstance(value, np.ndarray | list):
-            return [self._as_count(key, v, _MOST) for v in self._of_layers(key, value, n_layers)]
-        return [self.integer(key, default if isinstance(default, int) else None)] * n_layers
+            return [self._as_count(key, v, _MOST, least=0) for v in self._of_layers(key, value, self.n_layers)]
+        return [self.integer(key, default if isinstance(default, int) else None)] * self.n_layers
 
-    def pattern(self, key: str, n_layers: int, period: int) -> list[bool]:
-        """A flag of each layer. The file holds an array of flags, or a period n: every n-th layer is not flagged;
-        `period` where it holds neither (0: no layer is flagged)."""
+    def flags(self, key: str, default: bool) -> list[bool]:
+        """A flag of each layer, one for all or an array; here, false is not the same as "not there"."""
+        value = self.metadata.get(f"{self.arch}.{key}")
+        if not isinstance(value, np.ndarray | list):
+            return [self.flag(key, default)] * self.n_layers
+        return [self._as_flag(key, v) for v in self._of_layers(key, value, self.n_layers)]
+
+    def pattern(self, key: str, n_layers: int, period: int, *, dense_first: bool = False) -> list[bool]:
+        """A flag of each layer. The file holds an array of flags, or a period n: every n-th layer is not flagged, the
+        last of each n or the first; `period` where it holds neither (0: no layer is flagged)."""
         value = self._get(key)
         if isinstance(value, np.ndarray | list):
             return [self._as_flag(key, v) for v in self._of_layers(key, value, n_layers)]
         period = period if value is None else self._as_count(key, value, _MOST)
-        return [period > 0 and il % period < period - 1 for il in range(n_layers)]
+        dense = 0 if dense_first else period - 1
+        return [period > 0 and il % period != dense for il in range(n_layers)]
 
     def _get(self, key: str) -> Any:
         """The value, None where there is none or it says "not used"."""
@@ -90,9 +226,9 @@ class HParams:
             raise ModelError(f"metadata key {self.arch}.{key} is missing or zero")
         return default
 
-    def _as_count(self, key: str, value: Any, most: int) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:
-            raise ModelError(f"{self.arch}.{key} is {value!r}, not a count from 1 to {most}")
+    def _as_count(self, key: str, value: Any, most: int, least: int = 1) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+            raise ModelError(f"{self.arch}.{key} is {value!r}, not a count from {least} to {most}")
         return int(value)
 
     def _as_flag(self, key: str, value: Any) -> bool:

@@ -1,9 +1,10 @@
-"""Rotary frequencies and their scalings: linear, YaRN (arXiv:2309.00071), llama 3's factors, longrope's factors."""
+"""Rotary positions and their scalings: linear, YaRN (arXiv:2309.00071), llama 3's factors, longrope's factors."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,60 @@ from numpy.typing import NDArray
 from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError
 from pyllm.program import as_inv_freq
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """How a layer's queries and keys are rotated: frequencies [n_rot / 2], what cos and sin are multiplied by, and
+    whether rotated pairs are neighbours (else halves of the n_rot first columns)."""
+
+    inv_freq: tuple[float, ...] = field(repr=False)
+    mscale: float
+    interleaved: bool
+    base: float
+    kind: str
+    """Scaling of the frequencies, for readers."""
+
+    @property
+    def n_rot(self) -> int:
+        return 2 * len(self.inv_freq)
+
+    @classmethod
+    def read(
+        cls,
+        hp: HParams,
+        *,
+        interleaved: bool = False,
+        base: float | None = None,
+        scaled: bool = True,
+        windowed: bool = False,
+    ) -> Self:
+        """From the metadata keys `rope.*` and the tensors of factors.
+
+        `base` None: the file's. `scaled` false: frequencies as they are, but for factors of a tensor. `windowed`: as
+        many columns as the file has windowed layers rotate.
+        """
+        head_dim, _ = hp.head_dims(windowed)
+        n_rot = hp.integer("rope.dimension_count", hp.head_dims()[0], most=1 << 16)
+        if windowed:
+            n_rot = hp.integer("rope.dimension_count_swa", n_rot, most=1 << 16)
+        if n_rot > head_dim:
+            raise ModelError(f"{hp.arch}.rope.dimension_count is {n_rot}, more than a head's {head_dim}")
+        read = Scaling.read(hp, hp.n_ctx_train)
+        scaling = read if scaled else Scaling.none()
+        base = hp.rope_base if base is None else base
+        inv_freq, mscale = scaling.apply(base, n_rot, _factors(hp, n_rot, read))
+        kind = scaling.kind if scaling.factor != 1 or scaling.kind == "longrope" else "none"
+        return cls(inv_freq, mscale, interleaved, base, kind)
+
+
+def _factors(hp: HParams, n_rot: int, scaling: Scaling) -> NDArray[np.float32] | None:
+    """What divides the frequencies [n_rot / 2]: llama 3's, or longrope's for the context that is wanted."""
+    long = hp.n_ctx > scaling.n_ctx_orig
+    for name in ("rope_freqs.weight", f"rope_factors_{'long' if long else 'short'}.weight"):
+        if hp.has(name):
+            return hp.read(name, n_rot // 2)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

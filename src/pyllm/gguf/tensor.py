@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,8 @@ class TensorInfo:
 
     `shape` is outermost first: a matrix is (rows, columns), the experts of a layer (experts, rows, columns); the
     last axis is the one that blocks run along (ggml's `ne[0]`). `format` is the format's name as ggml writes it
-    ("Q4_K"). `data` is a flat, read-only uint8 view of the mapped file, `n_bytes` long, no copy.
+    ("Q4_K"). `data` is a read-only uint8 view of the mapped file, `n_bytes` long, no copy; it is flat, but for rows of
+    each of several matrices, which are not contiguous: [matrices, bytes of a matrix's rows].
     """
 
     name: str
@@ -32,3 +34,28 @@ class TensorInfo:
     @property
     def n_bytes(self) -> int:
         return self.data.nbytes
+
+    def bytes_of_rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        """Bytes [last - first, bytes of a row] of rows first to last - 1 of the tensor seen as [rows, columns]."""
+        row_bytes = self.n_bytes // (self.n_elements // self.shape[-1])
+        if self.data.ndim == 1:
+            return self.data[first * row_bytes : last * row_bytes].reshape(last - first, row_bytes)
+        matrices = self.data.reshape(len(self.data), -1, row_bytes)
+        matrix, row = np.divmod(np.arange(first, last), matrices.shape[1])
+        return matrices[matrix, row]
+
+    def rows(self, start: int, stop: int) -> TensorInfo:
+        """Rows `start` to `stop` of a matrix, or of each matrix of a stack of them, as a tensor of their own.
+
+        Its name is this one's and the rows: `blk.0.ffn_gate_up_exps.weight[0:512]`; `file_name` undoes that.
+        """
+        *stack, n_rows, n_columns = self.shape
+        n = math.prod(stack)
+        data = self.data.reshape(n, n_rows, -1)[:, start:stop]
+        data = data.reshape(n, -1) if n > 1 else data.reshape(-1)
+        return TensorInfo(f"{self.name}[{start}:{stop}]", (*stack, stop - start, n_columns), self.format, data)
+
+
+def file_name(name: str) -> str:
+    """Name of the file's tensor that `name`, perhaps rows of it, lies in."""
+    return name.partition("[")[0]

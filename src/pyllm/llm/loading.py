@@ -128,10 +128,10 @@ def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[A
     check_vocabulary(file)
     architecture = archs.load(file.metadata, file.tensors, n_ctx)
     if not adapters:
-        return architecture, file.tensors
+        return architecture, architecture.tensors
     from pyllm.program.lora import adapt
 
-    program, tensors = adapt(architecture.program, file.tensors, architecture.name, adapters)
+    program, tensors = adapt(architecture.program, architecture.tensors, architecture.name, adapters)
     return replace(architecture, program=program), tensors
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes, inputs
+from pyllm.program.ops.select import SelectRows
 from pyllm.program.program import Program
 from pyllm.program.values import Value
 
@@ -23,15 +25,45 @@ class Recorder(Shapes):
 
     layer: int = -1
     ops: list[Op] = field(default_factory=list)
+    _last_whole: int = -1
+    """The last op that needs every token."""
 
     def __call__(self, op: Op) -> Value:
         """Record an op; returns its value."""
         op = op.settle(self)
         width = op.infer(self)
-        out = Value(len(self.ops), width)
+        if not inputs(op):
+            self._last_whole = len(self.ops)  # it reads tokens
+        out = self._append(replace(op, layer=self.layer), width)
         if op.selects_rows or any(v.id in self.selected for v in inputs(op)):
             self.selected.add(out.id)
-        self.ops.append(replace(op, out=out, layer=self.layer))
+        return out
+
+    def every_token(self, need: str, *values: Value) -> None:
+        super().every_token(need, *values)
+        self._last_whole = len(self.ops)
+
+    def select_rows(self, *results: Value) -> tuple[Value, ...]:
+        """Select the output rows right after the last op that needs every token; returns the results, now of rows.
+
+        What follows that op then reads the selected rows of what was computed until there.
+        """
+        cut = self._last_whole + 1
+        later, self.ops = self.ops[cut:], self.ops[:cut]
+        wanted = {v.id: v for v in (*results, *(v for op in later for v in inputs(op))) if v.id < cut}
+        new: dict[int, Value] = {}
+        for _, v in sorted(wanted.items()):
+            new[v.id] = self._append(SelectRows(x=v, layer=self.ops[cut - 1].layer), v.width)
+        for op in later:
+            values = {f.name: getattr(op, f.name) for f in fields(op) if f.name != "out"}
+            read: dict[str, Any] = {name: new[v.id] for name, v in values.items() if isinstance(v, Value)}
+            new[op.out.id] = self._append(replace(op, **read), op.out.width)
+        self.selected = {v.id for v in new.values()}
+        return tuple(new[v.id] for v in results)
+
+    def _append(self, op: Op, width: int) -> Value:
+        out = Value(len(self.ops), width)
+        self.ops.append(replace(op, out=out))
         return out
 
     def finish(self, hidden: Value, logits: Value, *, n_layers: int) -> Program:

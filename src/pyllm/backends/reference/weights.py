@@ -88,7 +88,4 @@ class Weights:
     def _decode(self, tensor: TensorInfo, first: int, last: int) -> F32:
         """Rows first .. last - 1 of a tensor seen as [rows, columns]."""
         quant = formats.get(tensor.format)
-        columns = tensor.shape[-1]
-        row_bytes = columns // quant.block_size * quant.block_bytes
-        data = tensor.data[first * row_bytes : last * row_bytes].reshape(last - first, row_bytes)
-        return quant.decode(data).reshape(last - first, columns)
+        return quant.decode(tensor.bytes_of_rows(first, last)).reshape(last - first, tensor.shape[-1])

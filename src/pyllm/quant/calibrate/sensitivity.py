@@ -218,7 +218,9 @@ class _Model:
         )
         tensors = {**file.tensors, **base}
         architecture = archs.load(file.metadata, tensors, n_ctx)
-        self._executable: Executable = backends.get(backend).compile(architecture.program, tensors, options)
+        self._executable: Executable = backends.get(backend).compile(
+            architecture.program, architecture.tensors, options
+        )
         self._batch = Batch(options)
         for i, window in enumerate(windows):
             self._batch.add(window, 0, range(i * pages, (i + 1) * pages), wanted)

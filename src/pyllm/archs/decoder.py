@@ -1,0 +1,155 @@
+"""A decoder as data: layers of residual parts, each a mixer with norms around it; and how it is written as a program.
+
+Families are functions that make one (`pyllm.archs.families`); what mixes is in `pyllm.archs.mixers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from pyllm.archs.graph import Graph
+from pyllm.archs.hparams import HParams
+from pyllm.errors import ModelError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Program, Value, Weight
+from pyllm.program.ops.elementwise import SoftCap
+from pyllm.program.ops.embed import Embed
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import RMSNorm
+
+
+class Mixer(Protocol):
+    """What a part adds to the stream; a frozen dataclass that records its ops when it is called."""
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        """[tokens, n_embd] → the same. `blk` begins the names of the layer's tensors, "blk.3."."""
+        ...
+
+
+class Norm(Protocol):
+    """A kind of norm; a frozen dataclass."""
+
+    def __call__(self, g: Graph, x: Value, stem: str, group: int) -> Value: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RMS:
+    """x / sqrt(mean(x^2) + eps) * weight."""
+
+    eps: float
+
+    @classmethod
+    def read(cls, hp: HParams) -> Self:
+        return cls(_eps(hp, "attention.layer_norm_rms_epsilon"))
+
+    def __call__(self, g: Graph, x: Value, stem: str, group: int) -> Value:
+        return g.rec(RMSNorm(x=x, weight=g.weight(stem), eps=self.eps, group=group))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """x + scale * post(mix(norm(x))); norms are named by their tensors, None: none."""
+
+    mix: Mixer
+    norm: str | None = None
+    post: str | None = None
+    scale: float = 1.0
+    residual: bool = True
+    """Added to the stream; else it takes the stream's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A block: its parts in order, and the number that its tensors have."""
+
+    index: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Logits: scale * output(hidden), capped. `tied`: the embedding table is the output matrix (True), the file has
+    one (False), or where the file has one (None)."""
+
+    tied: bool | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    def __call__(self, g: Graph, hidden: Value) -> Value:
+        n_vocab = g.rec.shape("token_embd.weight")[0]
+        tied = not g.rec.has("output.weight") if self.tied is None else self.tied
+        if tied:
+            logits = g.rec(Linear(x=hidden, weight=Weight("token_embd.weight"), bias=g.optional("output.bias")))
+        else:
+            logits = g.linear(hidden, "output", n_vocab)
+        logits = g.times(logits, self.scale)
+        return g.rec(SoftCap(x=logits, cap=self.softcap)) if self.softcap else logits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """A model's trunk between the embedding table and the head."""
+
+    layers: Sequence[Layer]
+    norm: Norm
+    """The kind of all norms."""
+    embed_scale: float = 1.0
+    head: Head = Head()
+
+    @classmethod
+    def read(cls, hp: HParams, layer: Callable[[int], tuple[Part, ...]], **options: Any) -> Self:
+        """A decoder with RMS norms, each of whose layers is made from its number."""
+        layers = tuple(Layer(il, layer(il)) for il in range(hp.n_layers))
+        return cls(layers=layers, norm=options.pop("norm", None) or RMS.read(hp), **options)
+
+
+def transformer(
+    hp: HParams,
+    attention: Callable[[int], Mixer],
+    feed_forward: Callable[[int], Mixer],
+    *,
+    norms: tuple[str | None, str | None] = ("attn_norm", "ffn_norm"),
+    posts: tuple[str | None, str | None] = (None, None),
+    scale: float = 1.0,
+    **options: Any,
+) -> Decoder:
+    """The usual decoder: each layer attends and feeds forward, by mixers that are made from the layer's number, with
+    norms of these names before and after."""
+
+    def layer(il: int) -> tuple[Part, ...]:
+        mixers = attention(il), feed_forward(il)
+        return tuple(Part(*part, scale=scale) for part in zip(mixers, norms, posts, strict=True))
+
+    return Decoder.read(hp, layer, **options)
+
+
+def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorInfo]]:
+    """The decoder's pass, and the tensors that it needs: those of the file, and rows of them."""
+    g = Graph(hp, decoder.norm)
+    x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
+    if x.width != hp.n_embd:
+        raise ModelError(f"token_embd.weight has {x.width} columns, {hp.arch}.embedding_length is {hp.n_embd}")
+    for layer in decoder.layers:
+        blk = f"blk.{layer.index}."
+        g.rec.layer, g.layer_input = layer.index, x
+        for part in layer.parts:
+            x = _add(g, blk, part, x)
+    g.rec.layer = hp.n_layers
+    hidden = g.norm(x, "output_norm")
+    return g.finish(hidden, decoder.head(g, hidden)), g.tensors
+
+
+def _add(g: Graph, blk: str, part: Part, x: Value) -> Value:
+    """The stream after one part."""
+    y = part.mix(g, blk, g.norm(x, part.norm and blk + part.norm))
+    y = g.times(g.norm(y, part.post and blk + part.post), part.scale)
+    return g.add(x, y) if part.residual else y
+
+
+def _eps(hp: HParams, key: str) -> float:
+    eps = hp.number(key)
+    if not 0 < eps < 1:
+        raise ModelError(f"{hp.arch}.{key} is {eps}, not between 0 and 1")
+    return eps

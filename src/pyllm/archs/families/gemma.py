@@ -1,0 +1,73 @@
+"""Gemma 1 to 3: scaled embeddings; since 2 norms on both sides of a block's parts, and windows on most layers."""
+
+from __future__ import annotations
+
+import math
+
+from pyllm.archs.decoder import Decoder, Head, transformer
+from pyllm.archs.hparams import HParams
+from pyllm.archs.mixers.attention import Attention
+from pyllm.archs.mixers.feed_forward import feed_forward
+from pyllm.archs.rope import Rope
+
+_POSTS = ("post_attention_norm", "post_ffw_norm")
+
+
+def gemma(hp: HParams) -> Decoder:
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il),
+        lambda il: feed_forward(hp, il, act="gelu"),
+        embed_scale=math.sqrt(hp.n_embd),
+        head=Head(tied=True),
+    )
+
+
+def gemma2(hp: HParams) -> Decoder:
+    """A window on every other layer; soft caps on scores and logits."""
+    windows = hp.windows(2, 4096)
+    whole, local = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True)
+    scale, cap = _attention_scale(hp, wide_head_layers=46), hp.number("attn_logit_softcapping", 50.0)
+
+    def attention(il: int) -> Attention:
+        rope = local if windows[il] else whole
+        return Attention.read(hp, il, window=windows[il], rope=rope, scale=scale, softcap=cap)
+
+    return transformer(
+        hp,
+        attention,
+        lambda il: feed_forward(hp, il, act="gelu"),
+        posts=_POSTS,
+        embed_scale=math.sqrt(hp.n_embd),
+        head=Head(tied=True, softcap=hp.number("final_logit_softcapping", 30.0)),
+    )
+
+
+def gemma3(hp: HParams) -> Decoder:
+    """A window on five of six layers, which rotate with a base of their own; norms of queries and keys, no caps."""
+    windows = hp.windows(6, 4096)
+    base = hp.number("rope.freq_base_swa", 10000.0)
+    whole, local = Rope.read(hp), Rope.read(hp, base=base, scaled=False, windowed=True)
+    scale = _attention_scale(hp, wide_head_layers=62)
+
+    def attention(il: int) -> Attention:
+        rope = local if windows[il] else whole
+        return Attention.read(hp, il, window=windows[il], rope=rope, scale=scale, qk_norm="head")
+
+    return transformer(
+        hp,
+        attention,
+        lambda il: feed_forward(hp, il, act="gelu"),
+        posts=_POSTS,
+        embed_scale=math.sqrt(hp.n_embd),
+        head=Head(softcap=hp.number("final_logit_softcapping", 0.0)),
+    )
+
+
+def _attention_scale(hp: HParams, wide_head_layers: int) -> float:
+    """Scores are scaled by head_dim, but in the model of 27 billion, known by its layers, by n_embd / n_heads."""
+    wide = hp.n_layers == wide_head_layers
+    return hp.number("attention.scale", 1 / math.sqrt(hp.n_embd / hp.n_heads[0] if wide else hp.head_dims()[0]))
+
+
+ARCHITECTURES = {"gemma": gemma, "gemma2": gemma2, "gemma3": gemma3}

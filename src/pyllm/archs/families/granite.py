@@ -1,0 +1,58 @@
+"""Granite 3 and 4, dense and mixtures of experts, and MiniCPM: embeddings, parts and logits are scaled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from pyllm.archs.decoder import Decoder, Head, transformer
+from pyllm.archs.hparams import HParams
+from pyllm.archs.mixers.attention import Attention
+from pyllm.archs.mixers.feed_forward import feed_forward
+from pyllm.archs.rope import Rope
+
+
+def _scaled(
+    hp: HParams, attention: Callable[[int], Attention], *, embed: float = 1.0, part: float = 1.0, logits: float = 1.0
+) -> Decoder:
+    """Logits are divided by their scale. The factors given hold where the file has none."""
+    return transformer(
+        hp,
+        attention,
+        lambda il: feed_forward(hp, il),
+        scale=hp.number("residual_scale", part),
+        embed_scale=hp.number("embedding_scale", embed),
+        head=Head(scale=1 / hp.number("logit_scale", logits)),
+    )
+
+
+def granite(hp: HParams) -> Decoder:
+    """Some models go without positions."""
+    rope = Rope.read(hp, interleaved=True) if hp.flag("rope.scaling.finetuned", True) else None
+    return _scaled(hp, lambda il: Attention.read(hp, il, rope=rope))
+
+
+def granitemoe(hp: HParams) -> Decoder:
+    return _scaled(hp, lambda il: Attention.read(hp, il, interleaved=True))
+
+
+def granite_swa(hp: HParams) -> Decoder:
+    """Windows, sinks, and layers without positions, by patterns of the file."""
+    windows, rotated = hp.windows(1), hp.flags("attention.rope_pattern", True)
+    rope = Rope.read(hp, interleaved=True)
+
+    def attention(il: int) -> Attention:
+        return Attention.read(hp, il, window=windows[il], rope=rope if rotated[il] else None, sinks=True)
+
+    return _scaled(hp, attention)
+
+
+def minicpm(hp: HParams) -> Decoder:
+    """Its first files have no scales, but were trained with these."""
+    part = 1.4 / math.sqrt(hp.n_layers)
+    return _scaled(
+        hp, lambda il: Attention.read(hp, il, interleaved=True), embed=12.0, part=part, logits=hp.n_embd / 256
+    )
+
+
+ARCHITECTURES = {"granite": granite, "granitemoe": granitemoe, "granite_swa": granite_swa, "minicpm": minicpm}

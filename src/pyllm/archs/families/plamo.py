@@ -1,0 +1,32 @@
+"""PLaMo 1: attention and feed-forward side by side; PLaMo 3: norms on both sides of parts, and windows."""
+
+from __future__ import annotations
+
+from pyllm.archs.decoder import Decoder, Part, transformer
+from pyllm.archs.hparams import HParams
+from pyllm.archs.mixers.attention import Attention
+from pyllm.archs.mixers.combine import Sum
+from pyllm.archs.mixers.feed_forward import FFN
+from pyllm.archs.rope import Rope
+
+
+def plamo(hp: HParams) -> Decoder:
+    """One norm for both."""
+    return Decoder.read(hp, lambda il: (Part(Sum((Attention.read(hp, il), FFN.read(hp, il))), "attn_norm"),))
+
+
+def plamo3(hp: HParams) -> Decoder:
+    """A window on seven of eight layers, which rotate with a base of their own."""
+    windows = hp.windows(8) if hp.integer("attention.sliding_window", 0) else [0] * hp.n_layers
+    whole = Rope.read(hp)
+    local = Rope.read(hp, base=hp.number("rope.freq_base_swa", 10000.0), scaled=False, windowed=True)
+
+    def attention(il: int) -> Attention:
+        rope = local if windows[il] else whole
+        return Attention.read(hp, il, window=windows[il], rope=rope, qk_norm="head", scaled=False)
+
+    posts = ("post_attention_norm", "post_ffw_norm")
+    return transformer(hp, attention, lambda il: FFN.read(hp, il), posts=posts)
+
+
+ARCHITECTURES = {"plamo": plamo, "plamo3": plamo3}

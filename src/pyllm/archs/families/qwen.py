@@ -1,0 +1,37 @@
+"""Qwen 1 and 3, dense and mixtures of experts; Qwen 2 is plain."""
+
+from __future__ import annotations
+
+from pyllm.archs.decoder import Decoder, transformer
+from pyllm.archs.hparams import HParams
+from pyllm.archs.mixers.attention import Attention
+from pyllm.archs.mixers.feed_forward import FFN, feed_forward, mixture
+
+
+def qwen(hp: HParams) -> Decoder:
+    """The first: files give twice the columns of a feed-forward matrix."""
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il),
+        lambda il: FFN(n_ff=hp.per_layer("feed_forward_length")[il] // 2),
+    )
+
+
+def qwen3(hp: HParams) -> Decoder:
+    """Norms of each head's queries and keys."""
+    return transformer(
+        hp, lambda il: Attention.read(hp, il, qk_norm="head"), lambda il: feed_forward(hp, il, scaled=True)
+    )
+
+
+def qwen3moe(hp: HParams) -> Decoder:
+    """Every block's feed-forward is a mixture of experts."""
+    return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), lambda il: mixture(hp, il, scaled=True))
+
+
+def qwen3vl(hp: HParams) -> Decoder:
+    """The language model; what pictures add to the first layers is not read."""
+    return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), lambda il: feed_forward(hp, il))
+
+
+ARCHITECTURES = {"qwen": qwen, "qwen3": qwen3, "qwen3moe": qwen3moe, "qwen3vl": qwen3vl, "qwen3vlmoe": qwen3vl}

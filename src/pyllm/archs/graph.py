@@ -1,0 +1,84 @@
+"""Writes a decoder's pass: ops under the names that a GGUF file gives its tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pyllm.archs.hparams import HParams
+from pyllm.errors import ModelError
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Program, Recorder, Value, Weight
+from pyllm.program.ops.elementwise import Add, Scale
+from pyllm.program.ops.linear import Linear
+
+if TYPE_CHECKING:
+    from pyllm.archs.decoder import Norm
+
+_SCALED_FORMATS = ("NVFP4",)
+"""Formats whose matrices have a scale of their own, `.scale`, beside the tensor."""
+
+
+class Graph:
+    """What mixers write through: `g.rec` records any op, the methods here those that depend on what the file has.
+
+    `layer_input` is the stream as it entered the layer that is being written.
+    """
+
+    layer_input: Value
+
+    def __init__(self, hp: HParams, norm: Norm) -> None:
+        self.hp = hp
+        self._norm = norm
+        self.tensors: dict[str, TensorInfo] = dict(hp.tensors)
+        self.rec = Recorder(self.tensors)
+
+    def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True) -> Value:
+        """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, where the file has them → [tokens, width]."""
+        self.rec.require_rows(f"{stem}.weight", width)
+        if scale := self.scale(stem, scaled):
+            x = self.rec(Scale(x=x, factor=scale))
+        return self.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=self.optional(f"{stem}.bias")))
+
+    def norm(self, x: Value, stem: str | None, group: int = 0) -> Value:
+        """The model's norm with `stem`'s tensors over the width, or over groups of columns. None: x as it is."""
+        return x if stem is None else self._norm(self, x, stem, group)
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.rec(Add(a=a, b=b))
+
+    def times(self, x: Value, factor: float) -> Value:
+        return x if factor == 1 else self.rec(Scale(x=x, factor=factor))
+
+    def weight(self, stem: str) -> Weight:
+        """`stem`.weight, or `stem` where the file has it under that name."""
+        return Weight(stem if self.rec.has(stem) else f"{stem}.weight")
+
+    def optional(self, *names: str) -> Weight | None:
+        """A tensor that is used where the file has it, under the first of these names that there is."""
+        return next((Weight(name) for name in names if self.rec.has(name)), None)
+
+    def scale(self, stem: str, used: bool) -> float | None:
+        """The number `stem`.scale, where the file has it and it is used."""
+        name = f"{stem}.scale"
+        if not self.rec.has(name) or not self.uses_scale(stem, used):
+            return None
+        value = float(self.hp.read(name, 1)[0])
+        if not math.isfinite(value):
+            raise ModelError(f"tensor {name} holds {value}")
+        return value
+
+    def rows(self, name: str, start: int, stop: int) -> Weight:
+        """Rows `start` to `stop` of a matrix, or of each of a tensor's matrices, as a tensor without a copy."""
+        view = self.tensors[name].rows(start, stop)
+        self.tensors[view.name] = view
+        return Weight(view.name)
+
+    def finish(self, hidden: Value, logits: Value) -> Program:
+        """The program; rows are selected as early as can be."""
+        hidden, logits = self.rec.select_rows(hidden, logits)
+        return self.rec.finish(hidden, logits, n_layers=self.hp.n_layers)
+
+    def uses_scale(self, stem: str, used: bool) -> bool:
+        """Are a matrix's scales used? By families whose matrices have scales, and with formats that need one."""
+        return used or self.tensors[f"{stem}.weight"].format in _SCALED_FORMATS

@@ -1,0 +1,1 @@
+"""Mixers: what the parts of a layer compute, in modules by kind."""

@@ -1,0 +1,64 @@
+"""Mixers made of mixers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyllm.archs.decoder import Mixer
+from pyllm.archs.graph import Graph
+from pyllm.program import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """scale * (a(x) + b(x) + ...). What attends stands first: rows are selected after the last that does."""
+
+    mixers: tuple[Mixer, ...]
+    scale: float = 1.0
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        first, *others = (mix(g, blk, x) for mix in self.mixers)
+        for other in others:
+            first = g.add(first, other)
+        return g.times(first, self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Normed:
+    """post(mix(norm(x))); norms are named by their tensors, None: none."""
+
+    mix: Mixer
+    norm: str | None = None
+    post: str | None = None
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        y = self.mix(g, blk, g.norm(x, self.norm and blk + self.norm))
+        return g.norm(y, self.post and blk + self.post)
+
+
+@dataclass(frozen=True, slots=True)
+class OfLayerInput:
+    """mix(the stream as it entered the layer), whatever the part is given."""
+
+    mix: Mixer
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        return self.mix(g, blk, g.layer_input)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """x @ `name`.weight.T, one matrix in place of a mixer."""
+
+    name: str
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        return g.linear(x, blk + self.name, g.hp.n_embd)
+
+
+@dataclass(frozen=True, slots=True)
+class FinalNorm:
+    """The norm before the head."""
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        return g.norm(x, "output_norm")

@@ -1,0 +1,141 @@
+"""Feed-forward: gated, or a mixture of experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pyllm.archs.decoder import Mixer
+from pyllm.archs.graph import Graph
+from pyllm.archs.hparams import HParams
+from pyllm.archs.mixers.combine import Sum
+from pyllm.errors import ModelError
+from pyllm.program import Value, Weight
+from pyllm.program.ops.elementwise import Scale
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.select import Slice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FFN:
+    """ffn_down(act(ffn_gate(x)) * ffn_up(x)); gate and up may be one matrix, ffn_up."""
+
+    n_ff: int
+    act: str = "silu"
+    kind: str = ""
+    """Ends the names of its tensors, "_shexp" for experts that all tokens use."""
+    sub_norm: str | None = None
+    """Norm before the last product."""
+    scaled: bool = False
+    """Matrices have the scales of the file, `ffn_*.scale`; llama.cpp reads them in some families only."""
+
+    @classmethod
+    def read(cls, hp: HParams, il: int, **options: Any) -> Self:
+        """Layer `il`'s, with the sizes of the file."""
+        n_ff = hp.per_layer("feed_forward_length")[il]
+        if not n_ff:
+            raise ModelError(f"{hp.arch}.feed_forward_length is 0 in layer {il}")
+        return cls(n_ff=n_ff, **options)
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        rec, n_ff = g.rec, self.n_ff
+        gate, up, down = (f"{blk}ffn_{name}{self.kind}" for name in ("gate", "up", "down"))
+        if not rec.has(f"{gate}.weight") and rec.shape(f"{up}.weight")[:1] == (2 * n_ff,):
+            y = self._linear(g, x, up, 2 * n_ff)
+            gated, ungated = rec(Slice(x=y, start=0, width=n_ff)), rec(Slice(x=y, start=n_ff, width=n_ff))
+        else:
+            gated, ungated = self._linear(g, x, gate, n_ff), self._linear(g, x, up, n_ff)
+        y = rec(GatedActivation(gate=gated, up=ungated, act=self.act))
+        return self._linear(g, g.norm(y, self.sub_norm and blk + self.sub_norm), down, g.hp.n_embd)
+
+    def _linear(self, g: Graph, x: Value, stem: str, width: int) -> Value:
+        """A product whose scale holds for the bias too, as in llama.cpp."""
+        g.rec.require_rows(f"{stem}.weight", width)
+        y = g.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=g.optional(f"{stem}.bias")))
+        scale = g.scale(stem, self.scaled)
+        return g.rec(Scale(x=y, factor=scale)) if scale else y
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """A mixture of experts: ffn_gate_exps, ffn_up_exps and ffn_down_exps, chosen by ffn_gate_inp."""
+
+    n_experts: int
+    n_used: int
+    n_ff: int
+    gating: str = "softmax"
+    normalize: bool = True
+    weight_scale: float = 1.0
+    act: str = "silu"
+    routed_by_layer_input: bool = False
+    """The router reads the stream as it entered the layer, not what the experts read."""
+    scaled: bool = False
+    """As for `FFN`."""
+
+    @classmethod
+    def read(cls, hp: HParams, il: int, **options: Any) -> Self:
+        """Layer `il`'s, with the sizes of the file."""
+        options.setdefault("n_ff", hp.n_ff_expert[il])
+        weight_scale = hp.number("expert_weights_scale", 1.0)
+        return cls(n_experts=hp.n_experts, n_used=hp.n_experts_used[il], weight_scale=weight_scale, **options)
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        router = g.layer_input if self.routed_by_layer_input else x
+        gate, up = self._gate_up(g, blk)
+        return g.rec(
+            MixtureOfExperts(
+                x=x,
+                router=g.linear(router, f"{blk}ffn_gate_inp", self.n_experts),
+                gate=gate,
+                up=up,
+                down=Weight(f"{blk}ffn_down_exps.weight"),
+                choice_bias=g.optional(f"{blk}exp_probs_b.bias", f"{blk}exp_probs_b"),
+                gate_bias=g.optional(f"{blk}ffn_gate_exps.bias"),
+                up_bias=g.optional(f"{blk}ffn_up_exps.bias"),
+                down_bias=g.optional(f"{blk}ffn_down_exps.bias"),
+                gate_scale=self._scale(g, blk, "gate"),
+                up_scale=self._scale(g, blk, "up"),
+                down_scale=self._scale(g, blk, "down"),
+                n_used=self.n_used,
+                n_ff=self.n_ff,
+                gating=self.gating,
+                normalize=self.normalize,
+                weight_scale=self.weight_scale,
+                act=self.act,
+            )
+        )
+
+    def _gate_up(self, g: Graph, blk: str) -> tuple[Weight, Weight]:
+        fused, n = f"{blk}ffn_gate_up_exps.weight", self.n_ff
+        if not g.rec.has(fused):
+            return Weight(f"{blk}ffn_gate_exps.weight"), Weight(f"{blk}ffn_up_exps.weight")
+        g.rec.require(fused, (self.n_experts, 2 * n, g.hp.n_embd))
+        return g.rows(fused, 0, n), g.rows(fused, n, 2 * n)
+
+    def _scale(self, g: Graph, blk: str, name: str) -> Weight | None:
+        """Scales of the experts [n_experts]; with a fused matrix, those of "up" hold for both halves."""
+        fused = g.rec.has(f"{blk}ffn_gate_up_exps.weight") and name != "down"
+        stem = f"{blk}ffn_{name}_exps" if not fused else f"{blk}ffn_gate_up_exps"
+        scale = f"{blk}ffn_up_exps.scale" if fused else f"{stem}.scale"
+        return g.optional(scale) if g.uses_scale(stem, self.scaled) else None
+
+
+def mixture(hp: HParams, il: int, *, n_shared: int | None = None, **options: Any) -> Mixer:
+    """Layer `il`'s experts, and beside them those that all tokens use, of `n_shared` columns (None: as many as the
+    file says)."""
+    experts = Experts.read(hp, il, **options)
+    if n_shared is None:
+        n_shared = hp.integer("expert_shared_feed_forward_length", 0)
+        n_shared = n_shared or hp.n_ff_expert[il] * hp.integer("expert_shared_count", 0)
+    if not n_shared:
+        return experts
+    return Sum((experts, FFN(n_ff=n_shared, act=experts.act, kind="_shexp", scaled=experts.scaled)))
+
+
+def feed_forward(hp: HParams, il: int, *, act: str = "silu", scaled: bool = False, **experts: Any) -> Mixer:
+    """Layer `il`'s experts where the file counts some and its first dense layers are over, else a plain one."""
+    if hp.n_experts and il >= hp.integer("leading_dense_block_count", 0):
+        return mixture(hp, il, act=act, scaled=scaled, **experts)
+    return FFN.read(hp, il, act=act, scaled=scaled)
