@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,14 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm import archs
+from pyllm.archs.describe import describe
 from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError, PyllmError
-from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.tensor import TensorInfo, file_name
+from pyllm.program import Program
 from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.elementwise import Scale
 from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import RMSNorm
 from pyllm.program.ops.rope import Rope
 from pyllm.program.ops.select import SelectRows, Slice
+
+T = TypeVar("T")
 
 LLAMA: dict[str, Any] = {
     "general.architecture": "llama",
@@ -260,6 +267,127 @@ def test_mixtral_counts_feed_forward_columns_of_an_expert() -> None:
 )
 def test_window_pattern(value: object, period: int, flags: list[bool]) -> None:
     assert HParams({"a.pattern": value}, "a").pattern("pattern", 4, period) == flags
+
+
+EXPERTS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 24}
+
+
+def of_arch(name: str, **values: Any) -> dict[str, Any]:
+    """Metadata of another architecture; keys with double underscores for dots."""
+    base = {k.replace("llama.", f"{name}."): v for k, v in LLAMA.items()} | {"general.architecture": name}
+    return base | {f"{name}.{key.replace('__', '.')}": value for key, value in values.items()}
+
+
+def ops_of(program: Program, kind: type[T]) -> list[T]:
+    return [op for op in program.ops if isinstance(op, kind)]
+
+
+def test_fused_experts_are_rows_without_a_copy() -> None:
+    of = {n: s for n, s in shapes().items() if ".ffn_" not in n or "ffn_norm" in n}
+    for i in range(2):
+        of |= {
+            f"blk.{i}.ffn_gate_inp.weight": (4, 32),
+            f"blk.{i}.ffn_gate_up_exps.weight": (4, 48, 32),
+            f"blk.{i}.ffn_down_exps.weight": (4, 32, 24),
+        }
+    tensors = infos(of)
+    model = archs.load(LLAMA | {f"llama.{key}": value for key, value in EXPERTS.items()}, tensors, 64)
+    op = ops_of(model.program, MixtureOfExperts)[1]
+    fused = "blk.1.ffn_gate_up_exps.weight"
+    assert (op.gate, op.up) == (f"{fused}[0:24]", f"{fused}[24:48]")
+    assert set(model.program.weights()) <= set(model.tensors)
+    for name, first in ((op.gate, 0), (op.up, 24)):
+        view = model.tensors[name]
+        assert (view.shape, view.n_bytes) == ((4, 24, 32), 4 * 24 * 32 * 4)
+        assert np.shares_memory(view.data, tensors[fused].data)
+        assert file_name(view.name) == fused
+        assert view.data.ctypes.data - tensors[fused].data.ctypes.data == first * 32 * 4
+
+
+def test_a_fused_matrix_may_have_biases_of_its_parts() -> None:
+    of = {n: s for n, s in shapes(1).items() if not n.startswith(("blk.0.attn_q.", "blk.0.attn_k.", "blk.0.attn_v."))}
+    of |= {"blk.0.attn_qkv.weight": (64, 32), "blk.0.attn_q.bias": (32,), "blk.0.attn_k.bias": (16,)}
+    of |= {"blk.0.attn_v.bias": (16,)}
+    linears = ops_of(load({"llama.block_count": 1}, of).program, Linear)
+    assert [(op.weight, op.bias) for op in linears[:3]] == [
+        ("blk.0.attn_qkv.weight[0:32]", "blk.0.attn_q.bias"),
+        ("blk.0.attn_qkv.weight[32:48]", "blk.0.attn_k.bias"),
+        ("blk.0.attn_qkv.weight[48:64]", "blk.0.attn_v.bias"),
+    ]
+
+
+@pytest.mark.parametrize(("format", "factors"), [("F32", []), ("NVFP4", [0.5])])
+def test_scales_that_a_format_needs_are_used_by_all_families(format: str, factors: list[float]) -> None:
+    tensors = infos(shapes() | {"blk.0.ffn_up.scale": (1,)}, **{"blk.0.ffn_up.scale": 0.5})
+    data = np.zeros(48 * 32 // 64 * 36, np.uint8)
+    tensors["blk.0.ffn_up.weight"] = TensorInfo("blk.0.ffn_up.weight", (48, 32), format, data)
+    assert [op.factor for op in ops_of(archs.load(of_arch("qwen2"), tensors, 64).program, Scale)] == factors
+
+
+def test_layers_that_predict_further_tokens_are_not_of_the_trunk() -> None:
+    model = load({"llama.block_count": 3, "llama.nextn_predict_layers": 1})
+    assert (model.n_layers, len(model.program.kv)) == (2, 2)
+    with pytest.raises(ModelError, match="nextn_predict_layers"):
+        load({"llama.nextn_predict_layers": 2})
+
+
+def test_layers_without_attention_or_feed_forward() -> None:
+    """DeciLM: layer 0 as usual, 1 has a matrix in place of attention, 2 no attention, 3 no feed-forward."""
+    of = shapes(4)
+    kept = {1: ("attn_norm", "attn_output", "ffn_"), 2: ("ffn_",), 3: ("attn_",)}
+    of = {n: s for n, s in of.items() if n[4:5] in ("", "0") or n[:4] != "blk." or n[6:].startswith(kept[int(n[4])])}
+    heads, kv_heads = np.array([4, 4, 0, 4], np.uint32), np.array([2, 0, 0, 2], np.uint32)
+    values = {"block_count": 4, "attention__head_count": heads, "attention__head_count_kv": kv_heads}
+    metadata = of_arch("deci", **values, feed_forward_length=np.array([48, 48, 48, 0], np.uint32))
+    program = archs.load(metadata, infos(of), 64).program
+    assert set(program.weights()) == set(of)
+    assert [op.layer for op in ops_of(program, Attention)] == [0, 3]
+    assert [op.layer for op in ops_of(program, GatedActivation)] == [0, 1, 2]
+
+
+def test_rows_are_selected_after_the_last_layer_that_attends() -> None:
+    of = {n: s for n, s in shapes().items() if not n.startswith("blk.1.attn")}
+    heads = np.array([4, 0], np.uint32)
+    metadata = of_arch("deci", attention__head_count=heads, attention__head_count_kv=heads // 2)
+    ops = archs.load(metadata, infos(of), 64).program.ops
+    last = max(i for i, op in enumerate(ops) if isinstance(op, Attention))
+    assert [i for i, op in enumerate(ops) if isinstance(op, SelectRows)] == [last + 1, last + 2]
+    assert {op.layer for op in ops[: last + 3]} == {-1, 0}
+
+
+def test_a_stack_that_is_run_twice_has_keys_and_values_of_both_runs() -> None:
+    program = archs.load(of_arch("nanbeige", num_loops=2), infos(shapes()), 64).program
+    assert [op.cache for op in ops_of(program, Attention)] == [0, 1, 2, 3]
+    assert [op.layer for op in ops_of(program, Attention)] == [0, 1, 0, 1]
+    assert [op.weight for op in ops_of(program, RMSNorm)].count("output_norm.weight") == 2
+    once = archs.load(of_arch("nanbeige", num_loops=2, skip_loop_final_norm=True), infos(shapes()), 64).program
+    assert [op.weight for op in ops_of(once, RMSNorm)].count("output_norm.weight") == 1
+
+
+def test_layers_with_equal_parts_are_described_together() -> None:
+    assert describe(load().decoder) == [
+        "token_embd",
+        "layers 0-1",
+        "  x + Attention(n_heads 4, n_kv_heads 2, head_dim 8, v_head_dim 8, scale 0.353553, "
+        "rope 8 columns, neighbours, base 10000) of attn_norm(x)",
+        "  x + FFN(n_ff 48, scaled True) of ffn_norm(x)",
+        "output_norm: RMS(eps 1e-05)",
+        "Head",
+    ]
+    metadata = of_arch("granite", embedding_scale=12.0, residual_scale=0.5, logit_scale=8.0)
+    model = archs.load(metadata, infos(shapes()), 64)
+    lines = describe(model.decoder)
+    assert lines[0] == "token_embd * 12"
+    assert lines[3] == "  x + 0.5 * FFN(n_ff 48) of ffn_norm(x)"
+    assert lines[-1] == "Head(scale 0.125)"
+    pattern = np.array([1, 0, 1, 1], np.uint32)
+    metadata = of_arch("olmo2", block_count=4, attention__sliding_window=16, attention__sliding_window_pattern=pattern)
+    of = shapes(4) | {f"blk.{i}.{n}.weight": (32,) for i in range(4) for n in ("post_attention_norm", "post_ffw_norm")}
+    of |= {f"blk.{i}.attn_q_norm.weight": (32,) for i in range(4)} | {
+        f"blk.{i}.attn_k_norm.weight": (16,) for i in range(4)
+    }
+    lines = describe(archs.load(metadata, infos(of), 64).decoder)
+    assert [line for line in lines if line.startswith("layer")] == ["layers 0, 2-3", "layer 1"]
 
 
 def test_an_entry_point_adds_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -19,12 +19,16 @@ class Rope:
     """How a layer's queries and keys are rotated: frequencies [n_rot / 2], what cos and sin are multiplied by, and
     whether rotated pairs are neighbours (else halves of the n_rot first columns)."""
 
-    inv_freq: tuple[float, ...] = field(repr=False)
+    inv_freq: tuple[float, ...]
     mscale: float
     interleaved: bool
     base: float
-    kind: str
-    """Scaling of the frequencies, for readers."""
+    """What the frequencies come from, for readers, as is `scaling`: its kind and factor, empty for none."""
+    scaling: str = ""
+
+    def __str__(self) -> str:
+        pairs = "neighbours" if self.interleaved else "halves"
+        return ", ".join(filter(None, (f"{self.n_rot} columns", pairs, f"base {self.base:g}", self.scaling)))
 
     @property
     def n_rot(self) -> int:
@@ -38,12 +42,13 @@ class Rope:
         interleaved: bool = False,
         base: float | None = None,
         scaled: bool = True,
+        factors: bool = True,
         windowed: bool = False,
     ) -> Self:
         """From the metadata keys `rope.*` and the tensors of factors.
 
-        `base` None: the file's. `scaled` false: frequencies as they are, but for factors of a tensor. `windowed`: as
-        many columns as the file has windowed layers rotate.
+        `base` None: the file's. `scaled` false: frequencies are not scaled, but for the tensors' `factors`, unless
+        these are not wanted either. `windowed`: as many columns as the file has windowed layers rotate.
         """
         head_dim, _ = hp.head_dims(windowed)
         n_rot = hp.integer("rope.dimension_count", hp.head_dims()[0], most=1 << 16)
@@ -54,9 +59,8 @@ class Rope:
         read = Scaling.read(hp, hp.n_ctx_train)
         scaling = read if scaled else Scaling.none()
         base = hp.rope_base if base is None else base
-        inv_freq, mscale = scaling.apply(base, n_rot, _factors(hp, n_rot, read))
-        kind = scaling.kind if scaling.factor != 1 or scaling.kind == "longrope" else "none"
-        return cls(inv_freq, mscale, interleaved, base, kind)
+        inv_freq, mscale = scaling.apply(base, n_rot, _factors(hp, n_rot, read) if factors else None)
+        return cls(inv_freq, mscale, interleaved, base, str(scaling))
 
 
 def _factors(hp: HParams, n_rot: int, scaling: Scaling) -> NDArray[np.float32] | None:
@@ -105,8 +109,11 @@ class Scaling:
             whole=hp.flag("rope.scaling.yarn_truncate", True),
         )
         if min(scaling.factor, scaling.attn_factor, scaling.beta_fast, scaling.beta_slow) <= 0:
-            raise ModelError(f"a rope scaling is negative: {scaling}")
+            raise ModelError(f"a rope scaling is negative: {scaling!r}")
         return scaling
+
+    def __str__(self) -> str:
+        return f"{self.kind} by {self.factor:g}" if self.factor != 1 else self.kind if self.kind == "longrope" else ""
 
     @classmethod
     def none(cls) -> Scaling:

@@ -14,7 +14,7 @@ from pyllm import backends
 from pyllm.backends.base import DeviceInfo, kv_bytes
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, RequestError
-from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.tensor import TensorInfo, file_name
 from pyllm.program import Op, Program, Stage, Value, inputs, weight_names
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.experts import MixtureOfExperts
@@ -232,7 +232,7 @@ def _moves(program: Program, options: PlacementOptions, site: _Site) -> dict[int
         unused[text] = name
     out = {}
     for i, op in enumerate(program.ops):
-        names = weight_names(op)
+        names = [file_name(name) for name in weight_names(op)]
         found = [(text, device) for regex, text, device in patterns if any(regex.search(name) for name in names)]
         for text, _ in found:
             unused.pop(text, None)

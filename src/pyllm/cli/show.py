@@ -20,6 +20,7 @@ _WIDTH = 60
 @_command.command("show", short_help="Show what is inside a model file.")
 @_options.model_argument
 @click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--arch", is_flag=True, help="Show what is understood of the model: layers, equal ones together.")
 @click.option("--key", metavar="KEY", help="Print this metadata value alone, in full.")
 @_options.output_option
 @click.option("--set", "sets", multiple=True, metavar="KEY[:TYPE]=VALUE", help="Set metadata.")
@@ -30,6 +31,7 @@ _WIDTH = 60
 def command(
     model: str | None,
     tensors: bool,
+    arch: bool,
     key: str | None,
     as_json: bool,
     sets: tuple[str, ...],
@@ -55,7 +57,10 @@ def command(
     with Display() as display:
         path = hub.resolve(model or hub.default_name(), display.progress)
     with open_gguf(path) as file:
-        if key is not None:
+        if arch:
+            lines = _architecture(file)
+            write_json(lines) if as_json else write("".join(f"{line}\n" for line in lines))
+        elif key is not None:
             if key not in file.metadata:
                 raise click.ClickException(f"{path} has no metadata key {key!r}")
             value = _plain(file.metadata[key])
@@ -88,6 +93,13 @@ def _edit(
     with Display() as display:
         path = hub.resolve(model, display.progress)
     _editing.edit(model, path, sets, unsets, output, overwrite)
+
+
+def _architecture(file: GGUFFile) -> list[str]:
+    from pyllm import archs
+    from pyllm.archs.describe import describe
+
+    return describe(archs.load(file.metadata, file.tensors, 1).decoder)
 
 
 def _report(file: GGUFFile, each: bool) -> str:

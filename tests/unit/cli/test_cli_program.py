@@ -155,7 +155,7 @@ def test_readme_tells_the_truth() -> None:
         assert found is not None
         listed[kind] = set(re.sub(r" \([^)]*\)", "", re.sub(r"\s+", " ", found[1])).split(", "))
     assert listed["Formats"] == set(formats.names())
-    assert listed["Architectures"] <= set(archs.names())
+    assert listed["Architectures"] == set(archs.names())
     code = "".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     commands = set(re.findall(r"^(?:pip install \. && )?pyllm (\w+)", code, re.MULTILINE))
     assert commands == set(cli.group.list_commands(click.Context(cli.group)))
@@ -237,6 +237,8 @@ def test_show(run: Run, model: str) -> None:
     assert raw["tensors"][0] == {"name": "token_embd.weight", "shape": [258, 32], "format": "F32", "bytes": 33024}
     assert run("show", model, "--key", "llama.block_count").out == "2\n"
     assert run("show", model, "--key", "nothing").code == 1
+    assert run("show", model, "--arch").out.splitlines()[1] == "layers 0-1"
+    assert json.loads(run("show", model, "--arch", "--json").out)[0] == "token_embd"
 
 
 def test_tokenize(run: Run, model: str) -> None:

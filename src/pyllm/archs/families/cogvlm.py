@@ -11,7 +11,7 @@ from pyllm.archs.rope import Rope
 
 def cogvlm(hp: HParams) -> Decoder:
     """The base of positions is 10000, whatever the file says."""
-    rope = Rope.read(hp, base=10000.0, scaled=False)
+    rope = Rope.read(hp, base=10000.0, scaled=False, factors=False)
     return transformer(hp, lambda il: Attention.read(hp, il, rope=rope, scaled=False), lambda il: FFN.read(hp, il))
 
 

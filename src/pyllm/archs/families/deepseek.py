@@ -21,7 +21,7 @@ def deepseek(hp: HParams) -> Decoder:
 
 def deepseek2_ocr(hp: HParams) -> Decoder:
     """Not the attention of DeepSeek 2, and halves are rotated."""
-    rope = Rope.read(hp, base=10000.0, scaled=False)
+    rope = Rope.read(hp, base=10000.0, scaled=False, factors=False)
     gating, normalize = hp.gating("softmax"), hp.flag("expert_weights_norm", False)
     return transformer(
         hp,

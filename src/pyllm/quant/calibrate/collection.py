@@ -16,6 +16,7 @@ import numpy as np
 from pyllm.backends.base import Batch, ImportanceSums
 from pyllm.config import ExecutionOptions, KVDtype, Progress
 from pyllm.errors import ModelError, RequestError, TokenizerError
+from pyllm.gguf.tensor import file_name
 from pyllm.jit.processors import default_threads
 from pyllm.llm.loading import TokenizerLoader, compile_model, find_model
 from pyllm.program import Program
@@ -130,7 +131,7 @@ class Collector:
         """What has been collected so far."""
         sums: ImportanceSums = self._executable.importance()
         kept = {
-            name: Sums(squares, counts)
+            file_name(name): Sums(squares, counts)  # rows of a tensor have the inputs of all
             for name, (squares, counts) in sums.items()
             if name.startswith("blk.") and counts.any()
         }
