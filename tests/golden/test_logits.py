@@ -47,7 +47,7 @@ def model(request: pytest.FixtureRequest) -> ArchModel:
 @pytest.fixture(scope="module")
 def executable(backend: Backend, model: ArchModel) -> Iterator[Executable]:
     arch = archs.load(model.all_metadata, model.tensors, 256)
-    compiled = backend.compile(arch.program, model.tensors, OPTIONS)
+    compiled = backend.compile(arch.program, arch.tensors, OPTIONS)
     yield compiled
     compiled.close()
 
