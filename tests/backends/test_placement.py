@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import OPTIONS, Model, Shape, transformer
 
@@ -268,6 +268,7 @@ def test_kv_of_a_type_that_a_backend_lacks_is_refused() -> None:
 # --- parts
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=len(EXPERTS.program.ops), max_size=len(EXPERTS.program.ops)))
 def test_parts_of_any_placement(device_of_op: list[str]) -> None:
     """Each op runs once, in an order in which all that it reads is there, sent by the one and received by the other."""

@@ -9,13 +9,13 @@ import numpy as np
 import oracle
 import pytest
 from oracle import OPTIONS, Shape, Step, nmse, transformer
-from split_tools import EXACT, QUANTIZED, SHAPES, SMALL, check, compiled, device, placed
 
 from pyllm import backends
 from pyllm.backends import placement, split
 from pyllm.backends.base import Batch, DeviceInfo
 from pyllm.config import PlacementOptions
 from pyllm.errors import BackendError, ClosedError
+from pyllm.testing.splitting import EXACT, QUANTIZED, SHAPES, SMALL, check, compiled, device, placed
 
 
 @pytest.fixture(params=[name for name in backends.names() if name != "cpu"])

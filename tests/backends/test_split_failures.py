@@ -10,7 +10,6 @@ import numpy as np
 import oracle
 import pytest
 from oracle import OPTIONS, Model, transformer
-from split_tools import EXACT, SHAPES, SMALL, check, device
 
 from pyllm import backends
 from pyllm.backends import placement, split
@@ -19,6 +18,7 @@ from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
+from pyllm.testing.splitting import EXACT, SHAPES, SMALL, check, device
 
 
 class Fragile(Backend):

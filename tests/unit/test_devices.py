@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import pyllm
+from pyllm import backends
 from pyllm.backends import devices
 from pyllm.backends.base import DeviceInfo
 from pyllm.config import PlacementOptions
@@ -25,6 +26,7 @@ MLX_CPU = DeviceInfo("mlx0", "mlx", 0, "a processor", 1 << 34, None, False)
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(backends.get("cuda")), "devices", lambda self: GPUS)
     found = {"cpu": [CPU], "cuda": GPUS, "mlx": [MLX_CPU], "reference": [replace(CPU, name="reference")]}
     monkeypatch.setattr(devices, "list_gpus", lambda names: GPUS)
     monkeypatch.setattr(devices, "_usable", lambda backend: found[backend])
@@ -59,7 +61,7 @@ def test_a_device_that_is_named_takes_layers() -> None:
 
 def test_what_is_no_gpu_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlx.core")
-    monkeypatch.setattr(devices, "installed", lambda backend: backend == "mlx")
+    monkeypatch.setattr(type(backends.get("cuda")), "installed", lambda self: False)
     assert [(d.name, d.is_gpu) for d in devices.list_gpus(["MLX0"])] == [("mlx0", True)]
     assert not devices.list_gpus(["mlx1", "cuda0"]) or sys.platform == "darwin"
 

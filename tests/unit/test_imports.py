@@ -90,6 +90,36 @@ def test_every_import_names_a_room() -> None:
         assert {r for r in rooms_imported(path) if r not in RANK} <= public, path
 
 
+BACKENDS = ("cuda", "mlx")
+"""Backends that other rooms know nothing of; tests emulate the devices of one of them."""
+OWN = {"cuda": ("backends/cuda/", "testing/cuda/"), "mlx": ("backends/mlx/",)}
+
+
+def names_of_backends(path: Path) -> Iterator[str]:
+    """Names of backends, and of their devices, that a file's code has as text or imports. What it says is free."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        words: list[str] = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = [node.value.lower().rstrip("0123456789")]
+        elif isinstance(node, ast.Import):
+            words = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.ImportFrom):
+            words = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        yield from set(words) & set(BACKENDS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_backend_is_named_outside_its_room(path: Path) -> None:
+    place = path.relative_to(SOURCE).as_posix()
+    assert not [name for name in names_of_backends(path) if not place.startswith(OWN[name])]
+
+
+def test_names_of_backends_are_found(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text('import mlx.core\nfrom pyllm.backends import cuda\nif name == "CUDA0": pass\n"""cuda or mlx"""\n')
+    assert sorted(names_of_backends(file)) == ["cuda", "cuda", "mlx"]
+
+
 def heavy_after(code: str) -> list[str]:
     """Heavy modules that are loaded in a fresh interpreter after running `code`."""
     script = (

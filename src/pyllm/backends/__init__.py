@@ -42,7 +42,7 @@ def get(name: str) -> Backend:
         else:
             found = _foreign()[name].load()
             found = found if isinstance(found, Backend) else found()
-    except ImportError as error:
+    except Exception as error:  # a package that is not ours may raise anything
         raise BackendError(f"backend {name!r} cannot be imported here: {error}") from error
     if not isinstance(found, Backend):
         raise BackendError(f"backend {name!r} exports no Backend")

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Literal, overload
 
 import numpy as np
@@ -242,13 +244,30 @@ def check_replacement(old: TensorInfo | None, new: TensorInfo) -> None:
 
 
 class Backend(ABC):
-    """A way to compute. Found by name: `pyllm.backends.<name>` has `BACKEND`, or an entry point `pyllm.backends`."""
+    """A way to compute, and what it says of itself: no other room knows one by its name.
+
+    Found by name: `pyllm.backends.<name>` has `BACKEND`, or an entry point of the group `pyllm.backends`.
+    """
 
     name: str
+    requires: tuple[str, ...] = ()
+    """Packages that it imports when it computes."""
+    install: str = ""
+    """The command that brings them."""
     kv_dtypes: tuple[KVDtype, ...] = ("f16", "f32")
     """What its KV memory can hold."""
+    unified_memory: bool = False
+    """Its devices have the process's own memory, although they are GPUs."""
+    collects_importance: bool = False
+    """Its executables have `importance`."""
+    replaces_weights: bool = False
+    """Its executables have `replace`."""
     exact_in_company: bool = False
     """What else is in a batch changes no bit of what a token becomes; else it may, up to rounding."""
+
+    def installed(self) -> bool:
+        """Whether the packages that it requires are there; none is imported."""
+        return all(find_spec(package) is not None for package in self.requires)
 
     @abstractmethod
     def probe(self) -> Probe:
@@ -260,6 +279,20 @@ class Backend(ABC):
         if not probe.available:
             return []
         return [DeviceInfo(self.name, self.name, 0, probe.device, probe.memory_free, None, False)]
+
+    def gpus(self) -> list[DeviceInfo]:
+        """The GPUs among `devices`. Every start asks: what is needed to look for them is imported only where there may
+        be one. Never raises."""
+        return [device for device in self.devices() if device.is_gpu] if self.installed() else []
+
+    def shares_models(self) -> bool:
+        """Whether its devices take layers of a model beside the processor, as GPUs do. Else it is used alone."""
+        return bool(self.gpus())
+
+    def warm_up(self, index: int) -> AbstractContextManager[object]:
+        """While the context is open, the process has what running on a device takes beside a model: libraries, kernels,
+        the device's own. `pyllm fit` measures the process meanwhile."""
+        return nullcontext()
 
     @abstractmethod
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
@@ -286,8 +319,10 @@ class Backend(ABC):
             "work": 0,
         }
 
-    def check_kv_dtype(self, program: Program, options: ExecutionOptions) -> None:
-        """Raise BackendError where the program has KV memory, and the backend none of the type that is asked for."""
+    def check(self, program: Program, options: ExecutionOptions) -> None:
+        """Raise BackendError where it cannot do what is asked for: collect importance, KV memory of this type."""
+        if options.collect_importance and not self.collects_importance:
+            raise BackendError(f"backend {self.name!r} does not collect importance; the cpu and reference backends can")
         if program.kv and options.kv_dtype not in self.kv_dtypes:
             raise BackendError(
                 f"backend {self.name!r} has no KV cache in {options.kv_dtype}; it has {', '.join(self.kv_dtypes)}"

@@ -1,38 +1,34 @@
 """Which devices a model may use: the GPUs that are there, and the processor for the rest.
 
-A machine without a GPU notices nothing: a package that is not installed is not imported, only looked for.
+Backends say what they have (`Backend.gpus`, `Backend.shares_models`). A machine without a GPU notices nothing: a
+package that is not installed is not imported, only looked for.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pyllm import env
 from pyllm.errors import BackendError
 
 if TYPE_CHECKING:
-    from pyllm.backends.base import DeviceInfo
+    from pyllm.backends.base import Backend, DeviceInfo
     from pyllm.config import PlacementOptions
 
 AUTO = "auto"
-GPU_BACKENDS = {"cuda": "cupy", "mlx": "mlx"}
-"""Backends that share a model with the processor, and the package that each needs."""
 _NO_GPU = ("none", "cpu")
 
 
 def choose(backend: str, options: PlacementOptions) -> list[DeviceInfo]:
     """The devices that a model's layers may be placed on, GPUs first, the processor last.
 
-    `backend`: "auto" (GPUs that are there, and the cpu), "cuda" or "mlx" (these, and the cpu for what does not fit), or
-    a backend that is used alone ("cpu", "reference"). `options.devices` picks some of them, and with "auto" also mlx's
-    CPU build, which is no GPU. Raises BackendError where the backend is not available, and for a device that is not
+    `backend`: "auto" (all GPUs that are there, and the cpu), one with GPUs (these, and the cpu for what does not fit),
+    or one that is used alone ("cpu", "reference"). `options.devices` picks some of them, and with "auto" also what is
+    no GPU but stands in for one. Raises BackendError where the backend is not available, and for a device that is not
     there.
     """
-    if backend != AUTO and backend not in GPU_BACKENDS:
+    if backend != AUTO and not _shares_models(backend):
         device = _usable(backend)[0]
         if {name.lower() for name in options.devices} - {device.name, *_NO_GPU}:
             names = ", ".join(options.devices)
@@ -50,27 +46,30 @@ def choose(backend: str, options: PlacementOptions) -> list[DeviceInfo]:
 
 
 def list_gpus(names: Sequence[str] = ()) -> list[DeviceInfo]:
-    """The GPUs of this machine that a backend can use, and what is none but is one of `names`: mlx's CPU build."""
-    from pyllm import backends
-
+    """The GPUs of this machine that a backend can use, and what stands in for one and is one of `names`."""
     found: list[DeviceInfo] = []
-    for name in GPU_BACKENDS:
-        named = [word.lower() for word in names if word.lower().startswith(name)]
-        # Elsewhere mlx has no Metal, and importing it to hear that would slow down every start.
-        if installed(name) and (name != "mlx" or sys.platform == "darwin" or named):
-            try:
-                there = backends.get(name).devices()
-                found += [replace(device, is_gpu=True) for device in there if device.is_gpu or device.name in named]
-            except BackendError:  # a package that is there and does not load: `pyllm doctor` says why
-                continue
+    for backend in importable():
+        named = [word.lower() for word in names if word.lower().startswith(backend.name)]
+        there = backend.devices() if named and backend.installed() and backend.shares_models() else backend.gpus()
+        found += [replace(device, is_gpu=True) for device in there if device.is_gpu or device.name in named]
     return found
 
 
-def installed(backend: str) -> bool:
-    """Whether a GPU backend's package is there (or nothing is needed, because the device is emulated)."""
-    if backend == "cuda" and env.cuda_emulator():
-        return True
-    return importlib.util.find_spec(GPU_BACKENDS[backend]) is not None
+def importable() -> Iterator[Backend]:
+    """All backends but those that cannot be imported; `pyllm doctor` says why they cannot."""
+    from pyllm import backends
+
+    for name in backends.names():
+        try:
+            yield backends.get(name)
+        except BackendError:
+            continue
+
+
+def _shares_models(backend: str) -> bool:
+    from pyllm import backends
+
+    return backends.get(backend).shares_models()
 
 
 def _usable(backend: str) -> Sequence[DeviceInfo]:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from pyllm.cli import _command
 
-_PACKAGES = ("numpy", "numba", "llvmlite", "gguf", "tokenizers", "cupy", "mlx", "huggingface_hub")
-_INSTALLS = {"cuda": 'pip install "pyllm[cuda]"', "mlx": 'pip install "pyllm[mlx]"'}
-"""What brings a backend that is not there."""
+_PACKAGES = ("numpy", "numba", "llvmlite", "gguf", "tokenizers", "huggingface_hub")
+"""What the versions of are shown, beside the packages that backends require."""
 _FEATURES = (
     "sse2 ssse3 sse4.2 avx f16c fma avx2 avxvnni avx512f avx512bw avx512vl avx512vnni avx512bf16 avx512fp16 amx-int8 "
     "neon dotprod i8mm fullfp16 bf16 sve sve2"
@@ -43,11 +42,12 @@ def _versions() -> Iterator[tuple[str, str]]:
     from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
     from pyllm import __version__
+    from pyllm.backends import devices
 
     yield "pyllm", f"{__version__} in {Path(__file__).parents[1]}"
     yield "python", f"{platform.python_version()} ({platform.python_implementation()}) in {sys.prefix}"
     homes = packages_distributions()
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *(p for backend in devices.importable() for p in backend.requires)):
         for distribution in dict.fromkeys(homes.get(package, [])):
             try:
                 yield distribution, version(distribution)
@@ -105,19 +105,19 @@ def _memory() -> tuple[int, int] | None:
 
 def _backends() -> Iterator[tuple[str, str]]:
     from pyllm import backends
-    from pyllm.backends import devices
     from pyllm.errors import PyllmError
     from pyllm.units import size
 
     for name in backends.names():
-        if name in devices.GPU_BACKENDS and not devices.installed(name):
-            yield name, f"not available: {devices.GPU_BACKENDS[name]} is not installed; {_INSTALLS[name]}"
-            continue
         try:
-            probe = backends.get(name).probe()
+            backend = backends.get(name)
         except PyllmError as error:
             yield name, f"not available: {error}"
             continue
+        if not backend.installed():
+            yield name, f"not available: {', '.join(backend.requires)} is not installed; {backend.install}"
+            continue
+        probe = backend.probe()
         if not probe.available:
             yield name, f"not available: {probe.reason}"
             continue
@@ -129,25 +129,19 @@ def _backends() -> Iterator[tuple[str, str]]:
 
 def _devices() -> Iterator[tuple[str, ...]]:
     """What --device and --override-tensor may name, and what each has."""
-    from pyllm import backends
     from pyllm.backends import devices
-    from pyllm.errors import PyllmError
     from pyllm.units import size
 
-    for name in ("cpu", *devices.GPU_BACKENDS):
-        if name in devices.GPU_BACKENDS and not devices.installed(name):
+    for backend in devices.importable():
+        if not backend.installed() or not (backend.name == "cpu" or backend.shares_models()):
             continue
-        try:
-            found = backends.get(name).devices()
-        except PyllmError:  # said above
-            continue
-        for device in found:
+        for device in backend.devices():
             sizes = [
                 f"{size(n)} {word}"
                 for n, word in ((device.memory_total, "memory"), (device.memory_free, "free"))
                 if n is not None
             ]
-            kind = "" if device.is_gpu or name == "cpu" else "not a GPU: used only where --device names it"
+            kind = "" if device.is_gpu or backend.name == "cpu" else "not a GPU: used only where --device names it"
             yield device.name, ", ".join(part for part in (device.description, *sizes, kind) if part)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pyllm import env
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import TemplateError, TokenizerError
 from pyllm.jit.memory import resident
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from pyllm.gguf.tensor import TensorInfo
     from pyllm.program import Program
 
-
-_UNIFIED = ("mlx",)
-"""Backends whose devices have the process's own memory."""
 _TYPICAL = 120 << 20
 
 
@@ -65,7 +61,7 @@ class DeviceFit:
     @property
     def is_unified(self) -> bool:
         """Whether it has the process's own memory, whose figure counts it, too."""
-        return self.device.backend in _UNIFIED
+        return _is_unified(self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +139,17 @@ def _needed(
 ) -> dict[str, int]:
     from pyllm import backends
 
-    if not device.is_gpu or device.backend in _UNIFIED:
+    if not device.is_gpu or _is_unified(device):
         # Rows of logits that no step asks for are never touched, and so take no memory of the process.
         options = replace(options, max_rows=options.max_seqs)
     options = replace(options, device=device.index)
     return backends.get(device.backend).memory_needed(program, tensors, options)
+
+
+def _is_unified(device: DeviceInfo) -> bool:
+    from pyllm import backends
+
+    return backends.get(device.backend).unified_memory
 
 
 def _layers(
@@ -198,20 +200,12 @@ def _prepared(file: Model, devices: Sequence[DeviceInfo], stack: ExitStack) -> l
     """Bring this process to where it would be before it takes memory for a model: with the model's tokenizer and
     template, everything imported that running imports, a first kernel loaded, and cards opened (until `stack` ends).
     """
-    from pyllm import chat, tokenizers
+    from pyllm import backends, chat, tokenizers
 
     for name in ("pyllm.engine", "pyllm.llm", "numpy.random"):  # the last is what sampling draws from
         import_module(name)
     for device in devices:
-        if device.backend == "cpu":
-            from pyllm.jit.compiler import LIBRARY
-            from pyllm.jit.threads import Pool
-
-            LIBRARY.load(Pool.KERNELS)
-        elif device.backend == "cuda" and not env.cuda_emulator():
-            from pyllm.backends.cuda.launcher import open_launcher
-
-            stack.callback(open_launcher(device.index).close)
+        stack.enter_context(backends.get(device.backend).warm_up(device.index))
     try:
         tokenizer = tokenizers.from_gguf(file.metadata)
         return [tokenizer, chat.from_gguf(file.metadata, tokenizer)]

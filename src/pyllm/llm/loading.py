@@ -148,14 +148,15 @@ def compile_model(
     The file and the adapters must stay open as long as the executable. With as many GPU layers as fit ("auto"), a load
     that runs out of memory is tried again with fewer. Raises ModelError, RequestError, BackendError, OutOfMemoryError.
     """
+    from pyllm import backends
     from pyllm.backends import devices
     from pyllm.backends.split import compile_placed
 
     placement = placement or PlacementOptions()
     architecture, tensors = record(file, n_ctx, adapters)
-    if options.collect_importance and backend == devices.AUTO:
-        backend = "cpu"  # GPU backends do not collect
     chosen = devices.choose(backend, placement)
+    if options.collect_importance and backend == devices.AUTO:
+        chosen = [device for device in chosen if backends.get(device.backend).collects_importance] or chosen
     placement = replace(placement, devices=())  # all that are chosen are those
     executable, placed = compile_placed(architecture.program, tensors, placement, chosen, options)
     used = tuple(device for device in chosen if device.name in placed.device_of_op)

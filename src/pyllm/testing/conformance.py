@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import backends
+from pyllm.backends.base import DeviceInfo, Executable
 from pyllm.errors import BackendError
+from pyllm.program import Op
 from pyllm.quant import formats
-from pyllm.testing import ops
+from pyllm.testing import ops, splitting
 from pyllm.testing.models import Shape, mixed_tensors, one_op, transformer
 from pyllm.testing.running import (
     OPTIONS,
@@ -26,6 +28,7 @@ from pyllm.testing.running import (
     compiled,
     n_tokens,
     nmse,
+    ragged_batches,
     random_tokens,
     run,
     run_all,
@@ -93,7 +96,19 @@ def _usual() -> dict[str, Callable[[Subject], None]]:
     }
     found |= {f"model-{name}": partial(_model, name) for name in MODELS}
     found |= {f"kv-{dtype}": partial(_kv, dtype) for dtype in _KV_LIMITS}
-    return found | {"model-mixed": _model_mixed, "no_rows": _no_rows, "shared_pages": _shared_pages}
+    found |= {f"split-layers-{n}": partial(_split_layers, n) for n in (1, 3, "all")}
+    found |= {f"split-anywhere-{seed}": partial(_split_anywhere, seed) for seed in range(2)}
+    return found | {
+        "model-mixed": _model_mixed,
+        "no_rows": _no_rows,
+        "shared_pages": _shared_pages,
+        "unknown_op": _unknown_op,
+        "missing_tensor": _missing_tensor,
+        "idle_interrupt": _idle_interrupt,
+        "memory": _memory,
+        "importance": _importance,
+        "replacement": _replacement,
+    }
 
 
 def _cross() -> dict[str, Callable[[Subject], None]]:
@@ -220,11 +235,7 @@ def _kv(dtype: str, subject: Subject) -> None:
     if dtype in backends.get(subject.backend).kv_dtypes:
         assert_close(run_both(subject.backend, model, options=options), _KV_LIMITS[dtype] * subject.tolerance)
         return
-    try:
-        compiled(subject.backend, model, model.tensors(), options).close()
-    except BackendError:
-        return
-    raise AssertionError(f"KV memory of {dtype} is none of `kv_dtypes`, and not refused")
+    _refused(lambda: compiled(subject.backend, model, model.tensors(), options), f"KV memory of {dtype}")
 
 
 def _no_rows(subject: Subject) -> None:
@@ -244,3 +255,123 @@ def _shared_pages(subject: Subject) -> None:
     prefix = Step(tokens[:32], 0, [6, 3], "last")
     tails = [Step(tokens[32:40], 32, [6, 3, 10]), Step(tokens[30:50], 32, [6, 3, 1, 12])]
     assert_close(run_both(subject.backend, model, batches=[[prefix], tails]), EXACT * subject.tolerance)
+
+
+# --- split models
+
+
+def _host() -> DeviceInfo:
+    """The processor, on which the rest of a model is."""
+    return next(splitting.device(name) for name in ("cpu", "reference") if backends.get(name).devices())
+
+
+def _split_layers(n: int | str, subject: Subject) -> None:
+    """So many layers on the backend, the others on the host."""
+    model = transformer(splitting.SMALL)
+    tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
+    exe = splitting.compiled(model, tensors, devices, n_gpu_layers=n)
+    splitting.check(exe, model, tensors, EXACT * subject.tolerance)
+
+
+def _split_anywhere(seed: int, subject: Subject) -> None:
+    """Every op on a device drawn for it: a value of any kind crosses, any fusion may be cut apart."""
+    model = transformer(replace(splitting.SHAPES["gemma"], n_layers=2))
+    tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
+    drawn = np.random.default_rng(seed).integers(0, 2, len(model.program.ops))
+    exe = splitting.placed(model, tensors, devices, [devices[i].name for i in drawn])
+    splitting.check(exe, model, tensors, EXACT * subject.tolerance)
+
+
+# --- what an executable is like
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Unheard(Op):
+    """An op that no backend has."""
+
+
+def _unknown_op(subject: Subject) -> None:
+    """A program with an op that the backend lacks is refused, never computed in another way."""
+    model = one_op(lambda b, x: x)
+    (*ops_before, last) = model.program.ops
+    program = replace(model.program, ops=(*ops_before, _Unheard(out=last.out, layer=last.layer)))
+    _refused(lambda: compiled(subject.backend, replace(model, program=program), model.tensors()), "an unknown op")
+
+
+def _missing_tensor(subject: Subject) -> None:
+    model = transformer(splitting.SMALL)
+    tensors = {name: t for name, t in model.tensors().items() if name != "output.weight"}
+    _refused(lambda: compiled(subject.backend, model, tensors), "a missing tensor")
+
+
+def _refused(compile_it: Callable[[], Executable], what: str) -> None:
+    try:
+        compile_it().close()
+    except BackendError:
+        return
+    raise AssertionError(f"{what} is not refused with BackendError")
+
+
+def _idle_interrupt(subject: Subject) -> None:
+    """An interrupt while nothing runs changes nothing."""
+    model = transformer(splitting.SMALL)
+    exe, steps = compiled(subject.backend, model, model.tensors()), [Step([1, 2, 3], 0, [0])]
+    try:
+        wanted = run(exe, steps)
+        exe.interrupt()
+        np.testing.assert_array_equal(run(exe, steps), wanted)
+    finally:
+        exe.close()
+
+
+def _memory(subject: Subject) -> None:
+    """KV memory is what was said before; a closed executable holds nothing, and may be closed again."""
+    model = transformer(splitting.SMALL)
+    tensors = model.tensors()
+    needed = backends.get(subject.backend).memory_needed(model.program, tensors, OPTIONS)
+    exe = compiled(subject.backend, model, tensors)
+    held = exe.memory()
+    exe.close()
+    exe.close()
+    assert held["kv"] == needed["kv"] > 0, f"KV takes {held['kv']} bytes, not {needed['kv']}"
+    assert not any(n for purpose, n in exe.memory().items() if purpose in ("weights", "kv", "work")), exe.memory()
+
+
+def _importance(subject: Subject) -> None:
+    """Sums of squares are the reference's, or collecting them is refused."""
+    model, options = transformer(splitting.SMALL), replace(OPTIONS, collect_importance=True)
+    if not backends.get(subject.backend).collects_importance:
+        _refused(lambda: compiled(subject.backend, model, model.tensors(), options), "collecting importance")
+        return
+    found = []
+    for name in (subject.backend, "reference"):
+        exe = compiled(name, model, model.tensors(), options)
+        for batch in ragged_batches(n_tokens(model)):
+            run(exe, batch)
+        found.append(exe.importance())
+        exe.close()
+    got, wanted = found
+    assert got.keys() == wanted.keys()
+    for name, (sums, counts) in wanted.items():
+        np.testing.assert_array_equal(got[name][1], counts, name)
+        np.testing.assert_allclose(got[name][0], sums, rtol=1e-3 * subject.tolerance, err_msg=name)
+
+
+def _replacement(subject: Subject) -> None:
+    """Other weights give what a model of these gives, or replacing is refused."""
+    model, steps = transformer(splitting.SMALL), [Step([5, 6, 7], 0, [2])]
+    tensors, other = model.tensors(), model.tensors(seed=1)
+    changed = tensors | {name: other[name] for name in ("blk.0.attn_q.weight", "blk.3.ffn_down.weight")}
+    exe = compiled(subject.backend, model, tensors)
+    try:
+        if not backends.get(subject.backend).replaces_weights:
+            try:
+                exe.replace(changed)
+            except BackendError:
+                return
+            raise AssertionError("replacing weights is not refused with BackendError")
+        exe.replace({name: t for name, t in changed.items() if t is not tensors[name]})
+        got = run(exe, steps)
+    finally:
+        exe.close()
+    subject.close(got, run_all(compiled("reference", model, changed), [steps])[0], EXACT, "what new weights give")

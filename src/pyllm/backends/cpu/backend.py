@@ -6,9 +6,10 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from pyllm.backends.base import Backend, Executable, Probe
+from pyllm.backends.base import Backend, DeviceInfo, Executable, Probe
 from pyllm.config import ExecutionOptions
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program
@@ -18,7 +19,7 @@ class CPUBackend(Backend):
     """Kernels compiled for this processor by numba and llvmlite, which are imported when they are needed."""
 
     name = "cpu"
-    exact_in_company = True
+    collects_importance = replaces_weights = exact_in_company = True
 
     def probe(self) -> Probe:
         from pyllm.jit.memory import free_memory
@@ -38,10 +39,20 @@ class CPUBackend(Backend):
         details = {"instructions": target.isa, "cpu": target.cpu, "processors": str(n)}
         return Probe(self.name, True, "", device, free_memory(), details)
 
+    def gpus(self) -> list[DeviceInfo]:
+        return []
+
+    def warm_up(self, index: int) -> AbstractContextManager[object]:
+        from pyllm.jit.compiler import LIBRARY
+        from pyllm.jit.threads import Pool
+
+        LIBRARY.load(Pool.KERNELS)
+        return nullcontext()
+
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
         from pyllm.backends.cpu.executable import CPUExecutable
 
-        self.check_kv_dtype(program, options)
+        self.check(program, options)
         return CPUExecutable(program, weights, options)
 
     def memory_needed(
@@ -49,7 +60,7 @@ class CPUBackend(Backend):
     ) -> dict[str, int]:
         from pyllm.backends.cpu.lowering import Lowering
 
-        self.check_kv_dtype(program, options)
+        self.check(program, options)
         return Lowering(program, weights, options).sizes()
 
 

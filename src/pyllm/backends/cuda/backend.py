@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
 
+from pyllm import env
 from pyllm.backends.base import Backend, DeviceInfo, Executable, Probe
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
@@ -18,7 +20,13 @@ class CUDABackend(Backend):
     """Kernels compiled for the card that is there; what a step takes is launched as one graph."""
 
     name = "cuda"
+    requires = ("cupy",)
+    install = 'pip install "pyllm[cuda]"'
     kv_dtypes = ("f16", "f32", "q8_0")
+    replaces_weights = True
+
+    def installed(self) -> bool:
+        return bool(env.cuda_emulator()) or super().installed()
 
     def probe(self) -> Probe:
         from pyllm.backends.cuda import device
@@ -29,6 +37,14 @@ class CUDABackend(Backend):
         from pyllm.backends.cuda import device
 
         return device.devices()
+
+    def shares_models(self) -> bool:
+        return True
+
+    def warm_up(self, index: int) -> AbstractContextManager[object]:
+        from pyllm.backends.cuda.launcher import open_launcher
+
+        return nullcontext() if env.cuda_emulator() else closing(open_launcher(index))
 
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
         from pyllm.backends.cuda import launcher
@@ -48,9 +64,7 @@ class CUDABackend(Backend):
         return {**sizes, "other": device.overhead(options.device)}
 
     def _check(self, program: Program, options: ExecutionOptions) -> None:
-        self.check_kv_dtype(program, options)
-        if options.collect_importance:
-            raise BackendError("The CUDA backend does not collect importance; the cpu and reference backends can.")
+        self.check(program, options)
         most = max(options.max_tokens, options.max_seqs, options.max_rows)
         if most > _MOST:
             raise BackendError(f"The CUDA backend takes steps of up to {_MOST} tokens and sequences, not of {most}.")

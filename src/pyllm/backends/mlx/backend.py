@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -23,6 +24,9 @@ class MLXBackend(Backend):
     """Metal where there is any; else mlx's CPU build, which is for tests and not fast."""
 
     name = "mlx"
+    requires = ("mlx",)
+    install = 'pip install "pyllm[mlx]"'
+    unified_memory = replaces_weights = True
 
     def probe(self) -> Probe:
         if find_spec("mlx") is None:
@@ -41,6 +45,14 @@ class MLXBackend(Backend):
         gpu = probe.details["metal"] == "yes"
         total = int(_device_info(gpu).get("memory_size", 0)) or None
         return [DeviceInfo("mlx0", self.name, 0, probe.device, probe.memory_free, total, gpu)]
+
+    def gpus(self) -> list[DeviceInfo]:
+        # Elsewhere mlx has no Metal, and importing it to hear that would slow down every start.
+        return super().gpus() if sys.platform == "darwin" else []
+
+    def shares_models(self) -> bool:
+        """Its CPU build does, too: that is what tests of split models have elsewhere than on Apple's processors."""
+        return True
 
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
         from pyllm.backends.mlx.executable import MLXExecutable
@@ -61,7 +73,7 @@ class MLXBackend(Backend):
         return Lowering(program, weights, options, half=_has_metal()).sizes()
 
     def _check(self, program: Program, options: ExecutionOptions) -> None:
-        self.check_kv_dtype(program, options)
+        self.check(program, options)
         if not (probe := self.probe()).available:
             raise BackendError(f"backend 'mlx' cannot be used here: {probe.reason}")
         if options.device != 0:

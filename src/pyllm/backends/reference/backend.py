@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Backend, Batch, Crossing, Executable, HostCrossing, ImportanceSums, Probe
+from pyllm.backends.base import Backend, Batch, Crossing, DeviceInfo, Executable, HostCrossing, ImportanceSums, Probe
 from pyllm.backends.reference.rules import F32, State, rule
 from pyllm.backends.reference.weights import KEEP_BYTES, Weights
 from pyllm.config import ExecutionOptions
@@ -22,23 +22,26 @@ class ReferenceBackend(Backend):
     """numpy, on any machine. Slow, plain and exact to float32."""
 
     name = "reference"
-    exact_in_company = True
+    collects_importance = replaces_weights = exact_in_company = True
 
     def probe(self) -> Probe:
         return Probe(self.name, True, device=platform.processor() or platform.machine())
+
+    def gpus(self) -> list[DeviceInfo]:
+        return []
 
     def compile(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> ReferenceExecutable:
         rule.check(program)
-        self.check_kv_dtype(program, options)
+        self.check(program, options)
         return ReferenceExecutable(program, weights, options)
 
     def memory_needed(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> dict[str, int]:
         """Weights: what it comes to keep of them, decoded."""
-        self.check_kv_dtype(program, options)
+        self.check(program, options)
         sizes = super().memory_needed(program, weights, options)
         decoded = sum(4 * weights[name].n_elements for name in program.weights())
         return {**sizes, "weights": min(decoded, KEEP_BYTES)}

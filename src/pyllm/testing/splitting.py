@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import oracle
-from oracle import OPTIONS, Model, Shape, Step, nmse
-
 from pyllm import backends
 from pyllm.backends import placement, split
 from pyllm.backends.base import DeviceInfo, Executable
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.testing import running
+from pyllm.testing.models import Model, Shape
+from pyllm.testing.running import OPTIONS, Step, nmse
 
 SMALL = Shape(n_layers=4, n_embd=64, n_heads=2, n_kv_heads=1, head_dim=32, n_rot=32, n_ff=96, n_vocab=80)
 SHAPES = {
@@ -31,6 +31,7 @@ not forgive as trained ones do. (The cpu alone is 1e-4 from the reference here.)
 
 
 def device(backend: str) -> DeviceInfo:
+    """The first device of a backend."""
     return backends.get(backend).devices()[0]
 
 
@@ -50,6 +51,7 @@ def compiled(
 def placed(
     model: Model, tensors: Mapping[str, TensorInfo], devices: Sequence[DeviceInfo], device_of_op: Sequence[str]
 ) -> Executable:
+    """The model with each op on the device of this name."""
     return split.compile(placement.cut(model.program, device_of_op), tensors, OPTIONS, devices)
 
 
@@ -63,11 +65,11 @@ def check(
     want: Any = "logits",
 ) -> None:
     """It gives what one backend alone gives, for each batch in turn; then it is closed."""
-    batches = oracle.ragged_batches(80) if batches is None else batches
-    whole = oracle.compiled(alone, model, tensors)
+    batches = running.ragged_batches(80) if batches is None else batches
+    whole = running.compiled(alone, model, tensors)
     try:
         for batch in batches:
-            got, wanted = oracle.run(exe, batch, want), oracle.run(whole, batch, want)
+            got, wanted = running.run(exe, batch, want), running.run(whole, batch, want)
             assert got.shape == wanted.shape
             assert not wanted.size or nmse(got, wanted) <= limit
     finally:
