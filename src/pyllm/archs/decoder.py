@@ -17,7 +17,7 @@ from pyllm.program import Program, Value, Weight
 from pyllm.program.ops.elementwise import SoftCap
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.linear import Linear
-from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.norm import LayerNorm, RMSNorm
 
 
 class Mixer(Protocol):
@@ -29,7 +29,7 @@ class Mixer(Protocol):
 
 
 class Norm(Protocol):
-    """A kind of norm; a frozen dataclass."""
+    """A kind of norm; a frozen dataclass. Without a stem it has no weights."""
 
     def __call__(self, g: Graph, x: Value, stem: str, group: int) -> Value: ...
 
@@ -45,7 +45,22 @@ class RMS:
         return cls(_eps(hp, "attention.layer_norm_rms_epsilon"))
 
     def __call__(self, g: Graph, x: Value, stem: str, group: int) -> Value:
-        return g.rec(RMSNorm(x=x, weight=g.weight(stem), eps=self.eps, group=group))
+        return g.rec(RMSNorm(x=x, weight=g.weight(stem) if stem else None, eps=self.eps, group=group))
+
+
+@dataclass(frozen=True, slots=True)
+class LN:
+    """(x - mean) / sqrt(variance + eps) * weight + bias, weight and bias where the file has them."""
+
+    eps: float
+
+    @classmethod
+    def read(cls, hp: HParams) -> Self:
+        return cls(_eps(hp, "attention.layer_norm_epsilon"))
+
+    def __call__(self, g: Graph, x: Value, stem: str, group: int) -> Value:
+        weight, bias = (g.optional(f"{stem}.{what}") for what in ("weight", "bias"))
+        return g.rec(LayerNorm(x=x, weight=weight, bias=bias, eps=self.eps, group=group))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,7 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
         raise ModelError(f"token_embd.weight has {x.width} columns, {hp.arch}.embedding_length is {hp.n_embd}")
+    g.embedded = x
     for layer in decoder.layers:
         blk = f"blk.{layer.index}."
         g.rec.layer, g.layer_input = layer.index, x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyllm.archs.hparams import HParams
@@ -22,9 +23,11 @@ _SCALED_FORMATS = ("NVFP4",)
 class Graph:
     """What mixers write through: `g.rec` records any op, the methods here those that depend on what the file has.
 
-    `layer_input` is the stream as it entered the layer that is being written.
+    `embedded` is the stream before the first layer, `layer_input` the stream as it entered the layer that is being
+    written, `caches` the number of the KV cache of each layer that has one.
     """
 
+    embedded: Value
     layer_input: Value
 
     def __init__(self, hp: HParams, norm: Norm) -> None:
@@ -32,6 +35,8 @@ class Graph:
         self._norm = norm
         self.tensors: dict[str, TensorInfo] = dict(hp.tensors)
         self.rec = Recorder(self.tensors)
+        self.caches: dict[int, int] = {}
+        self._once: dict[object, Value] = {}
 
     def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True) -> Value:
         """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, where the file has them → [tokens, width]."""
@@ -43,6 +48,12 @@ class Graph:
     def norm(self, x: Value, stem: str | None, group: int = 0) -> Value:
         """The model's norm with `stem`'s tensors over the width, or over groups of columns. None: x as it is."""
         return x if stem is None else self._norm(self, x, stem, group)
+
+    def once(self, key: object, make: Callable[[], Value]) -> Value:
+        """A value that several layers read: written where the first of them asks for it."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
 
     def add(self, a: Value, b: Value) -> Value:
         return self.rec(Add(a=a, b=b))

@@ -33,6 +33,10 @@ class Attention:
     window: int = 0
     qk_norm: Literal["none", "head", "width"] = "none"
     """Norm of queries and keys: of each head, or over all heads."""
+    v_norm: bool = False
+    """Norm of each head's values, without weights."""
+    kv_from: int | None = None
+    """Layer whose keys and values are read in place of own ones."""
     rope_first: bool = False
     """Queries and keys are rotated before that norm."""
     softcap: float = 0.0
@@ -66,14 +70,14 @@ class Attention:
         )
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        q, k, v = self._qkv(g, blk, x)
-        if self.rope_first:
-            q, k = self._rotate(g, q), self._rotate(g, k)
-        if self.qk_norm != "none":
-            group = self.head_dim if self.qk_norm == "head" else 0
-            q, k = g.norm(q, f"{blk}attn_q_norm", group), g.norm(k, f"{blk}attn_k_norm", group)
-        if not self.rope_first:
-            q, k = self._rotate(g, q), self._rotate(g, k)
+        k = v = None
+        if self.kv_from is None:
+            q, k, v = self._qkv(g, blk, x)
+            q, k = (self._turned(g, y, f"{blk}attn_{c}_norm") for y, c in ((q, "q"), (k, "k")))
+            v = g.norm(v, "", self.v_head_dim) if self.v_norm else v
+        else:
+            q = g.linear(x, f"{blk}attn_q", self.n_heads * self.head_dim, scaled=self.scaled)
+            q = self._turned(g, q, f"{blk}attn_q_norm")
         y = g.rec(
             ops.Attention(
                 q=q,
@@ -87,8 +91,11 @@ class Attention:
                 window=self.window,
                 softcap=self.softcap,
                 sinks=Weight(f"{blk}attn_sinks.weight") if self.sinks else None,
+                cache=-1 if self.kv_from is None else g.caches[self.kv_from],
             )
         )
+        if self.kv_from is None:
+            g.caches[g.rec.layer] = len(g.rec.states) - 1
         y = g.norm(y, self.sub_norm and blk + self.sub_norm)
         return g.times(g.linear(y, f"{blk}attn_output", g.hp.n_embd), self.out_scale)
 
@@ -101,6 +108,9 @@ class Attention:
         }
         fused = f"{blk}attn_qkv"
         if not g.rec.has(f"{fused}.weight"):
+            if not g.rec.has(f"{blk}attn_v.weight") and widths["k"] == widths["v"]:
+                q, k = (g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled) for c in "qk")
+                return q, k, k
             return [g.linear(x, f"{blk}attn_{c}", width, scaled=self.scaled) for c, width in widths.items()]
         out, start = [], 0
         if g.rec.has(f"{blk}attn_q.bias") and not g.rec.has(f"{fused}.bias"):
@@ -115,6 +125,14 @@ class Attention:
             out.append(g.rec(Slice(x=y, start=start, width=width)))
             start += width
         return out
+
+    def _turned(self, g: Graph, x: Value, norm: str) -> Value:
+        """Queries or keys, normed and rotated."""
+        if self.rope_first:
+            x = self._rotate(g, x)
+        if self.qk_norm != "none":
+            x = g.norm(x, norm, self.head_dim if self.qk_norm == "head" else 0)
+        return x if self.rope_first else self._rotate(g, x)
 
     def _rotate(self, g: Graph, x: Value) -> Value:
         if self.rope is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,17 +14,20 @@ from pyllm.errors import ModelError
 from pyllm.program import Value, Weight
 from pyllm.program.ops.elementwise import Scale
 from pyllm.program.ops.experts import MixtureOfExperts
-from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.select import Slice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FFN:
-    """ffn_down(act(ffn_gate(x)) * ffn_up(x)); gate and up may be one matrix, ffn_up."""
+    """ffn_down(act(ffn_gate(x)) * ffn_up(x)); gate and up may be one matrix, ffn_up. Without a gate, act(ffn_up(x))."""
 
     n_ff: int
     act: str = "silu"
+    gated: bool = True
+    parameters: tuple[float, ...] = ()
+    """Of an activation without a gate that has some."""
     kind: str = ""
     """Ends the names of its tensors, "_shexp" for experts that all tokens use."""
     sub_norm: str | None = None
@@ -42,6 +46,9 @@ class FFN:
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         rec, n_ff = g.rec, self.n_ff
         gate, up, down = (f"{blk}ffn_{name}{self.kind}" for name in ("gate", "up", "down"))
+        if not self.gated:
+            y = rec(Activation(x=self._linear(g, x, up, n_ff), act=self.act, parameters=self.parameters))
+            return self._linear(g, g.norm(y, self.sub_norm and blk + self.sub_norm), down, g.hp.n_embd)
         if not rec.has(f"{gate}.weight") and rec.shape(f"{up}.weight")[:1] == (2 * n_ff,):
             y = self._linear(g, x, up, 2 * n_ff)
             gated, ungated = rec(Slice(x=y, start=0, width=n_ff)), rec(Slice(x=y, start=n_ff, width=n_ff))
@@ -73,6 +80,10 @@ class Experts:
     """The router reads the stream as it entered the layer, not what the experts read."""
     scaled: bool = False
     """As for `FFN`."""
+    norm: str | None = None
+    """Norm of what the experts read, and the router does not."""
+    router_norm: str | None = None
+    """Norm of what the router reads, by its tensor under the layer's name; logits are divided by sqrt(n_embd) then."""
 
     @classmethod
     def read(cls, hp: HParams, il: int, **options: Any) -> Self:
@@ -82,12 +93,13 @@ class Experts:
         return cls(n_experts=hp.n_experts, n_used=hp.n_experts_used[il], weight_scale=weight_scale, **options)
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        router = g.layer_input if self.routed_by_layer_input else x
+        router = self._router(g, blk, g.layer_input if self.routed_by_layer_input else x)
+        x = g.norm(x, self.norm and blk + self.norm)
         gate, up = self._gate_up(g, blk)
         return g.rec(
             MixtureOfExperts(
                 x=x,
-                router=g.linear(router, f"{blk}ffn_gate_inp", self.n_experts),
+                router=router,
                 gate=gate,
                 up=up,
                 down=Weight(f"{blk}ffn_down_exps.weight"),
@@ -106,6 +118,14 @@ class Experts:
                 act=self.act,
             )
         )
+
+    def _router(self, g: Graph, blk: str, x: Value) -> Value:
+        """Logits of the experts."""
+        if self.router_norm is None:
+            return g.linear(x, f"{blk}ffn_gate_inp", self.n_experts)
+        x = g.norm(x, blk + self.router_norm)
+        logits = g.linear(x, f"{blk}ffn_gate_inp", self.n_experts, scaled=False)
+        return g.times(logits, 1 / math.sqrt(g.hp.n_embd))
 
     def _gate_up(self, g: Graph, blk: str) -> tuple[Weight, Weight]:
         fused, n = f"{blk}ffn_gate_up_exps.weight", self.n_ff
