@@ -111,6 +111,9 @@ class Decoder:
     norm: Norm
     """The kind of all norms."""
     embed_scale: float = 1.0
+    embed_norm: str | None = None
+    """Norm of embeddings."""
+    final_norm: str = "output_norm"
     head: Head = Head()
 
     @classmethod
@@ -146,14 +149,14 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
         raise ModelError(f"token_embd.weight has {x.width} columns, {hp.arch}.embedding_length is {hp.n_embd}")
-    g.embedded = x
+    x = g.embedded = g.norm(x, decoder.embed_norm)
     for layer in decoder.layers:
         blk = f"blk.{layer.index}."
         g.rec.layer, g.layer_input = layer.index, x
         for part in layer.parts:
             x = _add(g, blk, part, x)
     g.rec.layer = hp.n_layers
-    hidden = g.norm(x, "output_norm")
+    hidden = g.norm(x, decoder.final_norm)
     return g.finish(hidden, decoder.head(g, hidden)), g.tensors
 
 

@@ -45,9 +45,12 @@ class Graph:
             x = self.rec(Scale(x=x, factor=scale))
         return self.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=self.optional(f"{stem}.bias")))
 
-    def norm(self, x: Value, stem: str | None, group: int = 0) -> Value:
-        """The model's norm with `stem`'s tensors over the width, or over groups of columns. None: x as it is."""
-        return x if stem is None else self._norm(self, x, stem, group)
+    def norm(self, x: Value, stem: str | None, group: int = 0, kind: Norm | None = None) -> Value:
+        """The model's norm, or another one, with `stem`'s tensors over the width, or over groups of columns.
+
+        None: x as it is. "": a norm without weights.
+        """
+        return x if stem is None else (kind or self._norm)(self, x, stem, group)
 
     def once(self, key: object, make: Callable[[], Value]) -> Value:
         """A value that several layers read: written where the first of them asks for it."""
@@ -82,6 +85,13 @@ class Graph:
     def rows(self, name: str, start: int, stop: int) -> Weight:
         """Rows `start` to `stop` of a matrix, or of each of a tensor's matrices, as a tensor without a copy."""
         view = self.tensors[name].rows(start, stop)
+        self.tensors[view.name] = view
+        return Weight(view.name)
+
+    def row(self, name: str) -> Weight:
+        """A vector as a matrix of one row."""
+        vector = self.tensors[name]
+        view = TensorInfo(f"{name}[0:1]", (1, vector.n_elements), vector.format, vector.data)
         self.tensors[view.name] = view
         return Weight(view.name)
 

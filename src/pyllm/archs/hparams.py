@@ -192,6 +192,16 @@ class HParams:
             return [self._as_count(key, v, _MOST, least=0) for v in self._of_layers(key, value, self.n_layers)]
         return [self.integer(key, default if isinstance(default, int) else None)] * self.n_layers
 
+    def numbers(self, key: str) -> list[float]:
+        """A finite number of each layer; the file holds one for all, or an array of them."""
+        value = self._get(key)
+        if not isinstance(value, np.ndarray | list):
+            return [self.number(key)] * self.n_layers
+        found = [float(v) for v in self._of_layers(key, value, self.n_layers)]
+        if not all(map(math.isfinite, found)):
+            raise ModelError(f"{self.arch}.{key} holds numbers that are not finite")
+        return found
+
     def flags(self, key: str, default: bool) -> list[bool]:
         """A flag of each layer, one for all or an array; here, false is not the same as "not there"."""
         value = self.metadata.get(f"{self.arch}.{key}")

@@ -13,6 +13,8 @@ from pyllm.archs.rope import Rope
 from pyllm.errors import ModelError
 from pyllm.program import Value, Weight
 from pyllm.program.ops import attention as ops
+from pyllm.program.ops.elementwise import MulWeight
+from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.rope import Rope as Rotate
 from pyllm.program.ops.select import Slice
@@ -31,8 +33,8 @@ class Attention:
     rope: Rope | None
     """None: a layer without positions."""
     window: int = 0
-    qk_norm: Literal["none", "head", "width"] = "none"
-    """Norm of queries and keys: of each head, or over all heads."""
+    qk_norm: Literal["none", "head", "width", "gain"] = "none"
+    """Norm of queries and keys: of each head, over all heads, or of each head with one weight ("gain") or none."""
     v_norm: bool = False
     """Norm of each head's values, without weights."""
     kv_from: int | None = None
@@ -42,6 +44,8 @@ class Attention:
     softcap: float = 0.0
     sinks: bool = False
     """Each head has a sink, `attn_sinks.weight`."""
+    gate: str | None = None
+    """What comes out times this activation of `attn_gate`(x), which has a number for each column or each head."""
     sub_norm: str | None = None
     """Norm before the output projection."""
     out_scale: float = 1.0
@@ -96,6 +100,10 @@ class Attention:
         )
         if self.kv_from is None:
             g.caches[g.rec.layer] = len(g.rec.states) - 1
+        if self.gate:
+            name = f"{blk}attn_gate"
+            gate = g.linear(x, name, g.rec.shape(f"{name}.weight")[0], scaled=False)
+            y = g.rec(GatedActivation(gate=gate, up=y, act=self.gate))
         y = g.norm(y, self.sub_norm and blk + self.sub_norm)
         return g.times(g.linear(y, f"{blk}attn_output", g.hp.n_embd), self.out_scale)
 
@@ -130,7 +138,11 @@ class Attention:
         """Queries or keys, normed and rotated."""
         if self.rope_first:
             x = self._rotate(g, x)
-        if self.qk_norm != "none":
+        if self.qk_norm == "gain":
+            x = g.norm(x, "", self.head_dim)
+            gain = g.optional(f"{norm}.weight")
+            x = g.rec(MulWeight(x=x, weight=gain)) if gain else x
+        elif self.qk_norm != "none":
             x = g.norm(x, norm, self.head_dim if self.qk_norm == "head" else 0)
         return x if self.rope_first else self._rotate(g, x)
 

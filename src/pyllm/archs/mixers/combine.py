@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyllm.archs.decoder import Mixer
+from pyllm.archs.decoder import Mixer, Norm
 from pyllm.archs.graph import Graph
 from pyllm.program import Value
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,39 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Normed:
-    """post(mix(norm(x))); norms are named by their tensors, None: none."""
+    """post(mix(norm(x))); norms are named by their tensors, None: none. `kind`: of norms, None: the model's."""
 
     mix: Mixer
     norm: str | None = None
     post: str | None = None
+    kind: Norm | None = None
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        y = self.mix(g, blk, g.norm(x, self.norm and blk + self.norm))
-        return g.norm(y, self.post and blk + self.post)
+        y = self.mix(g, blk, g.norm(x, self.norm and blk + self.norm, kind=self.kind))
+        return g.norm(y, self.post and blk + self.post, kind=self.kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """mix(x) * act(gate(x)), a number for each token; the gate is a vector of the file."""
+
+    mix: Mixer
+    gate: str
+    act: str = "sigmoid"
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        gate = g.rec(Linear(x=x, weight=g.row(f"{blk}{self.gate}.weight")))
+        return g.rec(GatedActivation(gate=gate, up=self.mix(g, blk, x), act=self.act))
+
+
+@dataclass(frozen=True, slots=True)
+class OfEmbedding:
+    """mix(the stream before the first layer), whatever the part is given."""
+
+    mix: Mixer
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        return self.mix(g, blk, g.embedded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pyllm.archs.decoder import Mixer
 from pyllm.archs.graph import Graph
@@ -32,7 +32,7 @@ class FFN:
     """Ends the names of its tensors, "_shexp" for experts that all tokens use."""
     sub_norm: str | None = None
     """Norm before the last product."""
-    scaled: bool = False
+    scaled: bool | Literal["down"] = False
     """Matrices have the scales of the file, `ffn_*.scale`; llama.cpp reads them in some families only."""
 
     @classmethod
@@ -61,7 +61,7 @@ class FFN:
         """A product whose scale holds for the bias too, as in llama.cpp."""
         g.rec.require_rows(f"{stem}.weight", width)
         y = g.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=g.optional(f"{stem}.bias")))
-        scale = g.scale(stem, self.scaled)
+        scale = g.scale(stem, self.scaled is True or (self.scaled == "down" and "ffn_down" in stem))
         return g.rec(Scale(x=y, factor=scale)) if scale else y
 
 

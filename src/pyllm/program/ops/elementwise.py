@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pyllm.program.op import Op, Shapes
@@ -32,7 +33,7 @@ class Scale(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MulWeight(Op):
-    """out = x * weight. weight [n], n a divisor of the width: each number holds for width / n consecutive columns.
+    """out = x * weight. weight has n numbers, n a divisor of the width: each holds for width / n consecutive columns.
 
     So n = width multiplies columns, n = n_heads heads, n = 1 everything.
     """
@@ -41,8 +42,7 @@ class MulWeight(Op):
     weight: Weight
 
     def infer(self, shapes: Shapes) -> int:
-        shape = shapes.shape(self.weight)
-        if len(shape) != 1 or self.x.width % shape[0]:
+        if self.x.width % math.prod(shapes.shape(self.weight)):
             shapes.refuse(self.weight, (self.x.width,))
         return self.x.width
 

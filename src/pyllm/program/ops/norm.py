@@ -15,7 +15,7 @@ class RMSNorm(Op):
     """out = x / sqrt(mean(x^2) + eps) * weight, over consecutive groups of `group` columns.
 
     `group` is the width for an ordinary norm (0: that, set on recording) and head_dim for a norm of each head; weight
-    [group] (or [width], when a file holds one weight per column), or None for none.
+    [group] (or [width] or [groups, group], when a file holds one weight per column), or None for none.
     """
 
     x: Value
@@ -54,5 +54,5 @@ def _infer(op: RMSNorm | LayerNorm, shapes: Shapes, *vectors: Weight | None) -> 
     if op.group < 1 or op.x.width % op.group:
         raise ModelError(f"a norm over groups of {op.group} columns does not divide {op.x.width} columns")
     for vector in vectors:
-        shapes.require(vector, (op.group,), (op.x.width,))
+        shapes.require(vector, (op.group,), (op.x.width,), (op.x.width // op.group, op.group))
     return op.x.width

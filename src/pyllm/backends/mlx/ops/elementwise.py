@@ -36,4 +36,4 @@ def _soft_cap(s: Step, op: SoftCap) -> mx.array:
 @rule(MulWeight)
 def _mul_weight(s: Step, op: MulWeight) -> mx.array:
     x, weight = s[op.x], s.lowering.vectors[op.weight]
-    return (x.reshape(len(x), weight.size, -1) * weight[:, None]).reshape(x.shape)
+    return (x.reshape(len(x), weight.size, -1) * weight.reshape(-1, 1)).reshape(x.shape)

@@ -32,4 +32,4 @@ def _soft_cap(exe: ReferenceExecutable, op: SoftCap, batch: Batch, state: State)
 def _mul_weight(exe: ReferenceExecutable, op: MulWeight, batch: Batch, state: State) -> F32:
     x, weight = state[op.x.id], exe.weights.whole(op.weight)
     assert weight is not None
-    return (x.reshape(len(x), len(weight), -1) * weight[:, None]).reshape(x.shape)
+    return (x.reshape(len(x), weight.size, -1) * weight.reshape(-1, 1)).reshape(x.shape)

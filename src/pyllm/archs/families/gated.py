@@ -1,0 +1,105 @@
+"""Families whose attention, or whose shared expert, goes through a gate."""
+
+from __future__ import annotations
+
+import math
+
+from pyllm.archs.decoder import RMS, Decoder, Head, Part, transformer
+from pyllm.archs.hparams import HParams
+from pyllm.archs.mixers.attention import Attention
+from pyllm.archs.mixers.combine import Gated, Normed, Sum
+from pyllm.archs.mixers.feed_forward import FFN, Experts, feed_forward
+from pyllm.archs.rope import Rope
+
+_POSTS = ("post_attention_norm", "post_ffw_norm")
+
+
+def qwen2moe(hp: HParams) -> Decoder:
+    """Qwen 1.5 and 2 with experts, of which one that all tokens use is gated by a number for each token."""
+    n_ff = hp.per_layer("feed_forward_length")
+
+    def layer(il: int) -> Sum:
+        n_shared = hp.integer("expert_shared_feed_forward_length", 0) or n_ff[il]
+        n_expert = (
+            hp.n_ff_expert[il] if hp.integer("expert_feed_forward_length", 0) else n_ff[il] // hp.n_experts_used[il]
+        )
+        shared = Gated(FFN(n_ff=n_shared, kind="_shexp"), "ffn_gate_inp_shexp")
+        return Sum((Experts.read(hp, il, normalize=False, n_ff=n_expert), shared))
+
+    return transformer(hp, lambda il: Attention.read(hp, il), layer)
+
+
+def afmoe(hp: HParams) -> Decoder:
+    """Arcee's Trinity: windows on three of four layers, the fourth without positions."""
+    windows = hp.windows(4)
+    ropes = Rope.read(hp, factors=False), Rope.read(hp, base=hp.window_rope_base, factors=False)
+    gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
+
+    def attention(il: int) -> Attention:
+        rope = ropes[windows[il] > 0] if (il + 1) % 4 else None
+        return Attention.read(hp, il, window=windows[il], rope=rope, qk_norm="head", gate="sigmoid")
+
+    return transformer(
+        hp,
+        attention,
+        lambda il: feed_forward(hp, il, gating=gating, normalize=normalize),
+        posts=_POSTS,
+        embed_scale=math.sqrt(hp.n_embd),
+    )
+
+
+def muse_glimmer(hp: HParams) -> Decoder:
+    """Norms after the parts have an epsilon of their own; embeddings are normed."""
+    windows = hp.windows(4)
+    rope, after = Rope.read(hp, base=hp.window_rope_base, interleaved=True, factors=False), RMS(1e-8)
+
+    def layer(il: int) -> tuple[Part, ...]:
+        turned = rope if windows[il] else None
+        attention = Attention.read(hp, il, window=windows[il], rope=turned, qk_norm="head", gate="sigmoid")
+        return (
+            Part(Normed(attention, post=_POSTS[0], kind=after), "attn_norm"),
+            Part(Normed(FFN.read(hp, il), post=_POSTS[1], kind=after), "ffn_norm"),
+        )
+
+    head = Head(tied=False, scale=hp.number("logit_scale"), softcap=hp.number("final_logit_softcapping", 0.0))
+    return Decoder.read(hp, layer, embed_norm="", head=head)
+
+
+def spark2_5(hp: HParams) -> Decoder:
+    """A gate for each head; windows by the file's pattern, with a base of their own."""
+    windows = hp.windows(1)
+    ropes = Rope.read(hp, factors=False), Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
+
+    def attention(il: int) -> Attention:
+        return Attention.read(hp, il, window=windows[il], rope=ropes[windows[il] > 0], gate="sigmoid")
+
+    return transformer(hp, attention, lambda il: FFN.read(hp, il, act="gelu"))
+
+
+def laguna(hp: HParams) -> Decoder:
+    """A gate for each head, or each column; windowed layers have other heads, and positions that are not stretched."""
+    windows = hp.windows(4, dense_first=True)
+    whole = Rope.read(hp, factors=False)
+    local = Rope.read(hp, base=hp.window_rope_base, scaled=False, windowed=True, factors=False)
+    gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
+
+    def attention(il: int) -> Attention:
+        rope = local if windows[il] else whole
+        return Attention.read(hp, il, window=windows[il], rope=rope, qk_norm="head", gate="softplus")
+
+    def shared(il: int) -> int:
+        n = hp.integer("expert_shared_feed_forward_length", 0)
+        return n or hp.n_ff_expert[il] * hp.integer("expert_shared_count", 1)
+
+    return transformer(
+        hp, attention, lambda il: feed_forward(hp, il, gating=gating, normalize=normalize, n_shared=shared(il))
+    )
+
+
+ARCHITECTURES = {
+    "qwen2moe": qwen2moe,
+    "afmoe": afmoe,
+    "muse-glimmer": muse_glimmer,
+    "spark2_5": spark2_5,
+    "laguna": laguna,
+}
