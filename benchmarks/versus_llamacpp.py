@@ -191,6 +191,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often the engines take turns")
     parser.add_argument("-r", "--repetitions", type=int, default=3, help="in each round")
     parser.add_argument("--windows", type=int, default=20)
+    parser.add_argument("--only-speed", action="store_true", help="no starts, texts or logits: needs no vocabulary")
     a = parser.parse_args()
     a.model = find_model(a.model)
     threads = ["-t", str(a.threads)]
@@ -200,6 +201,10 @@ def main() -> None:
     run_one = [str(_HERE / "peer.py"), "first", str(a.model), *question, *threads]
     peer = Side("llama.cpp", a.peer_python, "peer.py", run_one)
     print(f"{a.model.name}, {a.threads} threads, {a.rounds} rounds of {a.repetitions}\n")
+    if a.only_speed:
+        own.run("speed", a.model, "-t", a.threads, "-p", 8, "-n", 1, "--parallel", 1, "-r", 1)
+        speeds(own, peer, a, Table())
+        return
     own.first_token()  # kernels that are not compiled yet are compiled now
     table = Table()
     speeds(own, peer, a, table)
