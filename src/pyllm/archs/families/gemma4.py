@@ -28,6 +28,7 @@ def gemma4(hp: HParams) -> Decoder:
             rope=local if windows[il] else whole,
             scale=1.0,
             qk_norm="head",
+            keys_as_values=il < n_own and not hp.has(f"blk.{il}.attn_v.weight"),
             v_norm=True,
             kv_from=alike[-1] if il >= n_own else None,
         )

@@ -35,6 +35,8 @@ class Attention:
     window: int = 0
     qk_norm: Literal["none", "head", "width", "gain"] = "none"
     """Norm of queries and keys: of each head, over all heads, or of each head with one weight ("gain") or none."""
+    keys_as_values: bool = False
+    """Values are the keys before norm and rotation; there is no attn_v."""
     v_norm: bool = False
     """Norm of each head's values, without weights."""
     kv_from: int | None = None
@@ -116,7 +118,7 @@ class Attention:
         }
         fused = f"{blk}attn_qkv"
         if not g.rec.has(f"{fused}.weight"):
-            if not g.rec.has(f"{blk}attn_v.weight") and widths["k"] == widths["v"]:
+            if self.keys_as_values:
                 q, k = (g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled) for c in "qk")
                 return q, k, k
             return [g.linear(x, f"{blk}attn_{c}", width, scaled=self.scaled) for c, width in widths.items()]
