@@ -115,7 +115,9 @@ class ArchModel:
 
 def names() -> list[str]:
     """Models that are there, in alphabetical order."""
-    return sorted(path.stem for path in FOLDER.glob("*.json"))
+    found = sorted(path.stem for path in FOLDER.glob("*.json"))
+    assert found, f"{FOLDER} is empty"
+    return found
 
 
 def step(n_vocab: int) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -35,6 +36,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kills", type=int, default=2, help="how often tests that kill processes do so, each (default: 2)"
     )
+    parser.addoption(
+        "--require-data",
+        action="store_true",
+        help="tests fail, and are not skipped, where reference data or models are missing",
+    )
+
+
+def _missing(config: pytest.Config, what: str) -> NoReturn:
+    if config.getoption("--require-data"):
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")
@@ -50,23 +62,23 @@ def arch_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared_data(pytestconfig: pytest.Config) -> Path:
     """Reference data (vocabularies, tiny models with logits, WikiText-2), kept beside the checkout."""
     path = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not path.is_dir():
-        pytest.skip("reference data (../shared/data) is not here")
+        _missing(pytestconfig, "reference data (../shared/data) is not here")
     return path
 
 
 @pytest.fixture(scope="session")
-def model_path() -> Callable[[str], Path]:
+def model_path(pytestconfig: pytest.Config) -> Callable[[str], Path]:
     """Path of a real model by short name, or skip."""
 
     def find(name: str) -> Path:
         folder = Path(os.environ.get("PYLLM_TEST_MODELS", "~/.cache/pyllm-test-models")).expanduser()
         path = folder / _MODELS[name]
         if not path.exists():
-            pytest.skip(f"{path.name} is not here; set PYLLM_TEST_MODELS to its folder")
+            _missing(pytestconfig, f"{path.name} is not here; set PYLLM_TEST_MODELS to its folder")
         return path
 
     return find

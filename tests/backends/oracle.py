@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 
 from cuda_devices import cuda_devices, unavailable
 from pyllm import backends
 from pyllm.testing import *  # noqa: F403
-
-
-def available() -> list[str]:
-    """Backends that run on this machine."""
-    return [name for name in backends.names() if why_not(name) is None]
 
 
 @cache
@@ -27,3 +23,12 @@ def need(name: str) -> None:
     """Skip the test, with the reason, unless the backend runs here."""
     if (reason := why_not(name)) is not None:
         pytest.skip(f"backend {name}: {reason}")
+
+
+def each(*names: str) -> list[Any]:
+    """Backends (all, without names) for `parametrize`; one that does not run here is skipped, with the reason."""
+    reasons = {name: why_not(name) for name in names or backends.names()}
+    return [
+        pytest.param(name, marks=[pytest.mark.skip(reason=f"backend {name}: {reason}")] if reason else [])
+        for name, reason in reasons.items()
+    ]

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import oracle
 import pytest
-import test_ops
 from numpy.typing import NDArray
 from oracle import OPTIONS, Shape, Step, nmse, transformer
 
+import arch_models
+from arch_models import ArchModel
 from pyllm import archs, backends
 from pyllm.backends.base import Batch, DeviceInfo
 from pyllm.backends.split import compile_placed
@@ -23,12 +24,9 @@ from pyllm.config import ExecutionOptions, PlacementOptions, SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.errors import BackendError, OutOfMemoryError
 from pyllm.gguf import open_gguf
-from pyllm.quant import formats
+from pyllm.testing import conformance
 
 pytestmark = pytest.mark.gpu
-
-FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "archs"
-MODELS = sorted(path.stem for path in FOLDER.glob("*.gguf")) or ["none"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,65 +42,43 @@ def card(monkeypatch: pytest.MonkeyPatch) -> DeviceInfo:
 # --- the table of ops and formats
 
 
-@pytest.mark.parametrize("name", test_ops.OPS)
-def test_op(name: str) -> None:
-    test_ops.test_op("cuda", name)
+@pytest.mark.parametrize("check", conformance.checks(""))
+def test_conforms(check: str) -> None:
+    conformance.checks("cuda")[check]()
 
 
-@pytest.mark.parametrize("fmt", formats.names())
-def test_format(fmt: str) -> None:
-    for rows in (96, 37):
-        test_ops.test_linear_format("cuda", fmt, rows)
-    test_ops.test_embed_format("cuda", fmt)
-    test_ops.test_experts_format("cuda", fmt)
-    test_ops.test_transformer_format("cuda", fmt)
-
-
-@pytest.mark.parametrize("shape", test_ops.SHAPES)
-def test_transformer(shape: str) -> None:
-    test_ops.test_transformer_f32("cuda", shape)
-
-
-def test_pages_and_rows() -> None:
-    test_ops.test_f16_cache("cuda")
-    test_ops.test_no_rows_wanted("cuda")
-    test_ops.test_shared_pages("cuda")
+@pytest.mark.parametrize("check", conformance.checks("", cross=True))
+def test_every_format(check: str) -> None:
+    conformance.checks("cuda", cross=True)[check]()
 
 
 # --- whole models
 
 
-def golden_tokens(n: int, n_vocab: int) -> list[int]:
-    return [1 + (i * i * 31 + i * 17 + 5) % (n_vocab - 1) for i in range(n)]
+def logits(model: ArchModel, options: ExecutionOptions, cuts: list[int]) -> NDArray[np.float32]:
+    program = archs.load(model.all_metadata, model.tensors, 256).program
+    exe = backends.get("cuda").compile(program, model.tensors, options)
+    got, position = [], 0
+    for n in cuts:
+        got.append(oracle.run(exe, [Step(model.tokens[position : position + n], position, [3, 11, 0, 5, 8, 1, 2])]))
+        position += n
+    exe.close()
+    return np.concatenate(got)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", arch_models.names())
 @pytest.mark.parametrize("cuts", [[96], [1, 31, 7, 40, 3, 14], [1] * 96], ids=["whole", "chunks", "single"])
-def test_golden_logits(shared_data: Path, name: str, cuts: list[int]) -> None:
+def test_golden_logits(name: str, cuts: list[int]) -> None:
     """As llama.cpp's, with weights and cache of F32."""
-    wanted = np.load(FOLDER / f"{name}.logits.npy")
-    tokens = golden_tokens(*wanted.shape)
-    options = replace(OPTIONS, n_pages=12)
-    with open_gguf(FOLDER / f"{name}.gguf") as file:
-        program = archs.load(file.metadata, file.tensors, 256).program
-        exe = backends.get("cuda").compile(program, file.tensors, options)
-        got, position = [], 0
-        for n in cuts:
-            got.append(oracle.run(exe, [Step(tokens[position : position + n], position, [3, 11, 0, 5, 8, 1, 2])]))
-            position += n
-        exe.close()
-    assert nmse(np.concatenate(got), wanted) <= 1e-5
+    model = ArchModel.load(name)
+    assert model.nmse(logits(model, replace(OPTIONS, n_pages=12), cuts)) <= 1e-5
 
 
 @pytest.mark.parametrize("kv_dtype", ["f16", "q8_0"])
-def test_narrow_caches(shared_data: Path, kv_dtype: str) -> None:
-    wanted = np.load(FOLDER / "llama-dense.logits.npy")
-    with open_gguf(FOLDER / "llama-dense.gguf") as file:
-        program = archs.load(file.metadata, file.tensors, 256).program
-        exe = backends.get("cuda").compile(program, file.tensors, replace(OPTIONS, kv_dtype=kv_dtype))  # type: ignore[arg-type]
-        got = oracle.run(exe, [Step(golden_tokens(*wanted.shape), 0, [3, 11, 0, 5, 8, 1])])
-        exe.close()
-    assert nmse(got, wanted) <= (1e-5 if kv_dtype == "f16" else 1e-3)
+def test_narrow_caches(kv_dtype: str) -> None:
+    model = ArchModel.load("llama-dense")
+    options = replace(OPTIONS, kv_dtype=kv_dtype)  # type: ignore[arg-type]
+    assert model.nmse(logits(model, options, [96])) <= (1e-5 if kv_dtype == "f16" else 1e-3)
 
 
 # --- splits
@@ -177,14 +153,14 @@ def test_candidates_are_the_largest_logits() -> None:
 
 
 @pytest.fixture
-def engine(shared_data: Path) -> Iterator[Engine]:
-    with open_gguf(FOLDER / "llama-dense.gguf") as file:
-        architecture = archs.load(file.metadata, file.tensors, 96)
-        options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
-        executable = backends.get("cuda").compile(architecture.program, file.tensors, options)
-        engine = Engine(executable, n_ctx=96, n_vocab=architecture.n_vocab)
-        yield engine
-        engine.close()
+def engine() -> Iterator[Engine]:
+    model = ArchModel.load("llama-dense")
+    architecture = archs.load(model.all_metadata, model.tensors, 96)
+    options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
+    executable = backends.get("cuda").compile(architecture.program, model.tensors, options)
+    engine = Engine(executable, n_ctx=96, n_vocab=architecture.n_vocab)
+    yield engine
+    engine.close()
 
 
 def test_sampled_tokens_are_those_of_all_logits(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from pyllm.errors import BackendError
 from pyllm.program import Value
 from pyllm.program.ops.linear import Linear
 
-BACKENDS = [name for name in oracle.available() if name in ("cpu", "reference")]
+BACKENDS = oracle.each("cpu", "reference")
 OPTIONS = replace(oracle.OPTIONS, collect_importance=True)
 N_TOKENS = 37 + 21 + 9
 """Of `oracle.ragged_batches`, ..."""

@@ -76,7 +76,7 @@ def run_all(backend: str, model: oracle.Model, tensors: Mapping[str, TensorInfo]
         exe.close()
 
 
-@pytest.mark.parametrize("backend", oracle.available())
+@pytest.mark.parametrize("backend", oracle.each())
 @pytest.mark.parametrize(("fmt", "limit"), [("F32", 1e-9), ("Q4_0", 2e-3), ("Q4_K", 2e-3), ("Q8_0", 2e-3)])
 def test_adapters_do_what_merged_weights_do(backend: str, fmt: str, limit: float, tmp_path: Path) -> None:
     if backend in ("cuda", "mlx"):
@@ -93,7 +93,7 @@ def test_adapters_do_what_merged_weights_do(backend: str, fmt: str, limit: float
     assert oracle.nmse(run_all("reference", model, tensors)[0], wanted[0]) > 0.1
 
 
-@pytest.mark.parametrize("backend", oracle.available())
+@pytest.mark.parametrize("backend", oracle.each())
 @settings(max_examples=8, deadline=None)
 @given(
     rank=st.sampled_from([1, 2, 3, 5, 16, 24, 64]),
@@ -111,7 +111,7 @@ def test_any_part_of_a_model_can_be_adapted(tmp_path_factory, backend, rank, nam
     oracle.assert_close(zip(run_all(backend, *adapted(model, tensors, adapters)), wanted, strict=True), 1e-6)
 
 
-@pytest.mark.parametrize("backend", oracle.available())
+@pytest.mark.parametrize("backend", oracle.each())
 def test_routers_can_be_adapted(backend: str, tmp_path: Path) -> None:
     model = oracle.transformer(replace(SMALL, n_experts=4))
     tensors = model.tensors("F32")
@@ -122,7 +122,7 @@ def test_routers_can_be_adapted(backend: str, tmp_path: Path) -> None:
     oracle.assert_close(zip(run_all(backend, *adapted(model, tensors, adapters)), wanted, strict=True), 1e-6)
 
 
-@pytest.mark.parametrize("backend", oracle.available())
+@pytest.mark.parametrize("backend", oracle.each())
 def test_requests_in_company_get_what_they_get_alone(backend: str, tmp_path: Path) -> None:
     """Bit for bit, with adapters as without."""
     model = oracle.transformer(SMALL)

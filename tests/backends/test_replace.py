@@ -10,7 +10,7 @@ import pytest
 
 from pyllm.errors import BackendError
 
-BACKENDS = [name for name in oracle.available() if name in ("cpu", "mlx", "reference")]
+BACKENDS = oracle.each("cpu", "mlx", "reference")
 SHAPES = {"tied": oracle.Shape(tied=True), "bias": oracle.Shape(bias=True), "experts": oracle.Shape(n_experts=4)}
 STEPS = [oracle.Step(range(40), 0, [3, 1, 0])]
 

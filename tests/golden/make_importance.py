@@ -1,9 +1,10 @@
 """Makes importance.npz: sums of squared inputs as llama.cpp (llama-cpp-python 0.3.36) computes them.
 
-    python make_importance.py ../shared/data/archs/llama-moe.gguf importance.npz
+    python tests/golden/make_importance.py MODEL.gguf tests/golden/importance.npz
 
-Two windows of 96 random tokens are read by llama.cpp, whose callback for evaluated nodes shows the inputs of every
-matrix product. Needs llama-cpp-python, which the tests do not.
+MODEL.gguf is what `ArchModel.load("llama-moe").write(path)` writes (tests/arch_models.py). llama.cpp reads two windows
+of 96 random tokens; its callback for evaluated nodes shows the inputs of every matrix product. Needs llama-cpp-python,
+which the tests do not.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.backends.base import Backend, Batch
 from pyllm.config import ExecutionOptions
-from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
 from pyllm_convert import Conversion
@@ -26,13 +26,9 @@ OPTIONS = ExecutionOptions(n_pages=2, page_size=16, max_tokens=32, max_seqs=1, m
 
 @pytest.fixture(scope="module", params=["reference", "cpu"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    try:
-        found = backends.get(request.param)
-    except BackendError as error:
-        pytest.skip(str(error))
-    if not (probe := found.probe()).available:
-        pytest.skip(probe.reason)
-    return found
+    if (reason := unavailable(request.param)) is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return backends.get(request.param)
 
 
 @pytest.mark.parametrize("case", CASES)

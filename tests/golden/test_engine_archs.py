@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from arch_models import N_TOKENS, ArchModel
+from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.config import ExecutionOptions, SamplingParams
 from pyllm.engine import Engine, GenerationRequest
@@ -22,10 +23,9 @@ def model(request: pytest.FixtureRequest) -> ArchModel:
 
 @pytest.fixture(params=["reference", "cpu"])
 def engine(request: pytest.FixtureRequest, model: ArchModel) -> Iterator[Engine]:
+    if (reason := unavailable(request.param)) is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
     backend = backends.get(request.param)
-    probe = backend.probe()
-    if not probe.available:
-        pytest.skip(probe.reason)
     architecture = archs.load(model.all_metadata, model.tensors, 96)
     options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
     executable = backend.compile(architecture.program, model.tensors, options)

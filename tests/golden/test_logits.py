@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 import arch_models
 from arch_models import ArchModel
+from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.backends.base import Backend, Batch, Executable
 from pyllm.config import ExecutionOptions
-from pyllm.errors import BackendError
 
 LIMITS = {"reference": 1e-6, "cpu": 1e-5, "mlx": 1e-5, "cuda": 1e-5}
 """NMSE against llama.cpp's logits, F32 weights and F32 cache."""
@@ -30,13 +30,9 @@ OPTIONS = ExecutionOptions(
 
 @pytest.fixture(scope="module", params=LIMITS)
 def backend(request: pytest.FixtureRequest, cuda_devices: None) -> Backend:
-    try:
-        found = backends.get(request.param)
-    except BackendError as error:
-        pytest.skip(str(error))
-    if not (probe := found.probe()).available:
-        pytest.skip(probe.reason)
-    return found
+    if (reason := unavailable(request.param)) is not None:
+        pytest.skip(f"backend {request.param}: {reason}")
+    return backends.get(request.param)
 
 
 @pytest.fixture(scope="module", params=arch_models.names())

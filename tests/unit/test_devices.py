@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,9 +93,9 @@ def test_check_placement(wrong: dict[str, object]) -> None:
         check_placement(PlacementOptions(**wrong))  # type: ignore[arg-type]
 
 
-def test_a_run_on_the_cpu_imports_no_gpu_package(shared_data: Path) -> None:
+def test_a_run_on_the_cpu_imports_no_gpu_package(arch_file: Callable[[str], Path]) -> None:
     pytest.importorskip("llvmlite")
-    path = shared_data / "archs" / "llama-dense.gguf"
+    path = arch_file("llama-dense")
     for backend in ("auto", "cpu"):
         script = (
             f"import sys, pyllm\nwith pyllm.load({str(path)!r}, backend={backend!r}) as llm:\n"
@@ -109,7 +110,7 @@ def test_a_run_on_the_cpu_imports_no_gpu_package(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["mlx", "cuda"])
-def test_load_splits_a_model(shared_data: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_splits_a_model(arch_file: Callable[[str], Path], backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("llvmlite")
     if backend == "mlx":
         pytest.importorskip("mlx.core")
@@ -118,7 +119,7 @@ def test_load_splits_a_model(shared_data: Path, backend: str, monkeypatch: pytes
         if shutil.which("g++") is None:
             pytest.skip("the emulator needs g++")
         monkeypatch.setenv("PYLLM_CUDA_EMULATOR", "1")
-    path, tokens = shared_data / "archs" / "llama-dense.gguf", list(range(3, 19))
+    path, tokens = arch_file("llama-dense"), list(range(3, 19))
     with pyllm.load(path, backend="cpu", kv_dtype="f32") as llm:
         wanted = llm.logits(tokens)
         n_layers = llm.architecture.n_layers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,9 +70,9 @@ def test_devices_that_share_the_memory_of_the_process_fit_together_or_not_at_all
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is told apart on Linux only")
-def test_predicted_peak_is_the_process_s(shared_data: Path) -> None:
+def test_predicted_peak_is_the_process_s(arch_file: Callable[[str], Path]) -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "fit.py"
-    model = str(shared_data / "archs" / "llama-dense.gguf")
+    model = str(arch_file("llama-dense"))
     command = [sys.executable, str(script), model, "-c", "2048", "--backend", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -197,9 +198,12 @@ def test_mutated_small_file(tmp_path_factory: pytest.TempPathFactory, edits: lis
 @FUZZ
 @given(edits=EDITS, name=st.sampled_from(["llama-dense", "gpt-oss-moe", "gemma3-dense"]))
 def test_mutated_real_header(
-    shared_data: Path, tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[str, float, bytes]], name: str
+    arch_file: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    edits: list[tuple[str, float, bytes]],
+    name: str,
 ) -> None:
-    original = shared_data / "archs" / f"{name}.gguf"
+    original = arch_file(name)
     size = original.stat().st_size
     with open_gguf(original) as f, open(original, "rb") as file:
         header = file.read(size - sum(-(-t.n_bytes // 32) * 32 for t in f.tensors.values()))

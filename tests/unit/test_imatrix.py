@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -251,9 +252,9 @@ def test_similarity_of_neighbouring_layers() -> None:
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_collected_is_what_llama_cpp_collects(shared_data: Path, backend: str) -> None:
+def test_collected_is_what_llama_cpp_collects(arch_file: Callable[[str], Path], backend: str) -> None:
     golden = np.load(GOLDEN)
-    model = shared_data / "archs" / "llama-moe.gguf"
+    model = arch_file("llama-moe")
     with Collector(model, n_ctx=96, backend=backend, n_threads=2, kv_dtype="f32") as collector:
         done = list(collector.read(golden["tokens"].ravel(), dataset="random"))
         matrix = collector.matrix()
@@ -271,13 +272,13 @@ def test_collected_is_what_llama_cpp_collects(shared_data: Path, backend: str) -
 
 
 @pytest.mark.parametrize(("n_ctx", "n_batch"), [(96, 512), (96, 40), (24, 100), (30, 30)])
-def test_windows_may_be_cut_and_joined(shared_data: Path, n_ctx: int, n_batch: int) -> None:
+def test_windows_may_be_cut_and_joined(arch_file: Callable[[str], Path], n_ctx: int, n_batch: int) -> None:
     """However windows lie in steps, the sums are the same."""
     tokens = np.random.default_rng(0).integers(0, 100, 200)
     results = []
     for batch in (n_batch, 1000):
         with Collector(
-            shared_data / "archs" / "qwen2-dense.gguf", n_ctx=n_ctx, n_batch=batch, n_threads=2, process_output=True
+            arch_file("qwen2-dense"), n_ctx=n_ctx, n_batch=batch, n_threads=2, process_output=True
         ) as collector:
             *_, last = collector.read(tokens)
             assert last == (200 // n_ctx, 200 // n_ctx)
@@ -290,11 +291,11 @@ def test_windows_may_be_cut_and_joined(shared_data: Path, n_ctx: int, n_batch: i
         np.testing.assert_allclose(one.sums[name].squares, other.sums[name].squares, rtol=0.05, atol=1e-3)
 
 
-def test_reading_on_is_adding(shared_data: Path) -> None:
+def test_reading_on_is_adding(arch_file: Callable[[str], Path]) -> None:
     tokens = np.random.default_rng(0).integers(0, 100, 128)
     parts = []
     for skip, n in ((0, 4), (0, 2), (2, None)):
-        with Collector(shared_data / "archs" / "qwen2-dense.gguf", n_ctx=32, n_threads=2) as collector:
+        with Collector(arch_file("qwen2-dense"), n_ctx=32, n_threads=2) as collector:
             list(collector.read(tokens, skip=skip, n_windows=n))
             parts.append(collector.matrix())
     both = ImportanceMatrix.merge(parts[1:])
@@ -303,8 +304,8 @@ def test_reading_on_is_adding(shared_data: Path) -> None:
         np.testing.assert_allclose(both.sums[name].squares, whole.squares, rtol=1e-5)
 
 
-def test_refusals_of_texts(shared_data: Path) -> None:
-    with Collector(shared_data / "archs" / "qwen2-dense.gguf", n_ctx=32, n_threads=1) as collector:
+def test_refusals_of_texts(arch_file: Callable[[str], Path]) -> None:
+    with Collector(arch_file("qwen2-dense"), n_ctx=32, n_threads=1) as collector:
         with pytest.raises(RequestError, match=r"31 tokens.*at least 32"):
             collector.read([1] * 31)
         with pytest.raises(RequestError, match="at least 96"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,17 @@ import numpy as np
 import pytest
 
 import pyllm
+from arch_models import N_TOKENS, ArchModel
 from pyllm.evaluation.perplexity import perplexity
 from pyllm.jit import processors
 from pyllm.llm import loading
 
-# What llama.cpp's logits were computed for.
-N_TOKENS = 96
-
-
-def prompt_of(n_vocab: int) -> list[int]:
-    return [1 + (i * i * 31 + i * 17 + 5) % (n_vocab - 1) for i in range(N_TOKENS)]
+MODEL = ArchModel.load("llama-dense")
 
 
 @pytest.fixture(scope="module")
-def path(shared_data: Path) -> Path:
-    return shared_data / "archs" / "llama-dense.gguf"
-
-
-@pytest.fixture(scope="module")
-def expected(path: Path) -> np.ndarray:
-    return np.load(path.with_suffix(".logits.npy"))
+def path(arch_file: Callable[[str], Path]) -> Path:
+    return arch_file("llama-dense")
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +38,15 @@ def greedy(llm: pyllm.LLM, prompt: list[int], n: int) -> tuple[int, ...]:
     return tuple(tokens[len(prompt) :])
 
 
-def test_logits_are_llama_cpps(llm: pyllm.LLM, expected: np.ndarray) -> None:
-    logits = llm.logits(prompt_of(llm.n_vocab))
-    assert logits.shape == expected.shape
+def test_logits_are_llama_cpps(llm: pyllm.LLM) -> None:
+    logits = llm.logits(MODEL.tokens)
+    assert logits.shape == (N_TOKENS, MODEL.n_vocab)
     assert logits.dtype == np.float32
-    assert np.mean((logits - expected) ** 2) / np.mean(expected**2) <= 1e-6
+    assert MODEL.nmse(logits) <= 1e-6
 
 
 def test_complete_continues_greedily(llm: pyllm.LLM) -> None:
-    prompt = prompt_of(llm.n_vocab)[:10]
+    prompt = MODEL.tokens[:10]
     result = llm.complete(prompt, max_tokens=6, temperature=0)
     assert result.tokens == greedy(llm, prompt, 6)
     assert (result.text, result.finish_reason) == ("", "length")
@@ -63,7 +54,7 @@ def test_complete_continues_greedily(llm: pyllm.LLM) -> None:
 
 
 def test_logprobs_are_the_models(llm: pyllm.LLM) -> None:
-    prompt = prompt_of(llm.n_vocab)[:10]
+    prompt = MODEL.tokens[:10]
     result = llm.complete(prompt, max_tokens=1, temperature=0, logprobs=3)
     row = llm.logits(prompt)[-1].astype(np.float64)
     truth = row - np.log(np.exp(row - row.max()).sum()) - row.max()
@@ -75,7 +66,7 @@ def test_logprobs_are_the_models(llm: pyllm.LLM) -> None:
 
 
 def test_generate_gives_what_each_prompt_gives_alone(llm: pyllm.LLM) -> None:
-    tokens = prompt_of(llm.n_vocab)
+    tokens = MODEL.tokens
     prompts = [tokens[: 3 + 5 * i] for i in range(7)]  # more than max_seqs
     alone = [llm.complete(p, max_tokens=4, temperature=0).tokens for p in prompts]
     together = llm.generate(prompts, max_tokens=4, temperature=0)
@@ -90,7 +81,7 @@ def test_generate_refuses_all_when_one_is_wrong(llm: pyllm.LLM) -> None:
 
 
 def test_threads_share_a_model(llm: pyllm.LLM) -> None:
-    tokens = prompt_of(llm.n_vocab)
+    tokens = MODEL.tokens
     prompts = [tokens[: 4 + 3 * i] for i in range(6)]
     alone = [llm.complete(p, max_tokens=5, temperature=0).tokens for p in prompts]
     results: dict[int, Any] = {}
@@ -129,11 +120,11 @@ def test_embed_is_the_mean_hidden_state(llm: pyllm.LLM) -> None:
     assert llm.embed([]).shape == (0, llm.n_embd)
 
 
-def test_perplexity_is_that_of_llama_cpps_logits(llm: pyllm.LLM, expected: np.ndarray) -> None:
-    """One window; llama.cpp's logits of the same tokens give the same negative log likelihood."""
-    tokens = prompt_of(llm.n_vocab)
+def test_perplexity_is_that_of_the_logits(llm: pyllm.LLM) -> None:
+    """One window; by definition of the negative log likelihood, from logits that are llama.cpp's."""
+    tokens = MODEL.tokens
     (estimate,) = perplexity(llm, tokens, n_ctx=48, n_windows=1)
-    rows = expected[24:47].astype(np.float64)
+    rows = llm.logits(tokens)[24:47].astype(np.float64)
     nll = np.log(np.exp(rows).sum(axis=1)) - rows[np.arange(23), tokens[25:48]]
     assert estimate.n_scored == 23
     assert estimate.nll == pytest.approx(nll.mean(), rel=1e-4)

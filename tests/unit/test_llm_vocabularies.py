@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,12 @@ N_ROWS = 128
 
 
 @pytest.fixture
-def model_with(shared_data: Path, tmp_path: Path):  # type: ignore[no-untyped-def]
+def model_with(arch_file: Callable[[str], Path], tmp_path: Path):  # type: ignore[no-untyped-def]
     """A function that writes a model of N_ROWS rows with the first `n` tokens of a SentencePiece vocabulary."""
 
     def write(n: int) -> Path:
         target = tmp_path / f"tokens-{n}.gguf"
-        with gguf.open_gguf(shared_data / "archs" / "llama-dense.gguf") as file:
+        with gguf.open_gguf(arch_file("llama-dense")) as file:
             kept = {k: v for k, v in gguf.copy_metadata(file.metadata).items() if not k.startswith("tokenizer.")}
             own = {k: v[:n] if k != "tokenizer.ggml.model" else v for k, v in spm_metadata().items()}
             copy_model(file, copying(file, target, metadata=kept | {k: gguf.Value.of(v) for k, v in own.items()}))
