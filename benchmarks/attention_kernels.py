@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch
 from pyllm.backends.cpu import attention as att
+from pyllm.backends.cpu.arguments.peak import MultiplyAdd, Read
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import ExecutionOptions
+from pyllm.jit.arguments import Arguments, Place
 from pyllm.jit.compiler import LIBRARY, Kernel
 from pyllm.jit.memory import Memory, aligned_zeros
 from pyllm.jit.target import host
@@ -48,6 +50,10 @@ def seconds(k: Kernel, calls: list[NDArray[np.int64]], pool: Pool, counter: NDAr
             pool.run(address, args.ctypes.data)
             times.append(time.perf_counter() - start)
     return min(times)
+
+
+def place(array: NDArray[Any]) -> Place:
+    return Place(array.ctypes.data, array.strides[0])
 
 
 class Case:
@@ -94,34 +100,35 @@ class Case:
         self.table[:] = 0.7
         self.layers = [self.memory.address + i * layer for i in range(n_layers)]
 
-    def common(self) -> dict[str, int]:
-        return {
-            "step": self.step.ctypes.data, "counter": self.counter.ctypes.data, "scratch": self.scratch.ctypes.data,
-            "scratch_stride": self.plan.scratch_bytes, "q": self.x.ctypes.data, "ldq": self.x.strides[0],
-        }  # fmt: skip
+    def block(self, args: Arguments) -> NDArray[np.int64]:
+        return args.block(self.step.ctypes.data, self.counter.ctypes.data)
 
     def attend(self) -> float:
+        tickets = self.shared.ctypes.data
+        parts = Place(tickets + self.plan.tickets_bytes)
         calls = [
-            self.plan.args(
-                out=self.out.ctypes.data,
-                ldo=self.out.strides[0],
-                cache=c,
-                shared=self.shared.ctypes.data,
-                **self.common(),
+            self.block(
+                self.plan.args(
+                    q=place(self.x), y=place(self.out), cache=Place(c), scratch=place(self.scratch), parts=parts,
+                    tickets=Place(tickets),
+                )
             )
             for c in self.layers
-        ]
+        ]  # fmt: skip
         return seconds(self.plan.kernel, calls, self.pool, self.counter)
 
     def store(self) -> float:
-        k = self.x.ctypes.data + 4 * self.n_heads * self.dim
-        v, ld = k + 4 * self.n_kv * self.dim, self.x.strides[0]
+        start = self.n_heads * self.dim
+        k, v = place(self.x[:, start:]), place(self.x[:, start + self.n_kv * self.dim :])
         calls = [
-            self.plan.store_args(
-                k=k, ldk=ld, v=v, ldv=ld, cache=c, rope=self.rope, table=self.table.ctypes.data, **self.common()
+            self.block(
+                self.plan.store_args(
+                    q=place(self.x), k=k, v=v, cache=Place(c), rope=self.rope, table=place(self.table),
+                    scratch=place(self.scratch),
+                )
             )
             for c in self.layers
-        ]
+        ]  # fmt: skip
         return seconds(self.plan.store_kernel, calls, self.pool, self.counter)
 
     def products(self) -> int:
@@ -137,12 +144,13 @@ def peaks(pool: Pool) -> tuple[float, float]:
     """Multiply-adds and bytes a second."""
     counter, room = np.zeros(8, np.int64), aligned_zeros((pool.n_threads + 1, 16), np.float32)
     items, rounds = 64, 100_000
-    args = np.array([0, counter.ctypes.data, items, rounds, room.ctypes.data], np.int64)
+    args = MultiplyAdd(n_items=items, n_rounds=rounds, spare=place(room)).block(0, counter.ctypes.data)
     products = items * rounds * 12 * 16 / seconds(kernel("peak", "multiply_add"), [args], pool, counter)
     items, n = 256, 1 << 20
     memory = Memory(items * n, "reading")
     ctypes.memset(memory.address, 0, items * n)
-    args = np.array([0, counter.ctypes.data, items, n, room.ctypes.data, memory.address], np.int64)
+    read_args = Read(n_items=items, item_bytes=n, spare=place(room), memory=Place(memory.address))
+    args = read_args.block(0, counter.ctypes.data)
     read = items * n / seconds(kernel("peak", "read"), [args], pool, counter)
     memory.close()
     return products, read

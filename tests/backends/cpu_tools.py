@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.table import FIRST_WIDE
+from pyllm.jit.arguments import Arguments
 from pyllm.jit.compiler import LIBRARY
 from pyllm.jit.memory import aligned_zeros
 from pyllm.jit.threads import Pool
@@ -43,16 +46,23 @@ def step_block(
 _keep: list[object] = []
 
 
-def call(module: str, name: str, params: dict[str, str | int], step: NDArray[np.int64], slots: list[object]) -> None:
-    """Run a kernel on two threads. Arrays among the slots stand for their addresses, floats for themselves."""
-    k = kernel(module, name, **params)
-    values: list[object] = [step, np.zeros(1, np.int64), *slots]
-    block = aligned_zeros((len(values),), np.int64)
-    for i, v in enumerate(values):
-        if isinstance(v, np.ndarray):
-            block[i] = v.ctypes.data
-        elif isinstance(v, float):
-            block.view(np.float64)[i] = v
-        else:
-            block[i] = v
+@dataclass(frozen=True)
+class Memory:
+    """An array as a kernel's argument."""
+
+    array: NDArray[Any]
+
+    @property
+    def address(self) -> int:
+        return int(self.array.ctypes.data)
+
+    @property
+    def ld(self) -> int:
+        return int(self.array.strides[0])
+
+
+def call(module: str, name: str, params: dict[str, str | int], step: NDArray[np.int64], args: Arguments) -> None:
+    """Run a kernel on two threads."""
+    k, counter = kernel(module, name, **params), np.zeros(1, np.int64)
+    block = args.block(step.ctypes.data, counter.ctypes.data)
     pool().run(LIBRARY.load([k])[k], block.ctypes.data)

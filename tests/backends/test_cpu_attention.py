@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cpu_tools import Memory
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch
@@ -17,6 +18,7 @@ from pyllm.backends.cpu import attention as att
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import ExecutionOptions, KVDtype
 from pyllm.errors import BackendError
+from pyllm.jit.arguments import Arguments
 from pyllm.jit.compiler import LIBRARY, Kernel
 from pyllm.jit.memory import aligned_zeros
 from pyllm.jit.target import host
@@ -32,13 +34,14 @@ def address(a: NDArray[Any]) -> int:
     return a.ctypes.data
 
 
-def run(kernel: Kernel, args: NDArray[np.int64], n_threads: int = 1) -> None:
+def run(kernel: Kernel, step: NDArray[np.int64], args: Arguments, n_threads: int = 1) -> None:
     entry = _ENTRY(LIBRARY.load([kernel])[kernel])
     _COUNTER[:] = 0
-    others = [threading.Thread(target=entry, args=(address(args), i, n_threads)) for i in range(1, n_threads)]
+    block = args.block(address(step), address(_COUNTER))
+    others = [threading.Thread(target=entry, args=(address(block), i, n_threads)) for i in range(1, n_threads)]
     for t in others:
         t.start()
-    entry(address(args), 0, n_threads)
+    entry(address(block), 0, n_threads)
     for t in others:
         t.join()
 
@@ -79,7 +82,6 @@ class Layer:
         self.scratch[:] = 0x7F  # kernels may not count on its content; this is a NaN
         self.shared = aligned_zeros((self.plan.shared_bytes,), np.uint8)
         self.step = np.zeros(32, np.int64)
-        self.memory = {"scratch": address(self.scratch), "scratch_stride": stride}
         inv_freq = att_inv_freq(o.half)
         self.rope = att.RopeTable(inv_freq, 1.25, o.interleaved) if o.half else None
         self.q_weight = self.random.normal(1, 0.2, o.head_dim).astype(np.float32)
@@ -112,39 +114,34 @@ class Layer:
         x = self.normal(n, sum(widths))
         q, k, v = np.split(x, np.cumsum(widths)[:2], axis=1)
         expected = self.oracle(spans, q, k, v)
-        self.store(x, q, k, v)
+        self.store(q, k, v)
         out = np.full((n + 1, o.n_heads * o.v_head_dim), np.nan, np.float32)
         args = self.plan.args(
-            step=address(self.step), counter=address(_COUNTER), q=address(q), ldq=x.strides[0], out=address(out),
-            ldo=out.strides[0], cache=address(self.cache), sinks=address(self.sinks) if o.sinks else 0,
-            shared=address(self.shared), **self.memory,
+            q=Memory(q), y=Memory(out), cache=Memory(self.cache), sinks=Memory(self.sinks) if o.sinks else None,
+            scratch=Memory(self.scratch), tickets=Memory(self.shared),
+            parts=Memory(self.shared[self.plan.tickets_bytes :]),
         )  # fmt: skip
-        run(self.plan.kernel, args, self.n_threads)
+        run(self.plan.kernel, self.step, args, self.n_threads)
         assert not self.shared[: self.plan._n_parts * 8].any()
         assert np.isnan(out[n]).all()
         return out[:n], expected
 
-    def store(self, x: NDArray[np.float32], q: Any, k: Any, v: Any) -> None:
+    def store(self, q: Any, k: Any, v: Any) -> None:
         o = self.shape
         table = np.zeros(1, np.float32)
         if self.rope:
-            table = np.zeros((len(x), self.rope.row_bytes // 4), np.float32)
-            frequencies = self.rope.frequencies()
-            args = self.rope.args(
-                step=address(self.step), counter=address(_COUNTER), inv_freq=address(frequencies), table=address(table)
-            )
-            run(self.rope.kernel, args, self.n_threads)
+            table = np.zeros((len(q), self.rope.row_bytes // 4), np.float32)
+            frequencies = np.array(self.rope.inv_freq, np.float32)
+            run(self.rope.kernel, self.step, self.rope.args(Memory(frequencies), Memory(table)), self.n_threads)
         norms = {}
         if o.norm:
-            norms["q_norm"] = att.HeadNorm(address(self.q_weight), 1e-6)
-            norms["k_norm"] = att.HeadNorm(address(self.k_weight), 1e-5, 4 * o.head_dim)
-        ld = x.strides[0]
+            norms["q_norm"] = att.HeadNorm(Memory(self.q_weight), 1e-6)
+            norms["k_norm"] = att.HeadNorm(Memory(self.k_weight), 1e-5, 4 * o.head_dim)
         args = self.plan.store_args(
-            step=address(self.step), counter=address(_COUNTER), q=address(q), ldq=ld, k=address(k), ldk=ld,
-            v=address(v), ldv=ld, cache=address(self.cache), rope=self.rope, table=address(table), **norms,
-            **self.memory,
+            q=Memory(q), k=Memory(k), v=Memory(v), cache=Memory(self.cache), rope=self.rope, table=Memory(table),
+            **norms, scratch=Memory(self.scratch),
         )  # fmt: skip
-        run(self.plan.store_kernel, args, self.n_threads)
+        run(self.plan.store_kernel, self.step, args, self.n_threads)
 
     def oracle(self, spans: Iterable[tuple[int, int]], q: Any, k: Any, v: Any) -> F64:
         o = self.shape
@@ -296,15 +293,11 @@ def test_rotations_stay_exact_at_high_positions() -> None:
         table = np.zeros((5, rope.row_bytes // 4), np.float32)
         step = np.zeros(32, np.int64)
         step[1], step[6] = 5, address(positions)
-        frequencies = rope.frequencies()
-        common = {"step": address(step), "counter": address(_COUNTER), "table": address(table)}
-        run(rope.kernel, rope.args(inv_freq=address(frequencies), **common))
+        frequencies = np.array(rope.inv_freq, np.float32)
+        run(rope.kernel, step, rope.args(Memory(frequencies), Memory(table)))
         y = np.zeros_like(x)
-        n = x.strides[0]
-        run(
-            att.ROTATE,
-            att.rotate_args(x=address(x), ldx=n, y=address(y), ldy=n, n_heads=2, head_dim=72, rope=rope, **common),
-        )
+        args = att.rotate_args(x=Memory(x), y=Memory(y), n_heads=2, head_dim=72, rope=rope, table=Memory(table))
+        run(att.ROTATE, step, args)
         assert np.abs(y - rotated(x.astype(np.float64), positions, rope)).max() < 1e-6
 
 

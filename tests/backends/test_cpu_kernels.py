@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
-from cpu_tools import call, padded, step_block
+from cpu_tools import Memory, call, padded, step_block
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from pyllm.backends.cpu.arguments.elementwise import Elementwise, Gated, Quantize
+from pyllm.backends.cpu.arguments.embed import Embed
+from pyllm.backends.cpu.arguments.experts import Combine, Gather, Route, Sort
+from pyllm.backends.cpu.arguments.norm import Norm
 from pyllm.backends.cpu.table import FIRST_WIDE
 from pyllm.backends.reference.functions import soft_cap
 from pyllm.backends.reference.ops.experts import route as reference_route
@@ -48,10 +54,11 @@ def test_embed_decodes_as_gguf_does(format: str) -> None:
     with np.errstate(all="ignore"):
         want = gguf.dequantize(table, GGMLQuantizationType[format])[tokens].astype(np.float32)
     y = padded(np.zeros((5, 512), np.float32))
-    call("embed", "embed", {"format": format}, step_block(5, tokens=tokens), [table, y, y.strides[0], 512, 1.0])
+    args = Embed(table=Memory(table), y=Memory(y), columns=512, scale=1.0)
+    call("embed", "embed", {"format": format}, step_block(5, tokens=tokens), args)
     np.testing.assert_array_equal(y, want)
     if format == "Q4_K":
-        call("embed", "embed", {"format": format}, step_block(5, tokens=tokens), [table, y, y.strides[0], 512, 3.5])
+        call("embed", "embed", {"format": format}, step_block(5, tokens=tokens), replace(args, scale=3.5))
         np.testing.assert_array_equal(y, want * np.float32(3.5))
 
 
@@ -60,19 +67,15 @@ def norm(x, weight, eps, group, *, add=None, rows=None, records=False, keep_sum=
     step = step_block(len(x), rows)
     y, h = padded(np.zeros((n, width), np.float32)), padded(np.zeros((n, width), np.float32))
     record = np.zeros((n, 2 * width), np.uint8) if records else None
-    xb, ab = padded(x), None if add is None else padded(add)
-    w = None if weight is None else padded(weight[None], 0.0)
-    scratch = np.zeros((2, 4096), np.uint8)
-    call(
-        "norm", "norm", {"centred": 0}, step,
-        [
-            xb, xb.strides[0], 0 if ab is None else ab, xb.strides[0], h if keep_sum else 0, h.strides[0],
-            0 if records else y, y.strides[0], record if records else 0, 2 * width,
-            0 if w is None else w, group if weight is not None and len(weight) == width != group else 0,
-            float(eps), group, width // group, step[2:] if rows else step, 1 if rows else 0, scratch, 4096,
-            step[FIRST_WIDE:], 0, 0,
-        ],
+    args = Norm(
+        x=Memory(padded(x)), b=None if add is None else Memory(padded(add)), h=Memory(h) if keep_sum else None,
+        y=None if records else Memory(y), records=Memory(record) if records else None,
+        weight=None if weight is None else Memory(padded(weight[None], 0.0)),
+        weight_step=group if weight is not None and len(weight) == width != group else 0, eps=eps, group=group,
+        n_groups=width // group, rows=Memory(step[2:] if rows else step), picked=1 if rows else 0,
+        scratch=Memory(np.zeros((2, 4096), np.uint8)), wide_from=Memory(step[FIRST_WIDE:]),
     )  # fmt: skip
+    call("norm", "norm", {"centred": 0}, step, args)
     out = read_records(record, width) if records else y[:, :width]
     return (out, h[:, :width]) if keep_sum else out
 
@@ -101,16 +104,16 @@ def test_elementwise(kind: str) -> None:
     x, b = normal(5, 5003), normal(5, 5003, seed=1)
     want = {"add": x + b, "scale": x * np.float32(2.5), "softcap": soft_cap(x, 2.5), "copy": x}[kind]
     step, xb, bb, y = step_block(5), padded(x), padded(b), padded(0 * x)
-    slots = [xb, xb.strides[0], bb, bb.strides[0], y, y.strides[0], 2.5, 5003, step, 0]
-    call("elementwise", "elementwise", {"kind": kind}, step, slots)
+    args = Elementwise(x=Memory(xb), b=Memory(bb), y=Memory(y), factor=2.5, columns=5003, rows=Memory(step))
+    call("elementwise", "elementwise", {"kind": kind}, step, args)
     np.testing.assert_allclose(y[:, :5003], want, rtol=1e-6 if kind != "softcap" else 1e-5, atol=1e-6)
 
 
 def test_copy_picks_rows() -> None:
     x, rows = normal(6, 48), [0, 4, 5]
     step, xb, y = step_block(6, rows), padded(x), padded(np.zeros((3, 48), np.float32))
-    slots = [xb, xb.strides[0], xb, xb.strides[0], y, y.strides[0], 0.0, 48, step[2:], 1]
-    call("elementwise", "elementwise", {"kind": "copy"}, step, slots)
+    args = Elementwise(x=Memory(xb), b=Memory(xb), y=Memory(y), columns=48, rows=Memory(step[2:]), picked=1)
+    call("elementwise", "elementwise", {"kind": "copy"}, step, args)
     np.testing.assert_array_equal(y[:, :48], x[rows])
 
 
@@ -120,11 +123,13 @@ def test_gated_activation(act: str) -> None:
     want = gated_activation(gate, up, act)
     step, g, u, y = step_block(6), padded(gate), padded(up), padded(0 * gate)
     records, scratch = np.zeros((6, 192), np.uint8), np.zeros((2, 4096), np.uint8)
-    slots = [g, g.strides[0], u, u.strides[0], y, y.strides[0], 0, 192, 96, step, scratch, 4096, step[FIRST_WIDE:], 1]
-    call("elementwise", "gated", {"act": act}, step, slots)
+    args = Gated(
+        gate=Memory(g), up=Memory(u), y=Memory(y), columns=96, rows=Memory(step), scratch=Memory(scratch),
+        wide_from=Memory(step[FIRST_WIDE:]),
+    )  # fmt: skip
+    call("elementwise", "gated", {"act": act}, step, args)
     np.testing.assert_allclose(y[:, :96], want, rtol=1e-5, atol=4e-6)
-    slots[4], slots[6] = 0, records
-    call("elementwise", "gated", {"act": act}, step, slots)
+    call("elementwise", "gated", {"act": act}, step, replace(args, y=None, records=Memory(records)))
     steps = np.repeat(np.abs(want).reshape(6, 3, 32).max(axis=-1) / 127, 32, axis=1)
     assert (np.abs(read_records(records, 96) - want) <= 0.501 * steps + 1e-6).all()
 
@@ -132,7 +137,11 @@ def test_gated_activation(act: str) -> None:
 def test_records_of_picked_rows_and_wide_ones() -> None:
     x, rows = normal(7, 96), [0, 2, 3, 6]
     step, xb, records = step_block(7, rows, first_wide=2), padded(x), np.zeros((4, 192), np.uint8)
-    call("elementwise", "quantize", {}, step, [xb, xb.strides[0], records, 192, 96, step[2:], 1, step[FIRST_WIDE:]])
+    args = Quantize(
+        x=Memory(xb), records=Memory(records), columns=96, rows=Memory(step[2:]), picked=1,
+        wide_from=Memory(step[FIRST_WIDE:]),
+    )  # fmt: skip
+    call("elementwise", "quantize", {}, step, args)
     steps = np.repeat(np.abs(x[rows[:2]]).reshape(2, 3, 32).max(axis=-1) / 127, 32, axis=1)
     assert (np.abs(read_records(records[:2], 96) - x[rows[:2]]) <= 0.501 * steps).all()
     wide = (records[2:].view(np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -151,27 +160,36 @@ def test_experts_are_chosen_sorted_gathered_and_summed(gating: str, biased: bool
     ranges = np.zeros((n_experts + 1, 2), np.int64)
     slot_of, row_of = np.zeros(n * n_used, np.int32), np.zeros(n * n_used, np.int32)
     rows = padded(np.zeros((n * n_used, width), np.float32))
-    call("experts", "route", {"gating": gating}, step, [
-        lb, lb.strides[0], n_experts, n_used, chosen, weights, int(biased), 1.5, 0 if bias is None else bias, step,
-        np.zeros((2, 4096), np.uint8), 4096,
-    ])  # fmt: skip
+    route = Route(
+        logits=Memory(lb), n_experts=n_experts, n_used=n_used, chosen=Memory(chosen), weights=Memory(weights),
+        normalize=int(biased), factor=1.5, bias=None if bias is None else Memory(bias), rows=Memory(step),
+        scratch=Memory(np.zeros((2, 4096), np.uint8)),
+    )  # fmt: skip
+    call("experts", "route", {"gating": gating}, step, route)
     want, want_weights = reference_route(
         logits, n_used, gating=gating, normalize=biased, weight_scale=1.5, choice_bias=bias
     )
     np.testing.assert_array_equal(chosen, want)
     np.testing.assert_allclose(weights, want_weights, rtol=1e-5, atol=1e-6)
 
-    call("experts", "sort", {}, step, [chosen, n_used, n_experts, ranges, slot_of, row_of, step])
+    sort = Sort(
+        chosen=Memory(chosen), n_used=n_used, n_experts=n_experts, ranges=Memory(ranges), slot_of=Memory(slot_of),
+        row_of=Memory(row_of), rows=Memory(step),
+    )  # fmt: skip
+    call("experts", "sort", {}, step, sort)
     np.testing.assert_array_equal(slot_of, np.argsort(chosen.ravel(), kind="stable"))
     np.testing.assert_array_equal(ranges[:-1, 1], np.bincount(chosen.ravel(), minlength=n_experts))
     np.testing.assert_array_equal(ranges[:-1, 0], np.cumsum(ranges[:-1, 1]) - ranges[:-1, 1])
     assert ranges[-1].tolist() == [0, n * n_used]
 
-    call("experts", "gather", {}, step, [xb, xb.strides[0], rows, rows.strides[0], n_used, slot_of, ranges[-1]])
+    gather = Gather(x=Memory(xb), y=Memory(rows), n_used=n_used, slot_of=Memory(slot_of), rows=Memory(ranges[-1]))
+    call("experts", "gather", {}, step, gather)
     np.testing.assert_array_equal(rows[:, :width], x[slot_of // n_used])
     rows[:, :width] *= chosen.ravel()[slot_of][:, None] + 1
-    call("experts", "combine", {}, step, [
-        rows, rows.strides[0], y, y.strides[0], rb, rb.strides[0], weights, n_used, row_of, width, step,
-    ])  # fmt: skip
+    combine = Combine(
+        x=Memory(rows), y=Memory(y), residual=Memory(rb), weights=Memory(weights), n_used=n_used,
+        row_of=Memory(row_of), columns=width, rows=Memory(step),
+    )  # fmt: skip
+    call("experts", "combine", {}, step, combine)
     total = residual + (x[:, None] * (chosen[..., None] + 1) * weights[..., None]).sum(axis=1)
     np.testing.assert_allclose(y[:, :width], total, rtol=1e-4, atol=1e-5)

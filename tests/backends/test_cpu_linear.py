@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cpu_tools import Memory
 from oracle import decoded, nmse, random_tensor
 
 pytest.importorskip("llvmlite")
 
 from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.arguments.elementwise import Quantize
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.layouts import GATED_SCRATCH
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.arguments import Place
 from pyllm.jit.compiler import LIBRARY, Kernel, assembly
 from pyllm.jit.target import Target, host
 from pyllm.quant import formats
@@ -53,8 +56,11 @@ def records(x: np.ndarray, wide: bool) -> tuple[np.ndarray, np.ndarray]:
     n, columns = x.shape
     out = aligned(n * 2 * columns)
     rows, counter, wide_from = np.array([0, n], np.int64), np.zeros(1, np.int64), np.array([0 if wide else n], np.int64)
-    slots = [0, counter.ctypes.data, x.ctypes.data, 4 * columns, out.ctypes.data, 2 * columns, columns]
-    call(kernel("elementwise", "quantize"), np.array([*slots, rows.ctypes.data, 0, wide_from.ctypes.data], np.int64))
+    args = Quantize(
+        x=Memory(x), records=Place(out.ctypes.data, 2 * columns), columns=columns, rows=Memory(rows),
+        wide_from=Memory(wide_from),
+    )  # fmt: skip
+    call(kernel("elementwise", "quantize"), args.block(0, counter.ctypes.data))
     r = out.reshape(n, 2 * columns)
     if wide:
         return out, (r.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -114,22 +120,21 @@ class Case:
         self.expected = self.product + self.residual[:, : p.rows]
 
     def wide_args(self, p: linear.LinearPlan, y: np.ndarray, ldy: int, residual: bool) -> np.ndarray:
-        slots = linear.wide_args(
-            p, w=self.packed.ctypes.data, x=self.x.ctypes.data, ldx=self.ldx, y=y.ctypes.data, ldy=ldy,
-            bias=self.bias.ctypes.data, residual=self.residual.ctypes.data if residual else 0,
-            rows=self.step.ctypes.data, scratch=self.scratch.ctypes.data, scratch_bytes=len(self.scratch),
+        args = p.wide_args(
+            w=Memory(self.packed), x=Place(self.x.ctypes.data, self.ldx), y=Place(y.ctypes.data, ldy),
+            bias=Memory(self.bias), residual=Memory(self.residual) if residual else None, rows=Memory(self.step),
+            scratch=Place(self.scratch.ctypes.data, len(self.scratch)),
         )  # fmt: skip
-        return np.array([self.step.ctypes.data, self.counter.ctypes.data, *slots], np.int64)
+        return args.block(self.step.ctypes.data, self.counter.ctypes.data)
 
 
 def narrow(p: linear.LinearPlan, c: Case) -> None:
     """Run the case's product for few tokens: with bias and residual, to c.y."""
-    args = linear.args(
-        p, step=c.step.ctypes.data, counter=c.counter.ctypes.data, w=c.packed.ctypes.data, x=c.x.ctypes.data,
-        ldx=c.ldx, y=c.y.ctypes.data, ldy=c.y.strides[0], bias=c.bias.ctypes.data,
-        residual=c.residual.ctypes.data, ranges=c.step.ctypes.data,
+    args = p.args(
+        w=Memory(c.packed), x=Place(c.x.ctypes.data, c.ldx), y=Memory(c.y), bias=Memory(c.bias),
+        residual=Memory(c.residual), ranges=Memory(c.step),
     )  # fmt: skip
-    call(p.kernel, args)
+    call(p.kernel, args.block(c.step.ctypes.data, c.counter.ctypes.data))
 
 
 @pytest.mark.parametrize(("format", "field", "codes"), [("MXFP4", "e", range(224)), ("NVFP4", "d", range(256))])

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cpu_tools import Memory
 from numpy.typing import NDArray
 
+from pyllm.backends.cpu.arguments.elementwise import Elementwise
 from pyllm.errors import ClosedError
 from pyllm.jit.compiler import LIBRARY, kernel
 from pyllm.jit.memory import aligned_zeros
@@ -34,9 +36,9 @@ def chain(n_ops: int, size: int = 4096, n_rows: int = 8) -> tuple[NDArray[np.int
     one[:] = 1
     for i in range(n_ops):
         x, y = values[i % 2], values[(i + 1) % 2]
-        slots = [step, counters[i], x, 4 * size, one, 4 * size, y, 4 * size]
-        blocks[i, :8] = [s if isinstance(s, int) else s.ctypes.data for s in slots]
-        blocks[i, 9:12] = size, step.ctypes.data, 0
+        args = Elementwise(x=Memory(x), b=Memory(one), y=Memory(y), columns=size, rows=Memory(step))
+        block = args.block(step.ctypes.data, counters[i].ctypes.data)
+        blocks[i, : len(block)] = block
         table[i] = address, blocks[i].ctypes.data, counters[i, 1:].ctypes.data, 0
     return table, values, [step, blocks, counters]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_tools import call, padded, step_block
+from cpu_tools import Memory, call, padded, step_block
 
+from pyllm.backends.cpu.arguments.embed import Embed
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.embed import EMBED_FORMATS
 from pyllm.jit.compiler import LIBRARY
@@ -40,8 +41,8 @@ def test_as_numpy_decodes(name: str) -> None:
             view[field][6:] = rng.choice(SPECIAL_HALVES, view[6:].shape).view(np.float16)
     tokens = np.arange(9, dtype=np.int32)
     y = padded(np.zeros((9, 512), np.float32))
-    slots = [data, y, y.strides[0], 512, 1.0]
-    call("embed", "embed", {"format": name}, step_block(9, tokens=tokens), slots)
+    args = Embed(table=Memory(data), y=Memory(y), columns=512, scale=1.0)
+    call("embed", "embed", {"format": name}, step_block(9, tokens=tokens), args)
     want = fmt.decode(data)
     differs = (y.view(np.uint32) != want.view(np.uint32)) & ~(np.isnan(y) & np.isnan(want))
     assert not differs.any()

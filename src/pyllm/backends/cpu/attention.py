@@ -1,4 +1,4 @@
-"""Rotary positions, KV cache and attention on the CPU: layout of the cache, kernels, scratch, argument slots.
+"""Rotary positions, KV cache and attention on the CPU: layout of the cache, kernels, scratch, arguments.
 
 Between the linear layers and attention a layer takes two ops: `store` (norm and rotate queries in place, norm and
 rotate keys into the cache, values into the cache) and `attend`. The table of rotations is one op a step for each
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pyllm.backends.cpu.arguments import rope as arguments
+from pyllm.backends.cpu.arguments.attention import Attend
+from pyllm.backends.cpu.arguments.kv import Store
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.kernels.attention_scratch import PARTS_PER_THREAD, Scratch, tile_rows
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import KVDtype
 from pyllm.errors import BackendError
+from pyllm.jit.arguments import Address, Rows
 from pyllm.jit.compiler import Kernel
 from pyllm.jit.target import host
 from pyllm.program import KVSpec
@@ -26,11 +27,6 @@ from pyllm.program.ops.rope import Rope
 
 def _up(n: int, multiple: int) -> int:
     return (n + multiple - 1) // multiple * multiple
-
-
-def _slots(*values: int | float) -> NDArray[np.int64]:
-    """Argument slots: floats keep their float64 bits."""
-    return np.array([np.float64(v).view(np.int64) if isinstance(v, float) else v for v in values], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,40 +86,35 @@ class RopeTable:
         """Bytes of one token's row: the table takes max_tokens of them."""
         return 8 * _up(self.half * (2 if self.interleaved else 1), 16)
 
-    def frequencies(self) -> NDArray[np.float32]:
-        """What `inv_freq` of `args` points to."""
-        return np.array(self.inv_freq, np.float32)
-
-    def args(self, *, step: int, counter: int, inv_freq: int, table: int) -> NDArray[np.int64]:
-        return _slots(step, counter, inv_freq, self.half, float(self.mscale), table, self.row_bytes)
+    def args(self, inv_freq: Address, table: Rows) -> arguments.Table:
+        """Arguments of `kernel`. `inv_freq`: where they are as float32."""
+        return arguments.Table(inv_freq=inv_freq, half=self.half, mscale=self.mscale, table=table)
 
 
 @dataclass(frozen=True, slots=True)
 class HeadNorm:
-    """RMS norm of each head before rotation. `weight`: address of float32, or 0; `stride`: bytes from one head's
+    """RMS norm of each head before rotation. `weight`: where it is as float32; `stride`: bytes from one head's
     weights to the next one's, 0 where heads share them."""
 
-    weight: int
+    weight: Address | None
     eps: float
     stride: int = 0
 
 
-def _norm_slots(norm: HeadNorm | None) -> tuple[int, int, float]:
-    return (0, 0, -1.0) if norm is None else (norm.weight, norm.stride, float(norm.eps))
-
+NO_NORM = HeadNorm(None, -1.0)
 
 ROTATE = kernel("rope", "rotate")
 """Norm and rotation of a value outside attention."""
 
 
 def rotate_args(
-    *, step: int, counter: int, x: int, ldx: int, y: int, ldy: int, n_heads: int, head_dim: int,
-    rope: RopeTable | None, table: int = 0, norm: HeadNorm | None = None,
-) -> NDArray[np.int64]:  # fmt: skip
-    """Arguments of `ROTATE`: y = rope(norm(x)), either of them left out where None. y may be x; ld in bytes."""
-    row, half, interleaved = (rope.row_bytes, rope.half, int(rope.interleaved)) if rope else (0, 0, 0)
-    return _slots(
-        step, counter, x, ldx, y, ldy, n_heads, head_dim, table, row, half, interleaved, *_norm_slots(norm)
+    *, x: Rows, y: Rows, n_heads: int, head_dim: int, rope: RopeTable | None, table: Rows | None = None,
+    norm: HeadNorm = NO_NORM,
+) -> arguments.Rotate:  # fmt: skip
+    """Arguments of `ROTATE`: y = rope(norm(x)), either of them left out where there is none. y may be x."""
+    return arguments.Rotate(
+        x=x, y=y, n_heads=n_heads, head_dim=head_dim, table=table, half=rope.half if rope else 0,
+        interleaved=int(rope.interleaved) if rope else 0, weight=norm.weight, weight_stride=norm.stride, eps=norm.eps,
     )  # fmt: skip
 
 
@@ -179,38 +170,44 @@ class AttentionPlan:
         return 2 * PARTS_PER_THREAD * self.n_threads
 
     @property
+    def tickets_bytes(self) -> int:
+        """Bytes of tickets, with which the buffer that all threads share begins; parts come after them."""
+        return _up(8 * self._n_parts, 64)
+
+    @property
     def shared_bytes(self) -> int:
-        """Bytes of the buffer that all threads share: tickets, then parts."""
-        return _up(8 * self._n_parts, 64) + self._n_parts * self._rows * Scratch(self.width, self.wide).ld
+        """Bytes of that buffer."""
+        return self.tickets_bytes + self._n_parts * self._rows * Scratch(self.width, self.wide).ld
 
     def store_args(
-        self, *, step: int, counter: int, q: int, ldq: int, k: int, ldk: int, v: int, ldv: int, cache: int,
-        rope: RopeTable | None = None, table: int = 0, q_norm: HeadNorm | None = None, k_norm: HeadNorm | None = None,
-        scratch: int, scratch_stride: int,
-    ) -> NDArray[np.int64]:  # fmt: skip
-        """Arguments of `store_kernel`: q = rope(norm(q)) in place, rope(norm(k)) and v into this layer's cache at
-        address `cache`. ld in bytes; q, k and v may be columns of one buffer. Without rope and norms q is not
-        touched."""
-        spec, a = self.layout.spec, self.layout
-        row, half, interleaved = (rope.row_bytes, rope.half, int(rope.interleaved)) if rope else (0, 0, 0)
-        return _slots(
-            step, counter, q, ldq, k, ldk, v, ldv, cache, a.page_bytes, a.page_size, spec.n_kv_heads, self.group,
-            spec.head_dim, spec.v_head_dim, a.head_bytes, a.key_bytes, table, row, half, interleaved,
-            *_norm_slots(q_norm), *_norm_slots(k_norm), scratch, scratch_stride,
+        self, *, q: Rows, k: Rows | None, v: Rows | None, cache: Address, rope: RopeTable | None = None,
+        table: Rows | None = None, q_norm: HeadNorm = NO_NORM, k_norm: HeadNorm = NO_NORM, scratch: Rows,
+    ) -> Store:  # fmt: skip
+        """Arguments of `store_kernel`: q = rope(norm(q)) in place, rope(norm(k)) and v into this layer's cache. q, k
+        and v may be columns of one buffer. Without rope and norms q is not touched."""
+        return Store(
+            q=q, k=k, v=v, cache=cache, **self._shape(), table=table, half=rope.half if rope else 0,
+            interleaved=int(rope.interleaved) if rope else 0, q_weight=q_norm.weight, q_weight_stride=q_norm.stride,
+            q_eps=q_norm.eps, k_weight=k_norm.weight, k_weight_stride=k_norm.stride, k_eps=k_norm.eps, scratch=scratch,
         )  # fmt: skip
 
     def args(
-        self, *, step: int, counter: int, q: int, ldq: int, out: int, ldo: int, cache: int, sinks: int = 0,
-        scratch: int, scratch_stride: int, shared: int,
-    ) -> NDArray[np.int64]:  # fmt: skip
-        """Arguments of `kernel`. `sinks`: address of float32 [n_heads], or 0; ld in bytes."""
-        spec, a = self.layout.spec, self.layout
-        return _slots(
-            step, counter, q, ldq, out, ldo, cache, a.page_bytes, a.page_size, spec.n_kv_heads, self.group,
-            spec.head_dim, spec.v_head_dim, a.head_bytes, a.key_bytes, float(self.scale), spec.window,
-            float(self.softcap), sinks, scratch, scratch_stride, self._rows, shared + _up(8 * self._n_parts, 64),
-            shared,
+        self, *, q: Rows, y: Rows, cache: Address, sinks: Address | None = None, scratch: Rows, parts: Address,
+        tickets: Address,
+    ) -> Attend:  # fmt: skip
+        """Arguments of `kernel`. `sinks`: float32 [n_heads]; tickets and parts are in the buffer that threads share."""
+        return Attend(
+            q=q, y=y, cache=cache, **self._shape(), scale=self.scale, window=self.layout.spec.window,
+            softcap=self.softcap, sinks=sinks, scratch=scratch, cap_rows=self._rows, parts=parts, tickets=tickets,
         )  # fmt: skip
+
+    def _shape(self) -> dict[str, int]:
+        spec, a = self.layout.spec, self.layout
+        return {
+            "page_bytes": a.page_bytes, "page_size": a.page_size, "n_kv": spec.n_kv_heads, "group": self.group,
+            "head_dim": spec.head_dim, "v_head_dim": spec.v_head_dim, "head_bytes": a.head_bytes,
+            "key_bytes": a.key_bytes,
+        }  # fmt: skip
 
 
 def plan(op: Attention, *, page_size: int, dtype: KVDtype, n_threads: int, wide: bool | None = None) -> AttentionPlan:

@@ -89,7 +89,7 @@ class CPUExecutable(Executable):
             cache.address = address
             address += n_bytes * self.options.n_pages
         scratch = self._work.address
-        low.table.place(scratch + low.table.scratch_bytes * n_threads, scratch)
+        low.table.place(scratch + low.table.scratch.ld * n_threads, scratch)
 
     @staticmethod
     def _output(buffer: Buffer, width: int) -> NDArray[np.float32]:

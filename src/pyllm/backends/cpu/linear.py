@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pyllm.backends.cpu.arguments import linear as arguments
+from pyllm.backends.cpu.arguments.pack import Pack
+from pyllm.backends.cpu.arguments.wide import Wide
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.layouts import LAYOUTS, PANEL, Layout
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.jit.arguments import Address, Place, Rows
 from pyllm.jit.compiler import LIBRARY, Kernel
 from pyllm.jit.target import Target, host
 from pyllm.quant import formats
@@ -58,6 +61,41 @@ class LinearPlan:
         """Bytes of one packed matrix."""
         return self.layout.matrix_bytes(self.rows, self.columns)
 
+    def args(
+        self,
+        *,
+        w: Address,
+        x: Rows,
+        y: Rows,
+        bias: Address | None = None,
+        residual: Address | None = None,
+        ranges: Address,
+        n_groups: int = 1,
+        bias_stride: int = 0,
+    ) -> arguments.Linear:
+        """Arguments of `kernel`; the residual lies as y does."""
+        return arguments.Linear(
+            w=w, n_panels=self.n_panels, columns=self.columns, x=x, y=y, bias=bias, residual=residual, ranges=ranges,
+            n_groups=n_groups, w_stride=self.n_bytes, bias_stride=bias_stride,
+        )  # fmt: skip
+
+    def wide_args(
+        self,
+        *,
+        w: Address,
+        x: Rows,
+        y: Rows,
+        bias: Address | None = None,
+        residual: Address | None = None,
+        rows: Address,
+        scratch: Rows,
+    ) -> Wide:
+        """Arguments of wide kernels."""
+        return Wide(
+            w=w, n_panels=self.n_panels, columns=self.columns, x=x, y=y, bias=bias, residual=residual, rows=rows,
+            scratch=scratch,
+        )  # fmt: skip
+
     def gated_kernel(self, act: str) -> Kernel | None:
         """Wide kernel that goes on to act(gate) * up, for a matrix whose first half of rows are gates."""
         whole = self.n_panels % 2 == 0 and self.rows % (2 * PANEL) == 0
@@ -91,41 +129,6 @@ def wide_supported(target: Target) -> bool:
     return syscall(ctypes.c_long(arch_prctl), ctypes.c_long(request_permission), ctypes.c_long(tile_data)) == 0
 
 
-def args(
-    p: LinearPlan, *, step: int, counter: int, w: int, x: int, ldx: int, y: int, ldy: int, bias: int = 0,
-    residual: int = 0, ranges: int, n_groups: int = 1, bias_stride: int = 0,
-) -> NDArray[np.int64]:  # fmt: skip
-    """Argument slots of the kernel; addresses in bytes, ld in bytes between tokens, residual laid out as y."""
-    return np.array(
-        [
-            step,
-            counter,
-            w,
-            p.n_panels,
-            p.columns,
-            x,
-            ldx,
-            y,
-            ldy,
-            bias,
-            residual,
-            ranges,
-            n_groups,
-            p.n_bytes,
-            bias_stride,
-        ],
-        np.int64,
-    )
-
-
-def wide_args(
-    p: LinearPlan, *, w: int, x: int, ldx: int, y: int, ldy: int, bias: int, residual: int, rows: int, scratch: int,
-    scratch_bytes: int,
-) -> list[int]:  # fmt: skip
-    """Argument slots of wide kernels, after step and counter; `scratch_bytes` are those of one thread."""
-    return [w, p.n_panels, p.columns, x, ldx, y, ldy, bias, residual, rows, scratch, scratch_bytes]
-
-
 def pack(p: LinearPlan, tensor: TensorInfo, out: int, run_parallel: RunParallel) -> None:
     """Pack a tensor [rows, columns] or [experts, rows, columns] to address `out`, p.n_bytes for each matrix."""
     n_matrices = tensor.n_elements // (p.rows * p.columns)
@@ -155,9 +158,10 @@ def pack(p: LinearPlan, tensor: TensorInfo, out: int, run_parallel: RunParallel)
 def _pack(
     p: LinearPlan, src: int, row_bytes: int, rows: int, n_matrices: int, out: int, run_parallel: RunParallel
 ) -> None:
+    args = Pack(
+        source=Place(src, row_bytes), n_rows=rows, columns=p.columns, target=Place(out), n_matrices=n_matrices,
+        source_stride=row_bytes * rows, target_stride=p.n_bytes,
+    )  # fmt: skip
     counter = np.zeros(1, np.int64)
-    slots = np.array(
-        [0, counter.ctypes.data, src, row_bytes, rows, p.columns, out, n_matrices, row_bytes * rows, p.n_bytes],
-        np.int64,
-    )
-    run_parallel(LIBRARY.load([p.pack_kernel])[p.pack_kernel], slots.ctypes.data)
+    block = args.block(0, counter.ctypes.data)
+    run_parallel(LIBRARY.load([p.pack_kernel])[p.pack_kernel], block.ctypes.data)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.arguments.elementwise import Quantize
 from pyllm.backends.cpu.attention import RopeTable
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.rules import emit
@@ -30,7 +31,6 @@ from pyllm.backends.cpu.table import (
     Buffer,
     Table,
     View,
-    at,
     round_up,
 )
 from pyllm.backends.cpu.values import Given, HostRows, Node, Range, Sent
@@ -101,7 +101,7 @@ class Lowering:
     def sizes(self) -> dict[str, int]:
         """Bytes by purpose. Gives work memory its offsets, so it is called once."""
         o = self.options
-        work = self.table.arrange() + self.table.scratch_bytes * o.n_threads + self.array_bytes
+        work = self.table.arrange() + self.table.scratch.ld * o.n_threads + self.array_bytes
         return {"weights": self.weights.n_bytes, "kv": sum(self.page_bytes) * o.n_pages, "work": work}
 
     # --- values
@@ -227,8 +227,8 @@ class Lowering:
         q8 = node.q8 = self.rows_q8(self.most_rows(node), width)
         self.table.add(
             kernel("elementwise", "quantize"),
-            lambda: [*at(x), *at(q8), width, self.range(node).address, picks, self.wide_from(node).address],
-            reads=[x],
-            writes=[q8],
+            Quantize(
+                x=x, records=q8, columns=width, rows=self.range(node), picked=picks, wide_from=self.wide_from(node)
+            ),
             label="quantize",
         )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.backends.cpu.arguments.statistics import SumSquares
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.table import View, round_up
+from pyllm.backends.cpu.table import Buffer, View, round_up
 from pyllm.jit.memory import aligned_zeros
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class _Place:
     group: int
     n_groups: int
     columns: int
+    sums: Buffer
+    errors: Buffer
+    counts: Buffer
+    """Addresses are there after `allocate`."""
 
     @property
     def padded(self) -> int:
@@ -63,15 +68,23 @@ class Statistics:
         """
         place = self._of_value.get(value) if value is not None else None
         if place is None:
-            place = _Place(self._n_floats, self._n_groups, n_groups, columns)
+            buffers = (Buffer(0, outside=True) for _ in range(3))
+            place = _Place(self._n_floats, self._n_groups, n_groups, columns, *buffers)
             self._n_floats += n_groups * place.padded
             self._n_groups += n_groups
             if value is not None:
                 self._of_value[value] = place
             table.add(
                 kernel("statistics", "sum_squares"),
-                lambda: [x.address, x.ld, columns, ranges.address, n_groups, *self._addresses(place)],
-                reads=[x, ranges],
+                SumSquares(
+                    x=x,
+                    columns=columns,
+                    ranges=ranges,
+                    n_groups=n_groups,
+                    sums=place.sums,
+                    errors=place.errors,
+                    counts=place.counts,
+                ),
                 label="sum squares",
             )
         self._of_weight.update(dict.fromkeys(weights, place))
@@ -82,6 +95,9 @@ class Statistics:
         self._counts = aligned_zeros((self._n_groups,), np.int64)
         self._totals = np.zeros(self._n_floats, np.float64)
         self._total_counts = np.zeros(self._n_groups, np.int64)
+        for p in self._of_weight.values():
+            p.sums.address, p.errors.address = (part[p.start :].ctypes.data for part in self._step)
+            p.counts.address = self._counts[p.group :].ctypes.data
 
     def begin(self) -> None:
         """A step begins: forget what one that was cut short may have left."""
@@ -101,7 +117,3 @@ class Statistics:
             sums = self._totals[p.start : p.start + p.n_groups * p.padded].reshape(p.n_groups, p.padded)
             out[name] = sums[:, : p.columns].copy(), self._total_counts[p.group : p.group + p.n_groups].copy()
         return out
-
-    def _addresses(self, p: _Place) -> tuple[int, int, int]:
-        start = self._step.ctypes.data + 4 * p.start
-        return start, 4 * self._n_floats, self._counts.ctypes.data + 8 * p.group

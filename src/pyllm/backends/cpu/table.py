@@ -1,18 +1,18 @@
-"""The table that a step walks: kernels with their argument slots, and the work memory that their values share.
+"""The table that a step walks: kernels with their arguments, and the work memory that their values share.
 
-While a table is built, nothing has an address: entries keep a function that gives their slots once memory is there.
+While a table is built, nothing has an address: entries keep their arguments, which are asked once memory is there.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends import arena
+from pyllm.jit.arguments import PREFIX, Arguments
 from pyllm.jit.compiler import Kernel
 from pyllm.jit.memory import aligned_zeros
 
@@ -54,17 +54,20 @@ class View:
         return self.buffer.address + self.offset
 
 
-def at(view: View | None) -> tuple[int, int]:
-    """The two slots of a view: address and bytes between rows."""
-    return (0, 0) if view is None else (view.address, view.ld)
+@dataclass(eq=False, slots=True)
+class Scratch:
+    """Memory that each thread has for itself: `ld` bytes, as many as the kernel that needs most."""
+
+    address: int = 0
+    ld: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One op of the table: a kernel, its slots from the third on, and what a profile calls it."""
+    """One op of the table: a kernel, its arguments, and what a profile calls it."""
 
     kernel: Kernel
-    slots: Callable[[], Sequence[int | float]]
+    args: Arguments
     label: str
     wide: Entry | None = None
     """Does the same for the tokens with wide records."""
@@ -74,29 +77,27 @@ class Entry:
 
 @dataclass
 class Table:
-    """Entries in the order of their execution, their buffers, and scratch memory that each thread has for itself."""
+    """Entries in the order of their execution, their buffers, and scratch memory."""
 
     entries: list[Entry] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
-    scratch: Buffer = field(default_factory=lambda: Buffer(0, outside=True))
-    scratch_bytes: int = 0
+    scratch: Scratch = field(default_factory=Scratch)
 
     def add(
         self,
         kernel: Kernel,
-        slots: Callable[[], Sequence[int | float]],
+        args: Arguments,
         *,
-        reads: Iterable[View | Buffer | None] = (),
-        writes: Iterable[View | Buffer | None] = (),
         label: str = "",
         wide: Entry | None = None,
         narrow: bool = False,
     ) -> None:
-        """Append an entry. `reads` and `writes` say how long buffers live; None stands for what is not there."""
-        for item in (*writes, *reads):
-            if item is not None:
-                self.touch(item.buffer if isinstance(item, View) else item, len(self.entries))
-        self.entries.append(Entry(kernel, slots, label, wide, narrow))
+        """Append an entry. Buffers live as long as they are among arguments."""
+        for written in (True, False):
+            for place in [*args.places(written=written), *(wide.args.places(written=written) if wide else ())]:
+                if isinstance(place, View | Buffer):
+                    self.touch(place.buffer if isinstance(place, View) else place, len(self.entries))
+        self.entries.append(Entry(kernel, args, label, wide, narrow))
 
     def touch(self, buffer: Buffer, at: int) -> None:
         """The buffer is used by entry `at`."""
@@ -113,7 +114,7 @@ class Table:
 
     def need_scratch(self, n_bytes: int) -> None:
         """Each thread gets at least so much."""
-        self.scratch_bytes = max(self.scratch_bytes, _lines(n_bytes))
+        self.scratch.ld = max(self.scratch.ld, round_up(n_bytes, LINE))
 
     def arrange(self) -> int:
         """Give every buffer an offset (kept as its address), reusing what has ended; returns the bytes of all."""
@@ -136,16 +137,16 @@ class Table:
                 chosen.append((i, e))
             if wide and e.wide:
                 chosen.append((i, e.wide))
-        slots = [list(e.slots()) for _, e in chosen]
-        width = -(-(2 + max((len(s) for s in slots), default=0)) // 8) * 8
-        args = aligned_zeros((len(slots), width), np.int64)
-        counters = aligned_zeros((len(slots), LINE // 8), np.int64)
-        gates = aligned_zeros((len(slots), LINE // 8), np.int64)
-        table = aligned_zeros((len(slots), 4), np.int64)
-        for i, values in enumerate(slots):
-            args[i, 0], args[i, 1] = step, counters[i].ctypes.data
-            _write(args[i, 2:], values)
-            table[i, :3] = addresses[chosen[i][1].kernel], args[i].ctypes.data, gates[i].ctypes.data
+        n = len(chosen)
+        width = round_up(len(PREFIX) + max((len(e.args.slots()) for _, e in chosen), default=0), LINE // 8)
+        args = aligned_zeros((n, width), np.int64)
+        counters = aligned_zeros((n, LINE // 8), np.int64)
+        gates = aligned_zeros((n, LINE // 8), np.int64)
+        table = aligned_zeros((n, 4), np.int64)
+        for i, (_, entry) in enumerate(chosen):
+            args[i, : len(PREFIX)] = step, counters[i].ctypes.data
+            entry.args.write(args[i, len(PREFIX) :])
+            table[i, :3] = addresses[entry.kernel], args[i].ctypes.data, gates[i].ctypes.data
         return Encoded(
             int(table.ctypes.data),
             [e.label for _, e in chosen],
@@ -171,21 +172,8 @@ class Encoded:
         that is over still reads it, but no arguments, since its gates are closed."""
         args = self.arrays[1]
         for i, entry in enumerate(self.entries):
-            _write(args[i, 2:], entry.slots())
+            entry.args.write(args[i, len(PREFIX) :])
 
     def n_ops(self, n_entries: int) -> int:
         """How many ops compute the first entries."""
         return bisect_left(self.sources, n_entries)
-
-
-def _write(slots: NDArray[np.int64], values: Iterable[int | float]) -> None:
-    """Arguments into their slots."""
-    for j, v in enumerate(values):
-        if isinstance(v, float):
-            slots.view(np.float64)[j] = v
-        else:
-            slots[j] = v
-
-
-def _lines(n_bytes: int) -> int:
-    return round_up(n_bytes, LINE)

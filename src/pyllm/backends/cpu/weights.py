@@ -35,6 +35,18 @@ class _Matrix:
     place: Buffer
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as the file has it."""
+
+    weights: Weights
+    name: str
+
+    @property
+    def address(self) -> int:
+        return int(self.weights[self.name].data.ctypes.data)
+
+
 class Weights:
     """What is asked for twice is stored once. Addresses are there after `allocate`, contents after `pack`."""
 
@@ -79,6 +91,10 @@ class Weights:
         """A table whose rows are read as they are stored."""
         self._tables.add(name)
         return self[name]
+
+    def stored(self, name: str) -> Stored:
+        """Where a table lies."""
+        return Stored(self, name)
 
     def vector(self, parts: Sequence[tuple[str | None, int]], n: int = 1) -> tuple[Buffer, int]:
         """Small tensors ([(n,) width], None: zeros) side by side as float32, zeros up to the next multiple of 16

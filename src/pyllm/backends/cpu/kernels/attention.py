@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.attention import Attend
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, PARTS_PER_THREAD, TILE_ROWS, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
 from pyllm.backends.cpu.kernels.attention_tiles import build, rounded_rows, tile_shape
 from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, wide_engine
 from pyllm.backends.cpu.kernels.kv import key_unit
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     atomic_add,
     atomic_store,
     hsum_f32,
     load_f32,
     load_f32x16,
-    load_f64,
     load_i32,
     load_i64,
     store_f32,
@@ -32,6 +33,8 @@ from pyllm.jit.simd import (
     store_i64,
 )
 from pyllm.jit.simd.amx import tile_release, tile_shapes
+
+read = reader(Attend)
 
 PART = 256
 """Positions below which a range is not divided."""
@@ -149,70 +152,64 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
 
     @register_jitable
     def attend_range(args, scratch, table, head, token, rows, position, low, high):
-        ldq = load_i64(args + 24)
-        cache = load_i64(args + 48)
-        page_bytes = load_i64(args + 56)
-        page_size = load_i64(args + 64)
-        group = load_i64(args + 80)
-        head_dim = load_i64(args + 88)
-        v_padded = (load_i64(args + 96) + 31) // 32 * 2
-        keys = cache + head * load_i64(args + 104)
-        values = keys + load_i64(args + 112)
-        window = load_i64(args + 128)
-        softcap = load_f64(args + 136)
-        cap_rows = load_i64(args + 168)
-        unit = key_unit(page_size)
-        key_bytes = (head_dim + 15) // 16 * 16 * size * unit
+        a = read(args)
+        v_padded = (a.v_head_dim + 31) // 32 * 2
+        keys = a.cache + head * a.head_bytes
+        values = keys + a.key_bytes
+        unit = key_unit(a.page_size)
+        key_bytes = (a.head_dim + 15) // 16 * 16 * size * unit
         value_bytes = 16 * size * v_padded * unit
         queries = scratch + rows_at
-        outputs = queries + cap_rows * ld
-        sums = outputs + cap_rows * ld
-        maxima = sums + cap_rows * 64
+        outputs = queries + a.cap_rows * ld
+        sums = outputs + a.cap_rows * ld
+        maxima = sums + a.cap_rows * 64
 
-        q = load_i64(args + 16) + token * ldq + 4 * head_dim * head * group
-        factor = np.float32(load_f64(args + 120) * (1.0 if softcap > 0.0 else LOG2_E))
+        q = a.q + token * a.ld_q + 4 * a.head_dim * head * a.group
+        factor = np.float32(a.scale * (1.0 if a.softcap > 0.0 else LOG2_E))
         row = queries
-        for _ in range(rows // group):
-            for g in range(group):
-                fill(row + head_dim // 16 * 64, (head_dim + 31) // 32 * 2 - head_dim // 16, 0.0)
-                write_scaled(row, q + g * 4 * head_dim, head_dim, factor)
+        for _ in range(rows // a.group):
+            for g in range(a.group):
+                fill(row + a.head_dim // 16 * 64, (a.head_dim + 31) // 32 * 2 - a.head_dim // 16, 0.0)
+                write_scaled(row, q + g * 4 * a.head_dim, a.head_dim, factor)
                 row += ld
-            q += ldq
-        start(scratch, queries, rows, head_dim, cap_rows)
-        for r in range(min(rows + 31, cap_rows)):
+            q += a.ld_q
+        start(scratch, queries, rows, a.head_dim, a.cap_rows)
+        for r in range(min(rows + 31, a.cap_rows)):
             fill(outputs + r * ld, v_padded, 0.0)
         fill(sums, rows, 0.0)
         fill(maxima, rows // 16 + 3, LOWEST)
 
         for b0 in range(low, high, BLOCK):
             b1 = min(b0 + BLOCK, high)
-            _list_block(scratch + keys_at, table, keys, page_bytes, page_size, key_bytes, 16 * size, b0, b1)
-            _list_block(scratch + values_at, table, values, page_bytes, page_size, 32 * size * unit, 512 * size, b0, b1)
+            _list_block(scratch + keys_at, table, keys, a.page_bytes, a.page_size, key_bytes, 16 * size, b0, b1)
             _list_block(
-                scratch + values_ahead, table, values, page_bytes, page_size, value_bytes, value_bytes // 2, b0, b1
+                scratch + values_at, table, values, a.page_bytes, a.page_size, 32 * size * unit, 512 * size, b0, b1
+            )
+            _list_block(
+                scratch + values_ahead, table, values, a.page_bytes, a.page_size, value_bytes, value_bytes // 2, b0, b1
             )
             soon = b1 if b1 < high else b0
             _list_block(
-                scratch + keys_ahead, table, keys, page_bytes, page_size, key_bytes, key_bytes // 2, soon,
+                scratch + keys_ahead, table, keys, a.page_bytes, a.page_size, key_bytes, key_bytes // 2, soon,
                 min(soon + BLOCK, high),
             )  # fmt: skip
-            begin(scratch, page_size, b1 - b0, head_dim, v_padded)
+            begin(scratch, a.page_size, b1 - b0, a.head_dim, v_padded)
             for r in range(0, rows, step_rows):
                 m = min(step_rows, rows - r)
-                first = position + r // group - b0
-                n = min(b1, position + (r + m - 1) // group + 1) - b0
-                if n <= 0 or (window > 0 and b1 - b0 <= first - window + 1):
+                first = position + r // a.group - b0
+                n = min(b1, position + (r + m - 1) // a.group + 1) - b0
+                if n <= 0 or (a.window > 0 and b1 - b0 <= first - a.window + 1):
                     continue
                 n_vectors = (n + 15) // 16
-                scores(scratch, m, queries, r, page_size, n_vectors, head_dim, cap_rows)
+                scores(scratch, m, queries, r, a.page_size, n_vectors, a.head_dim, a.cap_rows)
                 for h in range(0, m, 16):
                     at = r + h
-                    last = position + at // group - b0
+                    last = position + at // a.group - b0
                     soften(
-                        scratch, h, min(16, m - h), n_vectors, maxima + 4 * at, sums + 64 * at, last, at % group, group,
-                        window, softcap,
+                        scratch, h, min(16, m - h), n_vectors, maxima + 4 * at, sums + 64 * at, last, at % a.group,
+                        a.group, a.window, a.softcap,
                     )  # fmt: skip
-                weigh(scratch, m, outputs + r * ld, page_size, n, v_padded)
+                weigh(scratch, m, outputs + r * ld, a.page_size, n, v_padded)
 
     return attend_range
 
@@ -224,37 +221,33 @@ def _endings(places: Scratch) -> tuple[Any, Any, Any]:
     @register_jitable
     def finish(args, scratch, head, token, rows):
         """Divide by the sums, sinks included, and write the outputs of a whole tile."""
-        out = load_i64(args + 32)
-        ldo = load_i64(args + 40)
-        group = load_i64(args + 80)
-        v_head_dim = load_i64(args + 96)
-        sinks = load_i64(args + 144)
-        cap_rows = load_i64(args + 168)
-        outputs = scratch + rows_at + cap_rows * ld
-        sums = outputs + cap_rows * ld
-        maxima = sums + cap_rows * 64
-        out += token * ldo + 4 * v_head_dim * head * group
-        for r in range(0, rows, group):
-            for g in range(group):
+        a = read(args)
+        out = a.y
+        outputs = scratch + rows_at + a.cap_rows * ld
+        sums = outputs + a.cap_rows * ld
+        maxima = sums + a.cap_rows * 64
+        out += token * a.ld_y + 4 * a.v_head_dim * head * a.group
+        for r in range(0, rows, a.group):
+            for g in range(a.group):
                 total = hsum_f32(load_f32x16(sums + 64 * (r + g)))
                 factor = np.float32(1) / total
-                if sinks != 0:
+                if a.sinks != 0:
                     best = load_f32(maxima + 4 * (r + g))
-                    sink = load_f32(sinks + 4 * (head * group + g)) * np.float32(LOG2_E)
+                    sink = load_f32(a.sinks + 4 * (head * a.group + g)) * np.float32(LOG2_E)
                     top = max(best, sink)
                     shrink = exp2(best - top)
                     factor = shrink / (total * shrink + exp2(sink - top))
-                write_scaled(out + 4 * v_head_dim * g, outputs + (r + g) * ld, v_head_dim, factor)
-            out += ldo
+                write_scaled(out + 4 * a.v_head_dim * g, outputs + (r + g) * ld, a.v_head_dim, factor)
+            out += a.ld_y
 
     @register_jitable
     def keep_part(args, scratch, part, rows):
         """Outputs, maxima and sums of a part, for the one who combines."""
-        v_padded = (load_i64(args + 96) + 15) // 16
-        cap_rows = load_i64(args + 168)
-        outputs = scratch + rows_at + cap_rows * ld
-        sums = outputs + cap_rows * ld
-        maxima = sums + cap_rows * 64
+        a = read(args)
+        v_padded = (a.v_head_dim + 15) // 16
+        outputs = scratch + rows_at + a.cap_rows * ld
+        sums = outputs + a.cap_rows * ld
+        maxima = sums + a.cap_rows * 64
         for r in range(rows):
             for v in range(v_padded):
                 store_f32x16(part + r * ld + 64 * v, load_f32x16(outputs + r * ld + 64 * v))
@@ -263,28 +256,19 @@ def _endings(places: Scratch) -> tuple[Any, Any, Any]:
 
     @register_jitable
     def combine_tile(args, parts, n_parts, part_bytes, head, token, rows):
-        out = load_i64(args + 32)
-        ldo = load_i64(args + 40)
-        group = load_i64(args + 80)
-        v_head_dim = load_i64(args + 96)
-        sinks = load_i64(args + 144)
+        a = read(args)
+        out = a.y
         for r in range(rows):
-            h = head * group + r % group
-            sink = sinks + 4 * h if sinks != 0 else 0
-            dst = out + (token + r // group) * ldo + 4 * v_head_dim * h
-            combine(parts + r * ld, n_parts, part_bytes, tail, v_head_dim, sink, dst)
+            h = head * a.group + r % a.group
+            sink = a.sinks + 4 * h if a.sinks != 0 else 0
+            dst = out + (token + r // a.group) * a.ld_y + 4 * a.v_head_dim * h
+            combine(parts + r * ld, n_parts, part_bytes, tail, a.v_head_dim, sink, dst)
 
     return finish, keep_part, combine_tile
 
 
 def attend(kv: str, width: int) -> Any:
-    """Slots: step, counter, Q, ldq bytes, OUT, ldo bytes, cache, bytes of a page, page size, kv heads, query heads per
-    kv head, head_dim, v_head_dim, bytes of a head in a page, bytes of its keys, scale, window, softcap, sinks | 0,
-    scratch, bytes of a thread's scratch, rows of a thread's scratch, parts, tickets.
-
-    `width`: multiple of 128, at least head_dim and v_head_dim. Parts: rows of scratch * (width + 16) floats each;
-    tickets: one int64 for each pair of parts, zero before and after.
-    """
+    """Attention over a cache of type `kv`. `width`: multiple of 128, at least head_dim and v_head_dim."""
     return _kernel(kv, Scratch(width, False))
 
 
@@ -301,22 +285,16 @@ def _kernel(kv: str, places: Scratch) -> Any:
     iota, shapes = places.iota, places.tile_shapes
 
     def kernel(args, thread, n_threads):
-        step = load_i64(args)
-        counter = load_i64(args + 8)
-        n_kv = load_i64(args + 72)
-        group = load_i64(args + 80)
-        window = load_i64(args + 128)
-        scratch = load_i64(args + 152) + thread * load_i64(args + 160)
-        part_bytes = load_i64(args + 168) * ld
-        parts = load_i64(args + 176)
-        tickets = load_i64(args + 184)
-        n_seqs = load_i64(step + 32)
-        positions = load_i64(step + 48)
-        spans = load_i64(step + 64)
-        tables = load_i64(step + 72)
-        table_bytes = load_i64(step + 80)
-        tokens = max(1, tile_rows // group)
-        target = _target_cost(step, tokens, group, n_kv, window, n_threads)
+        a = read(args)
+        scratch = a.scratch + thread * a.ld_scratch
+        part_bytes = a.cap_rows * ld
+        n_seqs = load_i64(a.step + 32)
+        positions = load_i64(a.step + 48)
+        spans = load_i64(a.step + 64)
+        tables = load_i64(a.step + 72)
+        table_bytes = load_i64(a.step + 80)
+        tokens = max(1, tile_rows // a.group)
+        target = _target_cost(a.step, tokens, a.group, a.n_kv, a.window, n_threads)
         for i in range(16):
             store_f32(scratch + iota + 4 * i, np.float32(i))
         if wide:
@@ -328,12 +306,12 @@ def _kernel(kv: str, places: Scratch) -> Any:
         part, n_parts, part_size, ticket = 0, 1, 0, 0
         low, high = 0, 0
         while True:
-            item = atomic_add(counter, 1)
+            item = atomic_add(a.counter, 1)
             while s < n_seqs and item >= base + count:
                 base += count
                 if n_parts > 1:
                     part += count
-                    ticket += n_kv
+                    ticket += a.n_kv
                 count, n_parts = 0, 1
                 i_tile -= 1
                 if i_tile < 0:
@@ -347,18 +325,18 @@ def _kernel(kv: str, places: Scratch) -> Any:
                 else:
                     t = i_tile * tokens
                     high = min(p0 + t + tokens, p0 + n)
-                    low = _first_seen(p0 + t, window)
-                    n_parts, part_size = _parts(high - low, (high - p0 - t) * group, target)
-                    count = n_kv * n_parts
+                    low = _first_seen(p0 + t, a.window)
+                    n_parts, part_size = _parts(high - low, (high - p0 - t) * a.group, target)
+                    count = a.n_kv * n_parts
             if s >= n_seqs:
                 break
             i = item - base
             head = i // n_parts
             t = i_tile * tokens
-            rows = (high - p0 - t) * group
+            rows = (high - p0 - t) * a.group
             start = low + i % n_parts * part_size
             stop = min(start + part_size, high)
-            interrupted = load_i64(step + 104) != 0
+            interrupted = load_i64(a.step + 104) != 0
             table = tables + s * table_bytes
             if not interrupted:
                 if wide and rows >= WIDE_ROWS:
@@ -370,11 +348,11 @@ def _kernel(kv: str, places: Scratch) -> Any:
                     finish(args, scratch, head, first + t, rows)
             else:
                 if not interrupted:
-                    keep_part(args, scratch, parts + (part + i) * part_bytes, rows)
-                if atomic_add(tickets + 8 * (ticket + head), 1) == n_parts - 1:
-                    atomic_store(tickets + 8 * (ticket + head), 0)
+                    keep_part(args, scratch, a.parts + (part + i) * part_bytes, rows)
+                if atomic_add(a.tickets + 8 * (ticket + head), 1) == n_parts - 1:
+                    atomic_store(a.tickets + 8 * (ticket + head), 0)
                     if not interrupted:
-                        mine = parts + (part + head * n_parts) * part_bytes
+                        mine = a.parts + (part + head * n_parts) * part_bytes
                         combine_tile(args, mine, n_parts, part_bytes, head, first + t, rows)
         if wide:
             tile_release()

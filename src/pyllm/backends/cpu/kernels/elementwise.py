@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.elementwise import XIELU, Elementwise, Gated, Quantize
 from pyllm.backends.cpu.kernels.activation import store_activation
 from pyllm.backends.cpu.kernels.rows import row_of, rows_at_once
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     abs_f32,
     atomic_add,
@@ -17,7 +19,6 @@ from pyllm.jit.simd import (
     fma,
     load_f32,
     load_f32x16,
-    load_f64,
     load_i64,
     max_f32,
     min_f32,
@@ -29,6 +30,9 @@ from pyllm.jit.simd import (
     tanh_f32,
     zero_f32,
 )
+
+read_elementwise, read_gated = reader(Elementwise), reader(Gated)
+read_quantize, read_xielu = reader(Quantize), reader(XIELU)
 
 _COLUMNS = 4096
 """Columns of one work item: wide rows (logits) are shared among threads."""
@@ -58,35 +62,25 @@ _OPS = {"add": _add, "scale": _scale, "softcap": _softcap, "copy": _copy}
 
 
 def elementwise(kind: str) -> Callable[[int, int, int], None]:
-    """Y = op(X, B, factor).
-
-    Slots: step, counter, X, ldx, B (X where there is none), ldb, Y, ldy, factor, columns, range, 1 where rows of X
-    and B are picked by the step's `rows`. (ld in bytes.)
-    """
+    """Y = op(X, B, factor)."""
     function: Any = _OPS[kind]
 
     def k(args, thread, n_threads):
-        step = load_i64(args)
-        counter = load_i64(args + 8)
-        x, ldx = load_i64(args + 16), load_i64(args + 24)
-        b, ldb = load_i64(args + 32), load_i64(args + 40)
-        y, ldy = load_i64(args + 48), load_i64(args + 56)
-        factor = splat_f32(np.float32(load_f64(args + 64)))
-        columns = load_i64(args + 72)
-        rows, picked = load_i64(args + 80), load_i64(args + 88)
-        first, n = load_i64(rows), load_i64(rows + 8)
-        parts = (columns + _COLUMNS - 1) // _COLUMNS
+        a = read_elementwise(args)
+        factor = splat_f32(np.float32(a.factor))
+        first, n = load_i64(a.rows), load_i64(a.rows + 8)
+        parts = (a.columns + _COLUMNS - 1) // _COLUMNS
         while True:
-            item = atomic_add(counter, 1)
+            item = atomic_add(a.counter, 1)
             if item >= n * parts:
                 break
             t = first + item // parts
             start = item % parts * _COLUMNS
-            s = row_of(step, t, picked)
-            for c in range(start, min(start + _COLUMNS, columns), 16):
+            s = row_of(a.step, t, a.picked)
+            for c in range(start, min(start + _COLUMNS, a.columns), 16):
                 store_f32x16(
-                    y + t * ldy + 4 * c,
-                    function(load_f32x16(x + s * ldx + 4 * c), load_f32x16(b + s * ldb + 4 * c), factor),
+                    a.y + t * a.ld_y + 4 * c,
+                    function(load_f32x16(a.x + s * a.ld_x + 4 * c), load_f32x16(a.b + s * a.ld_b + 4 * c), factor),
                 )
 
     return k
@@ -203,12 +197,12 @@ def _expand(row, out, columns, spread):
 
 
 def gated(act: str) -> Callable[[int, int, int], None]:
-    """y = act(gate) * up, and its activation record. Slots as `_rows_kernel`'s."""
+    """y = act(gate) * up, and its activation record."""
     return _rows_kernel(gate_of(act))
 
 
 def activation(act: str) -> Callable[[int, int, int], None]:
-    """y = act(x), and its activation record. Slots as `_rows_kernel`'s; UP is x, too."""
+    """y = act(x), and its activation record. Up is x, too."""
     function: Any = _FUNCTIONS[act]
 
     @register_jitable
@@ -219,7 +213,7 @@ def activation(act: str) -> Callable[[int, int, int], None]:
 
 
 def mul_weight() -> Callable[[int, int, int], None]:
-    """y = x * weight, and its activation record. Slots as `_rows_kernel`'s; GATE is the weight, with 0 bytes a row."""
+    """y = x * weight, and its activation record. Gate is the weight, with 0 bytes a row."""
 
     @register_jitable
     def product(w, x):
@@ -229,99 +223,74 @@ def mul_weight() -> Callable[[int, int, int], None]:
 
 
 def _rows_kernel(function: Any) -> Callable[[int, int, int], None]:
-    """y = function(gate, up), and its activation record.
-
-    Slots: step, counter, gate, ldg, up, ldu, Y or 0, ldy, records or 0, ld of records, columns, range, scratch, bytes
-    of scratch of a thread, address of the first row with a wide record, columns that a number of gate holds for.
-    (ld in bytes.) Scratch has two rows.
-    """
+    """y = function(gate, up), and its activation record."""
 
     def k(args, thread, n_threads):
-        counter = load_i64(args + 8)
-        gate, ldg = load_i64(args + 16), load_i64(args + 24)
-        up, ldu = load_i64(args + 32), load_i64(args + 40)
-        y, ldy = load_i64(args + 48), load_i64(args + 56)
-        records, ld_records = load_i64(args + 64), load_i64(args + 72)
-        columns, rows = load_i64(args + 80), load_i64(args + 88)
-        scratch = load_i64(args + 96) + thread * load_i64(args + 104)
-        wide_from = load_i64(load_i64(args + 112))
-        spread = load_i64(args + 120)
-        expanded = scratch + 4 * ((columns + 31) // 32 * 32)
-        first, n = load_i64(rows), load_i64(rows + 8)
+        a = read_gated(args)
+        scratch = a.scratch + thread * a.ld_scratch
+        expanded = scratch + 4 * ((a.columns + 31) // 32 * 32)
+        wide_from = load_i64(a.wide_from)
+        first, n = load_i64(a.rows), load_i64(a.rows + 8)
         at_once = rows_at_once(n, n_threads)
         while True:
-            item = atomic_add(counter, at_once)
+            item = atomic_add(a.counter, at_once)
             if item >= n:
                 break
             for t in range(first + item, first + min(item + at_once, n)):
-                out = y + t * ldy if y != 0 else scratch
-                row, each = gate + t * ldg, spread
-                if spread % 16 != 0 and spread != 1:
-                    _expand(row, expanded, columns, spread)
+                out = a.y + t * a.ld_y if a.y != 0 else scratch
+                row, each = a.gate + t * a.ld_gate, a.spread
+                if a.spread % 16 != 0 and a.spread != 1:
+                    _expand(row, expanded, a.columns, a.spread)
                     row, each = expanded, 1
-                for c in range(0, columns, 16):
+                for c in range(0, a.columns, 16):
                     g = _spread(row, c, each)
-                    store_f32x16(out + 4 * c, function(g, load_f32x16(up + t * ldu + 4 * c)))
-                if records != 0:
-                    store_activation(out, records + t * ld_records, columns, 1 if t >= wide_from else 0)
+                    store_f32x16(out + 4 * c, function(g, load_f32x16(a.up + t * a.ld_up + 4 * c)))
+                if a.records != 0:
+                    store_activation(out, a.records + t * a.ld_records, a.columns, 1 if t >= wide_from else 0)
 
     return k
 
 
 def xielu() -> Callable[[int, int, int], None]:
-    """Y = alpha_p x^2 + beta x for x > 0, else alpha_n (expm1(min(x, eps)) - x) + beta x.
-
-    Slots: step, counter, X, ldx, Y, ldy, columns, range, alpha_n, alpha_p, beta, eps. (ld in bytes.)
-    """
+    """y = alpha_p x^2 + beta x for x > 0, else alpha_n (expm1(min(x, eps)) - x) + beta x."""
 
     def k(args, thread, n_threads):
-        counter = load_i64(args + 8)
-        x, ldx = load_i64(args + 16), load_i64(args + 24)
-        y, ldy = load_i64(args + 32), load_i64(args + 40)
-        columns, rows = load_i64(args + 48), load_i64(args + 56)
-        alpha_n = splat_f32(np.float32(load_f64(args + 64)))
-        alpha_p = splat_f32(np.float32(load_f64(args + 72)))
-        beta = splat_f32(np.float32(load_f64(args + 80)))
-        eps = splat_f32(np.float32(load_f64(args + 88)))
+        a = read_xielu(args)
+        alpha_n = splat_f32(np.float32(a.alpha_n))
+        alpha_p = splat_f32(np.float32(a.alpha_p))
+        beta = splat_f32(np.float32(a.beta))
+        eps = splat_f32(np.float32(a.eps))
         one = splat_f32(np.float32(1))
-        first, n = load_i64(rows), load_i64(rows + 8)
+        first, n = load_i64(a.rows), load_i64(a.rows + 8)
         at_once = rows_at_once(n, n_threads)
         while True:
-            item = atomic_add(counter, at_once)
+            item = atomic_add(a.counter, at_once)
             if item >= n:
                 break
             for t in range(first + item, first + min(item + at_once, n)):
-                for c in range(0, columns, 16):
-                    v = load_f32x16(x + t * ldx + 4 * c)
+                for c in range(0, a.columns, 16):
+                    v = load_f32x16(a.x + t * a.ld_x + 4 * c)
                     below = alpha_n * (exp_f32(min_f32(v, eps)) - one - v)
                     bent = select_lt(zero_f32(), v, alpha_p * v * v, below)
-                    store_f32x16(y + t * ldy + 4 * c, fma(beta, v, bent))
+                    store_f32x16(a.y + t * a.ld_y + 4 * c, fma(beta, v, bent))
 
     return k
 
 
 def quantize() -> Callable[[int, int, int], None]:
-    """Activation records of rows.
-
-    Slots: step, counter, X, ldx, records, ld of records, columns, range, 1 where rows of X are picked by the step's
-    `rows`, address of the first row with a wide record.
-    """
+    """Activation records of rows."""
 
     def k(args, thread, n_threads):
-        step = load_i64(args)
-        counter = load_i64(args + 8)
-        x, ldx = load_i64(args + 16), load_i64(args + 24)
-        records, ld = load_i64(args + 32), load_i64(args + 40)
-        columns, rows, picked = load_i64(args + 48), load_i64(args + 56), load_i64(args + 64)
-        wide_from = load_i64(load_i64(args + 72))
-        first, n = load_i64(rows), load_i64(rows + 8)
+        a = read_quantize(args)
+        wide_from = load_i64(a.wide_from)
+        first, n = load_i64(a.rows), load_i64(a.rows + 8)
         at_once = rows_at_once(n, n_threads)
         while True:
-            item = atomic_add(counter, at_once)
+            item = atomic_add(a.counter, at_once)
             if item >= n:
                 break
             for t in range(first + item, first + min(item + at_once, n)):
-                row = x + row_of(step, t, picked) * ldx
-                store_activation(row, records + t * ld, columns, 1 if t >= wide_from else 0)
+                row = a.x + row_of(a.step, t, a.picked) * a.ld_x
+                store_activation(row, a.records + t * a.ld_records, a.columns, 1 if t >= wide_from else 0)
 
     return k

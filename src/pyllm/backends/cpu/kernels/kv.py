@@ -14,12 +14,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.kv import Store
 from pyllm.backends.cpu.kernels.rope import turn_head
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     atomic_add,
     load_f32,
     load_f32x16,
-    load_f64,
     load_i32,
     load_i64,
     load_u16,
@@ -33,6 +34,8 @@ from pyllm.jit.simd import (
     store_i32,
 )
 from pyllm.jit.simd.core import F32, VF32, op, shuffle
+
+read = reader(Store)
 
 LARGEST_F16 = 65504.0
 
@@ -69,10 +72,7 @@ def key_unit(page_size):
 
 
 def store(kv: str) -> Any:
-    """Slots: step, counter, Q, ldq bytes, K, ldk bytes, V, ldv bytes, cache, bytes of a page, page size, kv heads,
-    query heads per kv head, head_dim, v_head_dim, bytes of a head in a page, bytes of its keys, table, bytes of a table
-    row, half, interleaved, q norm weight | 0, bytes between heads' weights, q eps, k norm weight | 0, its bytes, k eps,
-    scratch, bytes of a thread's scratch. A negative eps: no norm; half 0: no rotation.
+    """The kernel for a cache of type `kv`.
 
     K 0: keys and values are another op's, and only queries are turned.
     One item is one kv head at up to 16 positions of a sequence, a group of the cache.
@@ -118,47 +118,21 @@ def store(kv: str) -> Any:
                 store_vector(place, load_f32x16(spare))
 
     def kernel(args, thread, n_threads):
-        step = load_i64(args)
-        counter = load_i64(args + 8)
-        q = load_i64(args + 16)
-        ldq = load_i64(args + 24)
-        k = load_i64(args + 32)
-        ldk = load_i64(args + 40)
-        v = load_i64(args + 48)
-        ldv = load_i64(args + 56)
-        cache = load_i64(args + 64)
-        page_bytes = load_i64(args + 72)
-        page_size = load_i64(args + 80)
-        n_kv = load_i64(args + 88)
-        group = load_i64(args + 96)
-        head_dim = load_i64(args + 104)
-        v_head_dim = load_i64(args + 112)
-        head_bytes = load_i64(args + 120)
-        key_bytes = load_i64(args + 128)
-        table = load_i64(args + 136)
-        row_bytes = load_i64(args + 144)
-        half = load_i64(args + 152)
-        interleaved = load_i64(args + 160)
-        q_weight = load_i64(args + 168)
-        q_weight_stride = load_i64(args + 176)
-        q_eps = load_f64(args + 184)
-        k_weight = load_i64(args + 192)
-        k_weight_stride = load_i64(args + 200)
-        k_eps = load_f64(args + 208)
-        scratch = load_i64(args + 216) + thread * load_i64(args + 224)
-        n_seqs = load_i64(step + 32)
-        positions = load_i64(step + 48)
-        spans = load_i64(step + 64)
-        tables = load_i64(step + 72)
-        table_bytes = load_i64(step + 80)
-        padded = (head_dim + 15) // 16 * 16
-        unit = key_unit(page_size)
+        a = read(args)
+        scratch = a.scratch + thread * a.ld_scratch
+        n_seqs = load_i64(a.step + 32)
+        positions = load_i64(a.step + 48)
+        spans = load_i64(a.step + 64)
+        tables = load_i64(a.step + 72)
+        table_bytes = load_i64(a.step + 80)
+        padded = (a.head_dim + 15) // 16 * 16
+        unit = key_unit(a.page_size)
         ld = 4 * padded + 64
         spare = scratch + 16 * ld
 
         s, base, count, first, n, p0 = -1, 0, 0, 0, 0, 0
         while True:
-            item = atomic_add(counter, 1)
+            item = atomic_add(a.counter, 1)
             while s < n_seqs and item >= base + count:
                 base += count
                 count = 0
@@ -167,47 +141,48 @@ def store(kv: str) -> Any:
                     first = load_i32(spans + 8 * s)
                     n = load_i32(spans + 8 * s + 4)
                     p0 = load_i32(positions + 4 * first)
-                    count = ((p0 + n + 15) // 16 - p0 // 16) * n_kv
+                    count = ((p0 + n + 15) // 16 - p0 // 16) * a.n_kv
             if s >= n_seqs:
                 break
             i = item - base
-            head = i % n_kv
-            at = (p0 // 16 + i // n_kv) * 16  # first position of the group
+            head = i % a.n_kv
+            at = (p0 // 16 + i // a.n_kv) * 16  # first position of the group
             low = max(at, p0)
             m = min(at + 16, p0 + n) - low
             t0 = first + low - p0
-            page = load_i32(tables + s * table_bytes + 4 * (at // page_size))
-            keys = cache + page * page_bytes + head * head_bytes
-            within = at % page_size
-            values = keys + key_bytes + 32 * size * (within + low - at)
+            page = load_i32(tables + s * table_bytes + 4 * (at // a.page_size))
+            keys = a.cache + page * a.page_bytes + head * a.head_bytes
+            within = at % a.page_size
+            values = keys + a.key_bytes + 32 * size * (within + low - at)
             keys += size * (padded * (within // unit * unit) + within % unit)
             for j in range(m):
                 t = t0 + j
-                row = table + t * row_bytes
-                if q_eps >= 0.0 or half > 0:
-                    for g in range(group):
-                        h = head * group + g
-                        x = q + t * ldq + 4 * head_dim * h
+                row = a.table + t * a.ld_table
+                if a.q_eps >= 0.0 or a.half > 0:
+                    for g in range(a.group):
+                        h = head * a.group + g
+                        x = a.q + t * a.ld_q + 4 * a.head_dim * h
                         turn_head(
                             x,
                             x,
-                            head_dim,
-                            q_weight + h * q_weight_stride,
-                            q_eps,
+                            a.head_dim,
+                            a.q_weight + h * a.q_weight_stride,
+                            a.q_eps,
                             row,
-                            row + row_bytes // 2,
-                            half,
-                            interleaved,
+                            row + a.ld_table // 2,
+                            a.half,
+                            a.interleaved,
                         )
-                if k != 0:
-                    x = k + t * ldk + 4 * head_dim * head
-                    weight = k_weight + head * k_weight_stride
+                if a.k != 0:
+                    x = a.k + t * a.ld_k + 4 * a.head_dim * head
+                    weight = a.k_weight + head * a.k_weight_stride
                     turn_head(
-                        x, scratch + j * ld, head_dim, weight, k_eps, row, row + row_bytes // 2, half, interleaved
-                    )
-                    value = v + t * ldv + 4 * v_head_dim * head
-                    store_value(value, v_head_dim, values + 32 * size * j, page_size, spare)
-            if k != 0:
-                store_keys(scratch, ld, m, low - at, head_dim, keys, size * unit, spare)
+                        x, scratch + j * ld, a.head_dim, weight, a.k_eps, row, row + a.ld_table // 2, a.half,
+                        a.interleaved,
+                    )  # fmt: skip
+                    value = a.v + t * a.ld_v + 4 * a.v_head_dim * head
+                    store_value(value, a.v_head_dim, values + 32 * size * j, a.page_size, spare)
+            if a.k != 0:
+                store_keys(scratch, ld, m, low - at, a.head_dim, keys, size * unit, spare)
 
     return kernel

@@ -9,9 +9,7 @@ While a tile computes, the panels after its own come into the second-level cache
 long rows, but those of some thousand columns are over before they have learned it (Zen 4, a token, 1536 columns of
 Q4_K: 14 GB/s a core without, 21 with). Rows longer than `AHEAD` are left to them.
 
-Slots: step, counter, W, panels, columns, X, ldx, Y, ldy, bias, residual, ranges, groups, W stride, bias stride
-(ld: bytes between tokens; strides: bytes between the matrices of groups). Y = X W.T + bias + residual; each group
-computes the tokens first .. first + n of its range.
+Y = X W.T + bias + residual; each group computes the tokens first .. first + n of its range.
 """
 
 from __future__ import annotations
@@ -20,9 +18,13 @@ from typing import Any
 
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.linear import Linear
 from pyllm.backends.cpu.kernels.unpack import SCOPE, block_scales, group, group_scales, order, quad, tables
 from pyllm.backends.cpu.layouts import LAYOUTS, Layout
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import atomic_add, load_i64
+
+read = reader(Linear)
 
 AHEAD = 96 << 10
 """Most bytes of a tile's panels that are fetched ahead."""
@@ -63,55 +65,42 @@ def _driver(spec: Layout, r: int, n_many: int, span: Any) -> Any:
     block_columns, block_bytes = spec.block_columns, spec.block_bytes
 
     def kernel(args, thread, n_threads):
-        counter = load_i64(args + 8)
-        w = load_i64(args + 16)
-        n_panels = load_i64(args + 24)
-        columns = load_i64(args + 32)
-        x = load_i64(args + 40)
-        ldx = load_i64(args + 48)
-        y = load_i64(args + 56)
-        ldy = load_i64(args + 64)
-        bias = load_i64(args + 72)
-        residual = load_i64(args + 80)
-        ranges = load_i64(args + 88)
-        n_groups = load_i64(args + 96)
-        w_stride = load_i64(args + 104)
-        bias_stride = load_i64(args + 112)
-        blocks = columns // block_columns
-        kp = (columns + 31) // 32 * 32
+        a = read(args)
+        blocks = a.columns // block_columns
+        kp = (a.columns + 31) // 32 * 32
         panel_bytes = (blocks * block_bytes + 63) // 64 * 64
         ahead = r * panel_bytes if r * panel_bytes <= AHEAD else 0
-        delta = residual - y if residual != 0 else 0
+        delta = a.residual - a.y if a.residual != 0 else 0
         # Tokens of an item: as many activations as stay in the second-level cache; experts take all of theirs.
-        t_block = max(n_many, min(256, 400_000 // ldx) // n_many * n_many)
+        t_block = max(n_many, min(256, 400_000 // a.ld_x) // n_many * n_many)
         t_blocks = 1
-        if n_groups == 1:
-            t_blocks = max(1, (load_i64(ranges + 8) + t_block - 1) // t_block)
+        if a.n_groups == 1:
+            t_blocks = max(1, (load_i64(a.ranges + 8) + t_block - 1) // t_block)
         else:
             t_block = 1 << 40
-        sets = (n_panels + r - 1) // r
-        share = max(1, sets * t_blocks * n_groups // (n_threads * 8))
+        sets = (a.n_panels + r - 1) // r
+        share = max(1, sets * t_blocks * a.n_groups // (n_threads * 8))
         share = min(share, sets)
         items = (sets + share - 1) // share
         while True:
-            item = atomic_add(counter, 1)
-            if item >= items * t_blocks * n_groups:
+            item = atomic_add(a.counter, 1)
+            if item >= items * t_blocks * a.n_groups:
                 break
             g = item // (items * t_blocks)
             tb = item // items % t_blocks
-            first = load_i64(ranges + 16 * g) + tb * t_block
-            n = min(t_block, load_i64(ranges + 16 * g + 8) - tb * t_block)
+            first = load_i64(a.ranges + 16 * g) + tb * t_block
+            n = min(t_block, load_i64(a.ranges + 16 * g + 8) - tb * t_block)
             if n <= 0:
                 continue
-            wg = w + g * w_stride
-            bg = bias + g * bias_stride
+            wg = a.w + g * a.w_stride
+            bg = a.bias + g * a.bias_stride
             for s in range(item % items * share, min(sets, (item % items + 1) * share)):
                 p = s * r
-                p1 = min(p + r - 1, n_panels - 1)
+                p1 = min(p + r - 1, a.n_panels - 1)
                 span(
-                    wg + p * panel_bytes, wg + p1 * panel_bytes, blocks, ahead, x + first * ldx, ldx, kp,
-                    y + first * ldy + 64 * p, y + first * ldy + 64 * p1, ldy,
-                    bg + 64 * p if bias != 0 else 0, bg + 64 * p1 if bias != 0 else 0, delta, n,
+                    wg + p * panel_bytes, wg + p1 * panel_bytes, blocks, ahead, a.x + first * a.ld_x, a.ld_x, kp,
+                    a.y + first * a.ld_y + 64 * p, a.y + first * a.ld_y + 64 * p1, a.ld_y,
+                    bg + 64 * p if a.bias != 0 else 0, bg + 64 * p1 if a.bias != 0 else 0, delta, n,
                 )  # fmt: skip
 
     return kernel

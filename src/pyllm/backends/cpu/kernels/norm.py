@@ -7,21 +7,24 @@ from collections.abc import Callable
 import numpy as np
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.norm import Norm
 from pyllm.backends.cpu.kernels.activation import store_activation
 from pyllm.backends.cpu.kernels.rows import row_of, rows_at_once
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     atomic_add,
     fma,
     hsum_f32,
     load_f32,
     load_f32x16,
-    load_f64,
     load_i64,
     splat_f32,
     store_f32,
     store_f32x16,
     zero_f32,
 )
+
+read = reader(Norm)
 
 
 @register_jitable
@@ -102,51 +105,35 @@ def _normalize_centred(x, y, weight, bias, eps, n):
 
 
 def norm(centred: int) -> Callable[[int, int, int], None]:
-    """h = x + b (if b), y = norm(h), record of y. `centred`: less the mean, and plus a bias.
-
-    Slots: step, counter, X, ldx, B or 0, ldb, H or 0, ldh, Y or 0, ldy, records or 0, ld of records, weight or 0,
-    columns from one group's weights to the next's (0: shared), eps, columns of a group, groups, range,
-    1 where rows of x and b are picked by the step's `rows`, scratch, bytes of scratch of a thread, address of the
-    first row with a wide record, bias or 0, columns from one group's biases to the next's. (ld in bytes.)
-    """
+    """h = x + b (if b), y = norm(h), record of y. `centred`: less the mean, and plus a bias."""
 
     def k(args, thread, n_threads):
-        step = load_i64(args)
-        counter = load_i64(args + 8)
-        x, ldx = load_i64(args + 16), load_i64(args + 24)
-        b, ldb = load_i64(args + 32), load_i64(args + 40)
-        h, ldh = load_i64(args + 48), load_i64(args + 56)
-        y, ldy = load_i64(args + 64), load_i64(args + 72)
-        records, ld_records = load_i64(args + 80), load_i64(args + 88)
-        weight, weight_step = load_i64(args + 96), load_i64(args + 104)
-        eps = np.float32(load_f64(args + 112))
-        group, n_groups = load_i64(args + 120), load_i64(args + 128)
-        rows, picked = load_i64(args + 136), load_i64(args + 144)
-        scratch = load_i64(args + 152) + thread * load_i64(args + 160)
-        wide_from = load_i64(load_i64(args + 168))
-        bias, bias_step = load_i64(args + 176), load_i64(args + 184)
-        first, n = load_i64(rows), load_i64(rows + 8)
+        a = read(args)
+        eps = np.float32(a.eps)
+        scratch = a.scratch + thread * a.ld_scratch
+        wide_from = load_i64(a.wide_from)
+        first, n = load_i64(a.rows), load_i64(a.rows + 8)
         at_once = rows_at_once(n, n_threads)
         while True:
-            item = atomic_add(counter, at_once)
+            item = atomic_add(a.counter, at_once)
             if item >= n:
                 break
             for t in range(first + item, first + min(item + at_once, n)):
-                s = row_of(step, t, picked)
-                row = x + s * ldx
-                out = y + t * ldy if y != 0 else scratch
-                if b != 0:
-                    total = h + t * ldh if h != 0 else out
-                    _add_rows(row, b + s * ldb, total, group * n_groups)
+                s = row_of(a.step, t, a.picked)
+                row = a.x + s * a.ld_x
+                out = a.y + t * a.ld_y if a.y != 0 else scratch
+                if a.b != 0:
+                    total = a.h + t * a.ld_h if a.h != 0 else out
+                    _add_rows(row, a.b + s * a.ld_b, total, a.group * a.n_groups)
                     row = total
-                for g in range(n_groups):
-                    w = weight + 4 * g * weight_step if weight != 0 else 0
+                for g in range(a.n_groups):
+                    at, w = 4 * g * a.group, a.weight + 4 * g * a.weight_step
                     if centred:
-                        v = bias + 4 * g * bias_step if bias != 0 else 0
-                        _normalize_centred(row + 4 * g * group, out + 4 * g * group, w, v, eps, group)
+                        _normalize_centred(row + at, out + at, w, a.bias + 4 * g * a.bias_step, eps, a.group)
                     else:
-                        _normalize(row + 4 * g * group, out + 4 * g * group, w, eps, group)
-                if records != 0:
-                    store_activation(out, records + t * ld_records, group * n_groups, 1 if t >= wide_from else 0)
+                        _normalize(row + at, out + at, w, eps, a.group)
+                if a.records != 0:
+                    record = a.records + t * a.ld_records
+                    store_activation(out, record, a.group * a.n_groups, 1 if t >= wide_from else 0)
 
     return k

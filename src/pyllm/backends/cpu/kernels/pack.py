@@ -1,7 +1,6 @@
 """From GGUF blocks to panels (`layouts.py`): one work item is one panel of 16 rows.
 
-Slots: step, counter, source, bytes between source rows, rows, columns, target, matrices, bytes between source matrices,
-bytes between target matrices. Rows past the last are packed as zeros.
+Rows past the last are packed as zeros.
 """
 
 from __future__ import annotations
@@ -10,11 +9,15 @@ from typing import Any
 
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.pack import Pack
 from pyllm.backends.cpu.kernels.pack_iq import CODEBOOKS
 from pyllm.backends.cpu.kernels.pack_k import SUPER
 from pyllm.backends.cpu.kernels.pack_simple import SIMPLE
 from pyllm.backends.cpu.layouts import LAYOUTS
-from pyllm.jit.simd import atomic_add, load_i32, load_i64, load_u16, store_i16, store_i32
+from pyllm.jit.reader import reader
+from pyllm.jit.simd import atomic_add, load_i32, load_u16, store_i16, store_i32
+
+read = reader(Pack)
 
 _BLOCKS = SIMPLE | SUPER | CODEBOOKS
 
@@ -61,25 +64,17 @@ def _pack_float(bits: int) -> Any:
 
 def _each_panel(panel: Any, block_bytes: int, columns: int) -> Any:
     def kernel(args, thread, n_threads):
-        counter = load_i64(args + 8)
-        src = load_i64(args + 16)
-        row_bytes = load_i64(args + 24)
-        n_rows = load_i64(args + 32)
-        n_columns = load_i64(args + 40)
-        dst = load_i64(args + 48)
-        n_matrices = load_i64(args + 56)
-        src_stride = load_i64(args + 64)
-        dst_stride = load_i64(args + 72)
-        n_panels = (n_rows + 15) // 16
-        panel_bytes = (n_columns // columns * block_bytes + 63) // 64 * 64
+        a = read(args)
+        n_panels = (a.n_rows + 15) // 16
+        panel_bytes = (a.columns // columns * block_bytes + 63) // 64 * 64
         while True:
-            i = atomic_add(counter, 1)
-            if i >= n_panels * n_matrices:
+            i = atomic_add(a.counter, 1)
+            if i >= n_panels * a.n_matrices:
                 break
             m, p = i // n_panels, i % n_panels
             panel(
-                src + m * src_stride + 16 * p * row_bytes, row_bytes, min(16, n_rows - 16 * p), n_columns,
-                dst + m * dst_stride + p * panel_bytes, panel_bytes,
+                a.source + m * a.source_stride + 16 * p * a.ld_source, a.ld_source, min(16, a.n_rows - 16 * p),
+                a.columns, a.target + m * a.target_stride + p * panel_bytes, panel_bytes,
             )  # fmt: skip
 
     return kernel

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.rope import Rotate, Table
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     atomic_add,
     first_lane,
@@ -19,7 +21,6 @@ from pyllm.jit.simd import (
     hsum_f32,
     load_f32,
     load_f32x16,
-    load_f64,
     load_i32,
     load_i64,
     splat_f32,
@@ -29,6 +30,9 @@ from pyllm.jit.simd import (
     zero_f32,
 )
 from pyllm.jit.simd.core import F32X16, op, shuffle
+
+read_table = reader(Table)
+read_rotate = reader(Rotate)
 
 TOKENS_PER_ITEM = 16
 
@@ -53,31 +57,25 @@ def swap_pairs(b, a):
 
 
 def table(interleaved: int) -> Any:
-    """Slots: step, counter, inv_freq (float32), half, mscale, table, bytes of a row.
+    """Cosines and sines of a step's tokens.
 
     The angle is a float32 product, as models are trained; its sine and cosine are exact to float32 up to 1e6 turns.
     """
 
     def kernel(args, thread, n_threads):
-        step = load_i64(args)
-        counter = load_i64(args + 8)
-        inv_freq = load_i64(args + 16)
-        half = load_i64(args + 24)
-        mscale = load_f64(args + 32)
-        base = load_i64(args + 40)
-        row_bytes = load_i64(args + 48)
-        n_tokens = load_i64(step + 8)
-        positions = load_i64(step + 48)
+        a = read_table(args)
+        n_tokens = load_i64(a.step + 8)
+        positions = load_i64(a.step + 48)
         while True:
-            first = atomic_add(counter, 1) * TOKENS_PER_ITEM
+            first = atomic_add(a.counter, 1) * TOKENS_PER_ITEM
             if first >= n_tokens:
                 break
             for t in range(first, min(first + TOKENS_PER_ITEM, n_tokens)):
                 position = np.float32(load_i32(positions + 4 * t))
-                cos_row = base + t * row_bytes
-                sin_row = cos_row + row_bytes // 2
-                for i in range(half):
-                    x = np.float64(position * load_f32(inv_freq + 4 * i))
+                cos_row = a.table + t * a.ld_table
+                sin_row = cos_row + a.ld_table // 2
+                for i in range(a.half):
+                    x = np.float64(position * load_f32(a.inv_freq + 4 * i))
                     n = (x * _TWO_OVER_PI + _ROUND) - _ROUND
                     x = ((x - n * _PIO2_1) - n * _PIO2_2) - n * _PIO2_3
                     z = x * x
@@ -88,7 +86,7 @@ def table(interleaved: int) -> Any:
                         s, c = c, -s
                     if quadrant & 2:
                         s, c = -s, -c
-                    cos, sin = np.float32(c * mscale), np.float32(s * mscale)
+                    cos, sin = np.float32(c * a.mscale), np.float32(s * a.mscale)
                     if interleaved:
                         store_f32(cos_row + 8 * i, cos)
                         store_f32(cos_row + 8 * i + 4, cos)
@@ -193,36 +191,21 @@ def turn_head(src, dst, n, weight, eps, cos_row, sin_row, half, interleaved):
 
 
 def rotate() -> Any:
-    """Slots: step, counter, X, ldx bytes, Y, ldy bytes, heads, head_dim, table, bytes of a table row, half,
-    interleaved, norm weight | 0, bytes between heads' weights, eps (negative: no norm). Y may be X. One item is one
-    token."""
+    """Norm and rotation of a value outside attention. One item is one token."""
 
     def kernel(args, thread, n_threads):
-        step = load_i64(args)
-        counter = load_i64(args + 8)
-        x = load_i64(args + 16)
-        ldx = load_i64(args + 24)
-        y = load_i64(args + 32)
-        ldy = load_i64(args + 40)
-        n_heads = load_i64(args + 48)
-        head_dim = load_i64(args + 56)
-        rows = load_i64(args + 64)
-        row_bytes = load_i64(args + 72)
-        half = load_i64(args + 80)
-        interleaved = load_i64(args + 88)
-        weight = load_i64(args + 96)
-        weight_stride = load_i64(args + 104)
-        eps = load_f64(args + 112)
-        n_tokens = load_i64(step + 8)
+        a = read_rotate(args)
+        n_tokens = load_i64(a.step + 8)
         while True:
-            t = atomic_add(counter, 1)
+            t = atomic_add(a.counter, 1)
             if t >= n_tokens:
                 break
-            row = rows + t * row_bytes
-            for h in range(n_heads):
+            row = a.table + t * a.ld_table
+            for h in range(a.n_heads):
+                at = 4 * a.head_dim * h
                 turn_head(
-                    x + t * ldx + 4 * head_dim * h, y + t * ldy + 4 * head_dim * h, head_dim, weight + h *
-                    weight_stride, eps, row, row + row_bytes // 2, half, interleaved,
+                    a.x + t * a.ld_x + at, a.y + t * a.ld_y + at, a.head_dim, a.weight + h * a.weight_stride, a.eps,
+                    row, row + a.ld_table // 2, a.half, a.interleaved,
                 )  # fmt: skip
 
     return kernel

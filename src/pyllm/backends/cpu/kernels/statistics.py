@@ -6,7 +6,11 @@ from collections.abc import Callable
 
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.statistics import SumSquares
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import atomic_add, fma, load_f32x16, load_i64, store_f32x16, store_i64, zero_f32
+
+read = reader(SumSquares)
 
 _BLOCK = 32
 """Rows that are summed plainly; the sums of blocks are added with their rounding errors kept."""
@@ -51,37 +55,30 @@ def _columns16(x, ldx, first, n, out, errors):
 
 
 def sum_squares() -> Callable[[int, int, int], None]:
-    """Add each group's sums of squares to what is there.
-
-    Slots: step, counter, X, ldx in bytes, columns, address of the groups' ranges (first, count), groups, sums
-    (float32 [groups, columns up to the next multiple of 16]), bytes from there to the sums' rounding errors (likewise),
-    counts of rows (int64 [groups]).
-    """
+    """Add each group's sums of squares to what is there."""
 
     def k(args, thread, n_threads):
-        counter = load_i64(args + 8)
-        x, ldx, columns = load_i64(args + 16), load_i64(args + 24), load_i64(args + 32)
-        ranges, n_groups = load_i64(args + 40), load_i64(args + 48)
-        sums, to_errors, counts = load_i64(args + 56), load_i64(args + 64), load_i64(args + 72)
-        padded = (columns + 15) // 16 * 16
+        a = read(args)
+        to_errors = a.errors - a.sums
+        padded = (a.columns + 15) // 16 * 16
         n_parts = (padded + _WIDTH - 1) // _WIDTH
         while True:
-            item = atomic_add(counter, 1)
-            if item >= n_groups * n_parts:
+            item = atomic_add(a.counter, 1)
+            if item >= a.n_groups * n_parts:
                 break
             g = item // n_parts
             start = item % n_parts * _WIDTH
-            first, n = load_i64(ranges + 16 * g), load_i64(ranges + 16 * g + 8)
+            first, n = load_i64(a.ranges + 16 * g), load_i64(a.ranges + 16 * g + 8)
             if n == 0:
                 continue
-            out = sums + 4 * (g * padded + start)
+            out = a.sums + 4 * (g * padded + start)
             if start == 0:
-                store_i64(counts + 8 * g, load_i64(counts + 8 * g) + n)
+                store_i64(a.counts + 8 * g, load_i64(a.counts + 8 * g) + n)
             if start + _WIDTH <= padded:
-                _columns64(x + 4 * start, ldx, first, n, out, out + to_errors)
+                _columns64(a.x + 4 * start, a.ld_x, first, n, out, out + to_errors)
             else:
                 for c in range(0, padded - start, 16):
                     at = out + 4 * c
-                    _columns16(x + 4 * (start + c), ldx, first, n, at, at + to_errors)
+                    _columns16(a.x + 4 * (start + c), a.ld_x, first, n, at, at + to_errors)
 
     return k

@@ -4,8 +4,7 @@ A work item is some pairs of panels by some tokens. For each stretch of columns 
 memory that stays in the second-level cache; then every 32 tokens meet every pair in four accumulator tiles, which are
 carried between stretches in memory. Activations are the bfloat16 records of `activation.py`.
 
-Slots: step, counter, W, panels, columns, X, ldx, Y, ldy, bias, residual, range, scratch, bytes of scratch of a thread
-(ld: bytes between tokens). Y = X W.T + bias + residual.
+Y = X W.T + bias + residual.
 """
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ from typing import Any
 
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.arguments.wide import Wide
 from pyllm.backends.cpu.kernels.elementwise import gate_of
 from pyllm.backends.cpu.kernels.unpack import SCOPE, block_scales, group, group_scales, order, quad, tables
 from pyllm.backends.cpu.layouts import LAYOUTS, WIDE_BUFFER, WIDE_PAIRS, WIDE_SHAPES, WIDE_STRETCH, WIDE_TOKENS, Layout
+from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     amx,
     atomic_add,
@@ -27,6 +28,8 @@ from pyllm.jit.simd import (
     zero_f32,
 )
 from pyllm.jit.simd.amx import tile_dot_bf16, tile_load, tile_release, tile_shapes, tile_store, tile_zero
+
+read = reader(Wide)
 
 _TILE = 1024
 _SUMS = 128 * WIDE_TOKENS  # bytes of one pair's sums in scratch memory: tokens one after another, without gaps
@@ -55,33 +58,23 @@ def _kernel(spec: Layout, act: Any) -> Any:
                 store_bf16x16(y + t * ldy + 32 * i, act(load_f32x16(s), load_f32x16(s + 64)))
 
     def kernel(args, thread, n_threads):
-        counter = load_i64(args + 8)
-        w = load_i64(args + 16)
-        n_panels = load_i64(args + 24)
-        columns = load_i64(args + 32)
-        x = load_i64(args + 40)
-        ldx = load_i64(args + 48)
-        y = load_i64(args + 56)
-        ldy = load_i64(args + 64)
-        bias = load_i64(args + 72)
-        residual = load_i64(args + 80)
-        rows = load_i64(args + 88)
-        scratch = load_i64(args + 96) + thread * load_i64(args + 104)
-        blocks = columns // block_columns
+        a = read(args)
+        scratch = a.scratch + thread * a.ld_scratch
+        blocks = a.columns // block_columns
         panel_bytes = (blocks * block_bytes + 63) // 64 * 64
         # Gates and their counterparts are a pair, half a matrix apart; otherwise neighbours are.
-        apart = n_panels // 2 if gated else 1
-        n_pairs = (n_panels + 1) // 2
-        n_tokens = load_i64(rows + 8)
+        apart = a.n_panels // 2 if gated else 1
+        n_pairs = (a.n_panels + 1) // 2
+        n_tokens = load_i64(a.rows + 8)
         # As many items as threads, or a multiple: equal shares. Tokens are divided where panels are too few.
         rounds = (n_pairs + n_threads * WIDE_PAIRS - 1) // (n_threads * WIDE_PAIRS)
         share = (n_pairs + n_threads * rounds - 1) // (n_threads * rounds)
         items = (n_pairs + share - 1) // share
         slices = max((n_tokens + WIDE_TOKENS - 1) // WIDE_TOKENS, n_threads // items)
         slice_tokens = ((n_tokens + slices - 1) // slices + 31) // 32 * 32
-        first = load_i64(rows)
+        first = load_i64(a.rows)
         while True:
-            item = atomic_add(counter, 1)
+            item = atomic_add(a.counter, 1)
             if item >= items * slices:
                 break
             pair = item // slices * share
@@ -94,14 +87,15 @@ def _kernel(spec: Layout, act: Any) -> Any:
             if gated:
                 sums = scratch + WIDE_BUFFER + WIDE_SHAPES
                 block(
-                    w, panel_bytes, pair, n_item, apart, n_panels, blocks, x + t * ldx, ldx, sums, _SUMS, 64, 128,
-                    bias, 0, n, scratch,
+                    a.w, panel_bytes, pair, n_item, apart, a.n_panels, blocks, a.x + t * a.ld_x, a.ld_x, sums, _SUMS,
+                    64, 128, a.bias, 0, n, scratch,
                 )  # fmt: skip
-                finish(sums, y + t * ldy + 32 * pair, ldy, n_item, n)
+                finish(sums, a.y + t * a.ld_y + 32 * pair, a.ld_y, n_item, n)
             else:
                 block(
-                    w, panel_bytes, pair, n_item, apart, n_panels, blocks, x + t * ldx, ldx, y + t * ldy + 128 * pair,
-                    128, 64, ldy, bias, residual - y if residual != 0 else 0, n, scratch,
+                    a.w, panel_bytes, pair, n_item, apart, a.n_panels, blocks, a.x + t * a.ld_x, a.ld_x,
+                    a.y + t * a.ld_y + 128 * pair, 128, 64, a.ld_y, a.bias, a.residual - a.y if a.residual != 0 else 0,
+                    n, scratch,
                 )  # fmt: skip
         tile_release()
 

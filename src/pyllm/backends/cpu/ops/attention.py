@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu import attention
-from pyllm.backends.cpu.attention import HeadNorm, RopeTable
+from pyllm.backends.cpu.attention import NO_NORM, HeadNorm, RopeTable
 from pyllm.backends.cpu.ops.rope import rope_table
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import Buffer
+from pyllm.backends.cpu.table import View
 from pyllm.program import Value
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.norm import RMSNorm
@@ -50,45 +50,33 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
     low.page_bytes[op.cache] = plan.layout.page_bytes
     low.shared.n_bytes = max(low.shared.n_bytes, plan.shared_bytes)
     low.table.need_scratch(plan.scratch_bytes)
-    norms = [_head_norm(low, n) for n in (q_norm, k_norm)]
     scratch = low.table.scratch
     if k or rope or q_norm:
         low.table.add(
             plan.store_kernel,
-            lambda: plan.store_args(
-                step=0, counter=0, q=q.address, ldq=q.ld, k=k.address if k else 0,
-                ldk=k.ld if k else 0, v=v.address if v else 0, ldv=v.ld if v else 0, cache=cache.address,
-                rope=rope, table=angles.address if angles else 0, q_norm=_placed(norms[0]), k_norm=_placed(norms[1]),
-                scratch=scratch.address, scratch_stride=low.table.scratch_bytes,
-            ).tolist()[2:],
-            reads=[q, k, v, angles],
+            plan.store_args(
+                q=q, k=k, v=v, cache=cache, rope=rope, table=angles, q_norm=_head_norm(low, q_norm),
+                k_norm=_head_norm(low, k_norm), scratch=scratch,
+            ),
             label="store kv" if k else "turn queries",
         )  # fmt: skip
     sinks = low.weights.vector([(op.sinks, op.n_heads)])[0] if op.sinks else None
     y = low.new_f32(node)
     low.table.add(
         plan.kernel,
-        lambda: plan.args(
-            step=0, counter=0, q=q.address, ldq=q.ld, out=y.address, ldo=y.ld, cache=cache.address,
-            sinks=sinks.address if sinks else 0, scratch=scratch.address, scratch_stride=low.table.scratch_bytes,
-            shared=low.shared.address,
-        ).tolist()[2:],
-        reads=[q],
-        writes=[y],
+        plan.args(
+            q=q, y=y, cache=cache, sinks=sinks, scratch=scratch, parts=View(low.shared, 0, plan.tickets_bytes),
+            tickets=low.shared,
+        ),
         label="attention",
     )  # fmt: skip
 
 
-def _head_norm(low: Lowering, op: RMSNorm | None) -> tuple[Buffer | None, float, int] | None:
-    """Where the weights are, eps, bytes from one head's weights to the next."""
+def _head_norm(low: Lowering, op: RMSNorm | None) -> HeadNorm:
     if op is None:
-        return None
+        return NO_NORM
     if op.weight is None:
-        return None, op.eps, 0
+        return HeadNorm(None, op.eps)
     columns = low.weights[op.weight].n_elements
     place, _ = low.weights.vector([(op.weight, columns)])
-    return place, op.eps, 4 * op.group if columns > op.group else 0
-
-
-def _placed(norm: tuple[Buffer | None, float, int] | None) -> HeadNorm | None:
-    return None if norm is None else HeadNorm(norm[0].address if norm[0] else 0, norm[1], norm[2])
+    return HeadNorm(place, op.eps, 4 * op.group if columns > op.group else 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyllm.backends.cpu.arguments.elementwise import Elementwise
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.experts import experts
 from pyllm.backends.cpu.ops.gate import add_rows, room
 from pyllm.backends.cpu.ops.linear import linear, product_of_sum
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import View, at
+from pyllm.backends.cpu.table import View
 from pyllm.program import Value
 from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
 from pyllm.program.ops.experts import MixtureOfExperts
@@ -67,8 +68,6 @@ def apply(low: Lowering, kind: str, x: View, z: View, y: View, node: Node, facto
     width = node.op.out.width
     low.table.add(
         kernel("elementwise", "elementwise", kind=kind),
-        lambda: [*at(x), *at(z), *at(y), float(factor), width, low.range(node).address, picks],
-        reads=[x, z],
-        writes=[y],
+        Elementwise(x=x, b=z, y=y, factor=factor, columns=width, rows=low.range(node), picked=picks),
         label=kind,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyllm.backends.cpu.arguments import embed as arguments
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.values import HostRows
@@ -34,7 +35,6 @@ def embed(low: Lowering, node: Node, op: Embed) -> None:
     n = tensor.shape[-1]
     low.table.add(
         kernel("embed", "embed", format=tensor.format),
-        lambda: [low.weights[op.table].data.ctypes.data, y.address, y.ld, n, float(op.scale)],
-        writes=[y],
+        arguments.Embed(table=low.weights.stored(op.table), y=y, columns=n, scale=op.scale),
         label=f"embed {tensor.format}",
     )

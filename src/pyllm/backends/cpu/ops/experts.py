@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.arguments import experts as arguments
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.gate import add_gate
 from pyllm.backends.cpu.rules import emit
@@ -66,12 +66,10 @@ def experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | No
     out, r = low.new_f32(node), routing
     low.table.add(
         kernel("experts", "combine"),
-        lambda: [
-            down.address, down.ld, out.address, out.ld, *((residual.address, residual.ld) if residual else (0, 0)),
-            r.weights.address, op.n_used, r.row_of.address, op.out.width, low.range(source).address,
-        ],
-        reads=[down, residual, r.weights, r.row_of],
-        writes=[out],
+        arguments.Combine(
+            x=down, y=out, residual=residual, weights=r.weights, n_used=op.n_used, row_of=r.row_of,
+            columns=op.out.width, rows=low.range(source),
+        ),
         label="combine experts",
     )  # fmt: skip
 
@@ -84,23 +82,19 @@ def _route(low: Lowering, source: Node, op: MixtureOfExperts) -> _Routing:
     low.table.need_scratch(8 * op.n_experts)
     low.table.add(
         kernel("experts", "route", gating=op.gating),
-        lambda: [
-            logits.address, logits.ld, op.n_experts, op.n_used, r.chosen.address, r.weights.address, int(op.normalize),
-            float(op.weight_scale), bias.address if bias else 0, low.range(source).address, low.table.scratch.address,
-            low.table.scratch_bytes,
-        ],
-        reads=[logits],
-        writes=[r.chosen, r.weights],
+        arguments.Route(
+            logits=logits, n_experts=op.n_experts, n_used=op.n_used, chosen=r.chosen, weights=r.weights,
+            normalize=int(op.normalize), factor=op.weight_scale, bias=bias, rows=low.range(source),
+            scratch=low.table.scratch,
+        ),
         label="choose experts",
     )  # fmt: skip
     low.table.add(
         kernel("experts", "sort"),
-        lambda: [
-            r.chosen.address, op.n_used, op.n_experts, r.ranges.address, r.slot_of.address, r.row_of.address,
-            low.range(source).address,
-        ],
-        reads=[r.chosen],
-        writes=[r.ranges, r.slot_of, r.row_of],
+        arguments.Sort(
+            chosen=r.chosen, n_used=op.n_used, n_experts=op.n_experts, ranges=r.ranges, slot_of=r.slot_of,
+            row_of=r.row_of, rows=low.range(source),
+        ),
         label="sort by expert",
     )  # fmt: skip
     return r
@@ -112,9 +106,7 @@ def _gather(low: Lowering, r: _Routing, form: str) -> View:
     out = low.rows_q8(r.n_rows, width) if form == "q8" else low.rows_f32(r.n_rows, width)
     low.table.add(
         kernel("experts", "gather"),
-        lambda: [x.address, x.ld, out.address, out.ld, r.op.n_used, r.slot_of.address, r.all_rows.address],
-        reads=[x, r.slot_of, r.ranges],
-        writes=[out],
+        arguments.Gather(x=x, y=out, n_used=r.op.n_used, slot_of=r.slot_of, rows=r.all_rows),
         label="gather",
     )
     return out
@@ -139,24 +131,20 @@ def _product(
     scaled = scales[0] is not None
     low.table.add(
         plan.kernel,
-        lambda: linear.args(
-            plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
-            bias=bias.address if bias and not scaled else 0, ranges=r.ranges.address, n_groups=r.op.n_experts,
+        plan.args(
+            w=w, x=x, y=y, bias=None if scaled else bias, ranges=r.ranges, n_groups=r.op.n_experts,
             bias_stride=bias_bytes,
-        ).tolist()[2:],
-        reads=[x, r.ranges],
-        writes=[y],
+        ),
         label=f"experts {plan.format} {plan.rows}x{plan.columns}",
     )  # fmt: skip
     if scaled:
         factors, _ = low.weights.vector([(scales[0], r.op.n_experts)])
         low.table.add(
             kernel("experts", "adjust"),
-            lambda: [
-                y.address, y.ld, factors.address, bias.address if bias else 0, bias_bytes, r.chosen.address,
-                r.slot_of.address, width, r.all_rows.address,
-            ],
-            reads=[y, r.chosen, r.slot_of, r.ranges],
+            arguments.Adjust(
+                x=y, scales=factors, biases=bias, bias_stride=bias_bytes, chosen=r.chosen, slot_of=r.slot_of,
+                columns=width, rows=r.all_rows,
+            ),
             label="scale experts",
         )  # fmt: skip
     return y

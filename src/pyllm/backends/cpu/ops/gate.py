@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyllm.backends.cpu.arguments import elementwise as arguments
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.linear import Gated, linear, siblings
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import View, at, round_up
+from pyllm.backends.cpu.table import View, round_up
 from pyllm.jit.compiler import Kernel
 from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
@@ -67,12 +68,10 @@ def add_rows(
     low.table.need_scratch(8 * round_up(width, 32))
     low.table.add(
         compiled,
-        lambda: [
-            *at(gate), *at(up), *at(y), *at(q8), width, rows.address, low.table.scratch.address,
-            low.table.scratch_bytes, wide_from.address, spread,
-        ],
-        reads=[gate, up, rows],
-        writes=[y, q8],
+        arguments.Gated(
+            gate=gate, up=up, y=y, records=q8, columns=width, rows=rows, scratch=low.table.scratch,
+            wide_from=wide_from, spread=spread,
+        ),
         label=label,
         narrow=narrow,
     )  # fmt: skip
@@ -98,10 +97,11 @@ def activation(low: Lowering, node: Node, op: Activation) -> None:
 
 def _xielu(low: Lowering, node: Node, op: Activation) -> None:
     x, y = low.f32(op.x), low.new_f32(node)
+    alpha_n, alpha_p, beta, eps = op.parameters
     low.table.add(
         kernel("elementwise", "xielu"),
-        lambda: [*at(x), *at(y), op.out.width, low.range(node).address, *map(float, op.parameters)],
-        reads=[x],
-        writes=[y],
+        arguments.XIELU(
+            x=x, y=y, columns=op.out.width, rows=low.range(node), alpha_n=alpha_n, alpha_p=alpha_p, beta=beta, eps=eps
+        ),
         label="xielu",
     )

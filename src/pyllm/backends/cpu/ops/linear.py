@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyllm.backends.cpu import linear as plans
 from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import Entry, View
@@ -55,22 +54,14 @@ def linear(low: Lowering, node: Node, op: Linear, residual: View | None = None, 
         low.table.need_scratch(GATED_SCRATCH if gated else WIDE_SCRATCH)
         wide = Entry(
             wide_kernel,
-            lambda: plans.wide_args(
-                plan, w=w.address, x=x.address, ldx=x.ld, y=out.address, ldy=out.ld,
-                bias=bias.address if bias else 0, residual=residual.address if residual else 0,
-                rows=low.wide(node).address, scratch=low.table.scratch.address,
-                scratch_bytes=low.table.scratch_bytes,
+            plan.wide_args(
+                w=w, x=x, y=out, bias=bias, residual=residual, rows=low.wide(node), scratch=low.table.scratch
             ),
             label=f"wide {plan.format} {gated.act if gated else ''}".rstrip(),
         )  # fmt: skip
     low.table.add(
         plan.kernel,
-        lambda: plans.args(
-            plan, step=0, counter=0, w=w.address, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld,
-            bias=bias.address if bias else 0, residual=residual.address if residual else 0, ranges=rows.address,
-        ).tolist()[2:],
-        reads=[x, residual],
-        writes=[y, gated.q8 if gated else None],
+        plan.args(w=w, x=x, y=y, bias=bias, residual=residual, ranges=rows),
         wide=wide,
         label=f"linear {plan.format} {plan.rows}x{plan.columns}",
     )  # fmt: skip

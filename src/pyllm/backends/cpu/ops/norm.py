@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyllm.backends.cpu.arguments import norm as arguments
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.linear import product_of_sum
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import Buffer, at, round_up
+from pyllm.backends.cpu.table import Buffer, round_up
 from pyllm.program.ops.elementwise import Add
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
 from pyllm.program.ops.select import SelectRows
@@ -37,20 +38,16 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
     y = low.new_f32(node) if "f32" in wants else None
     if "q8" in wants:
         node.q8 = low.rows_q8(low.most_rows(node), op.out.width)
-    q8, n_groups = node.q8, op.out.width // op.group
     weight, weight_step = _by_group(low, op, op.weight)
     bias, bias_step = _by_group(low, op, op.bias if isinstance(op, LayerNorm) else None)
     low.table.need_scratch(4 * round_up(op.out.width, 32))
     low.table.add(
         kernel("norm", "norm", centred=int(isinstance(op, LayerNorm))),
-        lambda: [
-            *at(x), *at(b), *at(h), *at(y), *at(q8), weight.address if weight else 0, weight_step, float(op.eps),
-            op.group, n_groups, low.range(node).address, picks, low.table.scratch.address,
-            low.table.scratch_bytes, low.wide_from(node).address,
-            bias.address if bias else 0, bias_step,
-        ],
-        reads=[x, b],
-        writes=[h, y, q8],
+        arguments.Norm(
+            x=x, b=b, h=h, y=y, records=node.q8, weight=weight, weight_step=weight_step, bias=bias,
+            bias_step=bias_step, eps=op.eps, group=op.group, n_groups=op.out.width // op.group, rows=low.range(node),
+            picked=picks, scratch=low.table.scratch, wide_from=low.wide_from(node),
+        ),
         label="norm" + " of sum" * (b is not None),
     )  # fmt: skip
 

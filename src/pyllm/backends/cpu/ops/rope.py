@@ -22,8 +22,7 @@ def rope_table(low: Lowering, rope: RopeTable) -> View:
         frequencies = low.weights.constant(rope.inv_freq)
         low.table.add(
             rope.kernel,
-            lambda: rope.args(step=0, counter=0, inv_freq=frequencies.address, table=view.address).tolist()[2:],
-            writes=[view],
+            rope.args(frequencies, view),
             label="rope table",
         )
         low.ropes[rope] = view
@@ -36,11 +35,8 @@ def rope(low: Lowering, node: Node, op: Rope) -> None:
     angles = rope_table(low, table)
     low.table.add(
         attention.ROTATE,
-        lambda: attention.rotate_args(
-            step=0, counter=0, x=x.address, ldx=x.ld, y=y.address, ldy=y.ld, n_heads=op.out.width // op.head_dim,
-            head_dim=op.head_dim, rope=table, table=angles.address,
-        ).tolist()[2:],
-        reads=[x, angles],
-        writes=[y],
+        attention.rotate_args(
+            x=x, y=y, n_heads=op.out.width // op.head_dim, head_dim=op.head_dim, rope=table, table=angles
+        ),
         label="rope",
     )  # fmt: skip

@@ -1,0 +1,37 @@
+"""Arguments of `kernels/attention.py`."""
+
+from __future__ import annotations
+
+from pyllm.jit.arguments import Address, Arguments, Rows, Written
+
+
+class Attend(Arguments):
+    """Causal attention over a layer's cache."""
+
+    q: Rows
+    y: Written
+    cache: Address
+    page_bytes: int
+    page_size: int
+    """Positions of a page."""
+    n_kv: int
+    group: int
+    """Query heads of a kv head."""
+    head_dim: int
+    v_head_dim: int
+    head_bytes: int
+    """Bytes of a head in a page, and of its keys."""
+    key_bytes: int
+    scale: float
+    window: int
+    softcap: float
+    """0: none."""
+    sinks: Address | None = None
+    """float32 [heads]."""
+    scratch: Rows
+    cap_rows: int
+    """Rows that a thread's scratch has room for."""
+    parts: Address
+    """float32 rows of the kernel's width and 16 more: as many as two times the parts that work is divided into."""
+    tickets: Address
+    """int64 for each pair of parts, zero before and after."""

@@ -1,0 +1,24 @@
+"""Arguments of `kernels/linear.py`."""
+
+from __future__ import annotations
+
+from pyllm.jit.arguments import Address, Arguments, Rows, Written
+
+
+class Linear(Arguments):
+    """y = x W.T + bias + residual; each group computes the rows of its range."""
+
+    w: Address
+    n_panels: int
+    columns: int
+    x: Rows
+    y: Written
+    bias: Address | None = None
+    residual: Address | None = None
+    """Lies as y does."""
+    ranges: Address
+    """One range for each group."""
+    n_groups: int = 1
+    w_stride: int = 0
+    """Bytes from one group's matrix to the next's; of biases likewise."""
+    bias_stride: int = 0
