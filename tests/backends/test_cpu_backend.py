@@ -23,7 +23,8 @@ from pyllm.backends.cpu import BACKEND
 from pyllm.backends.cpu.executable import CPUExecutable
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.ops import embed
-from pyllm.backends.cpu.table import Buffer, Table
+from pyllm.backends.cpu.table import Table
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, OutOfMemoryError, RequestError
 from pyllm.gguf import open_gguf

@@ -14,8 +14,9 @@ from oracle import nmse
 from pyllm.backends.base import Batch
 from pyllm.backends.cuda import attention, compiler, elementwise, kv
 from pyllm.backends.cuda.graphs import shape_of
-from pyllm.backends.cuda.launch import Q8, TOKENS, Buffer, Facts, Forms, Half, Launch, StepArrays, StepShape, View
+from pyllm.backends.cuda.launch import Q8, TOKENS, Facts, Forms, Half, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
+from pyllm.backends.plan.memory import Buffer
 from pyllm.backends.reference.functions import soft_cap
 from pyllm.backends.reference.ops.attention import attention as reference_attention
 from pyllm.backends.reference.ops.gate import gated_activation, xielu

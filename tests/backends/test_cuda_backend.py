@@ -21,8 +21,9 @@ from pyllm.backends.cuda import launcher as launchers
 from pyllm.backends.cuda.emulated import EmulatedLauncher, open_emulated
 from pyllm.backends.cuda.executable import CUDAExecutable
 from pyllm.backends.cuda.graphs import shape_of
-from pyllm.backends.cuda.launch import Buffer, Launch, fill, struct
+from pyllm.backends.cuda.launch import Launch, fill, struct
 from pyllm.backends.cuda.memory import Work
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, RequestError
 

@@ -15,8 +15,9 @@ from oracle import Shape, transformer
 
 from pyllm.backends.base import Batch
 from pyllm.backends.cuda import candidates, experts
-from pyllm.backends.cuda.launch import TOKENS, Buffer, Launch, StepArrays, StepShape, View
+from pyllm.backends.cuda.launch import TOKENS, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
+from pyllm.backends.plan.memory import Buffer
 from pyllm.backends.reference.ops.experts import route as reference_route
 from pyllm.config import ExecutionOptions
 from pyllm.program import Value

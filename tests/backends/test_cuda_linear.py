@@ -15,9 +15,10 @@ from oracle import decoded, nmse, random_tensor
 
 from pyllm.backends.cuda import elementwise, linear, matrices
 from pyllm.backends.cuda.experts import Routing
-from pyllm.backends.cuda.launch import Q8, TOKENS, Buffer, Count, Forms, Half, Launch, StepArrays, StepShape, View
+from pyllm.backends.cuda.launch import Q8, TOKENS, Count, Forms, Half, Launch, StepArrays, StepShape, View
 from pyllm.backends.cuda.launcher import Launcher
 from pyllm.backends.layouts import LAYOUTS, Layout
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Value

@@ -32,6 +32,8 @@ class Op:
 
     selects_rows: ClassVar[bool] = False
     """Its value has one row per output row, not one per token, whatever it reads."""
+    keeps_state: ClassVar[bool] = False
+    """It must be computed in every step, whoever reads its value: later steps read what it keeps."""
 
     def settle(self, shapes: Shapes) -> Self:
         """The op with what follows from its inputs filled in: default sizes, the state that it keeps."""

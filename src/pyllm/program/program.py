@@ -54,6 +54,10 @@ class Program:
         """The stages in order; all ops are in one of them."""
         return self.cuts or (Stage(0, len(self.ops), sends=tuple(dict.fromkeys((self.hidden, self.logits)))),)
 
+    def values(self) -> list[Value]:
+        """All values, received ones first."""
+        return [*(v for stage in self.stages for v in stage.receives), *(op.out for op in self.ops)]
+
     def by_row(self) -> frozenset[int]:
         """Ids of all values that have one row per output row."""
         found = set(self.given_rows)

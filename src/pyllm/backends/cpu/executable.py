@@ -21,10 +21,10 @@ from pyllm.backends.cpu.table import (
     NEVER,
     WIDE,
     WIDE_ROWS,
-    Buffer,
     Encoded,
     round_up,
 )
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, RequestError
 from pyllm.gguf.tensor import TensorInfo
@@ -63,7 +63,7 @@ class CPUExecutable(Executable):
         self._place()
         if low.statistics:
             low.statistics.allocate()
-        self._stages, self._by_row = program.stages, program.by_row()
+        self._stages, self._by_row = program.stages, low.graph.by_row
         self._step = aligned_zeros((32,), np.int64)
         low.step.address = int(self._step.ctypes.data)
         self._outputs = {

@@ -1,21 +1,20 @@
-"""From a program to a table: which values are computed when, by which kernel, in which form, and what is fused.
+"""From a program to a table: groups of ops become entries, in order, and values get the forms that their readers want.
 
-Values are computed when something asks for them, so that whoever asks decides what they are fused with: a norm takes
-the sum or the selection of rows before it along, a matrix product the residual added after it, attention the norms and
-rotations of queries and keys; products of one input and format are one product. A value has a float32 form, a form of
-activation records ("q8", kernels/activation.py), or both, as its readers want.
+What is computed at once and when is planned before (`backends/plan`). A value has a float32 form, a form of activation
+records ("q8", kernels/activation.py), or both.
 
 A stage of a part ends when its values to send are computed and its keys and values stored; what only later stages
-read may be left to them. No fusion reaches into a later stage, because whatever is asked for asks for its inputs only.
+read may be left to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.arguments.elementwise import Quantize
 from pyllm.backends.cpu.attention import RopeTable
+from pyllm.backends.cpu.fusions import Fusions
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.statistics import Statistics
@@ -28,21 +27,22 @@ from pyllm.backends.cpu.table import (
     NEVER,
     WIDE,
     WIDE_ROWS,
-    Buffer,
     Table,
     View,
     round_up,
 )
-from pyllm.backends.cpu.values import Given, HostRows, Node, Range, Sent
+from pyllm.backends.cpu.values import HostRows, Node, Range
 from pyllm.backends.cpu.weights import Weights
+from pyllm.backends.plan import forms
+from pyllm.backends.plan.graph import Graph
+from pyllm.backends.plan.groups import Group, fuse
+from pyllm.backends.plan.memory import Buffer
+from pyllm.backends.plan.schedule import Schedule
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Op, Program, Stage, Value, inputs
-from pyllm.program.ops.attention import Attention
+from pyllm.program import Op, Program, Stage, Value
 from pyllm.program.ops.experts import MixtureOfExperts
-from pyllm.program.ops.linear import Linear
-from pyllm.program.ops.select import SelectRows
 
 
 class Lowering:
@@ -57,10 +57,12 @@ class Lowering:
         self.page_bytes = [0] * len(program.kv)
         self.host_rows: list[HostRows] = []
         self.ropes: dict[RopeTable, View] = {}
-        self.shared = Buffer(0)
+        self.shared = Buffer(0, keep=True)
         self.statistics = Statistics() if options.collect_importance else None
-        self._nodes: dict[int, Node] = {}
-        self._by_row = program.by_row()
+        emit.check(program)
+        self.graph = Graph(program)
+        self.groups = fuse(self.graph, Fusions(self.graph, self.weights.__getitem__, self._only_wide))
+        self._nodes = {v.id: Node(v, v.id in self.graph.by_row) for v in program.values()}
         self.outputs = {
             v.id: Buffer(self._most(v) * self._ld(v.width), outside=True)
             for stage in program.stages
@@ -71,25 +73,20 @@ class Lowering:
         """Where values of other devices are put when the stage that receives them begins."""
         for stage in program.stages:
             for v in stage.receives:
-                self.given[v.id] = self.rows_f32(self._most(v), v.width)
-                self._nodes[v.id] = Node(Given(out=v, layer=0), v.id in self._by_row, f32=self.given[v.id])
-        for op in program.ops:
-            self._record(op)
-        for stage in program.stages:
-            for v in stage.sends:
-                self._nodes[v.id].readers.append(Sent(out=v, layer=0, x=v))
-        self.ranges = [self._stage(stage) for stage in program.stages]
-        if self.shared.n_bytes:
-            self.table.keep(self.shared)
+                self.given[v.id] = self.node(v).f32 = self.rows_f32(self._most(v), v.width)
+        schedule = Schedule(self.graph, self.groups)
+        self.ranges = [self._stage(stage, schedule.stage(i)) for i, stage in enumerate(program.stages)]
 
-    def _stage(self, stage: Stage) -> Range:
+    def _stage(self, stage: Stage, order: Iterable[tuple[Op, list[Group]]]) -> Range:
         start, complete = len(self.table.entries), {}
         for v in stage.receives:
             self.table.touch(self.given[v.id].buffer, start)
-        for op in self.program.ops[stage.start : stage.stop]:
-            if isinstance(op, Attention) or op.out in stage.sends:
-                self.f32(op.out)
-                complete[op.out.id] = len(self.table.entries)
+        for root, groups in order:
+            for group in groups:
+                emit.of(group.op)(self, self.node(group.out), group.op)
+            if root.out in stage.sends:
+                self.f32(root.out)
+                complete[root.out.id] = len(self.table.entries)
         return Range(start, len(self.table.entries), complete)
 
     @property
@@ -124,7 +121,10 @@ class Lowering:
 
     def may_be_wide(self, node: Node) -> bool:
         few = node.picked and not self.options.many_rows
-        return not few and not any(isinstance(op, MixtureOfExperts) for op in node.readers)
+        return not few and not any(isinstance(op, MixtureOfExperts) for op in self.graph.readers(node.value))
+
+    def _only_wide(self, v: Value, x: Value) -> bool:
+        return self.wanted(v) == {"q8"} and all(self.may_be_wide(Node(u, u.id in self.graph.by_row)) for u in (v, x))
 
     def narrow(self, node: Node) -> View:
         """Where the (first, count) of a value's rows without wide records is, if it may have others."""
@@ -135,27 +135,24 @@ class Lowering:
         return View(self.step, 0, 8 * (WIDE_ROWS if node.picked else WIDE))
 
     def most_rows(self, node: Node) -> int:
-        return self._most(node.op.out)
+        return self._most(node.value)
 
     def _most(self, v: Value) -> int:
-        return self.options.max_rows if v.id in self._by_row else self.options.max_tokens
+        return self.options.max_rows if v.id in self.graph.by_row else self.options.max_tokens
 
     def f32(self, v: Value) -> View:
-        """The value as float32, computed now if it has not been."""
-        node = self.node(v)
-        if node.f32 is None:
-            self._compute(node)
-        if node.f32 is None:
-            raise BackendError(f"The CPU backend has no float32 form of {type(node.op).__name__}.")
-        return node.f32
+        """The value as float32."""
+        view = self.node(v).f32
+        if view is None:
+            op = self.graph.producer(v)
+            raise BackendError(f"The CPU backend has no float32 form of {type(op).__name__}.")
+        return view
 
     def q8(self, v: Value) -> View:
-        """The value as activation records."""
+        """The value as activation records, quantized now if it has not been."""
         node = self.node(v)
-        if node.q8 is None and node.f32 is None and not isinstance(node.op, SelectRows):
-            self._compute(node)
         if node.q8 is None:
-            self._quantize(node)
+            self.quantize(node, self.f32(v))
         assert node.q8 is not None
         return node.q8
 
@@ -164,7 +161,7 @@ class Lowering:
 
     def new_f32(self, node: Node) -> View:
         """Room for the float32 form of a value: the output's own array, where it is one."""
-        out = node.op.out
+        out = node.value
         if out.id in self.outputs:
             node.f32 = View(self.outputs[out.id], self._ld(out.width))
         else:
@@ -183,25 +180,15 @@ class Lowering:
     def _ld(width: int) -> int:
         return 4 * round_up(width, 16)
 
-    def _record(self, op: Op) -> None:
-        read = [self._nodes[v.id] for v in inputs(op)]
-        for node in read:
-            node.readers.append(op)
-        self._nodes[op.out.id] = Node(op, op.out.id in self._by_row)
-
     def wants(self, node: Node) -> set[str]:
         """Forms that the readers of a value ask for."""
-        out = set() if node.readers else {"f32"}
-        for op in node.readers:
-            if isinstance(op, Linear):
-                out.add(self.x_form(op.weight))
-            elif isinstance(op, MixtureOfExperts) and op.x == node.op.out and op.router != node.op.out:
-                out.add(self.x_form(op.gate))
-            else:
-                out.add("f32")
-            if self.statistics and isinstance(op, (Linear, MixtureOfExperts)):
-                out.add("f32")
-        return out
+        return self.wanted(node.value)
+
+    def wanted(self, v: Value) -> set[str]:
+        return forms.wanted(self.graph, v, lambda _, weights: self._product_forms(weights))
+
+    def _product_forms(self, weights: list[str]) -> set[str]:
+        return {*map(self.x_form, weights), *(["f32"] if self.statistics else [])}
 
     def x_form(self, weight: str) -> str:
         """The form of input that products with this weight read."""
@@ -214,21 +201,14 @@ class Lowering:
             rows = self.range(self.node(v))
             self.statistics.observe(self.table, v.id, weights, self.f32(v), v.width, rows, 1)
 
-    # --- ops
-
-    def _compute(self, node: Node) -> None:
-        emit.of(node.op)(self, node, node.op)
-
-    def _quantize(self, node: Node) -> None:
-        source, picks = node, 0
-        if isinstance(node.op, SelectRows) and node.f32 is None and self.wants(node) == {"q8"}:
-            source, picks = self.node(node.op.x), 1
-        x, width = self.f32(source.op.out), node.op.out.width
-        q8 = node.q8 = self.rows_q8(self.most_rows(node), width)
+    def quantize(self, node: Node, x: View, picks: int = 0) -> None:
+        """Add the value's activation records, of its rows x or of the picked ones of x."""
+        node.q8 = self.rows_q8(self.most_rows(node), node.value.width)
         self.table.add(
             kernel("elementwise", "quantize"),
             Quantize(
-                x=x, records=q8, columns=width, rows=self.range(node), picked=picks, wide_from=self.wide_from(node)
+                x=x, records=node.q8, columns=node.value.width, rows=self.range(node), picked=picks,
+                wide_from=self.wide_from(node),
             ),
             label="quantize",
-        )
+        )  # fmt: skip

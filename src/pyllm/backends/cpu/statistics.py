@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pyllm.backends.cpu.arguments.statistics import SumSquares
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.table import Buffer, View, round_up
+from pyllm.backends.cpu.table import View, round_up
+from pyllm.backends.plan.memory import Buffer
 from pyllm.jit.memory import aligned_zeros
 
 if TYPE_CHECKING:

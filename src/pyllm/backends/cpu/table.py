@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends import arena
+from pyllm.backends.plan.memory import Buffer, Work
 from pyllm.jit.arguments import PREFIX, Arguments
 from pyllm.jit.compiler import Kernel
 from pyllm.jit.memory import aligned_zeros
@@ -28,17 +28,6 @@ FIRST_WIDE_ROW, NARROW_ROWS, WIDE_ROWS = 20, 22, 24
 
 def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
-
-
-@dataclass(eq=False, slots=True)
-class Buffer:
-    """Work memory from the entry that first writes it to the one that last reads it (or outside of the table's)."""
-
-    n_bytes: int
-    address: int = 0
-    first: int = -1
-    last: int = -1
-    outside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +69,7 @@ class Table:
     """Entries in the order of their execution, their buffers, and scratch memory."""
 
     entries: list[Entry] = field(default_factory=list)
-    buffers: list[Buffer] = field(default_factory=list)
+    work: Work = field(default_factory=lambda: Work(LINE))
     scratch: Scratch = field(default_factory=Scratch)
 
     def add(
@@ -101,29 +90,19 @@ class Table:
 
     def touch(self, buffer: Buffer, at: int) -> None:
         """The buffer is used by entry `at`."""
-        if buffer.first < 0:
-            buffer.first = at
-            if not buffer.outside:
-                self.buffers.append(buffer)
-        buffer.first, buffer.last = min(buffer.first, at), max(buffer.last, at)
-
-    def keep(self, buffer: Buffer) -> None:
-        """The buffer is its users' own from step to step, and zero at first."""
-        self.touch(buffer, 0)
-        self.touch(buffer, 1 << 40)
+        self.work.touch(buffer, at)
 
     def need_scratch(self, n_bytes: int) -> None:
         """Each thread gets at least so much."""
         self.scratch.ld = max(self.scratch.ld, round_up(n_bytes, LINE))
 
     def arrange(self) -> int:
-        """Give every buffer an offset (kept as its address), reusing what has ended; returns the bytes of all."""
-        return arena.arrange(self.buffers, LINE)
+        """Give every buffer an offset, reusing what has ended; returns the bytes of all."""
+        return self.work.arrange()
 
     def place(self, base: int, scratch: int) -> None:
         """Turn offsets into addresses."""
-        for b in self.buffers:
-            b.address += base
+        self.work.place(base)
         self.scratch.address = scratch
 
     def kernels(self) -> list[Kernel]:

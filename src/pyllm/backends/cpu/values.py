@@ -1,39 +1,22 @@
-"""What lowering knows of a program's values: who computes and reads them, and in which forms they are there."""
+"""What lowering knows of a program's values: who computes them, and in which forms they are there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyllm.backends.cpu.table import View
-from pyllm.program import Op, Value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given(Op):
-    """A value of another device."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent(Op):
-    """Reads a value for another device, or for the caller. Computes nothing: `out` is `x`."""
-
-    x: Value
+from pyllm.program import Value
 
 
 @dataclass(eq=False)
 class Node:
-    """A value: the op that computes it, who reads it, and the forms that it has been computed in so far."""
+    """A value, and the forms that it has been computed in so far."""
 
-    op: Op
+    value: Value
     picked: bool
     """Its rows are the wanted ones, not all tokens."""
-    readers: list[Op] = field(default_factory=list)
     f32: View | None = None
     q8: View | None = None
-
-    @property
-    def only_reader(self) -> Op | None:
-        return self.readers[0] if len(self.readers) == 1 else None
 
 
 @dataclass(frozen=True)

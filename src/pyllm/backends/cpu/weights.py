@@ -12,7 +12,8 @@ from pyllm.backends.base import check_replacement
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.layouts import PANEL
 from pyllm.backends.cpu.linear import LinearPlan
-from pyllm.backends.cpu.table import LINE, Buffer
+from pyllm.backends.cpu.table import LINE
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import Progress
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo

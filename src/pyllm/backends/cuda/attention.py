@@ -17,7 +17,6 @@ from pyllm.backends.cuda import elementwise
 from pyllm.backends.cuda.kv import PAD, cache_defines, cache_members
 from pyllm.backends.cuda.launch import (
     TOKENS,
-    Buffer,
     Facts,
     Forms,
     Launch,
@@ -28,6 +27,7 @@ from pyllm.backends.cuda.launch import (
     round_up,
     struct,
 )
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.program.ops.attention import Attention

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Candidates
-from pyllm.backends.cuda.launch import ROWS, Buffer, Launch, StepArrays, View, fill, struct
+from pyllm.backends.cuda.launch import ROWS, Launch, StepArrays, View, fill, struct
+from pyllm.backends.plan.memory import Buffer
 
 MOST = 128
 """As many as the kernels find. Enough for the usual 40 of `top_k` with penalties over 64 tokens."""

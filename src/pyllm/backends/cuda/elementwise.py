@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.cuda.launch import (
-    Buffer,
     Count,
     Forms,
     Launch,
@@ -21,6 +20,7 @@ from pyllm.backends.cuda.launch import (
     round_up,
     struct,
 )
+from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.gate import ACTIVATIONS
 
 _THREADS, _MOST_THREADS = 128, 512

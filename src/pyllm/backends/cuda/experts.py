@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pyllm.backends.cuda.launch import FEW, Buffer, Count, Launch, StepArrays, StepShape, View, fill, struct
+from pyllm.backends.cuda.launch import FEW, Count, Launch, StepArrays, StepShape, View, fill, struct
+from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.experts import MixtureOfExperts
 
 _GATINGS = {"softmax": 0, "sigmoid": 1, "softmax_chosen": 2}

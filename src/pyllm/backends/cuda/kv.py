@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.cuda.launch import Buffer, Launch, StepArrays, StepShape, View, fill, round_up, struct
+from pyllm.backends.cuda.launch import Launch, StepArrays, StepShape, View, fill, round_up, struct
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.program import KVSpec

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 
 FEW = 8
@@ -54,20 +55,6 @@ class StepShape:
     """Positions that the longest sequence has with this step's."""
     max_span: int
     """Most tokens of one sequence."""
-
-
-@dataclass(eq=False, slots=True)
-class Buffer:
-    """Device memory, from the launch that first writes it to the one that last reads it."""
-
-    n_bytes: int
-    address: int = 0
-    outside: bool = False
-    """Placed by somebody else (weights, KV, what a step uploads or downloads): liveness does not move it."""
-    keep: bool = False
-    """Its users' own from step to step, and zero at first; shared with nothing."""
-    first: int = -1
-    last: int = -1
 
 
 @dataclass(frozen=True, slots=True)

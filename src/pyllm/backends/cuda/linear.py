@@ -15,7 +15,6 @@ from pyllm.backends.cuda.launch import (
     FEW,
     GROUP,
     TOKENS,
-    Buffer,
     Count,
     Forms,
     Launch,
@@ -27,6 +26,7 @@ from pyllm.backends.cuda.launch import (
 )
 from pyllm.backends.cuda.matrices import MatrixPlan, blocks, codebook, defines
 from pyllm.backends.layouts import LAYOUTS
+from pyllm.backends.plan.memory import Buffer
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
 

@@ -1,24 +1,22 @@
-"""From a program to launches: which values are computed when, by which kernel, in which forms, and what is fused.
+"""From a program to launches: groups of ops, in order, and the forms of values that their readers want.
 
-Values are computed when something asks for them, so that whoever asks decides what they are fused with: a norm takes
-the selection of rows before it along, a product the sum or the gated activation after it, attention the norms and
-rotations of queries and keys; products of one input and format are one product. Steps of up to FEW rows and of more
-take different kernels; both are planned here, side by side.
+What is computed at once and when is planned before (`backends/plan`). Steps of up to FEW rows and of more take
+different kernels; both are planned here, side by side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pyllm.backends.cuda import candidates, elementwise, linear
+from pyllm.backends.cuda.fusions import Fusions
 from pyllm.backends.cuda.launch import (
     ALIGNMENT,
     FEW,
     Q8,
     ROWS,
     TOKENS,
-    Buffer,
     Count,
     Facts,
     Forms,
@@ -29,41 +27,32 @@ from pyllm.backends.cuda.launch import (
     round_up,
 )
 from pyllm.backends.cuda.memory import Work
-from pyllm.backends.cuda.ops.experts import expert_forms
 from pyllm.backends.cuda.rules import emit
 from pyllm.backends.cuda.weights import Weights
+from pyllm.backends.plan import forms
+from pyllm.backends.plan.graph import Graph
+from pyllm.backends.plan.groups import Group, fuse
+from pyllm.backends.plan.memory import Buffer
+from pyllm.backends.plan.schedule import Schedule
 from pyllm.config import ExecutionOptions
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Op, Program, Stage, Value, inputs
-from pyllm.program.ops.attention import Attention
-from pyllm.program.ops.experts import MixtureOfExperts
-from pyllm.program.ops.linear import Linear
+from pyllm.program import Op, Program, Stage, Value
 
 
 @dataclass(eq=False)
 class Node:
-    """A value: the op that computes it (None: another device does), who reads it, where it is in which form."""
+    """A value: how many rows it has, and where it is in which form."""
 
     value: Value
-    op: Op | None
     count: Count
-    readers: list[Op] = field(default_factory=list)
     f32: View | None = None
     q8: Q8 | None = None
     half: Half | None = None
-
-    @property
-    def only_reader(self) -> Op | None:
-        return self.readers[0] if len(self.readers) == 1 else None
 
     def forms(self, wanted: set[str]) -> Forms:
         """Those of its forms that are wanted, of what there are."""
         f32, q8, half = (form in wanted for form in ("f32", "q8", "half"))
         return Forms(self.f32 if f32 else None, self.q8 if q8 else None, self.half if half else None)
-
-    @property
-    def computed(self) -> bool:
-        return self.f32 is not None or self.q8 is not None or self.half is not None
 
 
 @dataclass(frozen=True)
@@ -90,19 +79,16 @@ class Lowering:
         self.caches = [Buffer(0, outside=True) for _ in program.kv]
         self.received: dict[int, View] = {}
         self.sent: dict[int, View] = {}
-        self._sends = {v.id for stage in program.stages for v in stage.sends}
-        self._by_row = program.by_row()
-        self._nodes: dict[int, Node] = {}
-        for stage in program.stages:
-            for v in stage.receives:
-                self._nodes[v.id] = Node(v, None, self._count(v))
-        for op in program.ops:
-            for v in inputs(op):
-                self._nodes[v.id].readers.append(op)
-            self._nodes[op.out.id] = Node(op.out, op, self._count(op.out))
-        self.stages = [self._stage(s, s == program.stages[-1]) for s in program.stages]
+        emit.check(program)
+        self.graph = Graph(program)
+        self.groups = fuse(self.graph, Fusions(self.weights.__getitem__))
+        self._nodes = {v.id: Node(v, self._count(v)) for v in program.values()}
+        schedule = Schedule(self.graph, self.groups)
+        self.stages = [
+            self._stage(stage, schedule.stage(i), stage == program.stages[-1]) for i, stage in enumerate(program.stages)
+        ]
         self.n_candidates, self.chosen = 0, Buffer(0)
-        if program.logits.id in self.sent and program.logits.id in self._by_row:
+        if program.logits.id in self.sent and program.logits.id in self.graph.by_row:
             self._candidates(self.sent[program.logits.id])
 
     def _candidates(self, logits: View) -> None:
@@ -112,23 +98,22 @@ class Lowering:
             launches, self.chosen = candidates.launches(logits, n_vocab, self.arrays, self.options.max_rows)
             for launch in launches:
                 self.work.add(launch, by_row=True)
-            self.work.hold(self.chosen)
+            self.work.hold_from_next(self.chosen)
             self.n_candidates = n
 
-    def _stage(self, stage: Stage, last: bool) -> StagePlan:
-        first = len(self.work.planned)
+    def _stage(self, stage: Stage, order: Iterable[tuple[Op, list[Group]]], last: bool) -> StagePlan:
+        first, ends = len(self.work.planned), {}
         for v in stage.receives:
             node = self.node(v)
             node.f32 = self.received[v.id] = self.room(node)
-            self.work.touch(node.f32.buffer)
-        for op in self.program.ops[stage.start : stage.stop]:
-            if isinstance(op, Attention) and not self.node(op.out).computed:
-                self._compute(self.node(op.out))
-        ends = {}
-        for v in stage.sends:
-            self.sent[v.id] = view = self.f32(v)
-            self.work.hold(view.buffer)
-            ends[v.id] = len(self.work.planned)
+            self.work.touch_next(node.f32.buffer)
+        for root, groups in order:
+            for group in groups:
+                emit.of(group.op)(self, self.node(group.out), group.op)
+            if root.out in stage.sends:
+                self.sent[root.out.id] = view = self.f32(root.out)
+                self.work.hold_from_next(view.buffer)
+                ends[root.out.id] = len(self.work.planned)
         return StagePlan(stage, first, len(self.work.planned), ends, last)
 
     def arrange(self) -> dict[str, int]:
@@ -157,13 +142,10 @@ class Lowering:
         return self._nodes[v.id]
 
     def is_by_row(self, v: Value) -> bool:
-        return v.id in self._by_row
+        return v.id in self.graph.by_row
 
     def _count(self, v: Value) -> Count:
-        return ROWS if v.id in self._by_row else TOKENS
-
-    def is_sent(self, node: Node) -> bool:
-        return node.value.id in self._sends
+        return ROWS if v.id in self.graph.by_row else TOKENS
 
     def most(self, node: Node) -> int:
         return node.count.most(self.options)
@@ -181,18 +163,14 @@ class Lowering:
         return node.f32
 
     def f32(self, v: Value) -> View:
-        """The value as float32, computed now if it has not been."""
-        node = self.node(v)
-        if node.f32 is None:
-            self._compute(node)
-        assert node.f32 is not None, "whoever computes a value whose readers want float32 gives it that form"
-        return node.f32
+        """The value as float32."""
+        view = self.node(v).f32
+        assert view is not None, "a value whose readers want float32 is computed in that form"
+        return view
 
     def forms(self, v: Value, wanted: set[str]) -> Forms:
-        """The value in these forms ("f32", "q8", "half"), computed or converted now where it has not been."""
+        """The value in these forms ("f32", "q8", "half"), converted now where it has not been."""
         node = self.node(v)
-        if not node.computed:
-            self._compute(node)
         missing = {form for form in wanted if getattr(node, form) is None}
         if missing:
             x, y = self.f32(v), self.new_forms(node, missing)
@@ -212,23 +190,10 @@ class Lowering:
 
     def wants(self, node: Node) -> set[str]:
         """Forms that the readers of a value ask for, and float32 where others than products read it."""
-        out = {"f32"} if self.is_sent(node) or not node.readers else set()
-        for op in node.readers:
-            if isinstance(op, Linear):
-                out |= self.x_forms(node, [op.weight])
-            elif isinstance(op, MixtureOfExperts) and op.x == node.value and op.router != node.value:
-                out |= expert_forms(self, node, op)
-            else:
-                out.add("f32")
-        return out
+        return forms.wanted(self.graph, node.value, lambda v, names: self.x_forms(self.node(v), names))
 
     def x_forms(self, node: Node, names: Sequence[str]) -> set[str]:
         """The forms of input that products with these weights read, in steps of few rows and of many."""
-        plan = self.weights.plan(names)
-        return {plan.few_form} | ({plan.many_form} if self.most(node) > FEW else set())
-
-    # --- ops
-
-    def _compute(self, node: Node) -> None:
-        assert node.op is not None, "a value of another device is given, not computed"
-        emit.of(node.op)(self, node, node.op)
+        plans = [self.weights.plan([name]) for name in names]
+        many = {plan.many_form for plan in plans} if self.most(node) > FEW else set()
+        return {plan.few_form for plan in plans} | many

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import check_replacement
 from pyllm.backends.cuda import linear, matrices
-from pyllm.backends.cuda.launch import ALIGNMENT, Buffer, round_up
+from pyllm.backends.cuda.launch import ALIGNMENT, round_up
+from pyllm.backends.plan.memory import Buffer
 from pyllm.config import Progress
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo

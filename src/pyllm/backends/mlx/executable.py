@@ -21,6 +21,7 @@ from pyllm.backends.mlx import metal
 from pyllm.backends.mlx.errors import device_errors
 from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
 from pyllm.backends.mlx.worker import Worker
+from pyllm.backends.plan.graph import last_uses
 from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value, inputs
@@ -199,7 +200,7 @@ class MLXExecutable(Executable):
         plan, part = self._plans[stage], self.program.stages[stage]
         reads, arrays = self._step
         step = Step(self.lowering, arrays, reads, batch.n_rows, dict(enumerate(self.caches)), dict(self._values))
-        kept, last_use = {*wanted, *plan.leaves, *self._values}, _last_uses(self.program, part.start, part.stop)
+        kept, last_use = {*wanted, *plan.leaves, *self._values}, last_uses(self.program.ops[part.start : part.stop])
         at_once = self._pace.get(batch.n_tokens.bit_length(), (1, 0.0))[0]
         touched: list[tuple[mx.array, mx.array]] = []
         began = piece_began = time.perf_counter()
@@ -298,17 +299,6 @@ def _paced(at_once: int, seconds: float) -> int:
     if seconds > 2 * _PIECE:
         return max(1, int(at_once * _PIECE / seconds))
     return 2 * at_once if seconds < _PIECE / 2 else at_once
-
-
-def _last_uses(program: Program, start: int, stop: int) -> list[set[int]]:
-    """For each op of a stage the ids of the values that no later one reads."""
-    seen: set[int] = set()
-    out: list[set[int]] = []
-    for op in reversed(program.ops[start:stop]):
-        ids = {v.id for v in inputs(op)} | {op.out.id}
-        out.append(ids - seen)
-        seen |= ids
-    return out[::-1]
 
 
 def _plan_stages(program: Program) -> list[_StagePlan]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pyllm.backends.mlx import metal
 from pyllm.backends.mlx.matrices import bytes_decoded
 from pyllm.backends.mlx.packing import Plan
+from pyllm.backends.plan.graph import last_uses
 from pyllm.config import ExecutionOptions
-from pyllm.program import Op, Program, inputs
+from pyllm.program import Op, Program
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.linear import Linear
@@ -21,16 +22,14 @@ def work_bytes(program: Program, plans: Mapping[str, Plan], options: ExecutionOp
     """The most that there is at a time in the largest step, op by op: values up to their last reader, and what an op
     makes for itself. `plans`: of the matrices, by name."""
     by_row = program.by_row()
-    last = {v.id: i for i, op in enumerate(program.ops) for v in inputs(op)}
     live: dict[int, int] = {}
     most = 0
-    for i, op in enumerate(program.ops):
+    for op, spent in zip(program.ops, last_uses(program.ops), strict=True):
         n = options.max_rows if op.out.id in by_row else options.max_tokens
         live[op.out.id] = 4 * n * op.out.width
         most = max(most, sum(live.values()) + _within(op, n, plans, options, half))
-        for v in inputs(op):
-            if last[v.id] == i:
-                live.pop(v.id, None)
+        for read in spent - {op.out.id}:
+            live.pop(read, None)
     return most
 
 

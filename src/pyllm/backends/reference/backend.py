@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Backend, Batch, Crossing, DeviceInfo, Executable, HostCrossing, ImportanceSums, Probe
+from pyllm.backends.plan.graph import last_uses
 from pyllm.backends.reference.rules import F32, State, rule
 from pyllm.backends.reference.weights import KEEP_BYTES, Weights
 from pyllm.config import ExecutionOptions
 from pyllm.errors import ClosedError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Program, Value, inputs
+from pyllm.program import Program, Value
 
 
 class ReferenceBackend(Backend):
@@ -61,7 +62,7 @@ class ReferenceExecutable(Executable):
         except MemoryError as error:
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
-        self._last_use, self._by_row = _last_uses(program), program.by_row()
+        self._last_use, self._by_row = last_uses(program.ops), program.by_row()
         self._state: State = {}
         self._sums: ImportanceSums = {}
         self._seen: list[tuple[str, int, int, NDArray[np.float64], int]] = []
@@ -156,14 +157,3 @@ class ReferenceExecutable(Executable):
             for first, last in pairwise(bounds):
                 out[first:last, columns] = x[first:last] @ slab.T
         return out
-
-
-def _last_uses(program: Program) -> list[list[int]]:
-    """For each op the values that it is the last to read."""
-    seen: set[int] = set()
-    kept = []
-    for op in reversed(program.ops):
-        ids = {v.id for v in inputs(op)} - seen
-        seen |= ids
-        kept.append(sorted(ids))
-    return kept[::-1]

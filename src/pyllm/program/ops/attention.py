@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes
@@ -21,6 +21,8 @@ class Attention(Op):
     positions max(0, p - window + 1) .. p (window 0: all). Scores are (q . k) * scale, then softcap * tanh(. / softcap)
     if softcap is not 0. `sinks` [n_heads] names logits that join each head's softmax without a value.
     """
+
+    keeps_state: ClassVar[bool] = True
 
     q: Value
     k: Value | None

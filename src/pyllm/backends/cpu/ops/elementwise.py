@@ -1,4 +1,4 @@
-"""Arithmetic on single numbers; a sum goes into the product that it adds to."""
+"""Arithmetic on single numbers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments.elementwise import Elementwise
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.ops.experts import experts
 from pyllm.backends.cpu.ops.gate import add_rows, room
-from pyllm.backends.cpu.ops.linear import linear, product_of_sum
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import View
 from pyllm.program import Value
 from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
-from pyllm.program.ops.experts import MixtureOfExperts
-from pyllm.program.ops.linear import Linear
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering
@@ -23,16 +19,7 @@ if TYPE_CHECKING:
 
 @emit(Add)
 def add(low: Lowering, node: Node, op: Add) -> None:
-    product = product_of_sum(low, node)
-    other = low.f32(op.b if product.op.out == op.a else op.a) if product else None
-    if product and other and other.ld == low._ld(op.out.width):  # a residual lies as the sum does
-        if isinstance(product.op, MixtureOfExperts):
-            experts(low, node, product.op, residual=other)
-        else:
-            assert isinstance(product.op, Linear)
-            linear(low, node, product.op, residual=other)
-    else:
-        elementwise(low, node, "add", op.a, op.b)
+    elementwise(low, node, "add", op.a, op.b)
 
 
 @emit(Scale)
@@ -65,7 +52,7 @@ def elementwise(
 
 
 def apply(low: Lowering, kind: str, x: View, z: View, y: View, node: Node, factor: float, picks: int) -> None:
-    width = node.op.out.width
+    width = node.value.width
     low.table.add(
         kernel("elementwise", "elementwise", kind=kind),
         Elementwise(x=x, b=z, y=y, factor=factor, columns=width, rows=low.range(node), picked=picks),

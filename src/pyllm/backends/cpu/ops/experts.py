@@ -9,7 +9,9 @@ from pyllm.backends.cpu.arguments import experts as arguments
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.ops.gate import add_gate
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import NEVER, Buffer, View
+from pyllm.backends.cpu.table import NEVER, View
+from pyllm.backends.plan.groups import Product
+from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.experts import MixtureOfExperts
 
 if TYPE_CHECKING:
@@ -37,9 +39,10 @@ class _Routing:
 
 
 @emit(MixtureOfExperts)
-def experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
-    """`node` is the value that is written: the mixture, or its sum with `residual`."""
-    source = low.node(op.x)
+def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
+    """`node` is the value that is written: the mixture, or its sum with a residual."""
+    group, source = low.groups.of(node.value), low.node(op.x)
+    residual = low.f32(group.residual) if isinstance(group, Product) and group.residual else None
     routing = _route(low, source, op)
     gate_format, up_format = low.weights[op.gate].format, low.weights[op.up].format
     fused = gate_format == up_format and op.n_ff % 16 == 0 and not (op.gate_scale or op.up_scale)

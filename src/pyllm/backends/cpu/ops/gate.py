@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments import elementwise as arguments
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.ops.linear import Gated, linear, siblings
+from pyllm.backends.cpu.ops.linear import Gate, products
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import View, round_up
+from pyllm.backends.plan.groups import Gated
 from pyllm.jit.compiler import Kernel
 from pyllm.program.ops.gate import Activation, GatedActivation
-from pyllm.program.ops.linear import Linear
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering
@@ -20,32 +20,15 @@ if TYPE_CHECKING:
 
 @emit(GatedActivation)
 def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
-    y = room(low, node)
-    rows, fused = low.range(node), False
-    if node.q8 and not y and _is_gated_product(low, node, op):
-        product = low.node(op.gate)
-        assert isinstance(product.op, Linear)
-        linear(low, product, product.op, gated=Gated(op.act, node.q8))
-        rows, fused = low.narrow(node), True
+    y, group, rows = room(low, node), low.groups.of(op.out), low.range(node)
+    fused = isinstance(group, Gated)
+    if isinstance(group, Gated) and node.q8:
+        products(low, group.product, Gate(op.act, node.q8))
+        rows = low.narrow(node)
     gate, up = low.f32(op.gate), low.f32(op.up)
     add_gate(
         low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), op.columns_per_gate, narrow=fused
     )
-
-
-def _is_gated_product(low: Lowering, node: Node, op: GatedActivation) -> bool:
-    """Whether gate and up are one product that nothing else reads, and a kernel does both for wide tokens."""
-    gate, up = low.node(op.gate), low.node(op.up)
-    linear_gate, linear_up = gate.op, up.op
-    if not (isinstance(linear_gate, Linear) and isinstance(linear_up, Linear)):
-        return False
-    if gate.f32 or up.f32 or gate.only_reader is not op or up.only_reader is not op or op.gate == op.up:
-        return False
-    if siblings(low, gate, linear_gate)[1] != [linear_gate, linear_up]:
-        return False
-    plan, _ = low.weights.matrix([linear_gate.weight, linear_up.weight])
-    wide = low.may_be_wide(node) and low.may_be_wide(low.node(linear_gate.x))
-    return wide and op.gate.width == op.up.width and plan.gated_kernel(op.act) is not None
 
 
 def add_gate(
@@ -81,7 +64,7 @@ def room(low: Lowering, node: Node) -> View | None:
     """Give a value the forms that its readers ask for; returns its float32 form, where it has one."""
     wants = low.wants(node)
     if "q8" in wants:
-        node.q8 = low.rows_q8(low.most_rows(node), node.op.out.width)
+        node.q8 = low.rows_q8(low.most_rows(node), node.value.width)
     return low.new_f32(node) if "f32" in wants else None
 
 

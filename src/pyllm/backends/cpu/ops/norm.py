@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments import norm as arguments
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.ops.linear import product_of_sum
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import Buffer, round_up
-from pyllm.program.ops.elementwise import Add
+from pyllm.backends.cpu.table import round_up
+from pyllm.backends.plan.groups import Norm
+from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
-from pyllm.program.ops.select import SelectRows
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering
@@ -21,19 +20,16 @@ if TYPE_CHECKING:
 @emit(RMSNorm)
 @emit(LayerNorm)
 def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
-    """With the sum, or the selection of rows, that it norms, where that is not there yet."""
-    source, picks = low.node(op.x), 0
-    if isinstance(source.op, SelectRows) and source.f32 is None and len(source.readers) == 1:
-        source, picks = low.node(source.op.x), 1
-    b = h = None
-    is_sum = isinstance(source.op, Add) and source.f32 is None and product_of_sum(low, source) is None
-    if is_sum and (not picks or len(source.readers) == 1):
-        assert isinstance(source.op, Add)
-        x, b = low.f32(source.op.a), low.f32(source.op.b)
-        if len(source.readers) > 1:
-            h = low.new_f32(source)
+    """With the sum, or the selection of rows, that it norms."""
+    group, b, h = low.groups.of(op.out), None, None
+    assert isinstance(group, Norm)
+    if group.add:
+        x, b = low.f32(group.add.a), low.f32(group.add.b)
+        if group.keeps_sum:
+            h = low.new_f32(low.node(group.add.out))
     else:
-        x = low.f32(source.op.out)
+        x = low.f32(group.select.x if group.select else op.x)
+    picks = int(group.select is not None)
     wants = low.wants(node)
     y = low.new_f32(node) if "f32" in wants else None
     if "q8" in wants:

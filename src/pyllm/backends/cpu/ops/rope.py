@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from pyllm.backends.cpu import attention
 from pyllm.backends.cpu.attention import RopeTable
 from pyllm.backends.cpu.rules import emit
-from pyllm.backends.cpu.table import Buffer, View
+from pyllm.backends.cpu.table import View
+from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.rope import Rope
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pyllm.backends.cpu.fusions import is_view
 from pyllm.backends.cpu.ops.elementwise import apply, elementwise
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import View
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def slice_(low: Lowering, node: Node, op: Slice) -> None:
     x = low.f32(op.x)
     part = View(x.buffer, x.ld, x.offset + 4 * op.start)
-    if op.start % 16 == 0 and op.out.id not in low.outputs:
+    if is_view(low.graph, op):
         node.f32 = part
     else:
         apply(low, "copy", part, part, low.new_f32(node), node, 0.0, 0)
@@ -26,4 +27,7 @@ def slice_(low: Lowering, node: Node, op: Slice) -> None:
 
 @emit(SelectRows)
 def select_rows(low: Lowering, node: Node, op: SelectRows) -> None:
-    elementwise(low, node, "copy", op.x, picks=1)
+    if low.wants(node) == {"q8"}:
+        low.quantize(node, low.f32(op.x), picks=1)
+    else:
+        elementwise(low, node, "copy", op.x, picks=1)

@@ -1,4 +1,4 @@
-"""Arithmetic on single numbers; a sum goes into the product that it adds to."""
+"""Arithmetic on single numbers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cuda import elementwise as launches
 from pyllm.backends.cuda.launch import View
-from pyllm.backends.cuda.ops.experts import experts
-from pyllm.backends.cuda.ops.linear import linear, product_of_sum
 from pyllm.backends.cuda.rules import emit
 from pyllm.program import Value
 from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
-from pyllm.program.ops.experts import MixtureOfExperts
-from pyllm.program.ops.linear import Linear
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
@@ -20,16 +16,7 @@ if TYPE_CHECKING:
 
 @emit(Add)
 def add(low: Lowering, node: Node, op: Add) -> None:
-    product = product_of_sum(low, node)
-    if product is None:
-        elementwise(low, node, "add", op.a, op.b)
-        return
-    residual = low.f32(op.b if product.value == op.a else op.a)
-    if isinstance(product.op, MixtureOfExperts):
-        experts(low, node, product.op, residual)
-    else:
-        assert isinstance(product.op, Linear)
-        linear(low, node, product.op, residual)
+    elementwise(low, node, "add", op.a, op.b)
 
 
 @emit(Scale)

@@ -7,25 +7,22 @@ from typing import TYPE_CHECKING
 from pyllm.backends.cuda import elementwise, linear
 from pyllm.backends.cuda import experts as launches
 from pyllm.backends.cuda.experts import Routing
-from pyllm.backends.cuda.launch import GROUP, Q8, Buffer, Forms, Half, View
+from pyllm.backends.cuda.launch import GROUP, Q8, Forms, Half, View
 from pyllm.backends.cuda.rules import emit
+from pyllm.backends.plan.groups import Product
+from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.experts import MixtureOfExperts
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
 
 
-def expert_forms(low: Lowering, node: Node, op: MixtureOfExperts) -> set[str]:
-    """The forms in which a mixture reads its input `node`."""
-    return low.x_forms(node, [op.gate]) | low.x_forms(node, [op.up])
-
-
 @emit(MixtureOfExperts)
-def experts(low: Lowering, node: Node, op: MixtureOfExperts, residual: View | None = None) -> None:
-    """`node` is the value that is written: the mixture, or its sum with `residual`."""
-    source = low.node(op.x)
-    logits = low.f32(op.router)
-    x = low.forms(op.x, expert_forms(low, source, op))
+def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
+    """`node` is the value that is written: the mixture, or its sum with a residual."""
+    group, logits = low.groups.of(node.value), low.f32(op.router)
+    residual = low.f32(group.residual) if isinstance(group, Product) and group.residual else None
+    x = low.forms(op.x, low.x_forms(low.node(op.x), [op.gate, op.up]))
     bias = low.weights.vector([(op.choice_bias, op.n_experts)]) if op.choice_bias else None
     routing = Routing.room(op, node.count, low.most(node))
     low.add(node, launches.route(low.arrays, logits, bias, routing))

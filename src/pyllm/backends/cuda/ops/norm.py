@@ -1,14 +1,14 @@
-"""Norms, with the selection of rows that they norm."""
+"""Norms, with the sum or the selection of rows that they norm."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cuda import elementwise
-from pyllm.backends.cuda.launch import Buffer
 from pyllm.backends.cuda.rules import emit
+from pyllm.backends.plan.groups import Norm
+from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
-from pyllm.program.ops.select import SelectRows
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 @emit(RMSNorm)
 @emit(LayerNorm)
 def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
-    """With the selection of rows that it norms, where that is not there yet."""
-    source, picked = low.node(op.x), False
-    if isinstance(source.op, SelectRows) and not source.computed and source.only_reader is op:
-        source, picked = low.node(source.op.x), True
-    x = low.f32(source.value)
+    """With the sum, or the selection of rows, that it norms."""
+    group, z, total = low.groups.of(op.out), None, None
+    assert isinstance(group, Norm)
+    if group.add:
+        x, z = low.f32(group.add.a), low.f32(group.add.b)
+        if group.keeps_sum:
+            total = low.new_f32(low.node(group.add.out))
+    else:
+        x = low.f32(group.select.x if group.select else op.x)
     y = low.new_forms(node, low.wants(node))
     bias = op.bias if isinstance(op, LayerNorm) else None
     low.add(
@@ -29,7 +33,7 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
         elementwise.norm(
             low.arrays, node.count, x=x, y=y, weight=_by_group(low, op, op.weight),
             bias=_by_group(low, op, bias), centred=isinstance(op, LayerNorm), eps=op.eps, group=op.group,
-            width=op.out.width, picked=picked,
+            width=op.out.width, picked=group.select is not None, z=z, total=total,
         ),
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def slice_(low: Lowering, node: Node, op: Slice) -> None:
     x = low.f32(op.x)
     part = View(x.buffer, x.ld, x.offset + 4 * op.start)
-    if op.start % 4 == 0 and not low.is_sent(node):
+    if op.start % 4 == 0 and op.out.id not in low.graph.sent:
         node.f32 = part
     else:
         apply(low, "copy", part, None, node, 0.0, False)

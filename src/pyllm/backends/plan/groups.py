@@ -1,0 +1,324 @@
+"""Fusion: which ops of a program a backend computes at once, by what it says that it can.
+
+    Product   matrix products of one input as one, a sum with a residual after a product or a mixture of experts
+    Gated     a gated activation in the product of its gate and its counterpart
+    Norm      a norm with the sum, or the selection of rows, before it
+    Attend    attention with the norm and the rotation of each head of queries and keys
+    Group     any op alone
+
+A new op is a group of its own, so a backend needs nothing but its rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pyllm.backends.plan.graph import Graph
+from pyllm.program import Op, Value, inputs
+from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.elementwise import Add
+from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import LayerNorm, RMSNorm
+from pyllm.program.ops.rope import Rope
+from pyllm.program.ops.select import SelectRows
+
+
+class Capabilities:
+    """What a backend can compute at once. This one can nothing; backends override what they can."""
+
+    turns_in_place = False
+    """Attention norms and rotates queries where they lie, which nothing else may read then."""
+
+    def merge(self, a: Linear, b: Linear) -> bool:
+        """Two products of one input as one."""
+        return False
+
+    def add(self, product: Linear | MixtureOfExperts, other: Op | None, merged: bool) -> bool:
+        """A product, and the sum with the value of `other` (None: of another device); `merged`: that is a part of a
+        larger product."""
+        return False
+
+    def gate(self, gate: Linear, up: Linear, op: GatedActivation) -> bool:
+        """The product of both, which nothing else reads, and the activation."""
+        return False
+
+    def norm_of_sum(self, op: RMSNorm | LayerNorm) -> bool:
+        """A norm and the sum before it, which is kept where others read it."""
+        return False
+
+    def norm_of_rows(self, op: RMSNorm | LayerNorm) -> bool:
+        """A norm and the selection of rows before it."""
+        return False
+
+    def turn(self, op: Attention) -> bool:
+        """Attention, and norms and rotations of its queries and keys; both are rotated by the same angles, or not."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """An op, alone here. Its rule computes the group."""
+
+    op: Op
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """All ops of the group, each after those that it reads."""
+        return (self.op,)
+
+    @property
+    def out(self) -> Value:
+        """The value that the group is computed for."""
+        return self.op.out
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """Values that are there when it is computed; those of other ops of the group are never."""
+        return (self.out,)
+
+    @property
+    def inputs(self) -> Iterator[Value]:
+        """What it reads, in the order in which it is best computed."""
+        own = {op.out.id for op in self.ops}
+        for op in reversed(self.ops):
+            read = inputs(op)
+            if isinstance(op, MixtureOfExperts):
+                read.sort(key=lambda v: v != op.router)
+            yield from (v for v in read if v.id not in own)
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Group):
+    """Products of one input, side by side; or one, or a mixture of experts, and its sum with a residual."""
+
+    products: tuple[Linear | MixtureOfExperts, ...]
+    add: Add | None = None
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return (*self.products, self.add) if self.add else self.products
+
+    @property
+    def out(self) -> Value:
+        return self.add.out if self.add else self.op.out
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return (self.add.out,) if self.add else tuple(op.out for op in self.products)
+
+    @property
+    def residual(self) -> Value | None:
+        """What is added to the product."""
+        if self.add is None:
+            return None
+        return self.add.b if self.add.a == self.op.out else self.add.a
+
+
+@dataclass(frozen=True, eq=False)
+class Gated(Group):
+    """A gated activation, and the product of its gate and its counterpart."""
+
+    op: GatedActivation
+    product: Product
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return (*self.product.ops, self.op)
+
+
+@dataclass(frozen=True, eq=False)
+class Norm(Group):
+    """A norm, the selection of its rows, and the sum that is normed; the sum is kept where others read it."""
+
+    op: RMSNorm | LayerNorm
+    add: Add | None = None
+    select: SelectRows | None = None
+    keeps_sum: bool = False
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return tuple(op for op in (self.add, self.select, self.op) if op)
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        return (self.add.out, self.op.out) if self.add and self.keeps_sum else (self.op.out,)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries or keys, and what is done to each head on the way into attention: the norm first, then the rotation."""
+
+    x: Value
+    norm: RMSNorm | None = None
+    rope: Rope | None = None
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return tuple(op for op in (self.norm, self.rope) if op)
+
+
+@dataclass(frozen=True, eq=False)
+class Attend(Group):
+    """Attention, and norms and rotations of the heads of queries and keys. `k`: None where it has none of its own."""
+
+    op: Attention
+    q: Heads
+    k: Heads | None
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        return (*self.q.ops, *(self.k.ops if self.k else ()), self.op)
+
+    @property
+    def inputs(self) -> Iterator[Value]:
+        yield from (v for v in (self.q.x, self.k and self.k.x, self.op.v) if v)
+
+    @property
+    def rope(self) -> Rope | None:
+        """The rotation of queries, and of keys where there are any."""
+        return self.q.rope
+
+
+class Groups:
+    """The groups of a program. Each op is in one."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.all = tuple(groups)
+        self._of_value = {v.id: group for group in groups for v in group.outputs}
+
+    def of(self, v: Value) -> Group | None:
+        """The group that computes a value; None where another device does, or where it is never there by itself."""
+        return self._of_value.get(v.id)
+
+
+def fuse(graph: Graph, can: Capabilities) -> Groups:
+    """Group the ops of a program, in the order of their last ops."""
+    return _Fusion(graph, can).groups()
+
+
+class _Fusion:
+    """The groups so far. Earlier passes take what later ones might want."""
+
+    def __init__(self, graph: Graph, can: Capabilities) -> None:
+        self._graph, self._can = graph, can
+        self._group_of: dict[int, Group] = {}
+        """By the id of an op's value."""
+
+    def groups(self) -> Groups:
+        self._products()
+        ops = self._graph.program.ops
+        for op in ops:
+            if isinstance(op, Attention):
+                self._take(self._attend(op))
+        for op in ops:
+            if isinstance(op, RMSNorm | LayerNorm) and self._is_free(op):
+                self._take(self._norm(op))
+        for op in ops:
+            if self._is_free(op):
+                self._take(Group(op))
+        order = {op.out.id: i for i, op in enumerate(ops)}
+        found = {id(group): group for group in self._group_of.values()}
+        return Groups(sorted(found.values(), key=lambda group: max(order[op.out.id] for op in group.ops)))
+
+    def _take(self, group: Group) -> None:
+        self._group_of |= {op.out.id: group for op in group.ops}
+
+    def _is_free(self, op: Op) -> bool:
+        return op.out.id not in self._group_of
+
+    # --- products
+
+    def _products(self) -> None:
+        sums = dict(filter(None, map(self._sum_of_product, self._graph.program.ops)))
+        for op in self._graph.program.ops:
+            if isinstance(op, Linear) and self._is_free(op) and op.out.id not in sums:
+                self._take(Product(op, self._siblings(op, set(sums))))
+        for op in self._graph.program.ops:
+            if isinstance(op, Linear | MixtureOfExperts) and self._is_free(op):
+                group = Product(op, (op,), sums.get(op.out.id))
+                self._take(group if self._can_add(group) else Product(op, (op,)))
+        for op in self._graph.program.ops:
+            if isinstance(op, GatedActivation) and (product := self._product_of_gate(op)):
+                self._take(Gated(op, product))
+
+    def _sum_of_product(self, op: Op) -> tuple[int, Add] | None:
+        """A sum whose one side is a product that nothing else reads: the id of that, and the sum."""
+        if isinstance(op, Add) and op.a != op.b:
+            for v in (op.b, op.a):
+                if isinstance(self._graph.producer(v), Linear | MixtureOfExperts) and self._graph.only_reader(v) is op:
+                    return v.id, op
+        return None
+
+    def _siblings(self, op: Linear, summed: set[int]) -> tuple[Linear, ...]:
+        """Products of the same input that can be one with `op`, in the program's order."""
+        found = [op]
+        for o in self._graph.readers(op.x):
+            if isinstance(o, Linear) and self._is_free(o) and o.out.id not in {*summed, *self._graph.sent}:
+                known = any(o.weight == f.weight for f in found)
+                if not known and op.out.id not in self._graph.sent and self._can.merge(op, o):
+                    found.append(o)
+        return tuple(found)
+
+    def _can_add(self, group: Product) -> bool:
+        if group.add is None or group.residual is None:
+            return True
+        other = self._graph.producer(group.residual)
+        of_other = self._group_of.get(group.residual.id)
+        merged = isinstance(of_other, Product) and len(of_other.products) > 1
+        assert isinstance(group.op, Linear | MixtureOfExperts)
+        return self._can.add(group.op, other, merged)
+
+    def _product_of_gate(self, op: GatedActivation) -> Product | None:
+        gate, up = self._graph.producer(op.gate), self._graph.producer(op.up)
+        if not (isinstance(gate, Linear) and isinstance(up, Linear)):
+            return None
+        group = self._group_of[gate.out.id]
+        alone = self._graph.only_reader(op.gate) is op and self._graph.only_reader(op.up) is op
+        if not (alone and isinstance(group, Product) and group.products == (gate, up)):
+            return None
+        return group if self._can.gate(gate, up, op) else None
+
+    # --- attention and norms
+
+    def _attend(self, op: Attention) -> Attend:
+        q = self._heads(op.q, op.head_dim) if self._can.turn(op) else Heads(op.q)
+        if op.k is None:
+            return Attend(op, q, None)
+        k = self._heads(op.k, op.head_dim) if self._can.turn(op) else Heads(op.k)
+        if _angles(q.rope) != _angles(k.rope):
+            q, k = Heads(op.q), Heads(op.k)
+        return Attend(op, q, k)
+
+    def _heads(self, v: Value, head_dim: int) -> Heads:
+        """The rotation and the norm of each head that lead to v, which nothing else reads."""
+        graph, rope, norm, x = self._graph, None, None, v
+        op = graph.producer(x)
+        if isinstance(op, Rope) and op.head_dim == head_dim and graph.only_reader(x):
+            rope, x = op, op.x
+            op = graph.producer(x)
+        if isinstance(op, RMSNorm) and op.group == head_dim and graph.only_reader(x):
+            norm, x = op, op.x
+        if (norm or rope) and self._can.turns_in_place and not graph.only_reader(x):
+            return Heads(v)
+        return Heads(x, norm, rope)
+
+    def _norm(self, op: RMSNorm | LayerNorm) -> Norm:
+        """With what is before it in the same stage."""
+        graph, select = self._graph, None
+        source = graph.producer(op.x)
+        if isinstance(source, SelectRows) and graph.only_reader(op.x) and self._can.norm_of_rows(op):
+            select, source = source, graph.producer(source.x)
+        if not isinstance(source, Add) or not self._is_free(source) or not self._can.norm_of_sum(op):
+            return Norm(op, None, select)
+        keeps_sum = graph.only_reader(source.out) is None
+        if (keeps_sum and select) or graph.stage(source) != graph.stage(op):
+            return Norm(op, None, select)
+        return Norm(op, source, select, keeps_sum)
+
+
+def _angles(op: Rope | None) -> tuple[tuple[float, ...], float, bool] | None:
+    """What makes a table of angles; equal ones serve several rotations."""
+    return (op.inv_freq, op.mscale, op.interleaved) if op else None
