@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracle import OPTIONS, Builder, Model, Shape, Step, one_op, run, transformer
-from split_tools import SHAPES
 
 from pyllm import archs, backends
 from pyllm.backends import placement
@@ -34,6 +33,7 @@ from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.norm import RMSNorm
 from pyllm.program.ops.rope import Rope
 from pyllm.program.ops.select import SelectRows
+from pyllm.testing.splitting import SHAPES
 
 GROUPS = Path(__file__).parent / "groups"
 ARCHS = sorted(path.stem for path in GROUPS.glob("*.txt"))
