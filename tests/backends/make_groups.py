@@ -1,4 +1,6 @@
-"""Write `groups/NAME.txt` of each model in `tests/golden/archs` anew: `PYTHONPATH=tests python tests/backends/make_groups.py`.
+"""Write `groups/NAME.txt` of each model in `tests/golden/archs` anew.
+
+    PYTHONPATH=tests python tests/backends/make_groups.py
 
 Read what changed before it is kept: a line is what a backend that can fuse everything computes at once.
 """
