@@ -113,7 +113,7 @@ def cuda_emulator() -> int:
 
 def cuda_emulator_stress() -> int:
     """`PYLLM_CUDA_EMULATOR_STRESS`: a seed by which emulated devices run everything in another order and as late as a
-    card may, and report what a card would not forgive (`backends.cuda.stressed`); 0: not so."""
+    card may, and report what a card would not forgive (`testing.cuda.stressed`); 0: not so."""
     value = os.environ.get("PYLLM_CUDA_EMULATOR_STRESS", "")
     return int(value) if value.isdigit() else 0
 

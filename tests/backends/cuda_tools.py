@@ -25,7 +25,7 @@ from pyllm.errors import BackendError
 @cache
 def emulator() -> Launcher:
     """The emulated device that tests share, or skip."""
-    from pyllm.backends.cuda.emulated import open_emulated
+    from pyllm.testing.cuda.emulated import open_emulated
 
     if not any(shutil.which(name) for name in ("g++", "c++", "clang++")):
         pytest.skip("emulating CUDA takes a C++ compiler")

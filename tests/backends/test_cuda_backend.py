@@ -18,7 +18,6 @@ from pyllm import backends
 from pyllm.backends import placement, split
 from pyllm.backends.base import Batch
 from pyllm.backends.cuda import launcher as launchers
-from pyllm.backends.cuda.emulated import EmulatedLauncher, open_emulated
 from pyllm.backends.cuda.executable import CUDAExecutable
 from pyllm.backends.cuda.graphs import shape_of
 from pyllm.backends.cuda.launch import Launch, fill, struct
@@ -26,6 +25,7 @@ from pyllm.backends.cuda.memory import Work
 from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, RequestError
+from pyllm.testing.cuda.emulated import EmulatedLauncher, open_emulated
 
 TINY = Shape(n_layers=1, n_embd=64, n_heads=2, n_kv_heads=1, head_dim=32, n_rot=32, n_ff=64, n_vocab=64)
 SMALL = replace(OPTIONS, max_tokens=32, max_rows=32)

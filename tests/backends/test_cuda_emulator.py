@@ -14,11 +14,12 @@ import pytest
 from cuda_tools import DEVICES, card, emulator, run
 from numpy.typing import NDArray
 
-from pyllm.backends.cuda import compiler, emulated
-from pyllm.backends.cuda.emulated import EmulatedLauncher
+from pyllm.backends.cuda import compiler
 from pyllm.backends.cuda.launch import fill, struct
 from pyllm.backends.cuda.launcher import Launcher, open_launcher
 from pyllm.errors import BackendError, OutOfMemoryError
+from pyllm.testing.cuda import emulated
+from pyllm.testing.cuda.emulated import EmulatedLauncher
 
 SOURCE = str(Path(__file__).with_name("cuda_primitives.cu"))
 Device = Callable[[], Launcher]

@@ -15,8 +15,8 @@ from oracle import OPTIONS, Shape, Step, transformer
 
 from pyllm import backends
 from pyllm.backends import placement, split
-from pyllm.backends.cuda.stressed import StressedLauncher
 from pyllm.errors import BackendError
+from pyllm.testing.cuda.stressed import StressedLauncher
 
 SOURCE = str(Path(__file__).with_name("cuda_mistakes.cu"))
 SEEDS = range(1, 13)

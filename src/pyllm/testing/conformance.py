@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate, pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,9 +213,18 @@ def _two_steps(n_vocab: int) -> list[list[Step]]:
 
 
 def _model(name: str, subject: Subject) -> None:
-    model, limit = transformer(MODELS[name]), EXACT * subject.tolerance
-    assert_close(run_both(subject.backend, model), limit)
-    assert_close(run_both(subject.backend, model, want="hidden"), limit)
+    model = transformer(MODELS[name])
+    wants: tuple[Literal["logits", "hidden"], ...] = ("logits", "hidden")
+    for want in wants:
+        exe = compiled(subject.backend, model, model.tensors())
+        got = run_all(exe, ragged_batches(n_tokens(model)), want)
+        assert_close(zip(got, _of_model(name, want), strict=True), EXACT * subject.tolerance)
+
+
+@lru_cache(None)
+def _of_model(name: str, want: Literal["logits", "hidden"]) -> list[F32]:
+    model = transformer(MODELS[name])
+    return run_all(compiled("reference", model, model.tensors()), ragged_batches(n_tokens(model)), want)
 
 
 def _model_mixed(subject: Subject) -> None:

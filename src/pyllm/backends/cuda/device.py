@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pyllm import env
 from pyllm.backends.base import DeviceInfo, Probe
@@ -11,10 +12,32 @@ from pyllm.errors import BackendError
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.launch import Facts
+    from pyllm.backends.cuda.launcher import Launcher
 
 _CONTEXT, _CONTEXT_PER_SM = 200 << 20, 2 << 20
 """Bytes that a process's context takes on a card: the driver's own, and stacks of 1 KiB for the 2048 threads that each
 multiprocessor can hold."""
+
+
+class Emulator(Protocol):
+    """What stands in for cards where the environment asks for it."""
+
+    def devices(self) -> list[DeviceInfo]:
+        """All of them. Raises BackendError where it cannot work."""
+
+    def facts(self, index: int) -> Facts:
+        """What plans for a device depend on."""
+
+    def open(self, index: int) -> Launcher:
+        """The device of this index. Raises BackendError where there is none."""
+
+
+def emulator() -> Emulator | None:
+    """The emulator of `pyllm.testing`, where `PYLLM_CUDA_EMULATOR` asks for it. Its room is above this one, which
+    therefore imports it by name, and only then."""
+    if not env.cuda_emulator():
+        return None
+    return cast(Emulator, importlib.import_module("pyllm.testing.cuda").EMULATOR)
 
 
 def probe() -> Probe:
@@ -24,7 +47,7 @@ def probe() -> Probe:
     except BackendError as error:
         return Probe("cuda", False, reason=str(error))
     first = found[0]
-    details = {d.name: d.description for d in found} if env.cuda_emulator() else _details()
+    details = {d.name: d.description for d in found} if emulator() else _details()
     return Probe("cuda", True, device=first.description, memory_free=first.memory_free, details=details)
 
 
@@ -47,7 +70,7 @@ def devices() -> list[DeviceInfo]:
 
 def overhead(index: int) -> int:
     """Bytes that opening a device takes beside what is allocated there: an estimate for a card, 0 where emulated."""
-    if env.cuda_emulator():
+    if emulator():
         return 0
     return next((_CONTEXT + _CONTEXT_PER_SM * c.n_sm for c in driver.cards() if c.index == index), _CONTEXT)
 
@@ -56,10 +79,8 @@ def facts(index: int) -> Facts:
     """What plans for a device depend on. Raises BackendError where there is none of this index."""
     from pyllm.backends.cuda.launch import Facts  # every start looks for cards, few plan for one
 
-    if env.cuda_emulator():
-        from pyllm.backends.cuda import emulated
-
-        return Facts(emulated.N_SM, emulated.MAX_SHARED)
+    if emulated := emulator():
+        return emulated.facts(index)
     for card in driver.cards():
         if card.index == index:
             return Facts(card.n_sm, card.max_shared)
@@ -68,12 +89,8 @@ def facts(index: int) -> Facts:
 
 def _found() -> list[DeviceInfo]:
     """At least one device. Raises BackendError."""
-    if n := env.cuda_emulator():
-        from pyllm.backends.cuda import emulated
-
-        emulated.compiler_path()
-        m = emulated.MEMORY
-        return [DeviceInfo(f"cuda{i}", "cuda", i, "emulated on the processor", m, m, True) for i in range(n)]
+    if emulated := emulator():
+        return emulated.devices()
     cards = driver.cards()
     driver.check_cupy()
     return [DeviceInfo(f"cuda{c.index}", "cuda", c.index, c.name, c.memory_free, c.memory_total, True) for c in cards]

@@ -1,8 +1,8 @@
 """What the host asks of a device: memory, copies, kernels, events, graphs. A `Launcher` is a device and a stream on it.
 
 Two launchers stand behind this contract: `card.CudaLauncher` drives a card through cupy, and
-`emulated.EmulatedLauncher` runs the same kernels on the processor, built by g++. `open_launcher(index)` gives the one
-that fits the environment (`PYLLM_CUDA_EMULATOR`).
+`pyllm.testing.cuda.EmulatedLauncher` runs the same kernels on the processor, built by g++. `open_launcher(index)` gives
+the one that fits the environment (`PYLLM_CUDA_EMULATOR`).
 
 Manual
     launcher = open_launcher(0)
@@ -30,9 +30,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pyllm import env
-from pyllm.errors import BackendError
 
 Defines = Mapping[str, int | str]
 Request = tuple[str, Defines, Sequence[str]]
@@ -169,12 +166,10 @@ def open_launcher(index: int = 0) -> Launcher:
 
     Raises BackendError that says why there is none, and what would work.
     """
-    if n := env.cuda_emulator():
-        from pyllm.backends.cuda.emulated import open_emulated
+    from pyllm.backends.cuda import device
 
-        if not 0 <= index < n:
-            raise BackendError(f"There is no emulated device cuda{index}; PYLLM_CUDA_EMULATOR={n} makes {n}.")
-        return open_emulated(index)
+    if emulated := device.emulator():
+        return emulated.open(index)
     from pyllm.backends.cuda.card import CudaLauncher
 
     return CudaLauncher(index)

@@ -301,7 +301,7 @@ class EmulatedLauncher(Launcher):
 def open_emulated(index: int = 0, memory: int = MEMORY) -> EmulatedLauncher:
     """An emulated device, stressed where the environment says so (`PYLLM_CUDA_EMULATOR_STRESS`)."""
     if seed := env.cuda_emulator_stress():
-        from pyllm.backends.cuda.stressed import StressedLauncher
+        from pyllm.testing.cuda.stressed import StressedLauncher
 
         return StressedLauncher(index, memory, seed)
     return EmulatedLauncher(index, memory)

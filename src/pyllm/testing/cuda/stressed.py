@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.cuda.emulated import ALIGNMENT, MEMORY, EmulatedLauncher
 from pyllm.backends.cuda.launcher import Event, Kernel
 from pyllm.errors import BackendError
+from pyllm.testing.cuda.emulated import ALIGNMENT, MEMORY, EmulatedLauncher
 
 _FAULTS = threading.Lock()
 """Held while a kernel runs: faults are the process's."""
