@@ -66,12 +66,14 @@ def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: 
 
 def names() -> list[str]:
     """Names of the known architectures, as files give them, in alphabetical order."""
-    return sorted({*_own(), *(point.name for point in _foreign())})
+    own = (name for module in _modules() for name in _table(module))
+    return sorted({*own, *(point.name for point in _foreign())})
 
 
 def _find(name: str) -> Family:
-    if name in _own():
-        return _own()[name]
+    for module in sorted(_modules(), key=lambda module: module[:3] != name[:3]):  # the likely ones first
+        if name in _table(module):
+            return _table(module)[name]
     for point in _foreign():
         if point.name == name:
             found: Family = point.load()
@@ -86,10 +88,12 @@ def _foreign() -> Iterable[EntryPoint]:
 
 
 @cache
-def _own() -> dict[str, Family]:
+def _modules() -> list[str]:
     from pyllm.archs import families
 
-    table: dict[str, Family] = {}
-    for module in pkgutil.iter_modules(families.__path__):
-        table |= importlib.import_module(f"{families.__name__}.{module.name}").ARCHITECTURES
+    return [module.name for module in pkgutil.iter_modules(families.__path__)]
+
+
+def _table(module: str) -> Mapping[str, Family]:
+    table: Mapping[str, Family] = importlib.import_module(f"pyllm.archs.families.{module}").ARCHITECTURES
     return table

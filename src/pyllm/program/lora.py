@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from pyllm.errors import ModelError
-from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.tensor import TensorInfo, file_name
 from pyllm.program.op import Op
 from pyllm.program.ops.elementwise import Add, Scale
 from pyllm.program.ops.embed import Embed
@@ -83,7 +83,7 @@ def _check(adapter: Adapter, program: Program, tensors: Mapping[str, TensorInfo]
     if adapter.arch != arch:
         raise adapter.error(f"it is for models of the architecture {adapter.arch!r}, this one is {arch!r}")
     used = {op.weight if isinstance(op, Linear) else op.table for op in program.ops if isinstance(op, Linear | Embed)}
-    others = set(program.weights()) - used
+    others = {file_name(name) for name in program.weights()} - used
     for name, pair in adapter.pairs.items():
         if name in others:
             raise adapter.error(f"{name} cannot be adapted; only matrices that all tokens are multiplied by can be")

@@ -28,8 +28,6 @@ ARCHITECTURES = {
     "paddleocr": plain,
     "pangu-embedded": plain,
     "phi3": plain,  # its attention.sliding_window is not used: published models do not keep to it, nor does llama.cpp
-    "qwen2": plain,
-    "qwen2vl": plain,
     "seed_oss": partial(plain, ffn_norm="post_attention_norm"),
     "xverse": partial(plain, interleaved=True),
 }

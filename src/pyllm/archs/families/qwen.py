@@ -1,8 +1,9 @@
-"""Qwen 1 and 3, dense and mixtures of experts; Qwen 2 is plain."""
+"""Qwen 1 to 3, dense and mixtures of experts, and the language models of those that see."""
 
 from __future__ import annotations
 
 from pyllm.archs.decoder import Decoder, transformer
+from pyllm.archs.families.plain import plain
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import FFN, feed_forward, mixture
@@ -34,4 +35,12 @@ def qwen3vl(hp: HParams) -> Decoder:
     return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), lambda il: feed_forward(hp, il))
 
 
-ARCHITECTURES = {"qwen": qwen, "qwen3": qwen3, "qwen3moe": qwen3moe, "qwen3vl": qwen3vl, "qwen3vlmoe": qwen3vl}
+ARCHITECTURES = {
+    "qwen": qwen,
+    "qwen2": plain,
+    "qwen2vl": plain,
+    "qwen3": qwen3,
+    "qwen3moe": qwen3moe,
+    "qwen3vl": qwen3vl,
+    "qwen3vlmoe": qwen3vl,
+}
