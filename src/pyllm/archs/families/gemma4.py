@@ -44,7 +44,7 @@ def gemma4(hp: HParams) -> Decoder:
     def layer(il: int) -> tuple[Part, ...]:
         parts = [Part(attention(il), "attn_norm", "post_attention_norm"), feed_forward(il)]
         if n_row:
-            parts.append(Part(PerLayerEmbedding(il, n_row), post="post_norm"))
+            parts.append(Part(PerLayerEmbedding(n_row), post="post_norm"))
         if hp.has(f"blk.{il}.layer_output_scale.weight"):
             parts.append(Part(Times("layer_output_scale"), residual=False))
         return tuple(parts)

@@ -19,13 +19,12 @@ class PerLayerEmbedding:
     """proj(gelu(inp_gate(x)) * a row of the layer): of the token, per_layer_token_embd, and of its embedding, projected
     for all layers and normed by layer. (Gemma 3n, Gemma 4)"""
 
-    layer: int
     n: int
     """Columns of a layer's row."""
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         rows = g.once("per layer", lambda: self._rows(g))
-        row = g.rec(Slice(x=rows, start=self.layer * self.n, width=self.n))
+        row = g.rec(Slice(x=rows, start=g.rec.layer * self.n, width=self.n))
         gate = g.linear(x, f"{blk}inp_gate", self.n)
         return g.linear(g.rec(GatedActivation(gate=gate, up=row, act="gelu")), f"{blk}proj", g.hp.n_embd)
 
