@@ -193,14 +193,15 @@ class HParams:
         return [self.integer(key, default if isinstance(default, int) else None)] * self.n_layers
 
     def numbers(self, key: str) -> list[float]:
-        """A finite number of each layer; the file holds one for all, or an array of them."""
-        value = self._get(key)
-        if not isinstance(value, np.ndarray | list):
-            return [self.number(key)] * self.n_layers
-        found = [float(v) for v in self._of_layers(key, value, self.n_layers)]
-        if not all(map(math.isfinite, found)):
-            raise ModelError(f"{self.arch}.{key} holds numbers that are not finite")
-        return found
+        """A finite number of each layer: one for all, or an array of them, perhaps under the bare key."""
+        full = f"{self.arch}.{key}"
+        value = self.metadata.get(full, self.metadata.get(key))
+        if value is None:
+            raise ModelError(f"metadata key {key} is missing")
+        found = list(self._of_layers(key, value, self.n_layers)) if isinstance(value, np.ndarray | list) else [value]
+        if not all(isinstance(v, int | float | np.number) and math.isfinite(v) for v in found):
+            raise ModelError(f"{key} holds {value!r}, not finite numbers")
+        return [float(v) for v in found] * (self.n_layers if len(found) == 1 else 1)
 
     def flags(self, key: str, default: bool) -> list[bool]:
         """A flag of each layer, one for all or an array; here, false is not the same as "not there"."""
