@@ -56,8 +56,8 @@ def test_every_format(check: str) -> None:
 
 
 def logits(model: ArchModel, options: ExecutionOptions, cuts: list[int]) -> NDArray[np.float32]:
-    program = archs.load(model.all_metadata, model.tensors, 256).program
-    exe = backends.get("cuda").compile(program, model.tensors, options)
+    arch = archs.load(model.all_metadata, model.tensors, 256)
+    exe = backends.get("cuda").compile(arch.program, arch.tensors, options)
     got, position = [], 0
     for n in cuts:
         got.append(oracle.run(exe, [Step(model.tokens[position : position + n], position, [3, 11, 0, 5, 8, 1, 2])]))
@@ -157,7 +157,7 @@ def engine() -> Iterator[Engine]:
     model = ArchModel.load("llama-dense")
     architecture = archs.load(model.all_metadata, model.tensors, 96)
     options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
-    executable = backends.get("cuda").compile(architecture.program, model.tensors, options)
+    executable = backends.get("cuda").compile(architecture.program, architecture.tensors, options)
     engine = Engine(executable, n_ctx=96, n_vocab=architecture.n_vocab)
     yield engine
     engine.close()

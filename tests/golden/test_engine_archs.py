@@ -28,7 +28,7 @@ def engine(request: pytest.FixtureRequest, model: ArchModel) -> Iterator[Engine]
     backend = backends.get(request.param)
     architecture = archs.load(model.all_metadata, model.tensors, 96)
     options = ExecutionOptions(n_pages=24, page_size=16, max_tokens=32, max_seqs=8, max_rows=20, kv_dtype="f32")
-    executable = backend.compile(architecture.program, model.tensors, options)
+    executable = backend.compile(architecture.program, architecture.tensors, options)
     engine = Engine(executable, n_ctx=96, n_vocab=architecture.n_vocab)
     yield engine
     engine.close()
