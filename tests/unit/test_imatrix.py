@@ -304,6 +304,20 @@ def test_reading_on_is_adding(arch_file: Callable[[str], Path]) -> None:
         np.testing.assert_allclose(both.sums[name].squares, whole.squares, rtol=1e-5)
 
 
+def test_a_matrix_of_two_parts_has_one_importance(arch_file: Callable[[str], Path]) -> None:
+    """The file has experts' gate and up in one tensor, which the program reads as two."""
+    with Collector(arch_file("deepseek2-ocr-moe"), n_ctx=32, backend="reference") as collector:
+        list(collector.read([1 + i % 100 for i in range(64)]))
+        sums = collector.matrix().sums
+    assert {name for name in sums if "exps" in name} == {
+        "blk.1.ffn_gate_up_exps.weight",
+        "blk.1.ffn_down_exps.weight",
+    }
+    fused = sums["blk.1.ffn_gate_up_exps.weight"]
+    assert fused.squares.shape == (8, 256)
+    assert fused.counts.sum() == 64 * 3
+
+
 def test_refusals_of_texts(arch_file: Callable[[str], Path]) -> None:
     with Collector(arch_file("qwen2-dense"), n_ctx=32, n_threads=1) as collector:
         with pytest.raises(RequestError, match=r"31 tokens.*at least 32"):

@@ -101,20 +101,16 @@ class HParams:
     def n_experts(self) -> int:
         return self.integer("expert_count", 0, most=_MOST_EXPERTS)
 
-    @cached_property
-    def n_experts_used(self) -> list[int]:
-        """Experts that a token uses, of each layer."""
-        used = self.per_layer("expert_used_count", 0)
-        for n in used:
-            if not 0 < n <= self.n_experts:
-                raise ModelError(f"{self.arch} uses {n} of {self.n_experts} experts")
-        return used
+    def n_experts_used(self, il: int) -> int:
+        """Experts of layer `il` that a token uses."""
+        n = self.per_layer("expert_used_count", 0)[il]
+        if not 0 < n <= self.n_experts:
+            raise ModelError(f"{self.arch} uses {n} of {self.n_experts} experts")
+        return n
 
-    @cached_property
-    def n_ff_expert(self) -> list[int]:
-        """Columns inside an expert, of each layer."""
-        own = self.per_layer("expert_feed_forward_length", 0)
-        return own if all(own) else self.per_layer("feed_forward_length")
+    def n_ff_expert(self, il: int) -> int:
+        """Columns inside an expert of layer `il`."""
+        return self.per_layer("expert_feed_forward_length", 0)[il] or self.per_layer("feed_forward_length")[il]
 
     @property
     def rope_base(self) -> float:

@@ -46,7 +46,7 @@ def cohere2moe(hp: HParams) -> Decoder:
         experts = Experts.read(hp, il, gating=gating, normalize=normalize, scaled=True)
         if not n_shared:
             return (Part(Sum((*mixers, experts)), "attn_norm"),)
-        n_ff = hp.integer("expert_shared_feed_forward_length", 0) or hp.n_ff_expert[il] * n_shared
+        n_ff = hp.integer("expert_shared_feed_forward_length", 0) or hp.n_ff_expert(il) * n_shared
         both = Sum((experts, FFN(n_ff=n_ff, kind="_shexp", scaled=True)), scale=0.5)
         return (Part(Sum((*mixers, both)), "attn_norm"),)
 

@@ -38,7 +38,7 @@ def exaone_moe(hp: HParams) -> Decoder:
     return transformer(
         hp,
         attention,
-        lambda il: feed_forward(hp, il, n_shared=shared or hp.n_ff_expert[il], gating=gating, normalize=normalize),
+        lambda il: feed_forward(hp, il, n_shared=shared or hp.n_ff_expert(il), gating=gating, normalize=normalize),
     )
 
 

@@ -21,7 +21,7 @@ def qwen2moe(hp: HParams) -> Decoder:
     def layer(il: int) -> Sum:
         n_shared = hp.integer("expert_shared_feed_forward_length", 0) or n_ff[il]
         n_expert = (
-            hp.n_ff_expert[il] if hp.integer("expert_feed_forward_length", 0) else n_ff[il] // hp.n_experts_used[il]
+            hp.n_ff_expert(il) if hp.integer("expert_feed_forward_length", 0) else n_ff[il] // hp.n_experts_used(il)
         )
         shared = Gated(FFN(n_ff=n_shared, kind="_shexp"), "ffn_gate_inp_shexp")
         return Sum((Experts.read(hp, il, normalize=False, n_ff=n_expert), shared))
@@ -89,7 +89,7 @@ def laguna(hp: HParams) -> Decoder:
 
     def shared(il: int) -> int:
         n = hp.integer("expert_shared_feed_forward_length", 0)
-        return n or hp.n_ff_expert[il] * hp.integer("expert_shared_count", 1)
+        return n or hp.n_ff_expert(il) * hp.integer("expert_shared_count", 1)
 
     return transformer(
         hp, attention, lambda il: feed_forward(hp, il, gating=gating, normalize=normalize, n_shared=shared(il))

@@ -39,7 +39,7 @@ def hy_v3(hp: HParams) -> Decoder:
     def ffn(il: int) -> Mixer:
         if not hp.has(f"blk.{il}.ffn_gate_inp.weight"):
             return FFN.read(hp, il, scaled=True)
-        n_shared = shared or hp.n_ff_expert[il]
+        n_shared = shared or hp.n_ff_expert(il)
         return mixture(hp, il, n_shared=n_shared, gating=gating, normalize=normalize, scaled=True)
 
     return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), ffn)

@@ -88,9 +88,9 @@ class Experts:
     @classmethod
     def read(cls, hp: HParams, il: int, **options: Any) -> Self:
         """Layer `il`'s, with the sizes of the file."""
-        options.setdefault("n_ff", hp.n_ff_expert[il])
+        options.setdefault("n_ff", hp.n_ff_expert(il))
         weight_scale = hp.number("expert_weights_scale", 1.0)
-        return cls(n_experts=hp.n_experts, n_used=hp.n_experts_used[il], weight_scale=weight_scale, **options)
+        return cls(n_experts=hp.n_experts, n_used=hp.n_experts_used(il), weight_scale=weight_scale, **options)
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         router = self._router(g, blk, g.layer_input if self.routed_by_layer_input else x)
@@ -148,7 +148,7 @@ def mixture(hp: HParams, il: int, *, n_shared: int | None = None, **options: Any
     experts = Experts.read(hp, il, **options)
     if n_shared is None:
         n_shared = hp.integer("expert_shared_feed_forward_length", 0)
-        n_shared = n_shared or hp.n_ff_expert[il] * hp.integer("expert_shared_count", 0)
+        n_shared = n_shared or hp.n_ff_expert(il) * hp.integer("expert_shared_count", 0)
     if not n_shared:
         return experts
     return Sum((experts, FFN(n_ff=n_shared, act=experts.act, kind="_shexp", scaled=experts.scaled)))
