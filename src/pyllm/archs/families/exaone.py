@@ -16,28 +16,25 @@ def exaone4(hp: HParams) -> Decoder:
     """Norms after each part, none before."""
     windows = hp.windows(4 if hp.n_layers == _LAYERS_WITH_WINDOWS else 0, 4096)
     rope = Rope.read(hp)
-
-    def attention(il: int) -> Attention:
-        rotated = windows[il] or not any(windows)
-        return Attention.read(hp, il, window=windows[il], rope=rope if rotated else None, qk_norm="head")
-
-    posts = ("post_attention_norm", "post_ffw_norm")
-    return transformer(hp, attention, lambda il: feed_forward(hp, il), norms=(None, None), posts=posts)
+    ropes = None if any(windows) else rope, rope
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm="head"),
+        lambda il: feed_forward(hp, il),
+        norms=(None, None),
+        posts=("post_attention_norm", "post_ffw_norm"),
+    )
 
 
 def exaone_moe(hp: HParams) -> Decoder:
     """Experts beside one that all tokens use."""
     windows = hp.windows(4, 128)
-    rope = Rope.read(hp)
+    ropes = None, Rope.read(hp)
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
     shared = hp.integer("expert_shared_feed_forward_length", 0)
-
-    def attention(il: int) -> Attention:
-        return Attention.read(hp, il, window=windows[il], rope=rope if windows[il] else None, qk_norm="head")
-
     return transformer(
         hp,
-        attention,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm="head"),
         lambda il: feed_forward(hp, il, n_shared=shared or hp.n_ff_expert(il), gating=gating, normalize=normalize),
     )
 

@@ -26,16 +26,11 @@ def gemma(hp: HParams) -> Decoder:
 def gemma2(hp: HParams) -> Decoder:
     """A window on every other layer; soft caps on scores and logits."""
     windows = hp.windows(2, 4096)
-    whole, local = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True)
+    ropes = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True)
     scale, cap = _attention_scale(hp, wide_head_layers=46), hp.number("attn_logit_softcapping", 50.0)
-
-    def attention(il: int) -> Attention:
-        rope = local if windows[il] else whole
-        return Attention.read(hp, il, window=windows[il], rope=rope, scale=scale, softcap=cap)
-
     return transformer(
         hp,
-        attention,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, scale=scale, softcap=cap),
         lambda il: feed_forward(hp, il, act="gelu"),
         posts=_POSTS,
         embed_scale=math.sqrt(hp.n_embd),
@@ -47,16 +42,11 @@ def gemma3(hp: HParams) -> Decoder:
     """A window on five of six layers, which rotate with a base of their own; norms of queries and keys, no caps."""
     windows = hp.windows(6, 4096)
     base = hp.number("rope.freq_base_swa", 10000.0)
-    whole, local = Rope.read(hp), Rope.read(hp, base=base, scaled=False, windowed=True)
+    ropes = Rope.read(hp), Rope.read(hp, base=base, scaled=False, windowed=True)
     scale = _attention_scale(hp, wide_head_layers=62)
-
-    def attention(il: int) -> Attention:
-        rope = local if windows[il] else whole
-        return Attention.read(hp, il, window=windows[il], rope=rope, scale=scale, qk_norm="head")
-
     return transformer(
         hp,
-        attention,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, scale=scale, qk_norm="head"),
         lambda il: feed_forward(hp, il, act="gelu"),
         posts=_POSTS,
         embed_scale=math.sqrt(hp.n_embd),

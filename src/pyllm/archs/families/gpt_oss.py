@@ -12,14 +12,10 @@ from pyllm.archs.rope import Rope
 def gpt_oss(hp: HParams) -> Decoder:
     """Experts are chosen by logit and weighted by a softmax over those chosen."""
     windows = hp.windows(2, 128)
-    whole, local = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True)
-
-    def attention(il: int) -> Attention:
-        return Attention.read(hp, il, window=windows[il], rope=local if windows[il] else whole, sinks=True)
-
+    ropes = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True)
     return transformer(
         hp,
-        attention,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, sinks=True),
         lambda il: mixture(hp, il, act="swiglu_oai", gating="softmax_chosen", normalize=False),
         norms=("attn_norm", "post_attention_norm"),
     )

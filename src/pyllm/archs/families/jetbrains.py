@@ -11,12 +11,12 @@ from pyllm.archs.rope import Rope
 
 def mellum(hp: HParams) -> Decoder:
     windows = hp.windows(4) if hp.integer("attention.sliding_window", 0) else [0] * hp.n_layers
-    whole, local = Rope.read(hp), Rope.read(hp, scaled=False)
-
-    def attention(il: int) -> Attention:
-        return Attention.read(hp, il, window=windows[il], rope=local if windows[il] else whole, qk_norm="head")
-
-    return transformer(hp, attention, lambda il: mixture(hp, il, scaled=True))
+    ropes = Rope.read(hp), Rope.read(hp, scaled=False)
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm="head"),
+        lambda il: mixture(hp, il, scaled=True),
+    )
 
 
 ARCHITECTURES = {"mellum": mellum}

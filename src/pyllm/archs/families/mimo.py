@@ -11,14 +11,14 @@ from pyllm.archs.rope import Rope
 
 def mimo2(hp: HParams) -> Decoder:
     windows, out_scale = hp.windows(1), hp.number("attention.value_scale", 1.0)
-    whole, local = Rope.read(hp), Rope.read(hp, base=hp.number("rope.freq_base_swa", 10000.0), windowed=True)
+    ropes = Rope.read(hp), Rope.read(hp, base=hp.number("rope.freq_base_swa", 10000.0), windowed=True)
 
     def attention(il: int) -> Attention:
         return Attention.read(
             hp,
             il,
             window=windows[il],
-            rope=local if windows[il] else whole,
+            ropes=ropes,
             sinks=hp.has(f"blk.{il}.attn_sinks.weight"),
             out_scale=out_scale,
             scaled=False,

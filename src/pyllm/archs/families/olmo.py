@@ -13,13 +13,14 @@ from pyllm.archs.rope import Rope
 def olmo2(hp: HParams) -> Decoder:
     """OLMo 3 adds windows on three of four layers, whose positions are not stretched."""
     windows = hp.windows(4)
-    whole, local = Rope.read(hp), Rope.read(hp, scaled=False, windowed=True)
-
-    def attention(il: int) -> Attention:
-        return Attention.read(hp, il, window=windows[il], rope=local if windows[il] else whole, qk_norm="width")
-
-    posts = ("post_attention_norm", "post_ffw_norm")
-    return transformer(hp, attention, lambda il: FFN.read(hp, il), norms=(None, None), posts=posts)
+    ropes = Rope.read(hp), Rope.read(hp, scaled=False, windowed=True)
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm="width"),
+        lambda il: FFN.read(hp, il),
+        norms=(None, None),
+        posts=("post_attention_norm", "post_ffw_norm"),
+    )
 
 
 def olmoe(hp: HParams) -> Decoder:

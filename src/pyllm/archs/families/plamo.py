@@ -18,15 +18,14 @@ def plamo(hp: HParams) -> Decoder:
 def plamo3(hp: HParams) -> Decoder:
     """A window on seven of eight layers, which rotate with a base of their own."""
     windows = hp.windows(8) if hp.integer("attention.sliding_window", 0) else [0] * hp.n_layers
-    whole = Rope.read(hp)
-    local = Rope.read(hp, base=hp.number("rope.freq_base_swa", 10000.0), scaled=False, windowed=True)
-
-    def attention(il: int) -> Attention:
-        rope = local if windows[il] else whole
-        return Attention.read(hp, il, window=windows[il], rope=rope, qk_norm="head", scaled=False)
-
-    posts = ("post_attention_norm", "post_ffw_norm")
-    return transformer(hp, attention, lambda il: FFN.read(hp, il), posts=posts)
+    base = hp.number("rope.freq_base_swa", 10000.0)
+    ropes = Rope.read(hp), Rope.read(hp, base=base, scaled=False, windowed=True)
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm="head", scaled=False),
+        lambda il: FFN.read(hp, il),
+        posts=("post_attention_norm", "post_ffw_norm"),
+    )
 
 
 ARCHITECTURES = {"plamo": plamo, "plamo3": plamo3}

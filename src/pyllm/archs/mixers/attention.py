@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -56,13 +56,27 @@ class Attention:
     """The scales of the file hold for queries, keys and values too."""
 
     @classmethod
-    def read(cls, hp: HParams, il: int, *, interleaved: bool = False, window: int = 0, **options: Any) -> Self:
-        """Layer `il`'s, with the sizes of the file. `rope` among the options replaces the file's positions."""
+    def read(
+        cls,
+        hp: HParams,
+        il: int,
+        *,
+        interleaved: bool = False,
+        window: int = 0,
+        ropes: tuple[Rope | None, Rope | None] | None = None,
+        **options: Any,
+    ) -> Self:
+        """Layer `il`'s, with the sizes of the file.
+
+        In place of the file's positions, options have `rope`; or `ropes`, of layers without and with a window.
+        """
         n_heads, n_kv_heads = hp.n_heads[il], hp.n_kv_heads[il]
         if not (n_heads and n_kv_heads):
             raise ModelError(f"{hp.arch}.attention.head_count is {n_heads}, head_count_kv {n_kv_heads} in layer {il}")
         head_dim, v_head_dim = hp.head_dims(window > 0)
-        if "rope" not in options:
+        if ropes is not None:
+            options["rope"] = ropes[window > 0]
+        elif "rope" not in options:
             options["rope"] = Rope.read(hp, interleaved=interleaved, windowed=window > 0)
         if "scale" not in options:
             options["scale"] = hp.number("attention.scale", 1 / math.sqrt(head_dim))
@@ -79,11 +93,11 @@ class Attention:
         k = v = None
         if self.kv_from is None:
             q, k, v = self._qkv(g, blk, x)
-            q, k = (self._turned(g, y, f"{blk}attn_{c}_norm") for y, c in ((q, "q"), (k, "k")))
+            q, k = self._turned(g, blk, q=q, k=k)
             v = g.norm(v, "", self.v_head_dim) if self.v_norm else v
         else:
             q = g.linear(x, f"{blk}attn_q", self.n_heads * self.head_dim, scaled=self.scaled)
-            q = self._turned(g, q, f"{blk}attn_q_norm")
+            (q,) = self._turned(g, blk, q=q)
         y = g.rec(
             ops.Attention(
                 q=q,
@@ -136,17 +150,21 @@ class Attention:
             start += width
         return out
 
-    def _turned(self, g: Graph, x: Value, norm: str) -> Value:
-        """Queries or keys, normed and rotated."""
+    def _turned(self, g: Graph, blk: str, **heads: Value) -> Iterable[Value]:
+        """Queries (q) and keys (k), all normed and then rotated, or the other way round."""
         if self.rope_first:
-            x = self._rotate(g, x)
+            heads = {c: self._rotate(g, y) for c, y in heads.items()}
+        heads = {c: self._normed(g, y, f"{blk}attn_{c}_norm") for c, y in heads.items()}
+        return heads.values() if self.rope_first else [self._rotate(g, y) for y in heads.values()]
+
+    def _normed(self, g: Graph, x: Value, norm: str) -> Value:
         if self.qk_norm == "gain":
             x = g.norm(x, "", self.head_dim)
             gain = g.optional(f"{norm}.weight")
-            x = g.rec(MulWeight(x=x, weight=gain)) if gain else x
-        elif self.qk_norm != "none":
-            x = g.norm(x, norm, self.head_dim if self.qk_norm == "head" else 0)
-        return x if self.rope_first else self._rotate(g, x)
+            return g.rec(MulWeight(x=x, weight=gain)) if gain else x
+        if self.qk_norm == "none":
+            return x
+        return g.norm(x, norm, self.head_dim if self.qk_norm == "head" else 0)
 
     def _rotate(self, g: Graph, x: Value) -> Value:
         if self.rope is None:
