@@ -1,12 +1,13 @@
 """Backends by name: `get("cpu")`. Nothing of a backend is imported before it is asked for.
 
-A backend is a package here that exports `BACKEND`, or an entry point of the group `pyllm.backends` that loads to a
-`Backend` (or to a callable without arguments that makes one).
+A backend is a package here that has a module `backend` and exports `BACKEND`, or an entry point of the group
+`pyllm.backends` that loads to a `Backend` (or to a callable without arguments that makes one).
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING
@@ -50,7 +51,14 @@ def get(name: str) -> Backend:
 
 
 def _own() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(__path__) if module.ispkg}
+    """Packages here with a module `backend`; others are what backends share."""
+    return {
+        package.name
+        for package in pkgutil.iter_modules(__path__)
+        if package.ispkg
+        for module in pkgutil.iter_modules([os.path.join(folder, package.name) for folder in __path__])
+        if module.name == "backend"
+    }
 
 
 def _foreign() -> dict[str, EntryPoint]:
