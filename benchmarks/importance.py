@@ -5,7 +5,8 @@
         [--recipes Q2_K,IQ3_S] [--peer-python PATH] [--windows 16] [--no-matrix] [--json OUT.json]
 
 The importance matrix is made of the text that comes with pyllm, and given to both. Both files are read by pyllm, over
-windows of 512 tokens of `--text`. Errors of differences are of paired tokens: the same tokens are scored with both.
+windows of 512 tokens of `--text`. Errors are of windows' means, for tokens of one window are easy or hard together;
+errors of differences are of pairs: both files score the same windows.
 FOLDER keeps what does not change when pyllm's encoders do: matrices, predictions, results of llama.cpp's files.
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 
 import pyllm
 from pyllm.evaluation.kl_divergence import kl_divergence
-from pyllm.evaluation.perplexity import load_options, perplexity
+from pyllm.evaluation.perplexity import load_options, n_scored, perplexity
 from pyllm.jit.processors import default_threads
 from pyllm.quant.calibrate import text as calibration
 from pyllm.quant.calibrate.collection import Collector
@@ -81,8 +82,9 @@ def ours(a: argparse.Namespace, model: Path, recipe: str, matrix: Path | None, b
 
 
 def mean(values: Any) -> tuple[float, float]:
-    """And its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+    """Of all scored tokens, and its standard error, from the means of windows."""
+    windows = values.reshape(-1, n_scored(N_CTX)).mean(axis=1)
+    return float(windows.mean()), float(windows.std(ddof=1) / math.sqrt(len(windows)))
 
 
 def compare(recipe: str, own: Scores, peer: Scores) -> dict[str, Any]:
