@@ -1,7 +1,7 @@
 """Running one CUDA kernel on numpy arrays: on the emulator, or on a card in tests marked `gpu`.
 
     device = cuda_tools.emulator()                                  # or cuda_tools.card(); skips where there is none
-    cuda_tools.run(device, "norm.cu", "norm", (n, 1, 1), 128, {"WIDTH": 64, …}, x=x, y=y, width=64, eps=1e-6)
+    cuda_tools.run(device, "norm.cu", "norm_rows", (n, 1, 1), 128, {"WIDTH": 64, …}, x=x, y=y, width=64, eps=1e-6)
 
 Keyword arguments are the kernel's Args in order: an array stands for a pointer to its copy on the device (and holds
 what the kernel left there afterwards), None for a null pointer, a Python int or bool for an int, a float for a float.

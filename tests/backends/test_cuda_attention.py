@@ -236,8 +236,8 @@ def test_activation(bench: Bench, act: str) -> None:
     for n in (2, 10) if act == "relu2" else (2,):
         of_tokens(bench, n)
         parameters = (1.25, 0.75, 0.5, -1e-6) if act == "xielu" else ()
-        x, y = normal(n, 130, std=2.0 if parameters else 8.0), all_forms(n, 130)
-        x[0, :4] = (-8, 8, -3, 0) if parameters else (-80, 80, -30, 0)
+        x, y = normal(n, 130, std=1.0 if parameters else 8.0), all_forms(n, 130)
+        x[0, :4] = (-3, 3, -1, 0) if parameters else (-80, 80, -30, 0)
         bench.run(*elementwise.activation(bench.arrays, TOKENS, act, bench.rows(x), y, 130, parameters))
         wanted = xielu(x, *parameters) if parameters else gated_activation(x, np.ones_like(x), act)
         check_forms(bench, y, wanted)

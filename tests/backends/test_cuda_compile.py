@@ -18,7 +18,6 @@ from typing import Any
 
 import nvrtc_tools
 import pytest
-import test_ops
 from nvrtc_tools import Variant
 from oracle import OPTIONS, Shape, one_op, transformer
 
@@ -30,6 +29,8 @@ from pyllm.bench.presets import open_preset
 from pyllm.config import ExecutionOptions
 from pyllm.program import Program
 from pyllm.quant import formats
+from pyllm.testing import conformance
+from pyllm.testing.ops import cases
 
 Names = dict[Variant, set[str]]
 """The kernels that are wanted of each variant of a file."""
@@ -116,12 +117,12 @@ def of_everything_else() -> Names:
     facts = CARDS["sm_80"]
 
     def parts() -> Iterator[Names]:
-        for record in test_ops.OPS.values():
+        for record in cases().values():
             m = one_op(record)
             yield wanted(m.program, m.tensors(), OPTIONS, facts)
-        m = one_op(test_ops.OPS["linear"])  # of what no norm has made: it is quantized by itself
+        m = one_op(cases()["linear-plain"])  # of what no norm has made: it is quantized by itself
         yield from (wanted(m.program, m.tensors(fmt), OPTIONS, facts) for fmt in ("Q4_0", "F16"))
-        for shape in test_ops.SHAPES.values():
+        for shape in conformance.MODELS.values():
             m = transformer(shape)
             for kv in ("f16", "f32", "q8_0"):
                 yield wanted(m.program, m.tensors(), replace(OPTIONS, kv_dtype=kv), facts)

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import pytest
-import test_ops
 from oracle import OPTIONS, Shape, transformer
 
 from pyllm import archs
@@ -18,6 +17,7 @@ from pyllm.bench.presets import open_preset
 from pyllm.config import ExecutionOptions
 from pyllm.program import Program
 from pyllm.quant import formats
+from pyllm.testing import conformance
 
 CARDS = {"sm_75": Facts(40, 64 << 10), "sm_86": Facts(82, 99 << 10), "sm_80": Facts(108, 163 << 10)}
 STATIC = {"attention_prompt.cu": 0, "experts.cu": 0, "matmul.cu": 4 << 10}
@@ -51,7 +51,7 @@ def _programs() -> Iterator[tuple[Program, Any, ExecutionOptions]]:
         model = transformer(shape)
         for fmt in formats.names():
             yield model.program, model.tensors(fmt), replace(OPTIONS, max_tokens=2048)
-    for shape in test_ops.SHAPES.values():
+    for shape in conformance.MODELS.values():
         model = transformer(shape)
         for kv in ("f16", "q8_0"):
             yield model.program, model.tensors(), replace(OPTIONS, max_tokens=2048, kv_dtype=kv)

@@ -73,7 +73,7 @@ def norm(
 
     return Launch(
         "norm.cu",
-        "norm",
+        "norm_rows",
         lambda shape: (count.of(shape), 1, 1),
         threads,
         args,

@@ -6,7 +6,7 @@ the one that fits the environment (`PYLLM_CUDA_EMULATOR`).
 
 Manual
     launcher = open_launcher(0)
-    (kernel,) = launcher.kernels("norm.cu", {"WIDTH": 64}, ["norm"])     # files of kernels/, compiled at first use
+    (kernel,) = launcher.kernels("norm.cu", {"WIDTH": 64}, ["norm_rows"])     # files of kernels/, compiled at first use
     x = launcher.allocate(n_bytes)                                           # a device address: an int
     launcher.upload(x, array)                                                # enqueued; `wait=True`: done on return
     launcher.launch(kernel, (n_blocks, 1, 1), 128, args, shared=0)           # args: `launch.fill(layout, …)`

@@ -39,10 +39,12 @@ DEVICE void load_row(const Args& a, int row, float4 (&x)[PER_THREAD]) {
     }
 }
 
+#if CENTRED
 DEVICE float square_of(float x, float centre, int column) {
     float value = column < WIDTH ? x - centre : 0.0f;
     return value * value;
 }
+#endif
 
 // The centre of each group and what it is multiplied by: [n_groups] each, in shared memory.
 DEVICE void group_factors(const Args& a, int row, const float4 (&x)[PER_THREAD], float* centres, float* factors) {
@@ -95,7 +97,7 @@ DEVICE float normed(const Args& a, const float* centres, const float* factors, i
     return a.bias ? y + a.bias[group * a.bias_step + column % GROUP] : y;
 }
 
-KERNEL_MIN(norm, Args, THREADS, 1) {
+KERNEL_MIN(norm_rows, Args, THREADS, 1) {
     __shared__ float centres[N_GROUPS], factors[N_GROUPS];
     int row = blockIdx.x;
     if (row >= *a.count) return;
