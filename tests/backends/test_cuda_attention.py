@@ -157,10 +157,10 @@ def test_norm(bench: Bench, n: int, group: int, columns: int, centred: bool) -> 
     of_tokens(bench, n)
     x, weight, bias, y = 2.0 + normal(n, width, std=3.0), normal(columns), normal(columns), all_forms(n, width)
     step = group if columns > group else 0
-    vectors = [(bench.vector(v), step) if columns else None for v in (weight, bias)]
+    vectors = [(bench.vector(v) if columns else None, step) for v in (weight, bias)]
     bench.run(
         elementwise.norm(
-            bench.arrays, TOKENS, x=bench.rows(x), y=y, weight=vectors[0], bias=vectors[1] if centred else None,
+            bench.arrays, TOKENS, x=bench.rows(x), y=y, weight=vectors[0], bias=vectors[1] if centred else (None, 0),
             centred=centred, eps=1e-5, group=group, width=width,
         )
     )  # fmt: skip
@@ -177,7 +177,7 @@ def test_norm_of_picked_sums(bench: Bench) -> None:
     bench.shape = replace(bench.shape, n_tokens=4)
     bench.run(
         elementwise.norm(
-            bench.arrays, TOKENS, x=bench.rows(x), z=bench.rows(z), total=total, y=y, weight=None,
+            bench.arrays, TOKENS, x=bench.rows(x), z=bench.rows(z), total=total, y=y, weight=(None, 0),
             eps=1e-6, group=96, width=96, picked=True,
         )
     )  # fmt: skip

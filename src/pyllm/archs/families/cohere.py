@@ -6,7 +6,7 @@ from pyllm.archs.decoder import LN, RMS, Decoder, Head, Part
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.combine import Sum
-from pyllm.archs.mixers.feed_forward import FFN, Experts
+from pyllm.archs.mixers.feed_forward import FFN, mixture
 from pyllm.archs.rope import Rope
 
 
@@ -22,10 +22,10 @@ def command_r(hp: HParams) -> Decoder:
 
 def cohere2(hp: HParams) -> Decoder:
     """Windows on three of four layers; the fourth goes without positions."""
-    windows, rope = hp.windows(4), Rope.read(hp, interleaved=True)
+    windows, ropes = hp.windows(4), (None, Rope.read(hp, interleaved=True))
 
     def layer(il: int) -> tuple[Part, ...]:
-        attention = Attention.read(hp, il, window=windows[il], rope=rope if windows[il] else None)
+        attention = Attention.read(hp, il, window=windows[il], ropes=ropes)
         return (Part(Sum((attention, FFN.read(hp, il, scaled=True))), "attn_norm"),)
 
     return Decoder.read(hp, layer, norm=LN.read(hp), head=Head(tied=True, scale=hp.number("logit_scale")))
@@ -36,19 +36,15 @@ def cohere2moe(hp: HParams) -> Decoder:
     windows, rope = hp.windows(4, dense_first=True), Rope.read(hp, interleaved=True)
     n_dense = hp.integer("leading_dense_block_count", 0)
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
-    n_shared = hp.integer("expert_shared_count", 0)
+    n_shared = None if hp.integer("expert_shared_count", 0) else 0
 
     def layer(il: int) -> tuple[Part, ...]:
         turned = rope if windows[il] or il < n_dense else None
-        mixers = [Attention.read(hp, il, window=windows[il], rope=turned)]
+        attention = Attention.read(hp, il, window=windows[il], rope=turned)
         if il < n_dense:
-            return (Part(Sum((*mixers, FFN.read(hp, il, scaled=True))), "attn_norm"),)
-        experts = Experts.read(hp, il, gating=gating, normalize=normalize, scaled=True)
-        if not n_shared:
-            return (Part(Sum((*mixers, experts)), "attn_norm"),)
-        n_ff = hp.integer("expert_shared_feed_forward_length", 0) or hp.n_ff_expert(il) * n_shared
-        both = Sum((experts, FFN(n_ff=n_ff, kind="_shexp", scaled=True)), scale=0.5)
-        return (Part(Sum((*mixers, both)), "attn_norm"),)
+            return (Part(Sum((attention, FFN.read(hp, il, scaled=True))), "attn_norm"),)
+        experts = mixture(hp, il, n_shared=n_shared, scale_of_sum=0.5, gating=gating, normalize=normalize, scaled=True)
+        return (Part(Sum((attention, experts)), "attn_norm"),)
 
     has_rms = hp.number("attention.layer_norm_rms_epsilon", 0.0) > 0
     norm = RMS.read(hp) if has_rms else LN.read(hp)

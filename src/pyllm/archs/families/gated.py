@@ -51,11 +51,11 @@ def afmoe(hp: HParams) -> Decoder:
 def muse_glimmer(hp: HParams) -> Decoder:
     """Norms after the parts have an epsilon of their own; embeddings are normed."""
     windows = hp.windows(4)
-    rope, after = Rope.read(hp, base=hp.window_rope_base, interleaved=True, factors=False), RMS(1e-8)
+    ropes = None, Rope.read(hp, base=hp.window_rope_base, interleaved=True, factors=False)
+    after = RMS(1e-8)
 
     def layer(il: int) -> tuple[Part, ...]:
-        turned = rope if windows[il] else None
-        attention = Attention.read(hp, il, window=windows[il], rope=turned, qk_norm="head", gate="sigmoid")
+        attention = Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm="head", gate="sigmoid")
         return (
             Part(Normed(attention, post=_POSTS[0], kind=after), "attn_norm"),
             Part(Normed(FFN.read(hp, il), post=_POSTS[1], kind=after), "ffn_norm"),
@@ -70,29 +70,28 @@ def spark2_5(hp: HParams) -> Decoder:
     windows = hp.windows(1)
     ropes = Rope.read(hp, factors=False), Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
 
-    def attention(il: int) -> Attention:
-        return Attention.read(hp, il, window=windows[il], rope=ropes[windows[il] > 0], gate="sigmoid")
-
-    return transformer(hp, attention, lambda il: FFN.read(hp, il, act="gelu"))
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, gate="sigmoid"),
+        lambda il: FFN.read(hp, il, act="gelu"),
+    )
 
 
 def laguna(hp: HParams) -> Decoder:
     """A gate for each head, or each column; windowed layers have other heads, and positions that are not stretched."""
     windows = hp.windows(4, dense_first=True)
-    whole = Rope.read(hp, factors=False)
     local = Rope.read(hp, base=hp.window_rope_base, scaled=False, windowed=True, factors=False)
+    ropes = Rope.read(hp, factors=False), local
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
-
-    def attention(il: int) -> Attention:
-        rope = local if windows[il] else whole
-        return Attention.read(hp, il, window=windows[il], rope=rope, qk_norm="head", gate="softplus")
 
     def shared(il: int) -> int:
         n = hp.integer("expert_shared_feed_forward_length", 0)
         return n or hp.n_ff_expert(il) * hp.integer("expert_shared_count", 1)
 
     return transformer(
-        hp, attention, lambda il: feed_forward(hp, il, gating=gating, normalize=normalize, n_shared=shared(il))
+        hp,
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm="head", gate="softplus"),
+        lambda il: feed_forward(hp, il, gating=gating, normalize=normalize, n_shared=shared(il)),
     )
 
 

@@ -16,7 +16,7 @@ from pyllm.archs.rope import Rope
 def gemma4(hp: HParams) -> Decoder:
     """The last layers read the keys and values of the last layer of their kind, windowed or not, that has its own."""
     windows, n_own = hp.windows(6), hp.n_layers - hp.integer("attention.shared_kv_layers", 0)
-    whole, local = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
+    ropes = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
     n_row = hp.integer("embedding_length_per_layer_input", 0)
 
     def attention(il: int) -> Attention:
@@ -25,7 +25,7 @@ def gemma4(hp: HParams) -> Decoder:
             hp,
             il,
             window=windows[il],
-            rope=local if windows[il] else whole,
+            ropes=ropes,
             scale=1.0,
             qk_norm="head",
             keys_as_values=il < n_own and not hp.has(f"blk.{il}.attn_v.weight"),

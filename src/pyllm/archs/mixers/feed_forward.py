@@ -44,18 +44,24 @@ class FFN:
         return cls(n_ff=n_ff, **options)
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        rec, n_ff = g.rec, self.n_ff
-        gate, up, down = (f"{blk}ffn_{name}{self.kind}" for name in ("gate", "up", "down"))
-        if not self.gated:
-            y = rec(Activation(x=self._linear(g, x, up, n_ff), act=self.act, parameters=self.parameters))
-            return self._linear(g, g.norm(y, self.sub_norm and blk + self.sub_norm), down, g.hp.n_embd)
+        y = self._gated(g, blk, x) if self.gated else self._ungated(g, blk, x)
+        y = g.norm(y, self.sub_norm and blk + self.sub_norm)
+        return self._linear(g, y, f"{blk}ffn_down{self.kind}", g.hp.n_embd)
+
+    def _ungated(self, g: Graph, blk: str, x: Value) -> Value:
+        """[tokens, n_ff]."""
+        y = self._linear(g, x, f"{blk}ffn_up{self.kind}", self.n_ff)
+        return g.rec(Activation(x=y, act=self.act, parameters=self.parameters))
+
+    def _gated(self, g: Graph, blk: str, x: Value) -> Value:
+        """[tokens, n_ff], through a gate."""
+        rec, n_ff, gate, up = g.rec, self.n_ff, f"{blk}ffn_gate{self.kind}", f"{blk}ffn_up{self.kind}"
         if not rec.has(f"{gate}.weight") and rec.shape(f"{up}.weight")[:1] == (2 * n_ff,):
             y = self._linear(g, x, up, 2 * n_ff)
             gated, ungated = rec(Slice(x=y, start=0, width=n_ff)), rec(Slice(x=y, start=n_ff, width=n_ff))
         else:
             gated, ungated = self._linear(g, x, gate, n_ff), self._linear(g, x, up, n_ff)
-        y = rec(GatedActivation(gate=gated, up=ungated, act=self.act))
-        return self._linear(g, g.norm(y, self.sub_norm and blk + self.sub_norm), down, g.hp.n_embd)
+        return rec(GatedActivation(gate=gated, up=ungated, act=self.act))
 
     def _linear(self, g: Graph, x: Value, stem: str, width: int) -> Value:
         """A product whose scale holds for the bias too, as in llama.cpp."""
@@ -142,16 +148,17 @@ class Experts:
         return g.optional(scale) if g.uses_scale(stem, self.scaled) else None
 
 
-def mixture(hp: HParams, il: int, *, n_shared: int | None = None, **options: Any) -> Mixer:
+def mixture(hp: HParams, il: int, *, n_shared: int | None = None, scale_of_sum: float = 1.0, **options: Any) -> Mixer:
     """Layer `il`'s experts, and beside them those that all tokens use, of `n_shared` columns (None: as many as the
-    file says)."""
+    file says). `scale_of_sum` multiplies both together."""
     experts = Experts.read(hp, il, **options)
     if n_shared is None:
         n_shared = hp.integer("expert_shared_feed_forward_length", 0)
         n_shared = n_shared or hp.n_ff_expert(il) * hp.integer("expert_shared_count", 0)
     if not n_shared:
         return experts
-    return Sum((experts, FFN(n_ff=n_shared, act=experts.act, kind="_shexp", scaled=experts.scaled)))
+    shared = FFN(n_ff=n_shared, act=experts.act, kind="_shexp", scaled=experts.scaled)
+    return Sum((experts, shared), scale=scale_of_sum)
 
 
 def feed_forward(hp: HParams, il: int, *, act: str = "silu", scaled: bool = False, **experts: Any) -> Mixer:

@@ -168,6 +168,13 @@ class Lowering:
             node.f32 = self.rows_f32(self.most_rows(node), out.width)
         return node.f32
 
+    def new_forms(self, node: Node) -> View | None:
+        """Room for a value in the forms that its readers ask for; returns its float32 form, where it has one."""
+        wants = self.wants(node)
+        if "q8" in wants:
+            node.q8 = self.rows_q8(self.most_rows(node), node.value.width)
+        return self.new_f32(node) if "f32" in wants else None
+
     def rows_f32(self, n: int, width: int) -> View:
         """Room for n rows of float32. A line more, because vectors read on to the next multiple of 16 columns."""
         return View(Buffer(n * self._ld(width) + 64), self._ld(width))

@@ -112,6 +112,13 @@ class Weights:
             start += w
         return self._array((*parts, n), rows), 4 * width
 
+    def by_group(self, name: str | None, group: int) -> tuple[Buffer | None, int]:
+        """A norm's vector [group] or [width]: where, and columns from one group's numbers to the next's (0: shared)."""
+        if name is None:
+            return None, 0
+        columns = self[name].n_elements
+        return self.vector([(name, columns)])[0], group if columns > group else 0
+
     def constant(self, values: Sequence[float]) -> Buffer:
         """Numbers of the program itself as float32, zeros up to the next multiple of 16."""
         out = np.zeros(-(-len(values) // 16) * 16, np.float32)

@@ -46,11 +46,11 @@ def norm(
     *,
     x: View,
     y: Forms,
-    weight: tuple[Buffer, int] | None,
+    weight: tuple[Buffer | None, int],
     eps: float,
     group: int,
     width: int,
-    bias: tuple[Buffer, int] | None = None,
+    bias: tuple[Buffer | None, int] = (None, 0),
     centred: bool = False,
     picked: bool = False,
     z: View | None = None,
@@ -67,8 +67,8 @@ def norm(
         return fill(
             _NORM, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
             rows=arrays.rows if picked else None, x=x, z=z, total=total,
-            weight=weight and weight[0], bias=bias and bias[0], x_ld=x.ld, z_ld=_ld(z), total_ld=_ld(total),
-            weight_step=weight[1] if weight else 0, bias_step=bias[1] if bias else 0, eps=eps,
+            weight=weight[0], bias=bias[0], x_ld=x.ld, z_ld=_ld(z), total_ld=_ld(total),
+            weight_step=weight[1], bias_step=bias[1], eps=eps,
         )  # fmt: skip
 
     return Launch(

@@ -56,8 +56,5 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
 def _head_norm(low: Lowering, op: RMSNorm | None) -> HeadNorm:
     if op is None:
         return NO_NORM
-    if op.weight is None:
-        return HeadNorm(None, op.eps)
-    columns = low.weights[op.weight].n_elements
-    place, _ = low.weights.vector([(op.weight, columns)])
-    return HeadNorm(place, op.eps, 4 * op.group if columns > op.group else 0)
+    place, step = low.weights.by_group(op.weight, op.group)
+    return HeadNorm(place, op.eps, 4 * step)

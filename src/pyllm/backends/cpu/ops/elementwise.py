@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments.elementwise import Elementwise
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.ops.gate import add_rows, room
+from pyllm.backends.cpu.ops.gate import add_rows
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import View
 from pyllm.program import Value
@@ -36,7 +36,7 @@ def soft_cap(low: Lowering, node: Node, op: SoftCap) -> None:
 def mul_weight(low: Lowering, node: Node, op: MulWeight) -> None:
     n = low.weights[op.weight].n_elements
     weight = View(low.weights.vector([(op.weight, n)])[0], 0)
-    x, y = low.f32(op.x), room(low, node)
+    x, y = low.f32(op.x), low.new_forms(node)
     add_rows(
         low, kernel("elementwise", "mul_weight"), "mul weight", weight, x, y, node.q8, op.out.width, low.range(node),
         low.wide_from(node), op.out.width // n,

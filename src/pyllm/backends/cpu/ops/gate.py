@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 @emit(GatedActivation)
 def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
-    y, group, rows = room(low, node), low.groups.of(op.out), low.range(node)
+    y, group, rows = low.new_forms(node), low.groups.of(op.out), low.range(node)
     fused = isinstance(group, Gated)
-    if isinstance(group, Gated) and node.q8:
+    if isinstance(group, Gated):
+        assert node.q8, "readers of a fused gate want records alone (`Fusions.gate`)"
         products(low, group.product, Gate(op.act, node.q8))
         rows = low.narrow(node)
     gate, up = low.f32(op.gate), low.f32(op.up)
@@ -60,20 +61,12 @@ def add_rows(
     )  # fmt: skip
 
 
-def room(low: Lowering, node: Node) -> View | None:
-    """Give a value the forms that its readers ask for; returns its float32 form, where it has one."""
-    wants = low.wants(node)
-    if "q8" in wants:
-        node.q8 = low.rows_q8(low.most_rows(node), node.value.width)
-    return low.new_f32(node) if "f32" in wants else None
-
-
 @emit(Activation)
 def activation(low: Lowering, node: Node, op: Activation) -> None:
     if op.act == "xielu":
         _xielu(low, node, op)
         return
-    x, y = low.f32(op.x), room(low, node)
+    x, y = low.f32(op.x), low.new_forms(node)
     compiled = kernel("elementwise", "activation", act=op.act)
     add_rows(low, compiled, op.act, x, x, y, node.q8, op.out.width, low.range(node), low.wide_from(node))
 

@@ -9,7 +9,6 @@ from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import round_up
 from pyllm.backends.plan.groups import Norm
-from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
@@ -30,12 +29,9 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
     else:
         x = low.f32(group.select.x if group.select else op.x)
     picks = int(group.select is not None)
-    wants = low.wants(node)
-    y = low.new_f32(node) if "f32" in wants else None
-    if "q8" in wants:
-        node.q8 = low.rows_q8(low.most_rows(node), op.out.width)
-    weight, weight_step = _by_group(low, op, op.weight)
-    bias, bias_step = _by_group(low, op, op.bias if isinstance(op, LayerNorm) else None)
+    y = low.new_forms(node)
+    weight, weight_step = low.weights.by_group(op.weight, op.group)
+    bias, bias_step = low.weights.by_group(op.bias if isinstance(op, LayerNorm) else None, op.group)
     low.table.need_scratch(4 * round_up(op.out.width, 32))
     low.table.add(
         kernel("norm", "norm", centred=int(isinstance(op, LayerNorm))),
@@ -46,12 +42,3 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
         ),
         label="norm" + " of sum" * (b is not None),
     )  # fmt: skip
-
-
-def _by_group(low: Lowering, op: RMSNorm | LayerNorm, name: str | None) -> tuple[Buffer | None, int]:
-    """Where weights or biases are, and columns from one group's to the next's."""
-    if name is None:
-        return None, 0
-    columns = low.weights[name].n_elements
-    place, _ = low.weights.vector([(name, columns)])
-    return place, op.group if columns > op.group else 0

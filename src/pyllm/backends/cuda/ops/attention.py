@@ -37,8 +37,4 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
 
 
 def _head_norm(low: Lowering, op: RMSNorm | None) -> HeadNorm | None:
-    if op is None or op.weight is None:
-        return HeadNorm(None, 0, op.eps) if op else None
-    columns = low.weights[op.weight].n_elements
-    step = op.group if columns > op.group else 0
-    return HeadNorm(low.weights.vector([(op.weight, columns)]), step, op.eps)
+    return HeadNorm(*low.weights.by_group(op.weight, op.group), op.eps) if op else None

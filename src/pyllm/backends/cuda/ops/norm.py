@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from pyllm.backends.cuda import elementwise
 from pyllm.backends.cuda.rules import emit
 from pyllm.backends.plan.groups import Norm
-from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
@@ -31,16 +30,8 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
     low.add(
         node,
         elementwise.norm(
-            low.arrays, node.count, x=x, y=y, weight=_by_group(low, op, op.weight),
-            bias=_by_group(low, op, bias), centred=isinstance(op, LayerNorm), eps=op.eps, group=op.group,
+            low.arrays, node.count, x=x, y=y, weight=low.weights.by_group(op.weight, op.group),
+            bias=low.weights.by_group(bias, op.group), centred=isinstance(op, LayerNorm), eps=op.eps, group=op.group,
             width=op.out.width, picked=group.select is not None, z=z, total=total,
         ),
     )  # fmt: skip
-
-
-def _by_group(low: Lowering, op: RMSNorm | LayerNorm, name: str | None) -> tuple[Buffer, int] | None:
-    """Where weights or biases are, and floats from one group's to the next's."""
-    if name is None:
-        return None
-    columns = low.weights[name].n_elements
-    return low.weights.vector([(name, columns)]), op.group if columns > op.group else 0
