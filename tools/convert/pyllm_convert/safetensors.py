@@ -144,7 +144,7 @@ class SafetensorsFile:
         if stop - start != n_bytes or data_start + stop > self.size:
             raise self._error(
                 f"tensor {name!r} of shape {shape} and type {dtype} needs {n_bytes} bytes; its offsets are {start} and "
-                f"{stop} of {self.size - data_start} bytes of data. The file is truncated or damaged: download it again"
+                f"{stop} of {self.size - data_start} bytes of data; the file is truncated or damaged, download it again"
             )
         return Entry(name, dtype, tuple(shape), data_start + start, data_start + stop)
 
