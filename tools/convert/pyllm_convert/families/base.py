@@ -22,6 +22,8 @@ _EXPERT_PARTS = {
     "w3": "up",
     "w2": "down",
 }
+_LAYER_NORM_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 """Tensors that old checkpoints hold though they follow from the settings."""
 _OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision)\.")
@@ -47,8 +49,12 @@ class Family:
     """The architecture reads factors of rotary frequencies from tensors."""
     rotates_neighbours: ClassVar[bool] = False
     """Rotated pairs are neighbours in GGUF: rows of queries and keys are reordered."""
+    rotates_in_part: ClassVar[bool] = False
+    """Only the first columns of a head are rotated, as many as `partial_rotary_factor` says."""
     norm_offset: ClassVar[float] = 0.0
     """Added to norms: these families multiply by 1 + weight."""
+    layer_norm: ClassVar[bool] = False
+    """Norms subtract the mean."""
     window_period: ClassVar[int] = 0
     """All layers but every n-th have a window, if the file has no pattern (0: none has)."""
     tied: ClassVar[bool] = False
@@ -84,7 +90,7 @@ class Family:
         self.n_heads = c.integer("num_attention_heads")
         self.n_kv_heads = c.integer("num_key_value_heads", default=self.n_heads)
         self.head_dim = c.integer("head_dim", default=max(1, self.n_embd // self.n_heads))
-        self.n_experts = c.integer("num_local_experts", "num_experts", default=0, least=0)
+        self.n_experts = c.integer(*_EXPERT_COUNTS, default=0, least=0)
         act = c.text("hidden_act", "hidden_activation", default=self.act)
         if act != self.act:
             raise ModelError(f"the activation {act!r} cannot be converted; {self.arch} files mean {self.act!r}")
@@ -94,7 +100,14 @@ class Family:
     @property
     def n_rot(self) -> int:
         """Columns of a head that are rotated."""
-        return self.head_dim
+        if not self.rotates_in_part:
+            return self.head_dim
+        both = self.config.table("rope_parameters", "rope_scaling")
+        share = both.get("partial_rotary_factor", self.config.number("partial_rotary_factor", default=1.0))
+        n = int(self.head_dim * share) if isinstance(share, int | float) and 0 < share <= 1 else 0
+        if n < 2 or n % 2:
+            raise ModelError(f"config.json's partial_rotary_factor is {share!r}; it gives no even number of columns")
+        return n
 
     # --- metadata
 
@@ -110,14 +123,20 @@ class Family:
             "attention.head_count_kv": self.n_kv_heads,
             "attention.key_length": self.head_dim,
             "attention.value_length": self.head_dim,
-            "attention.layer_norm_rms_epsilon": c.number("rms_norm_eps", default=1e-6),
+            **self.epsilon(),
             "rope.dimension_count": self.n_rot,
             "vocab_size": c.integer("vocab_size"),
         }
         if self.n_experts:
             keys["expert_count"] = self.n_experts
-            keys["expert_used_count"] = c.integer("num_experts_per_tok")
+            keys["expert_used_count"] = c.integer("num_experts_per_tok", "moe_k", "top_k_experts")
         return keys | self.rope.keys | self.windows()
+
+    def epsilon(self) -> dict[str, Any]:
+        """Key of what norms add to the mean square."""
+        if self.layer_norm:
+            return {"attention.layer_norm_epsilon": self.config.number(*_LAYER_NORM_EPSILONS, default=1e-5)}
+        return {"attention.layer_norm_rms_epsilon": self.config.number("rms_norm_eps", default=1e-6)}
 
     def windows(self) -> dict[str, Any]:
         """Keys of sliding windows."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pyllm.errors import ModelError
 from pyllm_convert.families.base import Family
 
 
@@ -19,6 +18,7 @@ class Phi3(Family):
         "rms_norm_eps": 1e-5,
     }
     rope_tensors = True
+    rotates_in_part = True
     layer_names: ClassVar[dict[str, str]] = Family.layer_names | {
         "self_attn.qkv_proj": "attn_qkv",
         "mlp.gate_up_proj": "ffn_up",
@@ -30,15 +30,6 @@ class Phi3(Family):
             n = self.config.integer("sliding_window", most=1 << 31)
             if n < self.config.integer("max_position_embeddings", most=1 << 31):
                 self.notes.append(f"windows of {n} positions are left out: engines ignore them in phi3 files")
-
-    @property
-    def n_rot(self) -> int:
-        both = self.config.table("rope_parameters", "rope_scaling")
-        share = both.get("partial_rotary_factor", self.config.number("partial_rotary_factor", default=1.0))
-        n = int(self.head_dim * share) if isinstance(share, int | float) and 0 < share <= 1 else 0
-        if n < 2 or n % 2:
-            raise ModelError(f"config.json's partial_rotary_factor is {share!r}; it gives no even number of columns")
-        return n
 
 
 FAMILIES = {"Phi3ForCausalLM": Phi3}
