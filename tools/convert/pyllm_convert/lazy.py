@@ -113,9 +113,13 @@ def permuted_heads(t: Lazy, n_heads: int) -> Lazy:
     n = t.shape[0]
     if n % (2 * n_heads):
         raise ModelError(f"tensor {t.name} has {n} rows, which are not {n_heads} heads of an even number of rows")
-    order = np.arange(n, dtype=np.int64).reshape(n_heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    return reordered(t, np.arange(n, dtype=np.int64).reshape(n_heads, 2, -1).swapaxes(1, 2).reshape(-1))
+
+
+def reordered(t: Lazy, order: NDArray[np.int64]) -> Lazy:
+    """Rows of a matrix, or elements of a vector, in another order, or some of them."""
     if len(t.shape) == 1:
-        return replace(t, rows=lambda start, stop: t.rows(start, stop)[:, order])
+        return replace(t, shape=order.shape, rows=lambda start, stop: t.rows(start, stop)[:, order])
     return take(t, order)
 
 

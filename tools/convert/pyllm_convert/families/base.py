@@ -27,10 +27,10 @@ _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_n
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 """Tensors that old checkpoints hold though they follow from the settings."""
 _OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision)\.")
-_PREFIX = re.compile(r"(?:(?:model|language_model|text_model)\.)*")
+_PREFIX = re.compile(r"(?:(?:model|language_model|text_model|gpt_neox)\.)*")
 """What may stand before a tensor's own name: classes with an output head save "model.layers.0.…", those without
 "layers.0.…", models of text within another "language_model.layers.0.…" or both together."""
-_WITHIN_MODEL = re.compile(r"(?:.+\.)?model\.")
+_WITHIN_MODEL = re.compile(r"(?:.+\.)?(?:model|gpt_neox)\.")
 """Tensors of a class that has an output head beside its `model`."""
 _MOST_LAYERS = 4096
 
@@ -45,6 +45,8 @@ class Family:
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings that transformers assumes where config.json has none."""
     act: ClassVar[str] = "silu"
+    other_acts: ClassVar[tuple[str, ...]] = ()
+    """Further names of activations that the architecture computes."""
     rope_tensors: ClassVar[bool] = False
     """The architecture reads factors of rotary frequencies from tensors."""
     rotates_neighbours: ClassVar[bool] = False
@@ -92,7 +94,7 @@ class Family:
         self.head_dim = c.integer("head_dim", default=max(1, self.n_embd // self.n_heads))
         self.n_experts = c.integer(*_EXPERT_COUNTS, default=0, least=0)
         act = c.text("hidden_act", "hidden_activation", default=self.act)
-        if act != self.act:
+        if act not in (self.act, *self.other_acts):
             raise ModelError(f"the activation {act!r} cannot be converted; {self.arch} files mean {self.act!r}")
         self.rope: Rope = rope_of(c, self.n_rot, self.rope_tensors)
         self.notes += self.rope.notes
