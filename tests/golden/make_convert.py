@@ -43,6 +43,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 LONGROPE = {
     "rope_type": "longrope",
@@ -51,6 +52,10 @@ LONGROPE = {
     "short_factor": [1.0, 1.1, 1.3, 1.7],
     "long_factor": [1.0, 2.0, 3.5, 5.0],
 }
+
+
+SHARP = ("q_proj", "k_proj", "qkv", "query_key_value", "router", "gate.weight", "gate.wg")
+"""Parts whose weights are larger, so that attention and choices of experts are sharp."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,17 @@ def stacked(tensors: dict[str, Any], config: dict[str, Any]) -> None:
         tensors[f"{stem}down_proj"] = parts["down"]
 
 
+def rotary_pct(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """A setting of GPT-NeoX's published checkpoints that llama.cpp's converter needs, beside transformers 5's."""
+    config["rotary_pct"] = config["rope_parameters"]["partial_rotary_factor"]
+
+
+def rotary_names(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """Positions under the names that GPT-NeoX's published settings have, and no others."""
+    rope = config.pop("rope_parameters")
+    config |= {"rotary_pct": rope["partial_rotary_factor"], "rotary_emb_base": rope["rope_theta"]}
+
+
 CASES: dict[str, Case] = {
     "llama": Case("Llama", SMALL | {"head_dim": 16}),
     "llama-f32-tied": Case("Llama", SMALL | {"tie_word_embeddings": True, "head_dim": 8}, "float32"),
@@ -213,6 +229,27 @@ CASES: dict[str, Case] = {
         },
     ),
     "smollm3": Case("SmolLM3", SMALL | {"num_hidden_layers": 4, "intermediate_size": 32}),
+    "gptneox": Case("GPTNeoX", SMALL | {"rope_parameters": HALF}, after=rotary_pct),
+    "gptneox-serial": Case(
+        "GPTNeoX",
+        SMALL
+        | {"hidden_act": "gelu_fast", "use_parallel_residual": False, "attention_bias": False}
+        | {"rope_parameters": HALF | {"rope_theta": 20000.0}},
+        after=rotary_names,
+    ),
+    "phi2": Case("Phi", SMALL | {"num_key_value_heads": 4, "rope_parameters": HALF}),
+    "stablelm": Case("StableLm", SMALL | {"use_qkv_bias": True, "rope_parameters": HALF}),
+    "stablelm-parallel": Case(
+        "StableLm",
+        SMALL
+        | {
+            "qk_layernorm": True,
+            "use_parallel_residual": True,
+            "rope_parameters": HALF | {"partial_rotary_factor": 1.0},
+        },
+    ),
+    "starcoder2": Case("Starcoder2", SMALL | {"sliding_window": 8}),
+    "starcoder2-untied": Case("Starcoder2", SMALL | {"use_bias": False, "tie_word_embeddings": False}),
 }
 
 
@@ -231,7 +268,7 @@ def build(case: Case, seed: int) -> Any:
             p.data = p.data * 0.3 + (0.0 if zero_centred else 1.0)
         elif p.ndim > 1 and "embed" not in name and "bias" not in name:
             fan_in = p.shape[1] if case.model == "GptOss" or p.ndim == 2 else p.shape[2]
-            gain = 2.5 if any(part in name for part in ("q_proj", "k_proj", "qkv", "router", "gate.weight")) else 1.0
+            gain = 2.5 if any(part in name for part in SHARP) else 1.0
             p.data *= gain / fan_in**0.5
         else:
             p.data *= 0.5

@@ -11,10 +11,10 @@ from pyllm.archs.mixers.combine import Normed, Sum
 from pyllm.archs.mixers.feed_forward import FFN
 
 
-def plain(hp: HParams, *, act: str = "silu", gated: bool = False, tied: bool | None = None) -> Decoder:
+def plain(hp: HParams, *, act: str = "silu", gated: bool = False, tied: bool | None = None, window: int = 0) -> Decoder:
     return transformer(
         hp,
-        lambda il: Attention.read(hp, il),
+        lambda il: Attention.read(hp, il, window=window),
         lambda il: FFN.read(hp, il, act=act, gated=gated),
         norm=LN.read(hp),
         head=Head(tied=tied),
@@ -36,6 +36,12 @@ def parallel(hp: HParams, *, attn_norm: str = "attn_norm", ffn_norm: str = "attn
 def falcon(hp: HParams) -> Decoder:
     """The larger models have a second norm, for attention."""
     return parallel(hp, attn_norm="attn_norm_2" if hp.has("blk.0.attn_norm_2.weight") else "attn_norm")
+
+
+def starcoder2(hp: HParams) -> Decoder:
+    """Windows on all layers, as transformers has them; llama.cpp's converter leaves them out of files."""
+    window = hp.integer("attention.sliding_window", 0, most=1 << 31)
+    return plain(hp, act="gelu", window=window)
 
 
 def gptneox(hp: HParams) -> Decoder:
@@ -64,5 +70,5 @@ ARCHITECTURES = {
     "orion": partial(plain, gated=True),
     "phi2": parallel,
     "stablelm": stablelm,
-    "starcoder2": partial(plain, act="gelu"),
+    "starcoder2": starcoder2,
 }
