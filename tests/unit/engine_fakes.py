@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from pyllm.backends.base import Batch, Crossing, Executable
 from pyllm.config import ExecutionOptions
 from pyllm.program import Value
+from pyllm.testing.models import transformer
+from pyllm.testing.splitting import SMALL
 
 N_EMBD = 8
 GARBAGE = -7
@@ -37,12 +39,17 @@ def expected_greedy(prompt: list[int], n: int, n_vocab: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
+PROGRAM = transformer(SMALL).program
+"""What it says that it runs: a program with a head."""
+
+
 class FakeExecutable(Executable):
     """Counts what it computes; `on_run` is called before each step and may raise."""
 
     def __init__(self, n_vocab: int = 50, **options: int) -> None:
         self.options = ExecutionOptions(**{"n_pages": 64, "page_size": 4, "max_seqs": 8, "max_tokens": 16, **options})
         self.n_vocab = n_vocab
+        self.program = PROGRAM
         self.store = np.full((self.options.n_pages, self.options.page_size), GARBAGE, np.int32)
         self.n_tokens = 0
         self.n_runs = 0

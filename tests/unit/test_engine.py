@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.errors import BackendError, ClosedError, ContextFullError, RequestError
+from pyllm.testing.models import transformer
+from pyllm.testing.splitting import SMALL
 
 GREEDY = SamplingParams(temperature=0)
 N_VOCAB = 50
@@ -397,3 +399,17 @@ def test_whatever_the_capacities_answers_are_the_same(data: st.DataObject) -> No
     for generation, expected, got in running:
         assert got + [t.id for t in generation] == expected  # type: ignore[attr-defined]
     assert all_free(engine)
+
+
+def test_a_model_without_a_head_gives_states_and_no_text() -> None:
+    executable = FakeExecutable(50)
+    executable.program = transformer(replace(SMALL, head=False)).program
+    engine = Engine(executable, n_ctx=64, n_vocab=50)
+    assert len(engine.hidden([1, 2, 3])) == 3
+    for ask in (
+        lambda: engine.submit(GenerationRequest([1], SamplingParams(), max_tokens=1)),
+        lambda: engine.logits([1]),
+        lambda: list(engine.score([([1, 2], lambda at, rows: None)])),
+    ):
+        with pytest.raises(RequestError, match="no output head"):
+            ask()

@@ -114,7 +114,8 @@ class Decoder:
     embed_norm: str | None = None
     """Norm of embeddings."""
     final_norm: str = "output_norm"
-    head: Head = Head()
+    head: Head | None = Head()
+    """None: the model gives final states, no logits."""
 
     @classmethod
     def read(cls, hp: HParams, layer: Callable[[int], tuple[Part, ...]], **options: Any) -> Self:
@@ -157,7 +158,8 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
             x = _add(g, blk, part, x)
     g.rec.layer = hp.n_layers
     hidden = g.norm(x, decoder.final_norm)
-    return g.finish(hidden, decoder.head(g, hidden)), g.tensors
+    logits = None if decoder.head is None else decoder.head(g, hidden)
+    return g.finish(hidden, logits), g.tensors
 
 
 def _add(g: Graph, blk: str, part: Part, x: Value) -> Value:

@@ -95,10 +95,14 @@ class Graph:
         self.tensors[view.name] = view
         return Weight(view.name)
 
-    def finish(self, hidden: Value, logits: Value) -> Program:
+    def finish(self, hidden: Value, logits: Value | None) -> Program:
         """The program; rows are selected as early as can be."""
-        hidden, logits = self.rec.select_rows(hidden, logits)
-        return self.rec.finish(hidden, logits, n_layers=self.hp.n_layers)
+        if logits is None:
+            (hidden,) = self.rec.select_rows(hidden)
+        else:
+            hidden, logits = self.rec.select_rows(hidden, logits)
+        n_vocab = self.rec.shape("token_embd.weight")[0]
+        return self.rec.finish(hidden, logits, n_layers=self.hp.n_layers, n_vocab=n_vocab)
 
     def uses_scale(self, stem: str, used: bool) -> bool:
         """Are a matrix's scales used? By families whose matrices have scales, and with formats that need one."""

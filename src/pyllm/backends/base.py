@@ -196,6 +196,8 @@ class Executable(ABC):
         overwrites; or candidates, where `n_candidates` is not 0.
         """
         wanted = self.program.hidden if want == "hidden" else self.program.logits
+        if wanted is None:
+            raise BackendError("the program has no logits; its final states can be had")
         crossing = self.run_stage(0, batch, (), [wanted])[0]
         return self.candidates(crossing) if want == "candidates" else crossing.host()
 

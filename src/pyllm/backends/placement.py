@@ -96,7 +96,7 @@ def cut(program: Program, device_of_op: Sequence[str]) -> Plan:
                 later.append(item)
         done |= part.own
         left = later
-    wanted = {program.hidden.id, program.logits.id}.union(*(part.received for part in parts.values()))
+    wanted = {v.id for v in program.results}.union(*(part.received for part in parts.values()))
     return Plan({name: part.program(program, wanted) for name, part in parts.items()}, tuple(schedule))
 
 

@@ -63,6 +63,7 @@ class Engine:
         Raises RequestError, ContextFullError (the prompt alone is too long), ClosedError.
         """
         self._check_open()
+        self._check_head()
         check_request(request, self.n_ctx)
         tokens = check_tokens(request.tokens, self.n_ctx, self.n_vocab)
         sampler = Sampler(request.sampling, self.n_vocab)
@@ -189,13 +190,20 @@ class Engine:
                 self.executable.interrupt()
             turn.changed.notify_all()
 
+    def _check_head(self) -> None:
+        if self.executable.program.logits is None:
+            raise RequestError("the model has no output head, so it gives embeddings and no text; use embed()")
+
     def _scoring(self, tokens: Many[int] | NDArray[np.integer], hidden: bool) -> Scoring:
         self._check_open()
+        if not hidden:
+            self._check_head()
         ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
         return Scoring(next(self._numbers), ids, hidden)
 
     def _watched(self, tokens: Many[int] | NDArray[np.integer], first: int, take: TakeRows) -> Watched:
         self._check_open()
+        self._check_head()
         ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
         if not 0 <= first < len(ids):
             raise RequestError(f"rows from token {first} on are wanted of {len(ids)} tokens")

@@ -128,8 +128,8 @@ class _Writer:
         return total
 
     def finish(self, program: Program) -> Program:
-        hidden, logits = self._new[program.hidden.id], self._new[program.logits.id]
-        return replace(program, ops=tuple(self.ops), hidden=hidden, logits=logits)
+        logits = program.logits and self._new[program.logits.id]
+        return replace(program, ops=tuple(self.ops), hidden=self._new[program.hidden.id], logits=logits)
 
     def _op(self, kind: type[Op], width: int, like: Op, **arguments: Any) -> Value:
         return self._write(width, lambda out: kind(out=out, layer=like.layer, **arguments))

@@ -25,7 +25,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A recorded pass. `hidden` [rows, n_embd] is the final normed state, `logits` [rows, n_vocab] the output.
+    """A recorded pass. `hidden` [rows, n_embd] is the final normed state, `logits` [rows, n_vocab] the output; a model
+    without an output head has none.
 
     Where a model is split over devices, each has a program of its own: the ops that it computes, in stages (`cuts`),
     with states numbered anew. `hidden` and `logits` are the whole model's then; only some part computes them.
@@ -38,11 +39,17 @@ class Program:
     states: tuple[StateSpec, ...]
     """What ops keep of sequences; states of a kind are numbered from 0 in this order."""
     hidden: Value
-    logits: Value
+    logits: Value | None
     cuts: tuple[Stage, ...] = ()
     """The stages of a part; empty for a whole model."""
     given_rows: frozenset[int] = frozenset()
     """Ids of received values that have one row per output row, not one per token."""
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """What the program computes: the final state, and logits where it has a head."""
+        both = (self.hidden,) if self.logits is None else (self.hidden, self.logits)
+        return tuple(dict.fromkeys(both))
 
     @property
     def kv(self) -> tuple[KVSpec, ...]:
@@ -52,7 +59,7 @@ class Program:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in order; all ops are in one of them."""
-        return self.cuts or (Stage(0, len(self.ops), sends=tuple(dict.fromkeys((self.hidden, self.logits)))),)
+        return self.cuts or (Stage(0, len(self.ops), sends=self.results),)
 
     def values(self) -> list[Value]:
         """All values, received ones first."""

@@ -66,19 +66,26 @@ class Recorder(Shapes):
         self.ops.append(replace(op, out=out))
         return out
 
-    def finish(self, hidden: Value, logits: Value, *, n_layers: int) -> Program:
-        """The program that computes `hidden` and `logits`, both of selected rows."""
-        if not {hidden.id, logits.id} <= self.selected:
-            raise ModelError("a program's results must be of selected rows")
-        return Program(
+    def finish(self, hidden: Value, logits: Value | None, *, n_layers: int, n_vocab: int | None = None) -> Program:
+        """The program that computes `hidden` and `logits`, both of selected rows.
+
+        Without logits, `n_vocab` tells how many tokens the model knows.
+        """
+        n_vocab = n_vocab if logits is None else logits.width
+        if n_vocab is None:
+            raise ModelError("a program without logits must be told how many tokens it knows")
+        program = Program(
             ops=tuple(self.ops),
             n_layers=n_layers,
             n_embd=hidden.width,
-            n_vocab=logits.width,
+            n_vocab=n_vocab,
             states=tuple(self.states),
             hidden=hidden,
             logits=logits,
         )
+        if not {v.id for v in program.results} <= self.selected:
+            raise ModelError("a program's results must be of selected rows")
+        return program
 
 
 def as_inv_freq(values: NDArray[np.floating] | list[float]) -> tuple[float, ...]:

@@ -53,6 +53,7 @@ MODELS = {
     "llama": Shape(interleaved=True, n_rot=32),
     "oss": Shape(sinks=True, window=6, bias=True, n_experts=4, act="swiglu_oai"),
     "experts": Shape(n_experts=5, n_used=3),
+    "headless": Shape(head=False),
 }
 """Small models in the manner of the real ones."""
 
@@ -101,6 +102,7 @@ def _usual() -> dict[str, Callable[[Subject], None]]:
     found |= {f"split-anywhere-{seed}": partial(_split_anywhere, seed) for seed in range(2)}
     return found | {
         "model-mixed": _model_mixed,
+        "split-headless": _split_headless,
         "no_rows": _no_rows,
         "shared_pages": _shared_pages,
         "unknown_op": _unknown_op,
@@ -214,8 +216,8 @@ def _two_steps(n_vocab: int) -> list[list[Step]]:
 
 def _model(name: str, subject: Subject) -> None:
     model = transformer(MODELS[name])
-    wants: tuple[Literal["logits", "hidden"], ...] = ("logits", "hidden")
-    for want in wants:
+    wants: tuple[Literal["hidden", "logits"], ...] = ("hidden", "logits")
+    for want in wants[: len(model.program.results)]:
         exe = compiled(subject.backend, model, model.tensors())
         got = run_all(exe, ragged_batches(n_tokens(model)), want)
         assert_close(zip(got, _of_model(name, want), strict=True), EXACT * subject.tolerance)
@@ -281,6 +283,14 @@ def _split_layers(n: int | str, subject: Subject) -> None:
     tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
     exe = splitting.compiled(model, tensors, devices, n_gpu_layers=n)
     splitting.check(exe, model, tensors, EXACT * subject.tolerance)
+
+
+def _split_headless(subject: Subject) -> None:
+    """The part with the end of a model gives its final states."""
+    model = transformer(replace(splitting.SMALL, head=False))
+    tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
+    exe = splitting.compiled(model, tensors, devices, n_gpu_layers=2)
+    splitting.check(exe, model, tensors, EXACT * subject.tolerance, want="hidden")
 
 
 def _split_anywhere(seed: int, subject: Subject) -> None:

@@ -57,9 +57,10 @@ class Builder(Recorder):
         self.declared[name] = SimpleNamespace(shape=shape)
         return Weight(name)
 
-    def model(self, hidden: Value, logits: Value, n_layers: int = 1, **scales: float) -> Model:
+    def model(self, hidden: Value, logits: Value | None, n_layers: int = 1, **scales: float) -> Model:
         """The program of what was recorded; `scales` as in `Model`."""
-        program = self.finish(hidden, logits, n_layers=n_layers)
+        (n_vocab, _) = next(iter(self.declared.values())).shape
+        program = self.finish(hidden, logits, n_layers=n_layers, n_vocab=n_vocab)
         return Model({n: tuple(s.shape) for n, s in self.declared.items()}, program, scales)
 
 
@@ -115,6 +116,7 @@ class Shape:
     n_used: int = 2
     act: str = "silu"
     tied: bool = False
+    head: bool = True
     logit_cap: float = 0.0
 
 
@@ -127,6 +129,8 @@ def transformer(shape: Shape = Shape()) -> Model:
         x = _block(b, s, il, x)
     b.layer = s.n_layers
     hidden = b(RMSNorm(x=x, weight=b.t("output_norm.weight", s.n_embd), eps=1e-5))
+    if not s.head:
+        return b.model(hidden, None, s.n_layers, **{"token_embd.weight": 0.5})
     table = Weight("token_embd.weight") if s.tied else b.t("output.weight", s.n_vocab, s.n_embd)
     logits = b(Linear(x=hidden, weight=table))
     if s.logit_cap:

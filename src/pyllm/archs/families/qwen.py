@@ -41,6 +41,7 @@ ARCHITECTURES = {
     "qwen2vl": plain,
     "qwen3": qwen3,
     "qwen3moe": qwen3moe,
+    "qwen3tts": qwen3vl,  # files whose head has only the codec's tokens are refused
     "qwen3vl": qwen3vl,
     "qwen3vlmoe": qwen3vl,
 }

@@ -88,12 +88,11 @@ class Lowering:
             self._stage(stage, schedule.stage(i), stage == program.stages[-1]) for i, stage in enumerate(program.stages)
         ]
         self.n_candidates, self.chosen = 0, Buffer(0)
-        if program.logits.id in self.sent and program.logits.id in self.graph.by_row:
-            self._candidates(self.sent[program.logits.id])
+        if (logits := program.logits) and logits.id in self.sent and logits.id in self.graph.by_row:
+            self._candidates(self.sent[logits.id], logits.width)
 
-    def _candidates(self, logits: View) -> None:
+    def _candidates(self, logits: View, n_vocab: int) -> None:
         """After everything else: the likeliest tokens, `n_candidates` of each row, in `chosen`."""
-        n_vocab = self.program.logits.width
         if n := candidates.n_candidates(n_vocab):
             launches, self.chosen = candidates.launches(logits, n_vocab, self.arrays, self.options.max_rows)
             for launch in launches:
