@@ -19,6 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert_changes import (
+    fp8_blocks,
+    fp8_channels,
+    internlm2,
+    lists_by_layer,
+    mxfp4,
+    rotary_names,
+    rotary_pct,
+    scoring,
+    stacked,
+)
+
 FOLDER = Path(__file__).resolve().parent / "convert"
 VOCAB = 96
 N_TOKENS = 24
@@ -69,85 +81,13 @@ class Case:
     n_tokens: int = N_TOKENS
     after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None
     """Changes tensors and config.json before they are written."""
+    foreign: bool = False
+    """transformers has no such model: its logits are those of the tensors and settings before that change."""
 
 
 def tokens(n: int = N_TOKENS) -> list[int]:
     """Token ids whose logits are stored."""
     return [1 + (i * i * 31 + i * 17 + 5) % (VOCAB - 1) for i in range(n)]
-
-
-def fp8_blocks(tensors: dict[str, Any], config: dict[str, Any]) -> None:
-    """Projections become float8 with one scale per 16 x 32 block, the way DeepSeek and Qwen publish them."""
-    import torch
-
-    rows, columns = 16, 32
-    for name in [n for n in tensors if n.endswith("_proj.weight")]:
-        w = tensors[name].float()
-        r, c = w.shape
-        grid = w.reshape(r // rows, rows, c // columns, columns)
-        scale = grid.abs().amax((1, 3)) / 448
-        quantized = (grid / scale[:, None, :, None]).to(torch.float8_e4m3fn).reshape(r, c)
-        tensors[name], tensors[f"{name}_scale_inv"] = quantized, scale
-    config["quantization_config"] = {
-        "quant_method": "fp8",
-        "activation_scheme": "dynamic",
-        "weight_block_size": [rows, columns],
-    }
-
-
-def fp8_channels(tensors: dict[str, Any], config: dict[str, Any]) -> None:
-    """Projections become float8 with one scale per row, or (down) one for all, as compressed-tensors has them."""
-    import torch
-
-    for name in [n for n in tensors if n.endswith("_proj.weight")]:
-        w = tensors[name].float()
-        whole = "down_proj" in name
-        scale = (w.abs().amax() if whole else w.abs().amax(1, keepdim=True)) / 448
-        tensors[name] = (w / scale).to(torch.float8_e4m3fn)
-        tensors[f"{name}_scale"] = scale.to(torch.bfloat16).reshape((1,) if whole else (-1, 1))
-    config["quantization_config"] = {
-        "quant_method": "compressed-tensors",
-        "format": "float-quantized",
-        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
-    }
-
-
-def mxfp4(tensors: dict[str, Any], config: dict[str, Any]) -> None:
-    """Experts become blocks of 32 4-bit floats with a power of two each, as gpt-oss is published."""
-    import torch
-
-    random = torch.Generator().manual_seed(5)
-    for name in [n for n in tensors if n.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
-        experts, columns, rows = tensors.pop(name).shape
-        shape = (experts, rows, columns // 32)
-        tensors[f"{name}_blocks"] = torch.randint(0, 256, (*shape, 16), generator=random, dtype=torch.uint8)
-        tensors[f"{name}_scales"] = torch.randint(122, 126, shape, generator=random, dtype=torch.uint8)
-    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
-
-
-def stacked(tensors: dict[str, Any], config: dict[str, Any]) -> None:
-    """Experts become one tensor per layer and projection, gate and up together, as transformers 5 holds them."""
-    import torch
-
-    for name in [n for n in tensors if n.endswith("experts.0.gate_proj.weight")]:
-        stem = name.removesuffix("0.gate_proj.weight")
-        parts = {
-            p: torch.stack([tensors.pop(f"{stem}{e}.{p}_proj.weight") for e in range(config["num_local_experts"])])
-            for p in ("gate", "up", "down")
-        }
-        tensors[f"{stem}gate_up_proj"] = torch.cat((parts["gate"], parts["up"]), dim=1)
-        tensors[f"{stem}down_proj"] = parts["down"]
-
-
-def rotary_pct(tensors: dict[str, Any], config: dict[str, Any]) -> None:
-    """A setting of GPT-NeoX's published checkpoints that llama.cpp's converter needs, beside transformers 5's."""
-    config["rotary_pct"] = config["rope_parameters"]["partial_rotary_factor"]
-
-
-def rotary_names(tensors: dict[str, Any], config: dict[str, Any]) -> None:
-    """Positions under the names that GPT-NeoX's published settings have, and no others."""
-    rope = config.pop("rope_parameters")
-    config |= {"rotary_pct": rope["partial_rotary_factor"], "rotary_emb_base": rope["rope_theta"]}
 
 
 CASES: dict[str, Case] = {
@@ -250,6 +190,36 @@ CASES: dict[str, Case] = {
     ),
     "starcoder2": Case("Starcoder2", SMALL | {"sliding_window": 8}),
     "starcoder2-untied": Case("Starcoder2", SMALL | {"use_bias": False, "tie_word_embeddings": False}),
+    "qwen2moe": Case(
+        "Qwen2Moe",
+        SMALL
+        | {"num_experts": 4, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 16},
+    ),
+    "internlm2": Case("Llama", SMALL | {"head_dim": 8}, after=internlm2, foreign=True),
+    "internlm2-bias": Case(
+        "Llama",
+        SMALL | {"head_dim": 8, "attention_bias": True, "num_hidden_layers": 1},
+        after=internlm2,
+        foreign=True,
+    ),
+    "hunyuan-dense": Case("HunYuanDenseV1", SMALL | {"head_dim": 16, "attention_bias": True, "num_hidden_layers": 1}),
+    "hunyuan-dense-alpha": Case(
+        "HunYuanDenseV1",
+        SMALL
+        | {"head_dim": 16, "tie_word_embeddings": True, "max_position_embeddings": 32768}
+        | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0}},
+    ),
+    "hunyuan-moe": Case(
+        "HunYuanMoEV1",
+        SMALL | {"num_experts": 4, "moe_topk": 2, "intermediate_size": 8, "head_dim": 8},
+        after=lists_by_layer,
+    ),
+    "minimax-m2": Case(
+        "MiniMaxM2",
+        SMALL | EXPERTS | {"head_dim": 16, "intermediate_size": 8, "rotary_dim": 8},
+        after=scoring,
+    ),
 }
 
 
@@ -272,6 +242,9 @@ def build(case: Case, seed: int) -> Any:
             p.data *= gain / fan_in**0.5
         else:
             p.data *= 0.5
+    for name, b in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            b.data = torch.randn(b.shape, generator=random) * 0.3
     return model.to(getattr(torch, case.dtype))
 
 
@@ -335,11 +308,12 @@ def make(folder: Path, case: Case, seed: int) -> None:
         build(case, seed).save_pretrained(saved)
         config = json.loads((saved / "config.json").read_text())
         tensors = load_file(saved / "model.safetensors")
+        known = (dict(tensors), dict(config))
         if case.after:
             case.after(tensors, config)
         write(folder, tensors, config, case.shards)
         unquantized = {k: v for k, v in config.items() if k != "quantization_config"}
-        write(saved, plain(tensors), unquantized)
+        write(saved, *(known if case.foreign else (plain(tensors), unquantized)))
         np.save(folder / "logits.npy", logits(saved, tokens(case.n_tokens)))
 
 

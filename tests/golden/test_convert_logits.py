@@ -50,7 +50,7 @@ def logits(backend: Backend, folder: Path, n: int) -> NDArray[np.float32]:
         infos = {t.name: t for t in in_float32(model)}
         metadata = {key: value.value for key, value in model.metadata.items()}
     arch = archs.load(metadata, infos, -(-n // 16) * 16)
-    executable = backend.compile(arch.program, infos, OPTIONS)
+    executable = backend.compile(arch.program, arch.tensors, OPTIONS)
     try:
         batch = Batch(executable.options)
         batch.add(tokens(n), 0, [1, 0], "all")

@@ -21,6 +21,9 @@ OTHERWISE = {
     "general.basename",
     "general.finetune",
     "general.size_label",
+    "hunyuan-dense.rope.scaling.factor",  # one, and the next as well: without scaling, where they say nothing
+    "hunyuan-dense.rope.scaling.original_context_length",
+    "hunyuan-dense.rope.scaling.type",
     "phi2.feed_forward_length",  # four times embedding_length there, whatever config.json says
     "tokenizer.ggml.add_bos_token",  # belongs to the vocabulary, which is left out here
     "phi3.attention.sliding_window",  # zero there

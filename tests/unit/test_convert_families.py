@@ -211,6 +211,24 @@ def copy_with(case: str, folder: Path, changes: Mapping[str, Any]) -> Path:
         ("phi3", {"rope_parameters": {"partial_rotary_factor": 0.1}}, "rotary"),
         ("gpt-oss", {"swiglu_limit": 5.0}, "swiglu_limit"),
         ("olmo2", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "llama3"),
+        ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob is True"),
+        ("qwen2moe", {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ("internlm2", {"num_attention_heads": 8}, "wqkv.weight has 64 rows; 8 heads with 2"),
+        ("internlm2-bias", {"num_key_value_heads": 3}, "4 heads with 3"),
+        ("hunyuan-dense", {"num_experts": 4}, "num_experts is 4, but the architecture is a dense one"),
+        ("hunyuan-dense", {"use_cla": True}, "use_cla is True"),
+        ("hunyuan-dense", {"attention_head_dim": 8}, "attention_head_dim is 8"),
+        ("hunyuan-dense-alpha", {"rope_parameters": {"type": "dynamic", "alpha": -2}}, "alpha -2"),
+        ("hunyuan-dense-alpha", {"rope_parameters": {"type": "dynamic", "alpha": 1e29}}, "alpha is"),
+        ("hunyuan-moe", {"moe_topk": [1, 2]}, r"moe_topk is \[1, 2\]; layers must have the same"),
+        ("hunyuan-moe", {"moe_intermediate_size": 16}, "moe_intermediate_size is 16; hunyuan-moe files mean 8"),
+        ("hunyuan-moe", {"num_shared_expert": [2, 2]}, "num_shared_expert is 2"),
+        ("hunyuan-moe", {"use_cla": True}, "use_cla is True"),
+        ("hunyuan-moe", {"moe_layer_num_skipped": 1}, "moe_layer_num_skipped"),
+        ("minimax-m2", {"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
+        ("minimax-m2", {"attn_type_list": [0, 1]}, "attn_type_list"),
+        ("minimax-m2", {"layernorm_mlp_beta": 0.5}, "layernorm_mlp_beta is 0.5"),
+        ("minimax-m2", {"rotary_dim": 32}, "partial_rotary_factor is 2.0"),
         ("gptneox", {"hidden_size": 64}, "query_key_value.*4 heads need 192"),
         ("gptneox", {"hidden_act": "relu"}, "'relu' cannot be converted"),
         ("phi2", {"qk_layernorm": True}, "qk_layernorm is True"),
@@ -350,6 +368,11 @@ CLASSES = {  # transformers' classes without an output head, by golden folder
     "gpt-oss": "GptOssModel",
     "olmo2": "Olmo2Model",
     "olmo3-yarn": "Olmo3Model",
+    "qwen2moe": "Qwen2MoeModel",
+    "internlm2": "InternLM2Model",
+    "hunyuan-dense": "HunYuanDenseV1Model",
+    "hunyuan-moe": "HunYuanMoEV1Model",
+    "minimax-m2": "MiniMaxM2Model",
     "phi2": "PhiModel",
     "stablelm": "StableLmModel",
     "starcoder2": "Starcoder2Model",
@@ -367,9 +390,8 @@ def without_head(case: str, folder: Path, kind: str, prefix: str) -> Path:
     raw = path.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:start])
-    named = {
-        n.replace("model.", prefix, 1): e for n, e in header.items() if n not in ("lm_head.weight", "__metadata__")
-    }
+    left_out = ("lm_head.weight", "output.weight", "__metadata__")
+    named = {n.replace("model.", prefix, 1): e for n, e in header.items() if n not in left_out}
     parts, at = [], 0
     for entry in named.values():
         begin, end = entry["data_offsets"]

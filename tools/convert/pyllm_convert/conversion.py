@@ -25,6 +25,7 @@ from pyllm_convert.quantized import check_method, without_scales
 _SAME = ("F32", "F16", "BF16", "MXFP4")
 """Types of a checkpoint that are formats of a file."""
 _READABLE = (*_SAME, "F64", "F8_E4M3", "F8_E5M2")
+_ALWAYS_F32 = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
 _TOKEN_TABLES = ("token_embd.weight", "output.weight")
 _QUANTIZATION_VERSION = 2
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "MXFP4": 38}
@@ -161,7 +162,7 @@ def _planned(name: str, t: Lazy) -> Planned:
     lazy.require(t, None, _READABLE)
     format = t.dtype if t.dtype in _SAME else "F32"
     keep = t.keep or format
-    if len(t.shape) < 2 or not name.endswith(".weight") or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
+    if len(t.shape) < 2 or not name.endswith(".weight") or name.endswith(_ALWAYS_F32):
         format = keep = "F32"
     return Planned(name, t.shape, format, keep, t)
 
