@@ -232,7 +232,7 @@ def test_device_that_fails_in_a_step(exe: CUDAExecutable, monkeypatch: pytest.Mo
     wanted = oracle.run(exe, [step])
 
     def fail(*_: object, **__: object) -> None:
-        raise OutOfMemoryError("The device has no memory left.")
+        raise OutOfMemoryError("the device has no memory left")
 
     with monkeypatch.context() as patch:
         patch.setattr(EmulatedLauncher, "download", fail)

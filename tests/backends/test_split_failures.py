@@ -43,7 +43,7 @@ class Fragile(Backend):
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> FragileExecutable:
         if self.memory_needed(program, weights, options)["weights"] > self.capacity:
-            raise OutOfMemoryError("The card is full.")
+            raise OutOfMemoryError("the card is full")
         self.alive += 1
         return FragileExecutable(self, backends.get("reference").compile(program, weights, options))
 
@@ -165,7 +165,7 @@ def test_auto_takes_fewer_layers_when_a_load_fails(fragile: Fragile) -> None:
 def test_a_fixed_number_of_layers_that_does_not_fit(fragile: Fragile) -> None:
     model = transformer(replace(SMALL, n_layers=8))
     fragile.capacity = 1
-    with pytest.raises(OutOfMemoryError, match=r"gpu0: The card is full\. 5 layers on GPUs \(-ngl 5\) should fit"):
+    with pytest.raises(OutOfMemoryError, match=r"gpu0: the card is full; 5 layers on GPUs \(-ngl 5\) should fit"):
         on_gpu(fragile, model, model.tensors(), n_gpu_layers=6)
     with pytest.raises(OutOfMemoryError, match=r"1 layer on GPUs \(-ngl 1\) should fit"):
         on_gpu(fragile, model, model.tensors(), n_gpu_layers=2)
@@ -176,7 +176,7 @@ def test_no_number_of_layers_fits(fragile: Fragile) -> None:
     model = transformer(SMALL)
     fragile.capacity = 1
     options = replace(OPTIONS, n_pages=1 << 40)
-    with pytest.raises(OutOfMemoryError, match=r"full\. With fewer layers on GPUs, the CPU's part does not fit\."):
+    with pytest.raises(OutOfMemoryError, match=r"full; with fewer layers on GPUs, the CPU's part does not fit$"):
         split.compile_placed(
             model.program,
             model.tensors(),
@@ -207,7 +207,7 @@ def test_a_card_alone_that_is_full(fragile: Fragile) -> None:
     model = transformer(SMALL)
     fragile.capacity = 1
     for n in ("auto", "all"):
-        with pytest.raises(OutOfMemoryError, match=r"^The card is full\.$"):
+        with pytest.raises(OutOfMemoryError, match=r"^the card is full$"):
             split.compile_placed(
                 model.program, model.tensors(), PlacementOptions(n_gpu_layers=n), fragile.devices(), OPTIONS
             )

@@ -143,7 +143,7 @@ def test_a_broken_template_for_tools_keeps_nobody_from_chatting() -> None:
     model = chat.from_gguf({"tokenizer.chat_template": "plain", "tokenizer.chat_template.tool_use": "a\n{% if %}"})
     assert model is not None
     assert model.render(HELLO) == "plain"
-    said = r"The chat template 'tool_use' does not parse, line 2: "
+    said = r"the chat template 'tool_use' does not parse, line 2: "
     assert [bool(re.match(said, p)) for p in model.problems] == [True]
     assert not model.takes_tools
     with pytest.raises(TemplateError, match=said):
@@ -151,7 +151,7 @@ def test_a_broken_template_for_tools_keeps_nobody_from_chatting() -> None:
 
 
 def test_a_broken_default_template_is_an_error_though_another_parses() -> None:
-    with pytest.raises(TemplateError, match=r"The chat template does not parse, line 1"):
+    with pytest.raises(TemplateError, match=r"the chat template does not parse, line 1"):
         chat.from_gguf({"tokenizer.chat_template": "{% if %}", "tokenizer.chat_template.tool_use": "x"})
 
 

@@ -112,7 +112,7 @@ def test_a_broken_template_for_tools_is_said_and_keeps_nobody_from_chatting(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = folder.parent / "out.gguf"
-    said = "note: The chat template 'tool_use' does not parse, line 1: "
+    said = "note: the chat template 'tool_use' does not parse, line 1: "
     code, _, err = run(capsys, "convert", with_templates(folder, default=TEMPLATE, tool_use="{% if %}"), target)
     assert code == 0
     assert said in err
@@ -125,7 +125,7 @@ def test_a_broken_template_for_tools_is_said_and_keeps_nobody_from_chatting(
 
 def test_a_broken_template_keeps_nobody_from_completing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = folder.parent / "out.gguf"
-    said = "note: The chat template does not parse, line 1: "
+    said = "note: the chat template does not parse, line 1: "
     code, _, err = run(capsys, "convert", with_templates(folder, default="{% if %}"), target)
     assert code == 0
     assert said in err

@@ -47,10 +47,10 @@ def llm(path: Path) -> Iterator[pyllm.LLM]:
         (["a", "b"], r"not a list; generate\(\) takes several prompts"),
         ([[1, 2]], r"not a list; generate\(\) takes several prompts"),
         (np.array([[1, 2]]), r"not an array; generate\(\) takes several prompts"),
-        ([], "The prompt is empty"),
-        ([258], "Token 258 is not in the vocabulary"),
-        ([-1], "Token -1 is not in the vocabulary"),
-        ([10**30], "Tokens must be whole numbers from 0 to 257"),
+        ([], "the prompt is empty"),
+        ([258], "token 258 is not in the vocabulary"),
+        ([-1], "token -1 is not in the vocabulary"),
+        ([10**30], "tokens must be whole numbers from 0 to 257"),
     ],
 )
 def test_complete_refuses_what_is_no_prompt(llm: pyllm.LLM, prompt: Any, words: str) -> None:

@@ -162,7 +162,7 @@ class _Site:
 
     def host_name(self) -> str:
         if self.host is None:
-            raise BackendError("There is no CPU backend here for what the GPUs do not take; give them all layers.")
+            raise BackendError("there is no CPU backend here for what the GPUs do not take; give them all layers")
         return self.host.name
 
 
@@ -170,7 +170,7 @@ def _find(name: str, devices: Sequence[DeviceInfo]) -> DeviceInfo:
     for device in devices:
         if device.name == name.lower():
             return device
-    raise BackendError(f"There is no device {name!r} among those that are used: {_names(devices)}.")
+    raise BackendError(f"there is no device {name!r} among those that are used: {_names(devices)}")
 
 
 def _names(devices: Sequence[DeviceInfo]) -> str:

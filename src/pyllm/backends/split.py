@@ -80,7 +80,7 @@ def compile_placed(
             n = min(n, program.n_layers + 1)  # beyond the head, any number means everything
             if options.n_gpu_layers != "auto":
                 advice = _advice(program, tensors, options, devices, execution, n - 1)
-                raise OutOfMemoryError(f"{error} {advice}") from error
+                raise OutOfMemoryError(f"{error}; {advice}") from error
             tried = replace(tried, n_gpu_layers=n - max(1, n // 8))
 
 
@@ -99,8 +99,8 @@ def _advice(
     try:
         _check_host(cut(program, placement.device_of_op), tensors, execution, devices)
     except PartOutOfMemoryError:
-        return "With fewer layers on GPUs, the CPU's part does not fit."
-    return f"{n} {'layer' if n == 1 else 'layers'} on GPUs (-ngl {n}) should fit."
+        return "with fewer layers on GPUs, the CPU's part does not fit"
+    return f"{n} {'layer' if n == 1 else 'layers'} on GPUs (-ngl {n}) should fit"
 
 
 def _check_host(
@@ -160,7 +160,7 @@ class SplitExecutable(Executable):
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         key = tuple(v.id for v in wanted)
         if key not in self._turns:
             self._turns[key] = self._plan_turns(wanted)
@@ -225,7 +225,7 @@ class SplitExecutable(Executable):
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
         """In every part that has them. All parts are asked before any takes one, whether they can at all."""
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         used = {name: set(part.program.weights()) & weights.keys() for name, part in self.parts.items()}
         for name, tensor in weights.items():
             check_replacement(self._tensors[name] if any(name in names for names in used.values()) else None, tensor)

@@ -138,7 +138,7 @@ def _filled(pool: NDArray[np.uint8], n_bytes: int) -> NDArray[np.uint8]:
     try:
         data = np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8)
     except (OSError, ValueError, OverflowError) as e:
-        raise OutOfMemoryError(f"The system refuses {size(n_bytes)} for random weights ({e}).") from e
+        raise OutOfMemoryError(f"the system refuses {size(n_bytes)} for random weights ({e})") from e
     for start in range(0, n_bytes, len(pool)):
         part = data[start : start + len(pool)]
         part[...] = pool[: len(part)]

@@ -122,7 +122,7 @@ def _translate(args: Arguments, kwargs: Mapping[str, Any]) -> None:
 def _codec(args: Arguments, kwargs: Mapping[str, Any]) -> None:
     name = argument(args, kwargs, 1, "encoding", "utf-8")
     if not isinstance(name, str) or name.lower() not in _CODECS:
-        raise TemplateError("The chat template encodes text other than as UTF-8, which pyllm does not allow.")
+        raise TemplateError("the chat template encodes text other than as UTF-8, which pyllm does not allow")
 
 
 def _sequence(args: Arguments, kwargs: Mapping[str, Any]) -> None:
@@ -149,7 +149,7 @@ def _compares(args: Arguments, kwargs: Mapping[str, Any]) -> None:
 
 def _sort(args: Arguments, kwargs: Mapping[str, Any]) -> None:
     if kwargs.get("key") is not None:
-        raise TemplateError("The chat template sorts by a function, which pyllm does not allow.")
+        raise TemplateError("the chat template sorts by a function, which pyllm does not allow")
     weigh(args[0])
 
 
@@ -290,7 +290,7 @@ def _slice(args: Arguments, kwargs: Mapping[str, Any]) -> None:
 
 def _round(args: Arguments, kwargs: Mapping[str, Any]) -> None:
     if abs(whole(argument(args, kwargs, 1, "precision"))) > 4096:
-        raise TemplateError("The chat template rounds to more places than a number has.")
+        raise TemplateError("the chat template rounds to more places than a number has")
 
 
 def _format(args: Arguments, kwargs: Mapping[str, Any]) -> None:
@@ -302,7 +302,7 @@ def check_percent(value: str, arguments: Any) -> None:
     """Bound what `value % arguments` makes. Raises TemplateError."""
     weight = weigh(arguments)
     if _NESTED_KEY.search(value):
-        raise TemplateError("The chat template uses a format string that pyllm does not allow.")
+        raise TemplateError("the chat template uses a format string that pyllm does not allow")
     given = arguments if isinstance(arguments, tuple) else (arguments,)
     widest = max([0, *(abs(a) for a in given if isinstance(a, int))])
     total = len(value)

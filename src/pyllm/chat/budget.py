@@ -71,7 +71,7 @@ class Budget:
     def step(self) -> None:
         """Raises TemplateError where the time is over."""
         if time.thread_time() > self._ends:
-            raise TemplateError(f"The chat template did not finish within {MAX_SECONDS:g} seconds.")
+            raise TemplateError(f"the chat template did not finish within {MAX_SECONDS:g} seconds")
 
     def charge(self, n_bytes: int) -> None:
         """Raises TemplateError where more was made than a rendering may make."""
@@ -153,13 +153,13 @@ def entries(n: int) -> None:
 def bits(value: int) -> None:
     """A whole number is to be made, or to be calculated with."""
     if value.bit_length() > MAX_BITS:
-        raise TemplateError("The chat template calculates with larger numbers than any prompt has.")
+        raise TemplateError("the chat template calculates with larger numbers than any prompt has")
 
 
 def work(n: int) -> None:
     """So many characters are to be compared."""
     if n > MAX_WORK:
-        raise TemplateError("The chat template compares more text than any prompt may hold.")
+        raise TemplateError("the chat template compares more text than any prompt may hold")
 
 
 def weigh(*values: Any) -> int:
@@ -209,4 +209,4 @@ def _held(value: Any) -> Iterable[Any]:
 
 def too_much() -> TemplateError:
     """The error of whatever is too large."""
-    return TemplateError("The chat template makes more text than any prompt may hold.")
+    return TemplateError("the chat template makes more text than any prompt may hold")

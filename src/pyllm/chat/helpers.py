@@ -43,19 +43,19 @@ class TemplateDict:
 
 def _check_name(name: Any) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise TemplateError(f"The chat template gives a namespace the name {name[:60]!r}; such names are Python's own.")
+        raise TemplateError(f"the chat template gives a namespace the name {name[:60]!r}; such names are Python's own")
 
 
 _NO_CONTEXT: Any = None  # additions ask for none
 
 
 def raise_exception(message: object = "") -> NoReturn:
-    raise TemplateError(f"The chat template refuses these messages: {' '.join(str(message)[:10_000].split())}")
+    raise TemplateError(f"the chat template refuses these messages: {' '.join(str(message)[:10_000].split())}")
 
 
 def strftime_now(format: str) -> str:
     if len(format) > 1000:
-        raise TemplateError("The chat template asks for a date of more than 1000 characters.")
+        raise TemplateError("the chat template asks for a date of more than 1000 characters")
     return datetime.now().strftime(format)
 
 
@@ -96,7 +96,7 @@ def _as_list(value: Any) -> list[Any]:
     """What JSON has no word for, but templates hand over: what `map` gives, the keys of a dictionary."""
     if isinstance(value, Listed | type({}.keys()) | type({}.values()) | type({}.items()) | range):
         return listed(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+    raise TypeError(f"object of type {type(value).__name__} is not JSON serializable")
 
 
 def fromjson(value: str) -> Any:
@@ -108,7 +108,7 @@ def fromjson(value: str) -> Any:
     try:
         return json.loads(value)
     except RecursionError:
-        raise TemplateError("The chat template reads JSON that is nested too deeply.") from None
+        raise TemplateError("the chat template reads JSON that is nested too deeply") from None
 
 
 @pass_environment

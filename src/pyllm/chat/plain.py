@@ -28,7 +28,7 @@ def mapped(value: Any, change: Callable[[str], str]) -> Any:
     try:
         return _mapped(value, change)
     except RecursionError:
-        raise TemplateError("Messages, tools or variables hold themselves, or are nested too deeply.") from None
+        raise TemplateError("messages, tools or variables hold themselves, or are nested too deeply") from None
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
@@ -51,7 +51,7 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
     if callable(getattr(value, "model_dump", None)):
         return _mapped(value.model_dump(), change)
     raise TemplateError(
-        f"Templates read text, numbers, lists and dictionaries; a {type(value).__name__} is none of these."
+        f"templates read text, numbers, lists and dictionaries; a {type(value).__name__} is none of these"
     )
 
 

@@ -45,27 +45,27 @@ def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
         except TemplateError:
             raise
         except RecursionError:
-            raise TemplateError("The chat template calls itself without end.") from None
+            raise TemplateError("the chat template calls itself without end") from None
         except Exception as error:
             reason = " ".join(str(error)[:1000].split())[:300] or type(error).__name__
-            raise TemplateError(f"The chat template cannot render these messages: {reason}") from error
+            raise TemplateError(f"the chat template cannot render these messages: {reason}") from error
 
 
 def compile_template(source: str) -> jinja2.Template:
     """Parse a template. Raises TemplateError where it is no jinja2."""
     if len(source) > MAX_SOURCE:
-        raise TemplateError(f"The chat template has {len(source)} characters; {MAX_SOURCE} are allowed.")
+        raise TemplateError(f"the chat template has {len(source)} characters; {MAX_SOURCE} are allowed")
     with new_budget():
         try:
             return _environment().from_string(source.removeprefix("\ufeff"))
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"The chat template does not parse, line {error.lineno}: {error.message}") from error
+            raise TemplateError(f"the chat template does not parse, line {error.lineno}: {error.message}") from error
         except RecursionError:
-            raise TemplateError("The chat template is nested too deeply to parse.") from None
+            raise TemplateError("the chat template is nested too deeply to parse") from None
         except TemplateError:
             raise
         except Exception as error:
-            raise TemplateError(f"The chat template does not parse: {error}") from error
+            raise TemplateError(f"the chat template does not parse: {error}") from error
 
 
 def variables_of(source: str) -> set[str]:
@@ -260,7 +260,7 @@ def _looked_at(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         methods = bounds.methods_of(owner) or {}
         if name not in methods:
             raise TemplateError(
-                f"The chat template calls {name} of a {type(owner).__name__}, which pyllm does not allow."
+                f"the chat template calls {name} of a {type(owner).__name__}, which pyllm does not allow"
             )
         rule = methods[name]
         return args if rule is None else ((rule((owner, *args), kwargs) or (owner, *args))[1:])
@@ -271,7 +271,7 @@ def _looked_at(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
     """Bound what an operation makes."""
     if operator == "%" and isinstance(left, bytes):
-        raise TemplateError("The chat template formats bytes, which pyllm does not allow.")
+        raise TemplateError("the chat template formats bytes, which pyllm does not allow")
     if operator == "%" and isinstance(left, str):
         bounds.check_percent(left, right)
     for value in (left, right):

@@ -40,7 +40,7 @@ class ChatTemplate:
         if tokenizer is not None and not hasattr(tokenizer, "vocab"):
             raise refusal("tokenizer", tokenizer, "a Tokenizer, such as load_tokenizer() gives")
         if "default" not in sources:
-            raise TemplateError("The model has named chat templates but no default one.")
+            raise TemplateError("the model has named chat templates but no default one")
         self.sources = dict(sources)
         self._tokenizer = tokenizer
         tokens = {} if tokenizer is None else _special_tokens(tokenizer)
@@ -103,7 +103,7 @@ class ChatTemplate:
         )
         if tools and not variant.takes_tools and not any(name in text for name in unseen):
             raise TemplateError(
-                "The model's chat template has no place for tools, so the model would not see them. " + _hint(variant)
+                "the model's chat template has no place for tools, so the model would not see them; " + _hint(variant)
             )
         return text
 
@@ -131,7 +131,7 @@ class ChatTemplate:
         """
         tokenizer = self._tokenizer
         if tokenizer is None:
-            raise TemplateError("This chat template has no tokenizer; render() gives its text.")
+            raise TemplateError("this chat template has no tokenizer; render() gives its text")
         own, mark = [plain(message) for message in messages], ""
         if not special_in_messages:
             mark = _free_mark([own, tools, variables])
@@ -162,8 +162,8 @@ def encode_prompt(tokenizer: Tokenizer, text: str, mark: str = "") -> list[int]:
 def _hint(variant: Variant) -> str:
     names = variant.other_tool_variables
     if names:
-        return f"It reads them from variables of its own: {', '.join(names)}."
-    return "Leave them out, or take a model that was trained to call tools."
+        return f"it reads them from variables of its own: {', '.join(names)}"
+    return "leave them out, or take a model that was trained to call tools"
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
@@ -179,4 +179,4 @@ def _free_mark(values: Any) -> str:
     for mark in _MARKS:
         if not any(mark in text for text in texts):
             return mark
-    raise TemplateError("The messages hold every one of Unicode's noncharacters; they are no text.")
+    raise TemplateError("the messages hold every one of Unicode's noncharacters; they are no text")

@@ -51,8 +51,8 @@ class Variant:
         try:
             self._template = sandbox.compile_template(source)
         except TemplateError as error:
-            what = "The chat template" if name == "default" else f"The chat template {name!r}"
-            self.error = TemplateError(str(error).replace("The chat template", what, 1))
+            what = "the chat template" if name == "default" else f"the chat template {name!r}"
+            self.error = TemplateError(str(error).replace("the chat template", what, 1))
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """The text for these variables, which the template may change. Raises TemplateError."""

@@ -62,8 +62,8 @@ class _Commands(click.Group):
             import difflib
 
             close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise click.UsageError(error.message + hint, ctx) from None
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(error.message.rstrip(".") + hint, ctx) from None
 
 
 @click.group(
@@ -140,10 +140,9 @@ def _run(argv: list[str] | None, state: dict[str, bool]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except click.UsageError as error:
-        with contextlib.suppress(OSError):
-            error.show()
-        for text in getattr(error, "__notes__", ()):
-            _streams.note(f"({text})")
+        from pyllm.cli._output import refuse
+
+        refuse(error)
         return error.exit_code
     except (click.ClickException, PyllmError, OSError, MemoryError) as error:
         if state.get(_command.DEBUG):

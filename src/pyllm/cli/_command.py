@@ -74,14 +74,14 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if reason := DIFFERENT.get(error.option_name):
-                raise click.UsageError(f"{error.message} {reason}", ctx) from None
+                raise click.UsageError(f"no such option '{error.option_name}'; {reason}", ctx) from None
             raise
         except click.BadParameter as error:
             param = error.param
             if param is None or ctx.get_parameter_source(param.name or "") is not ParameterSource.ENVIRONMENT:
                 raise
             reason = "it must be 1 or 0" if isinstance(param, click.Option) and param.is_flag else error.message
-            raise click.UsageError(f"Environment variable {param.envvar}: {reason}", ctx) from None
+            raise click.UsageError(f"environment variable {param.envvar}: {reason}", ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -151,4 +151,4 @@ class _Foreign(click.Option):
     def _refuse(self, ctx: click.Context, _param: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing:
             name = self.opts[0]
-            raise click.UsageError(f"No such option '{name}'. {DIFFERENT[name]}", ctx)
+            raise click.UsageError(f"no such option '{name}'; {DIFFERENT[name]}", ctx)

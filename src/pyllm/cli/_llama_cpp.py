@@ -22,65 +22,65 @@ ALIASES = {
 }
 """By pyllm's long name. They work wherever that option is, and help does not list them."""
 
-_ALWAYS = "pyllm always does so; leave it out."
+_ALWAYS = "pyllm always does so; leave it out"
 _DIFFERENT = {
-    "-fa --flash-attn": "Attention needs no setting; leave it out.",
-    "--jinja": "Chat templates always are Jinja templates; leave it out.",
-    "--no-jinja": "Chat templates always are Jinja templates; --chat-template-file takes another one.",
+    "-fa --flash-attn": "attention needs no setting; leave it out",
+    "--jinja": "chat templates always are Jinja templates; leave it out",
+    "--no-jinja": "chat templates always are Jinja templates; --chat-template-file takes another one",
     "-cnv --conversation -i --interactive -if --interactive-first -mli --multiline-input": (
-        "`pyllm chat` holds a conversation."
+        "`pyllm chat` holds a conversation"
     ),
-    "-st --single-turn": "`pyllm run` gives a single answer.",
-    "--chat-template": "--chat-template-file takes a template out of a file.",
+    "-st --single-turn": "`pyllm run` gives a single answer",
+    "--chat-template": "--chat-template-file takes a template out of a file",
     "-j --json-schema -jf --json-schema-file --grammar --grammar-file --format": (
-        "Answers cannot be held to a grammar or a schema yet."
+        "answers cannot be held to a grammar or a schema yet"
     ),
-    "-tb --threads-batch": "-t sets the threads of prompts and answers.",
+    "-tb --threads-batch": "-t sets the threads of prompts and answers",
     "-C --cpu-mask -Cr --cpu-range --cpu-strict -Cb --cpu-mask-batch -Crb --cpu-range-batch --numa --prio --poll": (
-        "The system decides which processors are used: taskset, numactl and nice are kept to."
+        "the system decides which processors are used: taskset, numactl and nice are kept to"
     ),
-    "-ub --ubatch-size -b --batch-size": "Prompts are read in pieces of 512 tokens; `pyllm bench -b` tries others.",
+    "-ub --ubatch-size -b --batch-size": "prompts are read in pieces of 512 tokens; `pyllm bench -b` tries others",
     "--mlock --no-mmap --mmap -lm --load-mode --direct-io -dio": (
-        "Model files are mapped into memory, and weights packed from there; leave it out."
+        "model files are mapped into memory, and weights packed from there; leave it out"
     ),
-    "-sm --split-mode": "Several GPUs share the layers; --tensor-split says how.",
-    "--list-devices": "`pyllm doctor` lists devices.",
+    "-sm --split-mode": "several GPUs share the layers; --tensor-split says how",
+    "--list-devices": "`pyllm doctor` lists devices",
     "-kvo --kv-offload --op-offload --repack --warmup --context-checkpoints": _ALWAYS,
     "-nr --no-repack --no-op-offload --no-host --no-warmup --swa-full -kvu --kv-unified -dt --defrag-thold": (
-        "There is no such choice here; leave it out."
+        "there is no such choice here; leave it out"
     ),
-    "--no-context-shift": "An answer ends where the context is full, unless --context-shift is given; leave it out.",
-    "-e --escape": "Prompts are taken as they are; in most shells, $'two\\nlines' holds a line end.",
-    "--no-escape": "Prompts always are taken as they are; leave it out.",
+    "--no-context-shift": "an answer ends where the context is full, unless --context-shift is given; leave it out",
+    "-e --escape": "prompts are taken as they are; in most shells, $'two\\nlines' holds a line end",
+    "--no-escape": "prompts always are taken as they are; leave it out",
     "--no-display-prompt --no-perf --simple-io --log-disable -co --color": (
-        "Only the answer goes to standard output; leave it out."
+        "only the answer goes to standard output; leave it out"
     ),
-    "--display-prompt --verbose-prompt -ptc --print-token-count": "`pyllm tokenize` shows the tokens of a text.",
-    "-v --verbose -lv --verbosity --log-verbosity": "--stats prints speeds, --debug shows where errors arise.",
-    "--override-kv": "`pyllm show --set` writes a model with other metadata.",
+    "--display-prompt --verbose-prompt -ptc --print-token-count": "`pyllm tokenize` shows the tokens of a text",
+    "-v --verbose -lv --verbosity --log-verbosity": "--stats prints speeds, --debug shows where errors arise",
+    "--override-kv": "`pyllm show --set` writes a model with other metadata",
     "--rope-scaling --rope-scale --rope-freq-base --rope-freq-scale --yarn-orig-ctx": (
-        "Positions are as the model's file says; `pyllm show --set` writes a model with other metadata."
+        "positions are as the model's file says; `pyllm show --set` writes a model with other metadata"
     ),
-    "-hff --hf-file": "Name the file with its repository: -m hf.co/user/repo/file.gguf.",
-    "-hft --hf-token": "Tokens are those of huggingface_hub: the variable HF_TOKEN, or its login.",
-    "-mu --model-url": "-m takes a file, a name that `pyllm list` shows, or hf.co/user/repo[:quant].",
-    "-cl --cache-list": "`pyllm list` shows the models that are here.",
-    "--check-tensors": "`pyllm pull` checks a fetched model; files are checked when they are opened.",
+    "-hff --hf-file": "name the file with its repository: -m hf.co/user/repo/file.gguf",
+    "-hft --hf-token": "tokens are those of huggingface_hub: the variable HF_TOKEN, or its login",
+    "-mu --model-url": "-m takes a file, a name that `pyllm list` shows, or hf.co/user/repo[:quant]",
+    "-cl --cache-list": "`pyllm list` shows the models that are here",
+    "--check-tensors": "`pyllm pull` checks a fetched model; files are checked when they are opened",
     "--samplers --sampler-seq --sampling-seq": (
-        "The order is fixed: penalties, top-k, typical-p, top-p, min-p, temperature."
+        "the order is fixed: penalties, top-k, typical-p, top-p, min-p, temperature"
     ),
     "--mirostat --mirostat-lr --mirostat-ent --dynatemp-range --dynatemp-exp --xtc-probability --xtc-threshold "
     "--top-nsigma --top-n-sigma --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n": (
-        "There is no such sampler; --temp, --top-k, --top-p, --min-p, --typical-p and the penalties are there."
+        "there is no such sampler; --temp, --top-k, --top-p, --min-p, --typical-p and the penalties are there"
     ),
-    "-md --model-draft --draft-max --draft-min": "There are no draft models yet.",
-    "-mm --mmproj --image": "Models read text only.",
-    "--prompt-cache --prompt-cache-all": "`pyllm chat` keeps what it has read as long as it runs.",
-    "--completion-bash": "docs/command-line.md says how a shell completes pyllm's commands.",
-    "--keepalive --keep-alive": "A model is in memory as long as the command runs; leave it out.",
-    "--nowordwrap": "Answers are never wrapped; leave it out.",
+    "-md --model-draft --draft-max --draft-min": "there are no draft models yet",
+    "-mm --mmproj --image": "models read text only",
+    "--prompt-cache --prompt-cache-all": "`pyllm chat` keeps what it has read as long as it runs",
+    "--completion-bash": "docs/command-line.md says how a shell completes pyllm's commands",
+    "--keepalive --keep-alive": "a model is in memory as long as the command runs; leave it out",
+    "--nowordwrap": "answers are never wrapped; leave it out",
     "--think --hidethinking --reasoning --reasoning-format --reasoning-budget -rea": (
-        "--chat-template-kwargs tells the model's template: '{\"enable_thinking\": false}' with many models."
+        "--chat-template-kwargs tells the model's template: '{\"enable_thinking\": false}' with many models"
     ),
 }
 """What is done otherwise: names, and a sentence for who types one of them. Some are Ollama's."""

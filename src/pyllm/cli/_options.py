@@ -51,7 +51,7 @@ def model_option(function: F) -> F:
     def with_model(model: str | None, hf_repo: str | None, **options: Any) -> Any:
         if hf_repo is not None:
             if is_given("model"):
-                raise click.UsageError("-m and --hf-repo both name a model.")
+                raise click.UsageError("-m and --hf-repo both name a model")
             model = hub_name(hf_repo)
         return function(model=model, **options)
 
@@ -83,7 +83,7 @@ def model_argument(function: F) -> F:
     @wraps(function)
     def with_model(named: str | None, model: str | None, **options: Any) -> Any:
         if named is not None and is_given("model", "hf_repo"):
-            raise click.UsageError("The model is named twice: give MODEL or -m, not both.")
+            raise click.UsageError("the model is named twice: give MODEL or -m, not both")
         return function(model=named if named is not None else model, **options)
 
     return click.argument("named", required=False, type=ModelType(), metavar="[MODEL]")(
@@ -127,7 +127,7 @@ def engine_options(function: F, ctx: str = "") -> F:
     def with_kv(kv: str | None, kv_values: str | None, **options: Any) -> Any:
         if kv is not None and kv_values is not None and kv != kv_values:
             raise click.UsageError(
-                f"Keys and values are kept in one format; give both the same, not {kv} and {kv_values}."
+                f"keys and values are kept in one format; give both the same, not {kv} and {kv_values}"
             )
         return wrapped(kv=kv or kv_values or "f16", **options)
 
@@ -200,7 +200,7 @@ def placement(options: dict[str, Any]) -> PlacementOptions:
     n_cpu_moe = options.pop("n_cpu_moe")
     names = [name.strip() for text in options.pop("device") for name in text.split(",")]
     if not all(names):
-        raise click.UsageError("--device: a name is empty; names are like cuda0,cuda1 or none.")
+        raise click.UsageError("--device: a name is empty; names are like cuda0,cuda1 or none")
     return PlacementOptions(
         n_gpu_layers=options.pop("n_gpu_layers"),
         override_tensors=overrides(options.pop("override_tensor")),
@@ -231,9 +231,9 @@ def overrides(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise click.UsageError(f"--override-tensor: {pattern!r} is no regular expression: {error}.") from None
+                raise click.UsageError(f"--override-tensor: {pattern!r} is no regular expression: {error}") from None
         if rest or not all(pattern and device for pattern, device in pairs):
-            raise click.UsageError(f"--override-tensor: {text!r} is not of the form PATTERN=DEVICE.")
+            raise click.UsageError(f"--override-tensor: {text!r} is not of the form PATTERN=DEVICE")
     return tuple(pairs)
 
 
@@ -242,9 +242,9 @@ def shares(text: str | None) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in re.split("[,/]", text)) if text else ()
     except ValueError:
-        raise click.UsageError(f"--tensor-split: {text!r} is no list of numbers such as 3,1.") from None
+        raise click.UsageError(f"--tensor-split: {text!r} is no list of numbers such as 3,1") from None
     if any(not 0 <= v < float("inf") for v in values) or (values and not sum(values)):
-        raise click.UsageError(f"--tensor-split: shares are 0 or more, and not all 0; {text!r} has others.")
+        raise click.UsageError(f"--tensor-split: shares are 0 or more, and not all 0; {text!r} has others")
     return values
 
 
@@ -319,7 +319,7 @@ def request(options: dict[str, Any]) -> dict[str, Any]:
     max_tokens = options.pop("max_tokens")
     if max_tokens is not None:
         if max_tokens < -2:
-            raise click.UsageError(f"-n must be a number of tokens, or -1, not {max_tokens}.")
+            raise click.UsageError(f"-n must be a number of tokens, or -1, not {max_tokens}")
         found["max_tokens"] = max_tokens if max_tokens >= 0 else None
     if (variables := options.pop("chat_template_kwargs")) is not None:
         found["variables"] = variables
@@ -330,7 +330,7 @@ def system(options: dict[str, Any]) -> str | None:
     """Takes the system message out of a command's `options`."""
     text, file = options.pop("system"), options.pop("system_file")
     if text is not None and file is not None:
-        raise click.UsageError("Give the system message with --system or --system-file, not both.")
+        raise click.UsageError("give the system message with --system or --system-file, not both")
     if file is not None:
         return read_text(file)
     return None if text is None else text_option(text)

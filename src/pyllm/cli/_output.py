@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from pyllm.cli import _streams
 
 if TYPE_CHECKING:
@@ -55,9 +57,11 @@ def table(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line."""
-    if hasattr(error, "format_message"):
+    """An error in one line, in pyllm's style: click's own messages are sentences."""
+    if isinstance(error, click.ClickException):
         text = error.format_message()
+        if text[1:2].islower():
+            text = text[0].lower() + text[1:].rstrip(".")
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     else:
@@ -65,6 +69,13 @@ def describe(error: BaseException) -> str:
     if notes := getattr(error, "__notes__", ()):
         text += f" ({'; '.join(notes)})"
     return neutralize(" ".join(text.split()))
+
+
+def refuse(error: click.UsageError) -> None:
+    """Write on standard error how a command is used, and what is wrong with this call."""
+    if error.ctx is not None:
+        note(f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n")
+    note(f"error: {describe(error)}")
 
 
 def where(llm: LLM) -> str:

@@ -89,7 +89,7 @@ def command(
         models = ()  # of the environment
     output = "md" if output == "text" else output
     if output not in FORMATS:
-        raise click.UsageError(f"-o {output}: there are {', '.join(FORMATS)}.")
+        raise click.UsageError(f"-o {output}: there are {', '.join(FORMATS)}")
     shapes = tuple(PRESET_PREFIX + ":".join(parse_preset(p)) for text in presets for p in text.split(","))
     try:
         chosen = BenchOptions(

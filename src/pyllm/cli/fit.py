@@ -33,7 +33,7 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
     from pyllm.llm.loading import DEFAULT_N_CTX, default_n_ctx, execution_options
 
     if preset is not None and _options.is_given("model", "hf_repo", "named"):
-        raise click.UsageError("Give a model or a preset, not both.")
+        raise click.UsageError("give a model or a preset, not both")
     name = PRESET_PREFIX + preset if preset is not None else options["model"] or hub.default_name()
     placement = _options.placement(options)
     with Display() as display:

@@ -53,13 +53,13 @@ def command(
     """
     options["model"], prompt = _naming.split_words(options["model"], words)
     if prompt and prompt_option is not None:
-        raise click.UsageError("Give the prompt as PROMPT or with -p, not both.")
+        raise click.UsageError("give the prompt as PROMPT or with -p, not both")
     if raw:
         _check_raw(options)
     asked = prompt_option if prompt_option is not None else " ".join(prompt) or None
     if asked is None and file is None and sys.stdin.isatty():
         chat = "pyllm chat" if options["model"] is None else f"pyllm chat {options['model']}"
-        raise click.UsageError(f"There is no prompt. `{chat}` holds a conversation.")
+        raise click.UsageError(f"there is no prompt; `{chat}` holds a conversation")
     following = None if file is None else _options.read_text(file)
     if asked is None and file is None:
         asked = _options.read_text("-")
@@ -74,7 +74,7 @@ def command(
             following = _options.read_text("-")
         text = "\n\n".join(t for t in (_options.text_option(asked or ""), following) if t)
         if not text.strip() and not raw:
-            raise click.UsageError("The prompt is empty.")
+            raise click.UsageError("the prompt is empty")
         with _start(llm, text, system, raw, request) as stream:
             if as_json:
                 _print_json(llm, stream)
@@ -98,7 +98,7 @@ def _check_raw(options: dict[str, Any]) -> None:
     """Refuse options of a chat."""
     for name in ("system", "system_file", "chat_template_file", "chat_template_kwargs"):
         if _options.is_given(name):
-            raise click.UsageError(f"--{name.replace('_', '-')} is part of a chat; it does not go with --raw.")
+            raise click.UsageError(f"--{name.replace('_', '-')} is part of a chat; it does not go with --raw")
         options[name] = None  # of the environment
 
 

@@ -87,7 +87,7 @@ def _edit(
     from pyllm.cli._progress import Display
 
     if model is None:
-        raise click.UsageError("which model is to be changed? pyllm show MODEL --set KEY=VALUE -o OUT")
+        raise click.UsageError("the model to be changed is missing: pyllm show MODEL --set KEY=VALUE -o OUT")
     if (output is None) != in_place:
         raise click.UsageError("either -o OUT or --in-place says where the changed model goes")
     with Display() as display:

@@ -246,7 +246,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
 
     # What only the thread does whose turn it is.
 
@@ -383,7 +383,7 @@ class Engine:
 
     def _end_all(self) -> None:
         for seq in list(self._live.values()):
-            self._finish(seq, "cancelled", ClosedError("The model was closed."))
+            self._finish(seq, "cancelled", ClosedError("the model was closed"))
 
     def _rebuild(self) -> None:
         """Restore order after an interrupt amid book-keeping: from the tokens, which are always right."""
@@ -401,6 +401,6 @@ def _as_ours(error: Exception) -> PyllmError:
     if isinstance(error, PyllmError):
         return again(error)  # type: ignore[return-value]
     kind = OutOfMemoryError if isinstance(error, MemoryError) else BackendError
-    ours = kind(f"The step failed: {error!r}.")
+    ours = kind(f"the step failed: {error!r}")
     ours.__cause__ = error
     return ours

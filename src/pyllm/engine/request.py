@@ -45,27 +45,27 @@ class GeneratedToken(NamedTuple):
 def check_request(request: GenerationRequest, n_ctx: int) -> None:
     """Raise RequestError for contradictory settings; tokens and sampling are checked elsewhere."""
     if request.max_tokens is not None and request.max_tokens < 0:
-        raise RequestError(f"max_tokens must be 0 or more, or None, not {request.max_tokens}.")
+        raise RequestError(f"max_tokens must be 0 or more, or None, not {request.max_tokens}")
     if request.logprobs is not None and request.logprobs < 0:
-        raise RequestError(f"logprobs must be 0 or more, or None, not {request.logprobs}.")
+        raise RequestError(f"logprobs must be 0 or more, or None, not {request.logprobs}")
     if request.n_keep < 0:
-        raise RequestError(f"n_keep must be 0 or more, not {request.n_keep}.")
+        raise RequestError(f"n_keep must be 0 or more, not {request.n_keep}")
     if request.context_shift and request.n_keep >= n_ctx:
-        raise RequestError(f"n_keep is {request.n_keep}; a context of {n_ctx} tokens would have no room for new ones.")
+        raise RequestError(f"n_keep is {request.n_keep}; a context of {n_ctx} tokens would have no room for new ones")
 
 
 def check_tokens(tokens: Sequence[int] | NDArray[np.integer], n_ctx: int, n_vocab: int) -> NDArray[np.int32]:
     """Tokens as int32. Raises RequestError (none, or an id that is not in the vocabulary), ContextFullError."""
     ids = np.asarray(tokens)
     if ids.ndim != 1 or not len(ids):
-        raise RequestError("The prompt is empty; it takes one token at least, such as BOS.")
+        raise RequestError("the prompt is empty; it takes one token at least, such as BOS")
     if ids.dtype.kind not in "iu":
-        raise RequestError(f"Tokens must be whole numbers from 0 to {n_vocab - 1}, not {ids.dtype}.")
+        raise RequestError(f"tokens must be whole numbers from 0 to {n_vocab - 1}, not {ids.dtype}")
     wrong = ids[(ids < 0) | (ids >= n_vocab)]
     if len(wrong):
-        raise RequestError(f"Token {wrong[0]} is not in the vocabulary, which has 0 to {n_vocab - 1}.")
+        raise RequestError(f"token {wrong[0]} is not in the vocabulary, which has 0 to {n_vocab - 1}")
     if len(ids) > n_ctx:
         raise ContextFullError(
-            f"The prompt has {len(ids)} tokens and the context holds {n_ctx}; shorten it or load with a larger n_ctx."
+            f"the prompt has {len(ids)} tokens and the context holds {n_ctx}; shorten it or load with a larger n_ctx"
         )
     return ids.astype(np.int32)

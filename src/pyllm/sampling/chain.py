@@ -133,8 +133,8 @@ class Sampler:
         repaired = np.nan_to_num(changed, nan=-np.inf, posinf=steps.LARGEST, neginf=-np.inf)
         if repaired.max() == -np.inf:
             if np.isnan(raw).all() or not (raw > -np.inf).any():
-                raise BackendError("The model's output holds no number: the file may be damaged.")
-            raise RequestError("logit_bias forbids every token; leave at least one.")
+                raise BackendError("the model's output holds no number: the file may be damaged")
+            raise RequestError("logit_bias forbids every token; leave at least one")
         return repaired
 
 
@@ -143,25 +143,25 @@ def check(params: SamplingParams, n_vocab: int) -> None:
     p = params
     for name in ("typical_p", "top_p", "min_p"):
         if not 0 <= getattr(p, name) <= 1:
-            raise RequestError(f"{name} must be between 0 and 1, not {getattr(p, name)}.")
+            raise RequestError(f"{name} must be between 0 and 1, not {getattr(p, name)}")
     for name in ("presence_penalty", "frequency_penalty"):
         if not math.isfinite(getattr(p, name)):
-            raise RequestError(f"{name} must be a finite number, not {getattr(p, name)}.")
+            raise RequestError(f"{name} must be a finite number, not {getattr(p, name)}")
     if not (0 <= p.temperature < math.inf):
-        raise RequestError(f"temperature must be 0 (greedy) or a positive number, not {p.temperature}.")
+        raise RequestError(f"temperature must be 0 (greedy) or a positive number, not {p.temperature}")
     if not (0 < p.repeat_penalty < math.inf):
-        raise RequestError(f"repeat_penalty must be a positive number (1: off), not {p.repeat_penalty}.")
+        raise RequestError(f"repeat_penalty must be a positive number (1: off), not {p.repeat_penalty}")
     if p.top_k < 0:
-        raise RequestError(f"top_k must be 1 or more, or 0 for no limit, not {p.top_k}.")
+        raise RequestError(f"top_k must be 1 or more, or 0 for no limit, not {p.top_k}")
     if p.repeat_last_n < -1:
-        raise RequestError(f"repeat_last_n must be 0 or more, or -1 for all, not {p.repeat_last_n}.")
+        raise RequestError(f"repeat_last_n must be 0 or more, or -1 for all, not {p.repeat_last_n}")
     if p.seed is not None and p.seed < 0:
-        raise RequestError(f"seed must be 0 or more, or None for a fresh one, not {p.seed}.")
+        raise RequestError(f"seed must be 0 or more, or None for a fresh one, not {p.seed}")
     for token, bias in p.logit_bias.items():
         if not 0 <= token < n_vocab:
-            raise RequestError(f"logit_bias names token {token}; the vocabulary has 0 to {n_vocab - 1}.")
+            raise RequestError(f"logit_bias names token {token}; the vocabulary has 0 to {n_vocab - 1}")
         if not bias < math.inf:
-            raise RequestError(f"logit_bias of token {token} must be a number or -inf, not {bias}.")
+            raise RequestError(f"logit_bias of token {token} must be a number or -inf, not {bias}")
 
 
 def _bias_arrays(bias: Mapping[int, float]) -> _Bias | None:

@@ -174,7 +174,7 @@ def test_chat_refuses_a_message_that_does_not_fit_and_goes_on(run: Run, model: s
     with pyllm.load(model, backend="reference", max_seqs=1, n_ctx=128) as llm:
         expected = shown(llm.chat("one", max_tokens=8, temperature=0).text)
     assert (done.code, done.out) == (0, expected * 2)
-    assert re.fullmatch(r"error: The prompt has \d+ tokens and the context holds 128.*\n", done.err)
+    assert re.fullmatch(r"error: the prompt has \d+ tokens and the context holds 128.*\n", done.err)
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"messages": [{"role": "user", "content": "x"}]}', "not json"])

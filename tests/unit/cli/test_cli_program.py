@@ -42,7 +42,7 @@ def test_version(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["shw"], "Did you mean 'show'"),
+        (["shw"], "did you mean 'show'"),
         (["run", "--temperatur", "1", "hi"], "--temperature"),
         (["run", "hi", "-p", "ho"], "not both"),
         (["run", "--raw", "--system", "s", "hi"], "--raw"),

@@ -214,9 +214,9 @@ def plan(op: Attention, *, page_size: int, dtype: KVDtype, n_threads: int, wide:
     """Plan an attention op. `wide`: None for where the processor can; never with a float32 cache, which is there for
     precision. Raises BackendError for shapes that the kernels do not do."""
     if page_size % 16:
-        raise BackendError(f"The CPU backend needs pages of a multiple of 16 positions, not {page_size}.")
+        raise BackendError(f"the CPU backend needs pages of a multiple of 16 positions, not {page_size}")
     if op.head_dim % 2:
-        raise BackendError(f"The CPU backend needs heads of an even number of columns, not {op.head_dim}.")
+        raise BackendError(f"the CPU backend needs heads of an even number of columns, not {op.head_dim}")
     wide = dtype == "f16" and (wide_supported(host()) if wide is None else wide)
     spec = KVSpec(op.n_kv_heads, op.head_dim, op.v_head_dim, op.window)
     return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, n_threads, wide)

@@ -101,7 +101,7 @@ class CPUExecutable(Executable):
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         statistics, is_last = self._low.statistics, stage == len(self._low.ranges) - 1
         if not batch.n_tokens:
             return [HostCrossing(self._outputs[v.id][:0]) for v in wanted]
@@ -171,9 +171,9 @@ class CPUExecutable(Executable):
         """Point the step block to a batch's arrays. Their addresses are asked for once: that is what costs."""
         o = self.options
         if len(batch.tokens) > o.max_tokens or len(batch.spans) > o.max_seqs or len(batch.rows) > o.max_rows:
-            raise RequestError("The batch was made for larger steps than this executable was compiled for.")
+            raise RequestError("the batch was made for larger steps than this executable was compiled for")
         if batch.page_size != o.page_size:
-            raise RequestError(f"The batch has pages of {batch.page_size} positions, the KV cache of {o.page_size}.")
+            raise RequestError(f"the batch has pages of {batch.page_size} positions, the KV cache of {o.page_size}")
         arrays = (batch.tokens, batch.positions, batch.seqs, batch.spans, batch.page_tables)
         self._step[5:10] = [a.ctypes.data for a in arrays]
         self._step[10] = batch.page_tables.strides[0]
@@ -191,7 +191,7 @@ class CPUExecutable(Executable):
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         self._low.weights.replace(weights, self._pool.run)
         for table in self._tables.values():
             table.rewrite()

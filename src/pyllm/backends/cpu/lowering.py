@@ -145,7 +145,7 @@ class Lowering:
         view = self.node(v).f32
         if view is None:
             op = self.graph.producer(v)
-            raise BackendError(f"The CPU backend has no float32 form of {type(op).__name__}.")
+            raise BackendError(f"the CPU backend has no float32 form of {type(op).__name__}")
         return view
 
     def q8(self, v: Value) -> View:

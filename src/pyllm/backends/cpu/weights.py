@@ -62,7 +62,7 @@ class Weights:
         try:
             return self.tensors[name]
         except KeyError:
-            raise BackendError(f"The program needs tensor {name}, which was not given.") from None
+            raise BackendError(f"the program needs tensor {name}, which was not given") from None
 
     @property
     def n_bytes(self) -> int:

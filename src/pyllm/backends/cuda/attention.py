@@ -278,8 +278,8 @@ def _tilings(a: _Attend) -> list[_Tiling]:
         found += roomy[:1] or fitting[:1]
     if not found:
         raise BackendError(
-            f"Attention of heads of {a.widest} columns needs {_Tiling(1, 16).shared(a):,} bytes of shared memory; this "
-            f"device has {a.facts.max_shared:,}. The cpu backend computes it, and so does an f32 cache."
+            f"attention of heads of {a.widest} columns needs {_Tiling(1, 16).shared(a):,} bytes of shared memory; this "
+            f"device has {a.facts.max_shared:,}; the cpu backend computes it, and so does an f32 cache"
         )
     return found
 

@@ -67,4 +67,4 @@ class CUDABackend(Backend):
         self.check(program, options)
         most = max(options.max_tokens, options.max_seqs, options.max_rows)
         if most > _MOST:
-            raise BackendError(f"The CUDA backend takes steps of up to {_MOST} tokens and sequences, not of {most}.")
+            raise BackendError(f"the CUDA backend takes steps of up to {_MOST} tokens and sequences, not of {most}")

@@ -124,14 +124,14 @@ class CudaLauncher(Launcher):
         self.cuda = _cuda()
         n = self.cuda.n_devices()
         if not 0 <= index < n:
-            raise BackendError(f"There is no card cuda{index}; there are {n}, counted from 0.")
+            raise BackendError(f"there is no card cuda{index}; there are {n}, counted from 0")
         runtime = self.cuda.runtime
         name = self.call(runtime.getDeviceProperties, index)["name"]
         self.name = name.decode(errors="replace") if isinstance(name, bytes) else str(name)
         capability = self._attribute(_CC_MAJOR), self._attribute(_CC_MINOR)
         if capability < driver.OLDEST_CAPABILITY:
             raise BackendError(
-                f"{self.name} has compute capability {capability[0]}.{capability[1]}; 7.5 or newer is needed."
+                f"{self.name} has compute capability {capability[0]}.{capability[1]}; 7.5 or newer is needed"
             )
         self.arch = self.cuda.nvrtc.arch(capability)
         self.n_sm, self.max_shared = self._attribute(_N_SM), self._attribute(_SHARED_OPT_IN)
@@ -145,7 +145,7 @@ class CudaLauncher(Launcher):
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """A call of cupy's bindings on this card. Raises BackendError, OutOfMemoryError."""
         if self._closed:
-            raise BackendError(f"{self.name} was closed.")
+            raise BackendError(f"{self.name} was closed")
         if self.index in _lost:
             raise BackendError(_lost[self.index])
         try:
@@ -175,7 +175,7 @@ class CudaLauncher(Launcher):
         except OutOfMemoryError as error:
             free, total = self.memory()
             raise OutOfMemoryError(
-                f"{n_bytes:,} bytes were wanted of {self.name}, where {free:,} of {total:,} bytes are free."
+                f"{n_bytes:,} bytes were wanted of {self.name}, where {free:,} of {total:,} bytes are free"
             ) from error
         self._memory.add(address)
         return address
@@ -192,7 +192,7 @@ class CudaLauncher(Launcher):
         try:
             address = int(self.call(self.cuda.runtime.hostAlloc, max(1, n_bytes), 0))
         except OutOfMemoryError as error:  # which would speak of the card's
-            raise OutOfMemoryError(f"The system has no {n_bytes:,} bytes of memory that may be locked.") from error
+            raise OutOfMemoryError(f"the system has no {n_bytes:,} bytes of memory that may be locked") from error
         memory = (ctypes.c_uint8 * n_bytes).from_address(address)
         _at_end(memory, self.cuda.runtime.freeHost, address)  # arrays may outlive the launcher
         array = np.ctypeslib.as_array(memory)

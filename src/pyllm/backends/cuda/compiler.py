@@ -60,7 +60,7 @@ def _read(name: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BackendError(f"The kernel source {path} cannot be read: {error.strerror}. Reinstall pyllm.") from error
+        raise BackendError(f"the kernel source {path} cannot be read: {error.strerror}; reinstall pyllm") from error
 
 
 def options_of(defines: Defines) -> list[str]:
@@ -144,7 +144,7 @@ class Nvrtc:
         if not fitting:
             raise BackendError(
                 f"NVRTC {self.version[0]}.{self.version[1]} is too old for a card of compute capability "
-                f"{capability[0]}.{capability[1]}: pip install --upgrade 'cupy-cuda{max(12, self.version[0])}x[ctk]'."
+                f"{capability[0]}.{capability[1]}: pip install --upgrade 'cupy-cuda{max(12, self.version[0])}x[ctk]'"
             )
         return f"sm_{fitting[-1]}"
 

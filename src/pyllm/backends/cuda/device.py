@@ -84,7 +84,7 @@ def facts(index: int) -> Facts:
     for card in driver.cards():
         if card.index == index:
             return Facts(card.n_sm, card.max_shared)
-    raise BackendError(f"There is no card cuda{index}.")
+    raise BackendError(f"there is no card cuda{index}")
 
 
 def _found() -> list[DeviceInfo]:

@@ -20,7 +20,7 @@ _PACKAGES = {
     "cupy": ("cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy"),
     "compiler": ("nvidia-cuda-nvrtc-cu12", "nvidia-cuda-nvrtc"),
 }
-INSTALL_DRIVER = "Install NVIDIA's driver for CUDA 12 or newer (nvidia-smi shows what is there)."
+INSTALL_DRIVER = "install NVIDIA's driver for CUDA 12 or newer (nvidia-smi shows what is there)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +54,37 @@ def cards() -> tuple[Card, ...]:
     """Cards that the kernels run on. Raises BackendError that says why there is none and what would help."""
     cuda = _library("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     if cuda is None:
-        raise BackendError(f"There is no NVIDIA driver here: libcuda is not found. {INSTALL_DRIVER}")
+        raise BackendError(f"there is no NVIDIA driver here: libcuda is not found; {INSTALL_DRIVER}")
     ask = _asker(cuda)
     if code := cuda.cuInit(0):
-        raise BackendError(_NO_START.get(code, f"NVIDIA's driver does not start: error {code} of cuInit."))
+        raise BackendError(_NO_START.get(code, f"NVIDIA's driver does not start: error {code} of cuInit"))
     version = ask(cuda.cuDriverGetVersion)
     if version < OLDEST_DRIVER:
         raise BackendError(
-            f"The driver supports CUDA {version_text(version)}, which is too old: "
-            f"{version_text(OLDEST_DRIVER)} or newer is needed. Update NVIDIA's driver."
+            f"the driver supports CUDA {version_text(version)}, which is too old: "
+            f"{version_text(OLDEST_DRIVER)} or newer is needed; update NVIDIA's driver"
         )
     found = tuple(_card(cuda, ask, index) for index in range(ask(cuda.cuDeviceGetCount)))
     usable = tuple(c for c in found if c.usable)
     if not usable:
         have = ", ".join(f"{c.name} has {c.capability[0]}.{c.capability[1]}" for c in found) or "no card is visible"
-        raise BackendError(f"A card of compute capability 7.5 or newer is needed; {have}.")
+        raise BackendError(f"a card of compute capability 7.5 or newer is needed; {have}")
     return usable
 
 
 _NO_START = {
-    100: "NVIDIA's driver sees no card. Check nvidia-smi, and CUDA_VISIBLE_DEVICES.",
-    34: "The library of NVIDIA's driver is a stub that cannot run anything; put the driver's own libcuda before it.",
-    802: "The card is not ready yet (its fabric manager does not run).",
-    803: "NVIDIA's kernel module and its library are of different versions. Restart the machine after a driver update.",
-    804: "CUDA's forward compatibility package does not support this card. Update the driver itself.",
+    100: "NVIDIA's driver sees no card; check nvidia-smi and CUDA_VISIBLE_DEVICES",
+    34: "the library of NVIDIA's driver is a stub that cannot run anything; put the driver's own libcuda before it",
+    802: "the card is not ready yet (its fabric manager does not run)",
+    803: "NVIDIA's kernel module and its library are of different versions; restart the machine after a driver update",
+    804: "CUDA's forward compatibility package does not support this card; update the driver itself",
 }
 
 
 def check_cupy(driver_version: int | None = None) -> None:
     """Raise BackendError unless cupy is installed, of a flavour that the driver can run; cupy is not imported."""
     if importlib.util.find_spec("cupy") is None:
-        raise BackendError("cupy is not installed. pip install 'pyllm[cuda]', or cupy-cuda13x for CUDA 13.")
+        raise BackendError("cupy is not installed; pip install 'pyllm[cuda]', or cupy-cuda13x for CUDA 13")
     if driver_version is None:
         driver_version = _driver_version()
     for flavour, needs in (("cupy-cuda13x", 13000), ("cupy-cuda11x", None)):
@@ -95,8 +95,8 @@ def check_cupy(driver_version: int | None = None) -> None:
 def wrong_cupy(flavour: str, driver_version: int) -> str:
     """What to say where cupy is made for another CUDA than the driver's."""
     return (
-        f"{flavour} does not run with this driver, which supports CUDA {version_text(driver_version)}. "
-        f"pip uninstall {flavour}, then pip install cupy-cuda{min(13, driver_version // 1000)}x; or update the driver."
+        f"{flavour} does not run with this driver, which supports CUDA {version_text(driver_version)}; "
+        f"pip uninstall {flavour}, then pip install cupy-cuda{min(13, driver_version // 1000)}x, or update the driver"
     )
 
 
@@ -145,7 +145,7 @@ def _asker(library: Any) -> Callable[..., int]:
     def ask(function: Any, *args: int) -> int:
         out = ctypes.c_int(0)
         if code := function(ctypes.byref(out), *args):
-            raise BackendError(f"NVIDIA's driver does not answer: error {code} of {function.__name__}.")
+            raise BackendError(f"NVIDIA's driver does not answer: error {code} of {function.__name__}")
         return out.value
 
     return ask

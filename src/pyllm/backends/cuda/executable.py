@@ -89,8 +89,8 @@ class CUDAExecutable(Executable):
         if needed > free:
             parts = ", ".join(f"{size(n)} for {what}" for what, n in {**self._sizes, "other": _HEADROOM}.items())
             raise OutOfMemoryError(
-                f"{self.launcher.name} has {size(free)} of {size(total)} free; this needs {size(needed)} ({parts}). "
-                "A shorter context, fewer layers on the GPU (-ngl) or a smaller quantization takes less."
+                f"{self.launcher.name} has {size(free)} of {size(total)} free; this needs {size(needed)} ({parts}); "
+                "a shorter context, fewer layers on the GPU (-ngl) or a smaller quantization takes less"
             )
 
     def _allocate(self, n_bytes: int) -> int:
@@ -107,7 +107,7 @@ class CUDAExecutable(Executable):
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         try:
             if stage == 0:
                 self._begin(batch)
@@ -159,7 +159,7 @@ class CUDAExecutable(Executable):
     def download(self, what: str, view: View, n_rows: int, last: bool = True) -> F32:
         """Rows [n_rows, ld] as they are when everything that was launched is done; the next step overwrites them."""
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         try:
             rows = self._staging(what, n_rows, view.ld)
             if n_rows:
@@ -202,9 +202,9 @@ class CUDAExecutable(Executable):
     def _check(self, batch: Batch) -> None:
         o = self.options
         if len(batch.tokens) > o.max_tokens or len(batch.spans) > o.max_seqs or len(batch.rows) > o.max_rows:
-            raise RequestError("The batch was made for larger steps than this executable was compiled for.")
+            raise RequestError("the batch was made for larger steps than this executable was compiled for")
         if batch.page_size != o.page_size:
-            raise RequestError(f"The batch has pages of {batch.page_size} positions, the KV cache of {o.page_size}.")
+            raise RequestError(f"the batch has pages of {batch.page_size} positions, the KV cache of {o.page_size}")
 
     # --- interrupts
 
@@ -231,7 +231,7 @@ class CUDAExecutable(Executable):
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
         if self._closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         if self._last is not None:
             wait(self._last.done, lambda: None)
         self._low.weights.replace(self.launcher, weights)

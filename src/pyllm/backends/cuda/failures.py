@@ -31,15 +31,15 @@ _LOST = {
 """After these a process can do nothing on the card any more: the codes of runtime and driver are the same numbers."""
 
 _OTHER = {
-    46: "It is in use by another process, exclusively, or not available.",
-    100: "NVIDIA's driver sees no card. Check nvidia-smi, and CUDA_VISIBLE_DEVICES.",
-    101: "There is no card of this number.",
-    200: "A compiled kernel is damaged. Delete the folder of compiled kernels (PYLLM_KERNEL_CACHE).",
-    209: "The kernels were compiled for another card. Delete the folder of compiled kernels (PYLLM_KERNEL_CACHE).",
-    304: "The operating system refused what the driver asked for.",
-    802: "The card is not ready yet (its fabric manager does not run).",
-    803: "NVIDIA's kernel module and its library are of different versions. Restart the machine after a driver update.",
-    804: "CUDA's forward compatibility package does not support this card. Update the driver itself.",
+    46: "it is in use by another process, exclusively, or not available",
+    100: "NVIDIA's driver sees no card; check nvidia-smi and CUDA_VISIBLE_DEVICES",
+    101: "there is no card of this number",
+    200: "a compiled kernel is damaged; delete the folder of compiled kernels (PYLLM_KERNEL_CACHE)",
+    209: "the kernels were compiled for another card; delete the folder of compiled kernels (PYLLM_KERNEL_CACHE)",
+    304: "the operating system refused what the driver asked for",
+    802: "the card is not ready yet (its fabric manager does not run)",
+    803: "NVIDIA's kernel module and its library are of different versions; restart the machine after a driver update",
+    804: "CUDA's forward compatibility package does not support this card; update the driver itself",
 }
 
 
@@ -61,24 +61,24 @@ def explain(code: int, words: str, device: str, versions: tuple[int, int] = (0, 
     """
     driver, runtime = versions
     if code == OUT_OF_MEMORY:
-        return OutOfMemoryError(f"{device} is out of memory. Take fewer layers (-ngl), or a shorter context.")
+        return OutOfMemoryError(f"{device} is out of memory; take fewer layers (-ngl), or a shorter context")
     if code == _INSUFFICIENT_DRIVER and driver == 0:
-        return BackendError(f"There is no NVIDIA driver here. {INSTALL_DRIVER}")
+        return BackendError(f"there is no NVIDIA driver here; {INSTALL_DRIVER}")
     if code == _INSUFFICIENT_DRIVER and runtime // 1000 > driver // 1000 >= 12:
         return BackendError(wrong_cupy(f"cupy-cuda{runtime // 1000}x", driver))
     if code == _INSUFFICIENT_DRIVER:
         return BackendError(
-            f"The driver supports CUDA {version_text(driver)}, which is too old for cupy "
-            f"(CUDA {version_text(runtime)}). Update NVIDIA's driver."
+            f"the driver supports CUDA {version_text(driver)}, which is too old for cupy "
+            f"(CUDA {version_text(runtime)}); update NVIDIA's driver"
         )
     if code in _LOST:
         return BackendError(
-            f"{device} is lost: {_LOST[code]} (CUDA error {code}). "
-            "Other devices go on; start pyllm anew to use this one again."
+            f"{device} is lost: {_LOST[code]} (CUDA error {code}); "
+            "other devices go on; start pyllm anew to use this one again"
         )
     if code in _OTHER:
         return BackendError(f"{device}: {_OTHER[code]}")
-    return BackendError(f"{device} fails: {_short(words)}.")
+    return BackendError(f"{device} fails: {_short(words)}")
 
 
 def missing_library(error: BaseException) -> BackendError | None:
@@ -91,12 +91,12 @@ def missing_library(error: BaseException) -> BackendError | None:
         # cupy 14 looks for any version and names several
         major = next((m for m in ("12", "13") if is_installed(f"cupy-cuda{m}x")), "13" if "so.13" in name else "12")
         return BackendError(
-            f"cupy does not find NVRTC, CUDA's compiler ({name}), which makes the kernels. "
-            f"pip install 'cupy-cuda{major}x[ctk]', or nvidia-cuda-nvrtc{'-cu12' if major == '12' else ''}."
+            f"cupy does not find NVRTC, CUDA's compiler ({name}), which makes the kernels; "
+            f"pip install 'cupy-cuda{major}x[ctk]', or nvidia-cuda-nvrtc{'-cu12' if major == '12' else ''}"
         )
     if "cudart" in name:
-        return BackendError(f"cupy does not find CUDA's runtime ({name}). pip install 'cupy-cuda12x[ctk]'.")
-    return BackendError(f"There is no NVIDIA driver here: {name} is not found. {INSTALL_DRIVER}")
+        return BackendError(f"cupy does not find CUDA's runtime ({name}); pip install 'cupy-cuda12x[ctk]'")
+    return BackendError(f"there is no NVIDIA driver here: {name} is not found; {INSTALL_DRIVER}")
 
 
 def _short(words: str) -> str:

@@ -56,11 +56,11 @@ def cache_bytes(op: Attention | KVSpec, options: ExecutionOptions) -> int:
     widest = max(op.head_dim, op.v_head_dim)
     if widest > MOST_HEAD:
         raise BackendError(
-            f"The CUDA backend has attention for heads of up to {MOST_HEAD} columns, not of {widest}; "
-            "the CPU takes any (-ngl 0)."
+            f"the CUDA backend has attention for heads of up to {MOST_HEAD} columns, not of {widest}; "
+            "the CPU takes any (-ngl 0)"
         )
     if options.page_size % 16:
-        raise BackendError(f"The CUDA backend needs pages of a multiple of 16 positions, not {options.page_size}.")
+        raise BackendError(f"the CUDA backend needs pages of a multiple of 16 positions, not {options.page_size}")
     sizes = op.head_dim, op.v_head_dim
     return sum(_part_bytes(op.n_kv_heads, size, options) for size in sizes)
 

@@ -143,9 +143,7 @@ def pack(launcher: Launcher, p: MatrixPlan, tensors: Sequence[TensorInfo], addre
     """
     shapes = [(t.n_elements // (t.shape[-2] * t.shape[-1]), t.shape[-1], t.format) for t in tensors]
     if sum(t.shape[-2] for t in tensors) != p.rows or set(shapes) != {(p.n_matrices, p.columns, p.format)}:
-        raise BackendError(
-            f"{', '.join(t.name for t in tensors)} do not make {p.n_matrices} matrices of {p.rows} rows."
-        )
+        raise BackendError(f"{', '.join(t.name for t in tensors)} do not make {p.n_matrices} matrices of {p.rows} rows")
     row_bytes = 2 * p.columns if p.decoded else _row_bytes(tensors[0])
     rows = max(1, min(max(t.shape[-2] for t in tensors), STAGING // row_bytes))
     book = codebook(p.format)

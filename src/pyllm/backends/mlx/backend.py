@@ -77,7 +77,7 @@ class MLXBackend(Backend):
         if not (probe := self.probe()).available:
             raise BackendError(f"backend 'mlx' cannot be used here: {probe.reason}")
         if options.device != 0:
-            raise BackendError(f"mlx has one device, mlx0; there is no mlx{options.device}.")
+            raise BackendError(f"mlx has one device, mlx0; there is no mlx{options.device}")
 
 
 def _probe() -> Probe:
@@ -121,5 +121,5 @@ def _check_free(sizes: Mapping[str, int]) -> None:
         parts = ", ".join(f"{name} {size(n)}" for name, n in sizes.items())
         raise OutOfMemoryError(
             f"mlx0 needs {size(total)} ({parts}), {size(free)} are free; "
-            "a shorter context, fewer layers or a smaller quantization takes less."
+            "a shorter context, fewer layers or a smaller quantization takes less"
         )

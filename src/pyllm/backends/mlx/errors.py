@@ -25,6 +25,6 @@ def translated(error: Exception, doing: str) -> BackendError:
     text = " ".join(str(error).split())[:500] or type(error).__name__  # a shader's errors would come with its source
     if isinstance(error, MemoryError) or any(word in text.lower() for word in _MEMORY):
         return OutOfMemoryError(
-            f"mlx ran out of memory {doing} ({text}); a shorter context, fewer sequences or fewer layers take less."
+            f"mlx ran out of memory {doing} ({text}); a shorter context, fewer sequences or fewer layers take less"
         )
-    return BackendError(f"mlx failed {doing} ({text}); loading the model again may help, and so may backend 'cpu'.")
+    return BackendError(f"mlx failed {doing} ({text}); loading the model again may help, and so may backend 'cpu'")

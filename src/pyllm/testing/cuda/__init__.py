@@ -33,7 +33,7 @@ class Emulator:
     def open(self, index: int) -> Launcher:
         n = env.cuda_emulator()
         if not 0 <= index < n:
-            raise BackendError(f"There is no emulated device cuda{index}; PYLLM_CUDA_EMULATOR={n} makes {n}.")
+            raise BackendError(f"there is no emulated device cuda{index}; PYLLM_CUDA_EMULATOR={n} makes {n}")
         return open_emulated(index)
 
 

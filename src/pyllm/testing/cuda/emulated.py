@@ -84,7 +84,7 @@ class _Library:
     def _code(self) -> bytes:
         code = objects.read(self._path)
         if code is None:
-            raise BackendError(f"{self._path}, which was built for the emulator, is gone.")
+            raise BackendError(f"{self._path}, which was built for the emulator, is gone")
         return code
 
 
@@ -138,7 +138,7 @@ class EmulatedLauncher(Launcher):
     def allocate(self, n_bytes: int) -> int:
         free = self.memory()[0]
         if n_bytes > free:
-            raise OutOfMemoryError(f"{n_bytes:,} bytes were wanted of {self.name}, where {free:,} bytes are free.")
+            raise OutOfMemoryError(f"{n_bytes:,} bytes were wanted of {self.name}, where {free:,} bytes are free")
         memory, start = self._room(n_bytes)
         memory[:start] = memory[start + n_bytes :] = _MARK
         memory[start : start + n_bytes] = 0xFF
@@ -157,13 +157,13 @@ class EmulatedLauncher(Launcher):
         n_bytes, memory = self._blocks.pop(address)
         start = address - memory.ctypes.data
         if (memory[:start] != _MARK).any() or (memory[start + n_bytes :] != _MARK).any():
-            raise BackendError(f"A kernel wrote outside {n_bytes:,} bytes of memory that it was given.")
+            raise BackendError(f"a kernel wrote outside {n_bytes:,} bytes of memory that it was given")
 
     def _check(self, address: int, n_bytes: int) -> None:
         """Raise BackendError unless all of it was allocated here."""
         inside = any(a <= address and address + n_bytes <= a + n for a, (n, _) in self._blocks.items())
         if n_bytes and not inside and not self._closed:
-            raise BackendError(f"{n_bytes:,} bytes at {address:#x} are not within memory of {self.name}.")
+            raise BackendError(f"{n_bytes:,} bytes at {address:#x} are not within memory of {self.name}")
 
     def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
         return np.zeros(n_bytes, np.uint8)
@@ -208,7 +208,7 @@ class EmulatedLauncher(Launcher):
         with library.borrow() as copy:
             for name in names:
                 if not hasattr(copy, f"emu_{name}"):
-                    raise BackendError(f"{source} has no kernel {name}.")
+                    raise BackendError(f"{source} has no kernel {name}")
         return [Kernel(name, source, library) for name in names]
 
     def launch(
@@ -222,9 +222,9 @@ class EmulatedLauncher(Launcher):
         with kernel.handle.borrow() as copy:
             size = ctypes.c_int.in_dll(copy, f"emu_size_{kernel.name}").value
         if size != args.nbytes:
-            raise BackendError(f"{kernel.name} of {kernel.source} takes {size} bytes of arguments, not {args.nbytes}.")
+            raise BackendError(f"{kernel.name} of {kernel.source} takes {size} bytes of arguments, not {args.nbytes}")
         if block < 1 or min(grid) < 1:
-            raise BackendError(f"{kernel.name} of {kernel.source} cannot have a grid {grid} of {block} threads.")
+            raise BackendError(f"{kernel.name} of {kernel.source} cannot have a grid {grid} of {block} threads")
         mine = args.copy()
         self._enqueue(lambda: self._run(kernel, grid, block, mine, shared))
 
@@ -254,7 +254,7 @@ class EmulatedLauncher(Launcher):
 
     def _enqueue(self, step: Callable[[], object]) -> None:
         if self._closed:
-            raise BackendError(f"{self.name} was closed.")
+            raise BackendError(f"{self.name} was closed")
         if self._graph is not None:
             self._graph.steps.append(step)
         else:
@@ -283,7 +283,7 @@ class EmulatedLauncher(Launcher):
             self._pool = self._pool or ThreadPoolExecutor(self._n_threads)
             errors = list(self._pool.map(part, range(n)))
         for error in filter(None, errors):
-            raise BackendError(f"{kernel.source}: {error}.")
+            raise BackendError(f"{kernel.source}: {error}")
 
     def _seed(self) -> int:
         """For the order in which a kernel's threads and blocks run; 0: one after the other."""
@@ -343,7 +343,7 @@ def _shared_object(name: str, make: Callable[[], bytes]) -> Path:
     """A file of the kernel cache that can be loaded, made unless it is there whole. Raises BackendError."""
     path = objects.path(compiler.cache_folder(), name) or objects.keep(compiler.cache_folder(), name, make())
     if path is None:
-        raise BackendError("Emulating CUDA takes a folder for built kernels; set PYLLM_KERNEL_CACHE to one.")
+        raise BackendError("emulating CUDA takes a folder for built kernels; set PYLLM_KERNEL_CACHE to one")
     return path
 
 
@@ -352,7 +352,7 @@ def compiler_path() -> str:
     """The C++ compiler. Raises BackendError where there is none."""
     if path := env.find_program("g++", "c++", "clang++"):
         return path
-    raise BackendError("Emulating CUDA takes a C++ compiler, and none is installed: g++, or clang++.")
+    raise BackendError("emulating CUDA takes a C++ compiler, and none is installed: g++, or clang++")
 
 
 @cache

@@ -129,7 +129,7 @@ class StressedLauncher(EmulatedLauncher):
         memory = np.frombuffer(pages, np.uint8)
         for guard in (memory.ctypes.data, memory.ctypes.data + page + size):
             if ctypes.CDLL(None).mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0):
-                raise BackendError("The system does not protect pages, which a stressed device needs.")
+                raise BackendError("the system does not protect pages, which a stressed device needs")
         at_end = size - -(-n_bytes // ALIGNMENT) * ALIGNMENT
         return memory[page : page + size], at_end if self._random.random() < 0.75 else 0
 
