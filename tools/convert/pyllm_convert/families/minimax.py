@@ -37,6 +37,7 @@ class MiniMaxM2(Family):
 
     def metadata(self) -> dict[str, Any]:
         self.refuse("scoring_func", "sigmoid")
+        self.refuse("norm_topk_prob", True)
         self.refuse("use_qk_norm", True)
         self.refuse("qk_norm_type", "per_layer")
         self.refuse("shared_intermediate_size", 0)
