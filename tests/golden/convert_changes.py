@@ -129,3 +129,29 @@ def scoring(tensors: dict[str, Any], config: dict[str, Any]) -> None:
     """Settings of MiniMax M2's published checkpoints, which have no rope_parameters."""
     config |= {"scoring_func": "sigmoid", "use_qk_norm": True, "qk_norm_type": "per_layer"}
     config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+
+
+def older_name(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """The class as the first checkpoints name it."""
+    config["architectures"] = ["Ernie4_5_ForCausalLM"]
+
+
+def whole_rotation(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """A setting of published checkpoints that transformers 5 leaves out and llama.cpp's converter needs."""
+    config["rotary_pct"] = 1.0
+
+
+def next_layer(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """A layer that predicts a further token, after the others; transformers passes over it."""
+    import torch
+
+    n = config["num_hidden_layers"]
+    last = f"model.layers.{n - 1}."
+    for name in [name for name in tensors if name.startswith(last)]:
+        tensors[name.replace(last, f"model.layers.{n}.")] = tensors[name] * 0.5
+    random = torch.Generator().manual_seed(7)
+    width = config["hidden_size"]
+    for name, shape in (("eh_proj", (width, 2 * width)), ("enorm", (width,)), ("hnorm", (width,))):
+        tensors[f"model.layers.{n}.{name}.weight"] = torch.randn(shape, generator=random).to(torch.bfloat16)
+    tensors[f"model.layers.{n}.shared_head.norm.weight"] = tensors["model.norm.weight"].clone()
+    config["num_nextn_predict_layers"] = 1

@@ -14,11 +14,11 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert_case import EXPERTS, HALF, LLAMA3, LONGROPE, N_TOKENS, SMALL, VOCAB, YARN, Case
+from convert_cases import FURTHER
 from convert_changes import (
     fp8_blocks,
     fp8_channels,
@@ -32,57 +32,8 @@ from convert_changes import (
 )
 
 FOLDER = Path(__file__).resolve().parent / "convert"
-VOCAB = 96
-N_TOKENS = 24
-SMALL = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-HALF = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
-YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "original_max_position_embeddings": 16,
-    "short_factor": [1.0, 1.1, 1.3, 1.7],
-    "long_factor": [1.0, 2.0, 3.5, 5.0],
-}
-
-
 SHARP = ("q_proj", "k_proj", "qkv", "query_key_value", "router", "gate.weight", "gate.wg")
 """Parts whose weights are larger, so that attention and choices of experts are sharp."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One folder: the class of transformers' models, its settings, and how weights are stored."""
-
-    model: str
-    config: Mapping[str, Any]
-    dtype: str = "bfloat16"
-    shards: bool = False
-    n_tokens: int = N_TOKENS
-    after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None
-    """Changes tensors and config.json before they are written."""
-    foreign: bool = False
-    """transformers has no such model: its logits are those of the tensors and settings before that change."""
 
 
 def tokens(n: int = N_TOKENS) -> list[int]:
@@ -220,6 +171,7 @@ CASES: dict[str, Case] = {
         SMALL | EXPERTS | {"head_dim": 16, "intermediate_size": 8, "rotary_dim": 8},
         after=scoring,
     ),
+    **FURTHER,
 }
 
 
@@ -231,7 +183,7 @@ def build(case: Case, seed: int) -> Any:
     config = getattr(transformers, f"{case.model}Config")(**case.config)
     model = getattr(transformers, f"{case.model.removesuffix('Text')}ForCausalLM")(config)
     random = torch.Generator().manual_seed(seed)
-    zero_centred = case.model.startswith("Gemma")
+    zero_centred = case.model in ("Gemma2", "Gemma3Text")
     for name, p in model.named_parameters():
         p.data = torch.randn(p.shape, generator=random)
         if "norm" in name:
@@ -243,8 +195,8 @@ def build(case: Case, seed: int) -> Any:
         else:
             p.data *= 0.5
     for name, b in model.named_buffers():
-        if name.endswith("e_score_correction_bias"):
-            b.data = torch.randn(b.shape, generator=random) * 0.3
+        if name.endswith(("e_score_correction_bias", "layer_scalar")):
+            b.data = torch.randn(b.shape, generator=random) * 0.3 + float("scalar" in name)
     return model.to(getattr(torch, case.dtype))
 
 

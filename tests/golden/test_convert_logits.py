@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,15 +40,27 @@ def test_logits(backend: Backend, case: str) -> None:
     assert error <= LIMIT
 
 
+def test_bias_of_experts_as_a_matrix_of_one_row(backend: Backend) -> None:
+    """As llama.cpp's converter writes ERNIE's."""
+
+    def as_there(t: TensorInfo) -> TensorInfo:
+        return replace(t, shape=(1, *t.shape)) if t.name.endswith("exp_probs_b.bias") else t
+
+    case = FOLDER / "ernie4_5-moe"
+    assert np.array_equal(logits(backend, case, 24, as_there), logits(backend, case, 24))
+
+
 def tokens(n: int) -> list[int]:
     """Those of make_convert.py."""
     return [1 + (i * i * 31 + i * 17 + 5) % 95 for i in range(n)]
 
 
-def logits(backend: Backend, folder: Path, n: int) -> NDArray[np.float32]:
-    """Logits of all tokens, float32 [n, vocabulary], for a context that just holds them."""
+def logits(
+    backend: Backend, folder: Path, n: int, change: Callable[[TensorInfo], TensorInfo] = lambda t: t
+) -> NDArray[np.float32]:
+    """Logits of all tokens, float32 [n, vocabulary], for a context that just holds them, after a change of tensors."""
     with Conversion(folder, tokenizer=False) as model:
-        infos = {t.name: t for t in in_float32(model)}
+        infos = {t.name: change(t) for t in in_float32(model)}
         metadata = {key: value.value for key, value in model.metadata.items()}
     arch = archs.load(metadata, infos, -(-n // 16) * 16)
     executable = backend.compile(arch.program, arch.tensors, OPTIONS)

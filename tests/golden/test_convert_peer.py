@@ -43,6 +43,8 @@ def test_tensors(case: str) -> None:
             rows = t.read(0, t.values.n_rows)
             if t.format != format:
                 rows = formats.get(format).encode(formats.get(t.format).decode(rows))
+            if name.endswith("exp_probs_b.bias"):  # a matrix of one row there, of ERNIE's
+                shape = shape[-1:]
             assert (list(t.shape), digest(np.ascontiguousarray(rows).tobytes())) == (shape, wanted), name
             assert t.keep == format or case == "llama-f32-tied", name  # llama.cpp makes F16 of single precision
 

@@ -236,6 +236,23 @@ def copy_with(case: str, folder: Path, changes: Mapping[str, Any]) -> Path:
         ("stablelm-parallel", {"use_parallel_residual": False}, "layer 0 has no post_attention_layernorm"),
         ("stablelm-parallel", {"num_key_value_heads": 4}, "norms of 2 heads; config.json counts 4"),
         ("starcoder2", {"sliding_window": -1}, "sliding_window is -1"),
+        ("granite", {"attention_multiplier": 0}, "attention_multiplier is 0"),
+        ("granitemoe", {"num_local_experts": 0}, "num_local_experts is 0"),
+        ("seed-oss", {"mlp_bias": True}, "mlp_bias is True"),
+        ("seed-oss", {"attention_out_bias": True}, "attention_out_bias is True"),
+        ("command-r", {"attention_bias": True}, "attention_bias is True"),
+        ("command-r", {"logit_scale": 0}, "logit_scale is 0"),
+        ("command-r", {"tie_word_embeddings": False}, "tie_word_embeddings is False"),
+        ("cohere2", {"rotary_pct": 0.5}, "rotary_pct is 0.5"),
+        ("cohere2", {"layer_types": ["chunked"] * 4}, "layer_types"),
+        ("ernie4_5", {"use_bias": True}, "use_bias is True"),
+        ("ernie4_5-moe", {"moe_layer_end_index": 2}, "moe_layer_end_index is 2"),
+        ("ernie4_5-moe", {"moe_num_experts": 5}, "experts"),
+        ("exaone4-windows", {"layer_types": ["full_attention"] * 4}, "window for no layer"),
+        ("exaone4-windows", {"layer_types": None, "sliding_window_pattern": "LLX"}, "'LLX'"),
+        ("glm4", {"rope_parameters": {"partial_rotary_factor": 0.1}}, "partial_rotary_factor"),
+        ("glm4moe", {"n_group": 2}, "n_group is 2"),
+        ("glm4moe-next", {"num_nextn_predict_layers": 0}, "counts 2 layers"),
     ],
 )
 def test_settings_without_a_place(tmp_path: Path, case: str, changes: dict[str, Any], said: str) -> None:
@@ -329,6 +346,13 @@ def test_settings_as_transformers_4_wrote_them(case: str, tmp_path: Path) -> Non
     assert keys == wanted
 
 
+@pytest.mark.parametrize(("pattern", "wanted"), [("LLLG", [True, True, True, False]), ("LG", [True, False] * 2)])
+def test_windows_as_a_word(pattern: str, wanted: list[bool], tmp_path: Path) -> None:
+    changes = {"layer_types": None, "sliding_window_pattern": pattern}
+    keys = keys_of(copy_with("exaone4-windows", tmp_path, changes))
+    assert keys["exaone4.attention.sliding_window_pattern"] == wanted
+
+
 def test_what_a_file_cannot_say_is_noted(tmp_path: Path) -> None:
     mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16}
     with Conversion(write_folder(tmp_path, {**LLAMA, **mistral}), tokenizer=False) as model:
@@ -376,6 +400,17 @@ CLASSES = {  # transformers' classes without an output head, by golden folder
     "phi2": "PhiModel",
     "stablelm": "StableLmModel",
     "starcoder2": "Starcoder2Model",
+    "granite": "GraniteModel",
+    "granitemoe": "GraniteMoeModel",
+    "granitemoe-shared": "GraniteMoeSharedModel",
+    "seed-oss": "SeedOssModel",
+    "command-r": "CohereModel",
+    "cohere2": "Cohere2Model",
+    "ernie4_5": "Ernie4_5Model",
+    "ernie4_5-moe": "Ernie4_5_MoeModel",
+    "exaone4": "Exaone4Model",
+    "glm4": "Glm4Model",
+    "glm4moe": "Glm4MoeModel",
 }
 NO_HEAD = (
     "the checkpoint has no output head (lm_head): the file's logits come from the embedding table, so it is good for "

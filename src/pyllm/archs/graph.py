@@ -95,6 +95,15 @@ class Graph:
         self.tensors[view.name] = view
         return Weight(view.name)
 
+    def vector(self, weight: Weight | None) -> Weight | None:
+        """The same weight as a vector, where the file has it as a matrix of one row."""
+        if weight is None or len(self.rec.shape(weight)) != 2 or self.rec.shape(weight)[0] != 1:
+            return weight
+        matrix = self.tensors[weight]
+        view = TensorInfo(f"{matrix.name}[0]", matrix.shape[1:], matrix.format, matrix.data)
+        self.tensors[view.name] = view
+        return Weight(view.name)
+
     def finish(self, hidden: Value, logits: Value | None) -> Program:
         """The program; rows are selected as early as can be."""
         if logits is None:

@@ -92,8 +92,8 @@ class HParams:
 
     def windows(self, period: int, default: int = 0, *, dense_first: bool = False) -> list[int]:
         """Positions that each layer sees, 0: all. The file's window (`default` where it names none) holds for the
-        layers of its pattern; without one, for all but every `period`-th, the last or the first of a period."""
-        window = self.integer("attention.sliding_window", default, most=_MOST_POSITIONS) if period else 0
+        layers of its pattern; without one, for all but every `period`-th, the last or first of a period (0: none)."""
+        window = self.integer("attention.sliding_window", default, most=_MOST_POSITIONS)
         flags = self.pattern("attention.sliding_window_pattern", self.n_layers, period, dense_first=dense_first)
         return [window if flag else 0 for flag in flags]
 

@@ -79,7 +79,9 @@ class Conversion:
         if not isinstance(quantized, dict):
             raise ModelError("config.json's quantization_config is no table")
         check_method(quantized)
+        stored = without_scales(self.checkpoint.tensors, quantized)
         model = family_of(raw)(config)
+        model.look(stored)
         keys = model.metadata()
         self.notes = model.notes
         if (folder / "modules.json").is_file():
@@ -87,7 +89,7 @@ class Conversion:
                 "what sentence-transformers adds to the transformer (modules.json: pooling, further layers) is left "
                 "out; pyllm's embeddings are the mean of all tokens"
             )
-        placed = model.tensors(without_scales(self.checkpoint.tensors, quantized))
+        placed = model.tensors(stored)
         words = _vocabulary(folder, config) if tokenizer else {"tokenizer.ggml.model": Value.of("none")}
         if tokenizer:
             n_tokens = len(words["tokenizer.ggml.tokens"].value)

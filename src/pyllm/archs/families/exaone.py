@@ -9,7 +9,8 @@ from pyllm.archs.mixers.feed_forward import feed_forward
 from pyllm.archs.rope import Rope
 
 _LAYERS_WITH_WINDOWS = 64
-"""Of the model of 32 billion; the smaller ones see everything, with positions on all layers."""
+"""Of the model of 32 billion; the smaller ones see everything, with positions on all layers, unless a file has a
+pattern of windows."""
 
 
 def exaone4(hp: HParams) -> Decoder:

@@ -109,7 +109,7 @@ class Experts:
                 gate=gate,
                 up=up,
                 down=Weight(f"{blk}ffn_down_exps.weight"),
-                choice_bias=g.optional(f"{blk}exp_probs_b.bias", f"{blk}exp_probs_b"),
+                choice_bias=g.vector(g.optional(f"{blk}exp_probs_b.bias", f"{blk}exp_probs_b")),
                 gate_bias=g.optional(f"{blk}ffn_gate_exps.bias"),
                 up_bias=g.optional(f"{blk}ffn_up_exps.bias"),
                 down_bias=g.optional(f"{blk}ffn_down_exps.bias"),

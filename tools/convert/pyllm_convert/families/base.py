@@ -87,6 +87,8 @@ class Family:
         self.config = c = Config(config, self.defaults)
         self.notes: list[str] = []
         """What the file cannot say, in words."""
+        self.n_next = 0
+        """Layers after the others, which predict further tokens."""
         self.n_layers = c.integer("num_hidden_layers", most=_MOST_LAYERS)
         self.n_embd = c.integer("hidden_size")
         self.n_heads = c.integer("num_attention_heads")
@@ -111,13 +113,16 @@ class Family:
             raise ModelError(f"config.json's partial_rotary_factor is {share!r}; it gives no even number of columns")
         return n
 
+    def look(self, stored: Mapping[str, Lazy]) -> None:
+        """What the checkpoint's tensors say of the settings, before anything is converted."""
+
     # --- metadata
 
     def metadata(self) -> dict[str, Any]:
         """Keys without the architecture's prefix; ints, floats, words, lists of bools."""
         c = self.config
         keys: dict[str, Any] = {
-            "block_count": self.n_layers,
+            "block_count": self.n_layers + self.n_next,
             "context_length": c.integer("max_position_embeddings", most=1 << 31),
             "embedding_length": self.n_embd,
             "feed_forward_length": c.integer("intermediate_size"),
@@ -237,7 +242,7 @@ class Family:
             yield f"{self.top_names[stem]}.{ending}", self.transform(name, t)
             return
         il = int(layer[1])
-        if il >= self.n_layers:
+        if il >= self.n_layers + self.n_next:
             raise ModelError(f"tensor {t.name} belongs to layer {il}; config.json counts {self.n_layers} layers")
         for new, value in self.layer_tensor(layer[2], t):
             yield f"blk.{il}.{new}", value
