@@ -29,6 +29,13 @@ GLM_EXPERTS = {
     "head_dim": 8,
 }
 
+GEMMA4 = {
+    "head_dim": 8,
+    "global_head_dim": 16,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "hidden_size_per_layer_input": 0,
+}
 
 FURTHER: dict[str, Case] = {
     "granite": Case("Granite", SMALLER | GRANITE),
@@ -65,5 +72,40 @@ FURTHER: dict[str, Case] = {
         "Glm4Moe",
         SMALLER | GLM_EXPERTS | {"n_shared_experts": 2, "norm_topk_prob": False, "num_mtp_layers": 0},
         after=next_layer,
+    ),
+    "gemma4": Case(
+        "Gemma4Text",
+        SMALLER | GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "final_logit_softcapping": 10.0},
+    ),
+    "gemma4-e": Case(
+        "Gemma4Text",
+        SMALLER
+        | FOUR_LAYERS
+        | GEMMA4
+        | {
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 96,
+        },
+    ),
+    "gemma4-moe": Case(
+        "Gemma4Text",
+        SMALLER
+        | GEMMA4
+        | {
+            "attention_k_eq_v": True,
+            "enable_moe_block": True,
+            "num_experts": 4,
+            "top_k_experts": 2,
+            "moe_intermediate_size": 8,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+                "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 50000.0},
+            },
+        },
     ),
 }

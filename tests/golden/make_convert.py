@@ -216,7 +216,7 @@ def plain(tensors: dict[str, Any]) -> dict[str, Any]:
         elif name.endswith("_blocks"):
             stem = name.removesuffix("_blocks")
             out[stem] = convert_moe_packed_tensors(t, tensors[f"{stem}_scales"], dtype=torch.float32)
-        elif not name.endswith(("_scale_inv", "_scale", "_scales")):
+        elif not name.endswith(("_scale_inv", "weight_scale", "_scales")):
             out[name] = t
     return out
 

@@ -42,7 +42,8 @@ def write(folder: Path, target: Path) -> None:
             self.gguf_writer.add_tokenizer_model("none")
 
         def modify_tensors(self, data_torch: Any, name: str, bid: int | None) -> Any:
-            if hasattr(self, "norm_shift"):  # Gemma 3, which would look into the vocabulary
+            # Gemma 3 and 4 would look into the vocabulary; what is Gemma 4's own is not more than its router's scales.
+            if hasattr(self, "norm_shift") and "router" not in name:
                 return TextModel.modify_tensors(self, data_torch + self.norm_shift(name), name, bid)
             return super().modify_tensors(data_torch, name, bid)
 

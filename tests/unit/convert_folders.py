@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm_convert import Conversion
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "convert"
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -103,3 +106,19 @@ def write_whole_folder(path: Path, template: str) -> Path:
     settings = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     return path
+
+
+def keys_of(folder: Path, **options: Any) -> dict[str, Any]:
+    """All metadata as plain values."""
+    with Conversion(folder, tokenizer=False, **options) as model:
+        return {key: value.value for key, value in model.metadata.items()}
+
+
+def copy_with(case: str, folder: Path, changes: Mapping[str, Any]) -> Path:
+    """A golden folder with other settings."""
+    config = json.loads((GOLDEN / case / "config.json").read_text()) | dict(changes)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    for path in (GOLDEN / case).glob("model*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder

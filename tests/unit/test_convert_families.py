@@ -10,21 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_folders import LLAMA, file_bytes, llama_tensors, write_folder
+from convert_folders import GOLDEN, LLAMA, copy_with, file_bytes, keys_of, llama_tensors, write_folder
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pyllm.errors import ModelError, PyllmError
 from pyllm_convert import Conversion, families
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "convert"
-
-
-def keys_of(folder: Path, **options: Any) -> dict[str, Any]:
-    """All metadata as plain values."""
-    with Conversion(folder, tokenizer=False, **options) as model:
-        return {key: value.value for key, value in model.metadata.items()}
 
 
 def convert(
@@ -184,16 +176,6 @@ def test_tensors_that_do_not_fit(tmp_path: Path, name: str, value: NDArray[Any] 
         convert(tmp_path, {}, replaced(name, value))
 
 
-def copy_with(case: str, folder: Path, changes: Mapping[str, Any]) -> Path:
-    """A golden folder with other settings."""
-    config = json.loads((GOLDEN / case / "config.json").read_text()) | dict(changes)
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    for path in (GOLDEN / case).glob("model*"):
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
-
-
 @pytest.mark.parametrize(
     ("case", "changes", "said"),
     [
@@ -287,11 +269,19 @@ def test_any_settings_are_an_error_or_a_model(tmp_path: Path, data: st.DataObjec
         keys_of(copy_with(case, tmp_path / case, changes))
 
 
-def test_language_model_within_another(tmp_path: Path) -> None:
-    """Gemma 3 with eyes: settings under text_config, tensors under a prefix, the eyes left out."""
-    inner = json.loads((GOLDEN / "gemma3" / "config.json").read_text())
-    wanted = keys_of(GOLDEN / "gemma3")
-    with Conversion(GOLDEN / "gemma3", tokenizer=False) as model:
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("gemma3", "Gemma3ForConditionalGeneration"),
+        ("gemma4-e", "Gemma4ForConditionalGeneration"),
+        ("gemma4", "Gemma4UnifiedForConditionalGeneration"),
+    ],
+)
+def test_language_model_within_another(case: str, name: str, tmp_path: Path) -> None:
+    """With eyes and ears: settings under text_config, tensors under a prefix, the others left out."""
+    inner = json.loads((GOLDEN / case / "config.json").read_text())
+    wanted = keys_of(GOLDEN / case)
+    with Conversion(GOLDEN / case, tokenizer=False) as model:
         plain = {t.values.name: t.read(0, t.values.n_rows) for t in model.tensors.values()}
         names = {t.values.name: t.name for t in model.tensors.values()}
         raw = {n: t.rows(0, t.n_rows).reshape(t.shape) for n, t in model.checkpoint.tensors.items()}
@@ -299,10 +289,12 @@ def test_language_model_within_another(tmp_path: Path) -> None:
         tensors = {prefix + n.removeprefix("model."): t for n, t in raw.items()}
         tensors["vision_tower.vision_model.embeddings.weight"] = np.zeros((2, 2), np.float32)
         tensors["model.multi_modal_projector.mm.weight"] = np.zeros((2, 2), np.float32)
-        config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": inner | {"architectures": None}}
-        write_folder(tmp_path / "gemma3", config, tensors)
-        assert keys_of(tmp_path / "gemma3") == wanted
-        with Conversion(tmp_path / "gemma3", tokenizer=False) as model:
+        for part in ("embed_vision", "embed_audio", "vision_embedder", "audio_tower"):
+            tensors[f"model.{part}.embedding_projection.weight"] = np.zeros((2, 2), np.float32)
+        config = {"architectures": [name], "text_config": inner | {"architectures": None}}
+        write_folder(tmp_path / case, config, tensors)
+        assert keys_of(tmp_path / case) == wanted
+        with Conversion(tmp_path / case, tokenizer=False) as model:
             got = {t.name: t.read(0, t.values.n_rows) for t in model.tensors.values()}
         assert all(np.array_equal(got[names[n]], values) for n, values in plain.items())
 
@@ -322,9 +314,12 @@ def test_rope_settings_of_both_styles(tmp_path: Path, style: str) -> None:
     assert keys["llama.rope.scaling.attn_factor"] == pytest.approx(1.5 / (1 + 0.1 * np.log(4)))
 
 
-@pytest.mark.parametrize(
-    "case", sorted(p.parent.name for p in GOLDEN.glob("*/config.json") if '"rope_parameters"' in p.read_text())
-)
+def _is_older(config: Path) -> bool:
+    """Is the family older than transformers 5, and are its settings as that writes them?"""
+    return '"rope_parameters"' in config.read_text() and not config.parent.name.startswith("gemma4")
+
+
+@pytest.mark.parametrize("case", sorted(p.parent.name for p in GOLDEN.glob("*/config.json") if _is_older(p)))
 def test_settings_as_transformers_4_wrote_them(case: str, tmp_path: Path) -> None:
     """rope_theta and rope_scaling in place of rope_parameters, torch_dtype in place of dtype; defaults left out."""
     config = json.loads((GOLDEN / case / "config.json").read_text())
@@ -411,6 +406,9 @@ CLASSES = {  # transformers' classes without an output head, by golden folder
     "exaone4": "Exaone4Model",
     "glm4": "Glm4Model",
     "glm4moe": "Glm4MoeModel",
+    "gemma4": "Gemma4TextModel",
+    "gemma4-e": "Gemma4TextModel",
+    "gemma4-moe": "Gemma4TextModel",
 }
 NO_HEAD = (
     "the checkpoint has no output head (lm_head): the file's logits come from the embedding table, so it is good for "

@@ -271,6 +271,21 @@ def test_sentencepiece_style_ids_are_the_librarys(llama2, text) -> None:
         assert tokenizer.encode(text, add_special=False) == library.encode(text, add_special_tokens=False).ids, name
 
 
+@pytest.fixture(scope="module")
+def gemma4(llama2) -> tuple[Tokenizer, ours.Tokenizer]:
+    library, _, folder = llama2["bpe_bare"]
+    found = values(folder, text_config={"model_type": "gemma4_text"})
+    assert found["tokenizer.ggml.model"] == "gemma4"
+    return library, ours.from_gguf(found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=TEXTS | st.text("abcdefghijk lmnop\n", max_size=40))
+def test_gemma4_ids_are_the_librarys(gemma4, text) -> None:
+    library, tokenizer = gemma4
+    assert tokenizer.encode(text, add_special=False) == library.encode(text, add_special_tokens=False).ids
+
+
 def unordered_spaces(folder: Path, prefix: bool) -> tuple[Tokenizer, Path]:
     """BPE over text with "▁" whose merges no SentencePiece model has: "bc" and "a" make "abc", but are not merged."""
     vocab = ["<s>", *(f"<0x{b:02X}>" for b in range(256)), *"▁abcd", "ab", "bc", "abc", "▁a", "cd", "dab", "▁▁"]

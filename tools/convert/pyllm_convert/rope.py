@@ -62,6 +62,8 @@ def _scale(rope: Rope, table: dict[str, Any], config: Config, n_rot: int, own_te
         _yarn(rope, table, config)
     elif kind == "llama3" and own_tensors:
         rope.tensors["rope_freqs.weight"] = _llama3(table, rope.keys["rope.freq_base"], n_rot)
+    elif kind == "proportional" and own_tensors:
+        rope.tensors["rope_freqs.weight"] = _proportional(table, n_rot)
     elif kind in ("longrope", "su") and own_tensors:
         _longrope(rope, table, config, n_rot)
     else:
@@ -107,6 +109,17 @@ def _llama3(table: dict[str, Any], base: float, n_rot: int) -> NDArray[np.float3
     waves = 2 * math.pi * base ** (np.arange(0, n_rot, 2, dtype=np.float64) / n_rot)
     kept = np.clip((n_ctx / waves - low) / (high - low), 0.0, 1.0)
     return (1 / (kept + (1 - kept) / factor)).astype(np.float32)
+
+
+def _proportional(table: dict[str, Any], n_rot: int) -> NDArray[np.float32]:
+    """What divides each frequency, [n_rot / 2]: the factor for the first share of pairs; the others do not turn, for
+    which files have 1e30."""
+    share = _number(table, "partial_rotary_factor", 1.0)
+    if share > 1:
+        raise ModelError(f"config.json's partial_rotary_factor is {share!r}; it is a share of one at most")
+    factors = np.full(n_rot // 2, 1e30, np.float32)
+    factors[: int(share * n_rot // 2)] = _number(table, "factor", 1.0)
+    return factors
 
 
 def _longrope(rope: Rope, table: dict[str, Any], config: Config, n_rot: int) -> None:

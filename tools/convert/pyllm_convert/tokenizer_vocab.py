@@ -17,6 +17,10 @@ _SPACE = "▁"
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 _NO_SCORE, _ADDED_SCORE = -10000.0, -1000.0  # of ids without a token, and of added ones; llama.cpp's
 
+_GEMMA4_VISIBLE = frozenset(
+    ("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>')
+)  # as llama.cpp's converter has them
+
 
 @dataclass(slots=True)
 class VocabTable:
@@ -44,7 +48,8 @@ class VocabTable:
 def vocab_table(files: TokenizerFiles) -> VocabTable:
     """The vocabulary of a folder, padded to the rows of the model's token table.
 
-    A SentencePiece file is taken for what `tokenizer.json` only derives from it. Raises TokenizerError.
+    A SentencePiece file is taken for what `tokenizer.json` only derives from it, but of Gemma 4, whose merges GGUF has
+    a kind of its own for. Raises TokenizerError.
     """
     tokenizer = files.tokenizer
     sentencepiece = next((p for n in ("tokenizer.model", "spiece.model") if (p := files.folder / n).is_file()), None)
@@ -53,6 +58,8 @@ def vocab_table(files: TokenizerFiles) -> VocabTable:
         return _wordpiece(files, tokenizer)
     if tokenizer and kind == "BPE" and tokenizer_pre.is_byte_level(tokenizer):
         return _byte_level(files, tokenizer)
+    if tokenizer and kind == "BPE" and _is_gemma4(files.config):
+        return _gemma4(files, tokenizer)
     if sentencepiece is not None:
         return _sentencepiece(files, sentencepiece_model.read(sentencepiece))
     if tokenizer and kind == "BPE":
@@ -159,6 +166,28 @@ def _sentencepiece_bpe(files: TokenizerFiles, tokenizer: dict[str, Any]) -> Voca
     if unknown in vocab:
         settings["unknown_token_id"] = vocab[unknown]
     return VocabTable("llama", "default", texts, types, _scores(files, by_id, len(texts)), settings=settings)
+
+
+def _is_gemma4(config: Mapping[str, Any]) -> bool:
+    inner = config.get("text_config")
+    kinds = [c.get("model_type") for c in (config, inner) if isinstance(c, dict)]
+    return any(isinstance(kind, str) and kind.startswith("gemma4") for kind in kinds)
+
+
+def _gemma4(files: TokenizerFiles, tokenizer: dict[str, Any]) -> VocabTable:
+    """Merges of text whose spaces are written as U+2581. What parts a turn into thoughts and calls is part of what is
+    said, not hidden as control tokens are."""
+    model = tokenizer["model"]
+    if _space_prefix(tokenizer):
+        raise TokenizerError("tokenizer.json puts a space before a text, for which files of Gemma 4 have no place")
+    unknown = content(model.get("unk_token"))
+    texts, types = _laid_out(files, _vocab(model), lambda text: _sp_type(text, unknown))
+    types = [USER_DEFINED if text in _GEMMA4_VISIBLE else kind for text, kind in zip(texts, types, strict=True)]
+    settings: dict[str, Any] = {"add_space_prefix": False}
+    if unknown in model["vocab"]:
+        settings["unknown_token_id"] = model["vocab"][unknown]
+    merges = [" ".join(pair) for pair in merge_pairs(model)]
+    return VocabTable("gemma4", "gemma4", texts, types, merges=merges, settings=settings)
 
 
 def _scores_of_merges(

@@ -11,6 +11,7 @@ from pyllm.archs.mixers.combine import Normed, Sum
 from pyllm.archs.mixers.embedding import PerLayerEmbedding, Times
 from pyllm.archs.mixers.feed_forward import FFN, Experts
 from pyllm.archs.rope import Rope
+from pyllm.errors import ModelError
 
 
 def gemma4(hp: HParams) -> Decoder:
@@ -21,6 +22,8 @@ def gemma4(hp: HParams) -> Decoder:
 
     def attention(il: int) -> Attention:
         alike = [j for j in range(n_own) if bool(windows[j]) == bool(windows[il])]
+        if not alike:
+            raise ModelError(f"gemma4.attention.shared_kv_layers leaves layer {il} no layer to read keys from")
         return Attention.read(
             hp,
             il,

@@ -30,6 +30,8 @@ class PerLayerEmbedding:
 
     def _rows(self, g: Graph) -> Value:
         """[tokens, n_layers * n]; half of the variance is each summand's."""
+        n_vocab = g.rec.shape("token_embd.weight")[0]
+        g.rec.require("per_layer_token_embd.weight", (n_vocab, g.hp.n_layers * self.n))
         of_token = g.rec(Embed(table=Weight("per_layer_token_embd.weight"), scale=math.sqrt(self.n)))
         embedded = g.rec(Scale(x=g.embedded, factor=1 / math.sqrt(g.hp.n_embd)))
         projected = g.rec(Linear(x=embedded, weight=Weight("per_layer_model_proj.weight")))

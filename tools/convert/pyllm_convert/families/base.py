@@ -26,7 +26,9 @@ _LAYER_NORM_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 """Tensors that old checkpoints hold though they follow from the settings."""
-_OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|vision_model|visual|multi_modal_projector|audio_tower|embed_vision)\.")
+_OTHER_PARTS = re.compile(
+    r"(^|\.)(vision_(tower|model|embedder)|visual|multi_modal_projector|audio_tower|embed_(vision|audio))\."
+)
 _PREFIX = re.compile(r"(?:(?:model|language_model|text_model|gpt_neox)\.)*")
 """What may stand before a tensor's own name: classes with an output head save "model.layers.0.…", those without
 "layers.0.…", models of text within another "language_model.layers.0.…" or both together."""
