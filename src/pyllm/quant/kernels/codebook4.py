@@ -48,7 +48,7 @@ from pyllm.quant.kernels.vertical import (
 
 def encode(format: str, source: str) -> Any:
     """Kernel that encodes rows (`rows.encode_rows`)."""
-    return encode_rows(_ROWS[format](), format, source)
+    return encode_rows(_ROWS[format](), format, source, level=format == "MXFP4")
 
 
 def _steps(values: Sequence[float], results: Sequence[float]) -> Any:

@@ -42,16 +42,16 @@ def encode_rows(row: Any, format: str, source: str, level: bool = False) -> Any:
     """Kernel around `row(x, w, columns, target, scratch)`, which encodes one row.
 
     x: float32 [columns], finite, from -1e15 to 1e15 if the format has blocks; w: what squared errors are weighed by,
-    importance, but made of it and x (`_weigh`) in formats of less than 3 bits, unless `level`; float32 [columns],
-    positive, or 0 for none; target: the row's blocks; scratch: `pyllm.quant.encoder.EXTRA_SCRATCH` bytes. All
-    addresses. `source` is the format of the rows that are read, in lower case ("f16", "q4_k"). Errors per row,
-    importance w: sum of w (decoded - x)², sum of w x² (w = 1 without importance), in which magnitudes above 1e15 count
-    as that; not-a-number where the row has values that are none or infinite; such a row is not encoded.
+    made of importance and x (`_weigh`; importance alone if `level`), float32 [columns], positive, or 0 for none;
+    target: the row's blocks; scratch: `pyllm.quant.encoder.EXTRA_SCRATCH` bytes. All addresses. `source` is the format
+    of the rows that are read, in lower case ("f16", "q4_k"). Errors per row, importance w: sum of w (decoded - x)², sum
+    of w x² (w = 1 without importance), in which magnitudes above 1e15 count as that; not-a-number where the row has
+    values that are none or infinite; such a row is not encoded.
     """
     decode, block_size, block_bytes = BLOCKS[format]
     widen = _PLAIN.get(source) or _from_blocks(source.upper())
     blocks = block_size > 1
-    weigh = blocks and not level and 8 * block_bytes < 3 * block_size
+    weigh = blocks and not level
 
     def kernel(args, thread, n_threads):
         counter = load_i64(args + 8)
@@ -155,8 +155,8 @@ def _hold(x, n):
 def _weigh(x, w, out, n):
     """What squared errors of a row's elements are weighed by: w √(1 + x² / mean square of the block of 256).
 
-    Importance alone keeps the outputs of layers nearest to what they were, and makes the best files of 3 bits and more.
-    With 2 bits, where errors are not small, models predict better if large weights are kept, outputs less so.
+    Importance alone assumes small errors, and text like what it was measured on. Files of three models predict better
+    with weight on large elements (docs/quantize.md); one of them, Qwen2.5, is far worse without, in all formats.
     """
     one = splat_f32(np.float32(1))
     for first in range(0, n, 256):
