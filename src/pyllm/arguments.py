@@ -1,8 +1,8 @@
-"""Arguments of callers: taken where they fit their annotation, refused with a RequestError that says what fits.
+"""Validation of arguments by their annotations; a RequestError says what fits.
 
-`checked` does so for a function's arguments, `settle` for the fields of a settings class. Numbers of numpy are as good
-as Python's, None stands for a default, and a text is never read as a list of letters. An annotation that says more
-than a type does is `Annotated[type, Kind]`; one that is known to type checkers only is not checked.
+`checked` validates a function's arguments, `settle` the fields of a settings class. numpy's numbers are accepted like
+Python's, None stands for a default, and a text is never read as a list of letters. An annotation that says more than a
+type is `Annotated[type, Kind]`; annotations imported for type checkers alone are not checked.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _settled: dict[type, list[tuple[str, Kind, Any]]] = {}
 
 
 class Kind(NamedTuple):
-    """What an argument may be."""
+    """The values that an argument accepts."""
 
     words: str
     """"a whole number": follows "must be"."""
     take: Callable[[str, Any], Any]
-    """take(name, value): the value in its usual type. Raises RequestError."""
+    """take(name, value): the value, converted to its usual type. Raises RequestError."""
     takes_none: bool = False
     takes_text: bool = False
     """Whether a text may stand for a list of one."""
 
 
 def checked(function: F) -> F:
-    """A function whose arguments are taken by their annotations before it is called."""
+    """Decorator: validates and converts arguments by their annotations before the call."""
     known: list[tuple[list[str], dict[str, tuple[Kind, Any]]]] = []
 
     @functools.wraps(function)
@@ -60,7 +60,7 @@ def checked(function: F) -> F:
 
 
 def settle(settings: Any) -> None:
-    """Take the fields of a frozen dataclass by their annotations; what its `__post_init__` calls."""
+    """Validate and convert the fields of a frozen dataclass by their annotations; for its `__post_init__`."""
     kinds = _settled.get(type(settings)) or _settled.setdefault(type(settings), _fields(type(settings)))
     for name, kind, default in kinds:
         value = getattr(settings, name)
@@ -75,7 +75,7 @@ def refusal(name: str, value: Any, words: str, hint: str = "") -> RequestError:
 
 
 def entries_of(value: Any) -> list[Any] | None:
-    """What a list, a tuple, an array or another iterable holds, in order; None where a value is nothing of that."""
+    """Entries of a list, a tuple, an array or another iterable, in order; None for any other value."""
     if isinstance(value, (str, *_BYTES, Mapping, abc.Set)):
         return None
     if getattr(value, "ndim", 0) == 1 and callable(getattr(value, "tolist", None)):
@@ -160,7 +160,7 @@ def _path(name: str, value: Any) -> str:
 
 
 def decode_hint(value: Any) -> str:
-    """What to do with bytes where a text is wanted; nothing for other values."""
+    """A hint for bytes given in place of a text; empty for other values."""
     return "decode it first: data.decode()" if isinstance(value, _BYTES) else ""
 
 

@@ -1,6 +1,6 @@
 """Frozen settings, each with its default, meaning and bounds; the command line derives its flags from them.
 
-They can be pickled. A value of the wrong kind is a RequestError, None stands for the default.
+They can be pickled. A value of the wrong type raises RequestError; None stands for the default.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal
 from pyllm.arguments import FilePath, settle
 
 KVDtype = Literal["f16", "f32", "q8_0"]
-"""How a KV cache is stored; a backend need not have all of them (`Backend.kv_dtypes`)."""
+"""Type of the KV cache's numbers; a backend has some of them (`Backend.kv_dtypes`)."""
 GPULayers = int | Literal["auto", "all"]
-"""How many of the last layers run on GPUs; the output counts as one more, "all" takes the embedding, too."""
+"""How many of the last layers run on GPUs; the output matrix counts as one more, "all" includes the token table."""
 Progress = Callable[[str, float], None]
 """progress(what is being done, share done from 0 to 1)."""
 AdapterChoice = FilePath | tuple[FilePath, float]
@@ -32,16 +32,16 @@ class ExecutionOptions:
     max_seqs: int = 16
     """Most sequences of one step."""
     max_rows: int = 128
-    """Most rows of logits of one step."""
+    """Most output rows of one step."""
     kv_dtype: KVDtype = "f16"
-    """A backend may have not all of them (`Backend.kv_dtypes`)."""
+    """Type of the cache's numbers; a backend has some of them (`Backend.kv_dtypes`)."""
     device: int = 0
     """Which of the backend's devices, in the order of `Backend.devices()`."""
     n_threads: int = 1
     many_rows: bool = False
-    """Rows of prompts whose logits are wanted take the way of many tokens, where that is another: as scoring wants."""
+    """Output rows of prompts take the prefill path, where it differs from decode; scoring sets this."""
     collect_importance: bool = False
-    """Sum the squares of every matrix product's input; `Executable.importance` gives them."""
+    """Sum the squares of every matrix product's input; `Executable.importance` returns the sums."""
     progress: Progress | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -53,18 +53,18 @@ class PlacementOptions:
     """Which device computes what. Devices are named as `pyllm doctor` lists them: "cpu", "cuda0", "mlx0"."""
 
     n_gpu_layers: GPULayers = "auto"
-    """How many layers GPUs compute, counted from the end; the output head counts as one, and with more than there are
-    the token table goes as well. "auto", or -1: as many as fit the memory that is free."""
+    """How many layers run on GPUs, counted from the end; the output head counts as one more, and a larger number
+    includes the token table. "auto" or -1: as many as fit the free memory."""
     override_tensors: tuple[tuple[str, str], ...] = ()
-    """(regular expression, device): what uses weights whose names match runs there. The first that matches counts."""
+    """(regular expression, device): ops whose weights' names match run on the device; the first match counts."""
     n_cpu_moe: int = 0
-    """The experts of the first so many layers stay on the CPU."""
+    """Number of layers, from the first, whose experts stay on the CPU."""
     main_gpu: int = 0
-    """Which of the GPUs that are used has the output head, where layers are not split in proportion."""
+    """Index, among the GPUs in use, of the one with the output head; ignored where layers are split in proportion."""
     tensor_split: tuple[float, ...] = ()
-    """How much of the layers each GPU gets, in proportion; empty: in proportion of free memory."""
+    """Each GPU's share of the layers, in proportion; empty: by free memory."""
     kv_offload: bool = True
-    """Attention and its KV memory are where their layer is; False: on the CPU."""
+    """Attention and its KV cache are on their layer's device; False: on the CPU."""
     devices: tuple[str, ...] = ()
     """The devices that take layers; empty: all GPUs."""
 

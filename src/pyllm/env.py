@@ -40,7 +40,7 @@ def data_dir() -> Path:
 
 
 def temporary_dir() -> Path | None:
-    """This user's folder of pyllm's files among temporary ones, or None where there is no such folder of his alone."""
+    """This user's folder of pyllm's files among temporary ones, or None where it cannot be private."""
     import stat
     import tempfile
 
@@ -112,8 +112,8 @@ def cuda_emulator() -> int:
 
 
 def cuda_emulator_stress() -> int:
-    """`PYLLM_CUDA_EMULATOR_STRESS`: a seed by which emulated devices run everything in another order and as late as a
-    card may, and report what a card would not forgive (`testing.cuda.stressed`); 0: not so."""
+    """`PYLLM_CUDA_EMULATOR_STRESS`: a seed for emulated devices that reorder and delay work as far as a card may, and
+    report misuse of memory (`testing.cuda.stressed`); 0: off."""
     value = os.environ.get("PYLLM_CUDA_EMULATOR_STRESS", "")
     return int(value) if value.isdigit() else 0
 

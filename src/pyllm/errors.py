@@ -1,6 +1,7 @@
 """One tree of exceptions: catch `PyllmError` to catch everything that pyllm raises on purpose.
 
-A message is one or two sentences: what is wrong, where, and what would work. The command line prints it as it is.
+A message says what is wrong, where, and what would work; clauses are joined by "; ", nothing is capitalized and no
+full stop ends it (`tests/unit/test_messages.py`). The command line prints it as it is.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class BackendError(PyllmError):
 
 
 class OutOfMemoryError(BackendError, MemoryError):
-    """Weights, cache or work space do not fit; says how much was wanted and how much there is."""
+    """Weights, cache or work space do not fit; names the bytes needed and the bytes free."""
 
 
 class RequestError(PyllmError, ValueError):
@@ -43,7 +44,7 @@ class RequestError(PyllmError, ValueError):
 
 
 class ContextFullError(RequestError):
-    """A prompt has more tokens than the context holds. (An answer that fills it ends with what there is.)"""
+    """A prompt has more tokens than the context holds. (An answer that fills the context ends there.)"""
 
 
 class ClosedError(PyllmError):

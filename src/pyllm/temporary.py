@@ -1,4 +1,4 @@
-"""Files that grow under a temporary name, and the removal of those that killed processes left behind."""
+"""Files that are written under a temporary name, and the removal of those that killed processes left behind."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if sys.platform != "win32":
 _PREFIX, _SUFFIX = ".pyllm-", ".part"
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What file systems answer that do not know of syncing."""
+"""Errors of file systems without fsync."""
 
 
 class TemporaryFile:
-    """A new file in `folder`, open to write, that `place` gives its name and `remove` takes away.
+    """A new file in `folder`, open for writing; `place` renames it to its final name, `remove` deletes it.
 
-    It is locked until then, so that `remove_leftovers` of other processes leaves it alone. The lock ends with the
-    process, however that ends. On Windows, an open file cannot be removed, which serves as well while it is written.
+    It is locked until then, so that `remove_leftovers` of other processes skips it. The lock ends with the process,
+    however that ends. On Windows, an open file cannot be removed, which has the same effect.
     Methods raise OSError.
     """
 
@@ -42,7 +42,7 @@ class TemporaryFile:
         return self._file
 
     def sync(self) -> None:
-        """Have all that was written on the disk; nothing more will be."""
+        """Flush everything to the disk; nothing is written afterwards."""
         try:
             os.fsync(self.fileno())
         except OSError as error:
@@ -52,12 +52,12 @@ class TemporaryFile:
             self._close()  # or it could not be renamed
 
     def place(self, target: Path) -> None:
-        """Give the file its name, in place of what has it now."""
+        """Rename the file to `target`, replacing a file of that name."""
         os.replace(self.path, target)
         self._close()
 
     def remove(self) -> None:
-        """Take the file away, if it has no other name yet. Never fails."""
+        """Delete the file, unless it was placed. Never fails."""
         with contextlib.suppress(OSError):
             if sys.platform == "win32":
                 self._close()
@@ -72,7 +72,7 @@ class TemporaryFile:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of `folder` that no living process writes. What cannot be told or removed stays."""
+    """Remove temporary files of `folder` that no living process writes; in doubt they stay."""
     with contextlib.suppress(OSError):
         for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
             with contextlib.suppress(OSError):

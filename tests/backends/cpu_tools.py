@@ -35,9 +35,9 @@ def step_block(
 ) -> NDArray[np.int64]:
     """A STEP block; the arrays that it points to are kept in `_keep`."""
     block = aligned_zeros((32,), np.int64)
-    picked = np.array(rows or [], np.int32)
-    _keep.extend([picked, tokens])
-    block[1], block[3], block[11], block[FIRST_WIDE] = n_tokens, len(picked), picked.ctypes.data, first_wide
+    output_rows = np.array(rows or [], np.int32)
+    _keep.extend([output_rows, tokens])
+    block[1], block[3], block[11], block[FIRST_WIDE] = n_tokens, len(output_rows), output_rows.ctypes.data, first_wide
     if tokens is not None:
         block[5] = tokens.ctypes.data
     return block

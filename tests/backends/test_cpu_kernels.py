@@ -72,7 +72,7 @@ def norm(x, weight, eps, group, *, add=None, rows=None, records=False, keep_sum=
         y=None if records else Memory(y), records=Memory(record) if records else None,
         weight=None if weight is None else Memory(padded(weight[None], 0.0)),
         weight_step=group if weight is not None and len(weight) == width != group else 0, eps=eps, group=group,
-        n_groups=width // group, rows=Memory(step[2:] if rows else step), picked=1 if rows else 0,
+        n_groups=width // group, rows=Memory(step[2:] if rows else step), selects_rows=1 if rows else 0,
         scratch=Memory(np.zeros((2, 4096), np.uint8)), wide_from=Memory(step[FIRST_WIDE:]),
     )  # fmt: skip
     call("norm", "norm", {"centred": 0}, step, args)
@@ -112,7 +112,7 @@ def test_elementwise(kind: str) -> None:
 def test_copy_picks_rows() -> None:
     x, rows = normal(6, 48), [0, 4, 5]
     step, xb, y = step_block(6, rows), padded(x), padded(np.zeros((3, 48), np.float32))
-    args = Elementwise(x=Memory(xb), b=Memory(xb), y=Memory(y), columns=48, rows=Memory(step[2:]), picked=1)
+    args = Elementwise(x=Memory(xb), b=Memory(xb), y=Memory(y), columns=48, rows=Memory(step[2:]), selects_rows=1)
     call("elementwise", "elementwise", {"kind": "copy"}, step, args)
     np.testing.assert_array_equal(y[:, :48], x[rows])
 
@@ -138,7 +138,7 @@ def test_records_of_picked_rows_and_wide_ones() -> None:
     x, rows = normal(7, 96), [0, 2, 3, 6]
     step, xb, records = step_block(7, rows, first_wide=2), padded(x), np.zeros((4, 192), np.uint8)
     args = Quantize(
-        x=Memory(xb), records=Memory(records), columns=96, rows=Memory(step[2:]), picked=1,
+        x=Memory(xb), records=Memory(records), columns=96, rows=Memory(step[2:]), selects_rows=1,
         wide_from=Memory(step[FIRST_WIDE:]),
     )  # fmt: skip
     call("elementwise", "quantize", {}, step, args)

@@ -171,14 +171,14 @@ def test_norm(bench: Bench, n: int, group: int, columns: int, centred: bool) -> 
 def test_norm_of_picked_sums(bench: Bench) -> None:
     of_tokens(bench, 9)
     x, z, rows = normal(9, 96), normal(9, 96), np.array([1, 4, 8])
-    y, total, picked = all_forms(3, 96), View.room(3, 96), np.array([3], np.int32)
+    y, total, selects_rows = all_forms(3, 96), View.room(3, 96), np.array([3], np.int32)
     bench.put(bench.arrays.rows, rows.astype(np.int32))
-    bench.put(bench.arrays.step, picked)
+    bench.put(bench.arrays.step, selects_rows)
     bench.shape = replace(bench.shape, n_tokens=4)
     bench.run(
         elementwise.norm(
             bench.arrays, TOKENS, x=bench.rows(x), z=bench.rows(z), total=total, y=y, weight=(None, 0),
-            eps=1e-6, group=96, width=96, picked=True,
+            eps=1e-6, group=96, width=96, selects_rows=True,
         )
     )  # fmt: skip
     wanted = x[rows] + z[rows]
@@ -206,7 +206,7 @@ def test_copy_of_some_columns_of_picked_rows(bench: Bench, start: int) -> None:
     x, y = normal(5, 70), View.room(5, 33)
     whole = bench.rows(x)
     part = View(whole.buffer, whole.ld, 4 * start)
-    bench.run(elementwise.elementwise("copy", bench.arrays, TOKENS, x=part, y=y, width=33, picked=True))
+    bench.run(elementwise.elementwise("copy", bench.arrays, TOKENS, x=part, y=y, width=33, selects_rows=True))
     assert (bench.read(y, 5, 33) == x[[4, 2, 1, 0, 3], start : start + 33]).all()
 
 

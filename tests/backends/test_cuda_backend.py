@@ -303,7 +303,7 @@ def test_buffers_do_not_overlap(data: st.DataObject) -> None:
     for at in range(data.draw(st.integers(1, 12))):
         chosen = data.draw(st.lists(st.sampled_from(buffers), max_size=4, unique_by=id))
         half = len(chosen) // 2
-        work.add(_launch(chosen[:half], chosen[half:]), by_row=False)
+        work.add(_launch(chosen[:half], chosen[half:]), of_output_rows=False)
         for b in chosen:
             used[id(b)][1].add(at)
     total = work.arrange()

@@ -101,8 +101,8 @@ def test_integers(device: Device, rng: np.random.Generator) -> None:
 
     def permuted(a: int, b: int, selector: int) -> int:
         all8 = (b << 32 | a).to_bytes(8, "little")
-        picks = [selector >> 4 * i & 15 for i in range(4)]
-        return int.from_bytes([(255 * (all8[p & 7] >> 7)) if p & 8 else all8[p] for p in picks], "little")
+        selects_rows = [selector >> 4 * i & 15 for i in range(4)]
+        return int.from_bytes([(255 * (all8[p & 7] >> 7)) if p & 8 else all8[p] for p in selects_rows], "little")
 
     def of(function: Callable[[int, int, int], int]) -> list[int]:
         return [function(*v) for v in zip(*ints, strict=True)]

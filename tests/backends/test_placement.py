@@ -299,7 +299,7 @@ def test_parts_of_any_placement(device_of_op: list[str]) -> None:
         assert len(part.stages) == expected[name]
         caches = [op.cache for op in part.ops if isinstance(op, Attention)]
         assert sorted(caches) == list(range(len(part.kv)))
-        assert part.by_row() == program.by_row() & there[name]
+        assert part.of_output_rows() == program.of_output_rows() & there[name]
 
 
 def test_neighbours_on_one_device_are_one_stage() -> None:
@@ -323,8 +323,8 @@ def test_a_whole_program_is_one_stage() -> None:
     assert (stage.start, stage.stop, stage.receives) == (0, len(program.ops), ())
     assert stage.sends == (program.hidden, program.logits)
     rows = {op.out.id for op in program.ops if type(op).__name__ == "SelectRows"}
-    assert rows <= program.by_row()
-    assert np.all([op.out.id not in program.by_row() for op in program.ops if isinstance(op, Attention)])
+    assert rows <= program.of_output_rows()
+    assert np.all([op.out.id not in program.of_output_rows() for op in program.ops if isinstance(op, Attention)])
 
 
 def test_attention_that_shares_a_cache_is_where_the_cache_is() -> None:

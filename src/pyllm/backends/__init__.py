@@ -51,7 +51,7 @@ def get(name: str) -> Backend:
 
 
 def _own() -> set[str]:
-    """Packages here with a module `backend`; others are what backends share."""
+    """Packages here with a module `backend`; the others are shared by backends."""
     return {
         package.name
         for package in pkgutil.iter_modules(__path__)

@@ -1,11 +1,11 @@
-"""The contract between the engine and whatever computes: `Backend` compiles a program, `Executable` runs batches.
+"""The contract between the engine and a backend: `Backend` compiles a program, `Executable` runs batches.
 
-KV memory belongs to the executable and is divided into pages of `page_size` positions, the same page number in every
-layer; which page holds what is the engine's business (`pyllm.cache`). A batch is ragged: any mix of sequences, each
-with any number of tokens.
+The executable owns the KV cache, in pages of `page_size` positions; a page has the same number in every layer. The
+engine assigns pages to sequences (`pyllm.cache`). A batch is ragged: any mix of sequences, each with any number of
+tokens.
 
-A model may be split over devices (`placement`, `split`): each executable then has a part of it, in stages, and values
-cross from one to the other as `Crossing`s.
+A model may be split over devices (`placement`, `split`): each executable then holds a part of the program, in stages,
+and values pass between devices as `Crossing`s.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
 
 ImportanceSums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
-"""By weight: sums of squared inputs [n_matrices, columns], tokens in them [n_matrices]; n_matrices: experts, or 1."""
+"""By weight: sums of squared inputs [n_matrices, columns], tokens counted [n_matrices]; n_matrices: experts, or 1."""
 
 
 class Batch:
-    """One step's work in flat, preallocated arrays. Tokens of one sequence are adjacent, their positions consecutive.
+    """One step's tokens in flat, preallocated arrays. Tokens of one sequence are adjacent, their positions consecutive.
 
-    Sequences that continue with generated tokens come before those that bring tokens of a prompt: a backend may compute
-    the two in different ways. What a token becomes does not depend on what else is in the batch: exactly on the cpu and
-    reference backends, up to rounding on others, which may pick kernels by the number of tokens.
+    Sequences in decode come before those in prefill: a backend may compute the two by different kernels. A token's
+    result does not depend on the rest of the batch: to the bit on the cpu and reference backends, up to rounding on
+    others, which may choose kernels by the number of tokens.
 
     tokens      int32 [max_tokens]           token ids
     positions   int32 [max_tokens]           position of each token in its sequence
     seqs        int32 [max_tokens]           row of `page_tables` (and of `spans`) of each token
     spans       int32 [max_seqs, 2]          first token and number of tokens of each sequence in this batch
     page_tables int32 [max_seqs, max_pages]  page_tables[s, p // page_size] holds position p of sequence s
-    rows        int32 [max_rows]             tokens whose logits are wanted, ascending
+    rows        int32 [max_rows]             output rows: tokens whose logits are returned, ascending
     """
 
     def __init__(self, options: ExecutionOptions) -> None:
@@ -68,8 +68,9 @@ class Batch:
     ) -> None:
         """Append a sequence's next tokens, the first at `position`. `pages` must cover position + len(tokens).
 
-        `want` names the tokens whose logits are wanted: indices within `tokens`, or a word. `generated` sequences come
-        first. Raises ValueError where the batch's capacity would be exceeded; the batch is unchanged then.
+        `want` names the output rows: indices within `tokens`, or a word. `generated`: the sequence is in decode; such
+        sequences come first. Raises ValueError where the batch's capacity would be exceeded; the batch is then
+        unchanged.
         """
         n, t, s = len(tokens), self.n_tokens, self.n_seqs
         rows = (
@@ -94,16 +95,16 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a backend says of itself on this machine."""
+    """A backend's availability on this machine."""
 
     name: str
     available: bool
     reason: str = ""
-    """Why it is not available, and what would make it so; empty when it is."""
+    """Why it is not available and what would help; empty when it is available."""
     device: str = ""
     """The processor or card, in words."""
     memory_free: int | None = None
-    """Bytes that weights and cache may take, where known."""
+    """Bytes free for weights and cache, where known."""
     details: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -121,19 +122,21 @@ class DeviceInfo:
     """Bytes, where known."""
     memory_total: int | None
     is_gpu: bool
-    """Takes layers unless told otherwise."""
+    """Takes layers by default."""
 
 
 class Crossing(ABC):
-    """A value that a stage sends: float32 [tokens or wanted rows, width], valid until its producer's next step.
+    """A value that a stage sends: float32 [tokens or output rows, width], valid until its producer's next step.
 
-    A backend has a subclass of its own, and may take values of its own kind without a detour through the host.
+    A backend has its own subclass, and may read values of that class without a copy through the host.
     """
 
     @abstractmethod
     def host(self) -> NDArray[np.float32]:
-        """The value, waiting for the device that computes it. Asked again, the same. Errors of that device are raised
-        here: BackendError, and KeyboardInterrupt where the step was interrupted."""
+        """The value in host memory; waits for the device that computes it. Later calls return the same array.
+
+        Raises the device's errors: BackendError, or KeyboardInterrupt where the step was interrupted.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +151,18 @@ class HostCrossing(Crossing):
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The most likely tokens of each row, and what makes probabilities of their logits: exp(logit - log_sum)."""
+    """The most likely tokens of each output row; a token's probability is exp(logit - log_sum)."""
 
     ids: NDArray[np.int32]
     """[n_rows, n]; of equal logits the lower id comes first."""
     logits: NDArray[np.float32]
-    """[n_rows, n], descending; NaN counts as -inf and is given as it."""
+    """[n_rows, n], descending; NaN is replaced by -inf."""
     log_sum: NDArray[np.float32]
     """[n_rows]: log of the sum of exp over all logits of the row; NaN where NaN or inf is among them."""
 
 
 class Executable(ABC):
-    """A program, or a device's part of one, with its weights and KV memory, ready to run.
+    """A compiled program, or a device's part of one, with its weights and KV cache.
 
     Not thread-safe, except `interrupt`.
     """
@@ -167,19 +170,19 @@ class Executable(ABC):
     program: Program
     options: ExecutionOptions
     n_candidates: int = 0
-    """How many candidates it gives for each row; 0: it gives none."""
+    """Candidates returned for each output row; 0: `candidates` is not supported."""
 
     @abstractmethod
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
-        """Compute one stage of a step: its values `wanted`, in this order, each one of the stage's `sends`.
+        """Compute one stage of a step; returns the values `wanted`, in this order, which are among the stage's `sends`.
 
         `given` are the stage's `receives`, in order. A step calls stages 0, 1, … with the same batch and may end early;
-        stage 0 begins a new one. In the last stage, what comes after the values wanted need not be computed, where any
-        is. Stores the batch's KV. It may return before the device is done: `Crossing.host` waits.
+        stage 0 begins a new step. In the last stage, ops after the last wanted value may be skipped, if any value is
+        wanted. Stores the batch's keys and values. May return before the device is done: `Crossing.host` waits.
 
-        Raises KeyboardInterrupt when Ctrl-C arrives or `interrupt` is called during the step, within 0.2 s; the
-        batch's KV is undefined then, everything else is intact, and the next step works. Token ids and pages must
-        be in range: the caller checks (`Batch.add`), kernels do not.
+        Raises KeyboardInterrupt within 0.2 s when Ctrl-C arrives or `interrupt` is called during the step; the KV
+        cache of the batch's positions is then undefined, all else is intact, and the next step works. Token ids and
+        pages must be in range: the caller checks (`Batch.add`), kernels do not.
         """
 
     @overload
@@ -192,8 +195,8 @@ class Executable(ABC):
     ) -> NDArray[np.float32] | Candidates:
         """Compute one step of a whole program, as `run_stage` does.
 
-        Returns float32 [n_rows, n_vocab] (or [n_rows, n_embd] of the final normed state), a view that the next step
-        overwrites; or candidates, where `n_candidates` is not 0.
+        Returns logits, float32 [n_rows, n_vocab]; or final hidden states, float32 [n_rows, n_embd]; or candidates,
+        where `n_candidates` is not 0. Arrays are views that the next step overwrites.
         """
         wanted = self.program.hidden if want == "hidden" else self.program.logits
         if wanted is None:
@@ -202,114 +205,115 @@ class Executable(ABC):
         return self.candidates(crossing) if want == "candidates" else crossing.host()
 
     def candidates(self, logits: Crossing) -> Candidates:
-        """The most likely tokens by logits that this executable has just computed, without bringing all of them here.
-        Valid until the next step. Raises BackendError where `n_candidates` is 0."""
-        raise BackendError(f"{type(self).__name__} gives no candidates; logits it gives.")
+        """The most likely tokens by the logits of this step, without copying all logits to the host.
+
+        Valid until the next step. Raises BackendError where `n_candidates` is 0.
+        """
+        raise BackendError(f"{type(self).__name__} gives no candidates; logits work")
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Stop the step that is running, from any thread; nothing happens when none is."""
+        """Stop the running step, from any thread; without one, nothing happens."""
 
     @abstractmethod
     def memory(self) -> dict[str, int]:
-        """Bytes held, by purpose: "weights", "kv", "work", "other" (libraries, contexts), where there is any."""
+        """Bytes held, by purpose: "weights", "kv", "work", "other" (libraries, contexts)."""
 
     def importance(self) -> ImportanceSums:
-        """Sums over the rows of all steps that succeeded, for the weights of every matrix product that was computed.
+        """Sums of squared inputs over the rows of all successful steps, for the weights of every matrix product.
 
-        An expert's count the rows that it was chosen for; what follows `SelectRows`, the rows whose logits were
-        wanted. Raises BackendError unless it was compiled with `collect_importance`, and where the backend cannot.
+        An expert's sums count the rows routed to it; products after `SelectRows` count the output rows. Raises
+        BackendError unless the program was compiled with `collect_importance` by a backend that supports it.
         """
-        raise BackendError(f"{type(self).__name__} does not collect importance; the cpu and reference backends can.")
+        raise BackendError(f"{type(self).__name__} does not collect importance; the cpu and reference backends can")
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
-        """Take other values for these matrices and tables, of the shapes and formats that they had.
+        """Replace the values of these matrices and tables; shapes and formats stay.
 
-        What KV holds was computed with the old ones. Raises BackendError where a tensor is none of the program's, is
-        of another shape or format, or where the backend cannot; nothing is replaced then.
+        The KV cache still holds results of the old values. Raises BackendError where a tensor is not the program's, has
+        another shape or format, or where the backend cannot replace weights; then nothing is replaced.
         """
-        raise BackendError(f"{type(self).__name__} cannot replace weights; the cpu and reference backends can.")
+        raise BackendError(f"{type(self).__name__} cannot replace weights; the cpu and reference backends can")
 
     @abstractmethod
     def close(self) -> None:
-        """Free weights, cache and threads. Calling it again does nothing."""
+        """Free weights, cache and threads. Further calls do nothing."""
 
 
 def check_replacement(old: TensorInfo | None, new: TensorInfo) -> None:
     """Raise BackendError unless `new` may take the place of `old`."""
     if old is None:
-        raise BackendError(f"There is no matrix {new.name} to replace.")
+        raise BackendError(f"there is no matrix {new.name} to replace")
     if (new.shape, new.format, new.n_bytes) != (old.shape, old.format, old.n_bytes):
         raise BackendError(
-            f"{new.name} is {old.format} {list(old.shape)}; {new.format} {list(new.shape)} cannot replace it."
+            f"{new.name} is {old.format} {list(old.shape)}; {new.format} {list(new.shape)} cannot replace it"
         )
 
 
 class Backend(ABC):
-    """A way to compute, and what it says of itself: no other room knows one by its name.
+    """A backend, described by its own attributes: no other package depends on a backend's name.
 
     Found by name: `pyllm.backends.<name>` has `BACKEND`, or an entry point of the group `pyllm.backends`.
     """
 
     name: str
     requires: tuple[str, ...] = ()
-    """Packages that it imports when it computes."""
+    """Packages that it imports at run time."""
     install: str = ""
-    """The command that brings them."""
+    """The command that installs them."""
     kv_dtypes: tuple[KVDtype, ...] = ("f16", "f32")
-    """What its KV memory can hold."""
+    """Types of numbers that its KV cache supports."""
     unified_memory: bool = False
-    """Its devices have the process's own memory, although they are GPUs."""
+    """Its GPUs share the host's memory."""
     collects_importance: bool = False
-    """Its executables have `importance`."""
+    """Its executables support `importance`."""
     replaces_weights: bool = False
-    """Its executables have `replace`."""
+    """Its executables support `replace`."""
     exact_in_company: bool = False
-    """What else is in a batch changes no bit of what a token becomes; else it may, up to rounding."""
+    """A token's result does not depend on the rest of its batch, to the bit; False: up to rounding."""
 
     def installed(self) -> bool:
-        """Whether the packages that it requires are there; none is imported."""
+        """Whether the required packages are installed; none is imported."""
         return all(find_spec(package) is not None for package in self.requires)
 
     @abstractmethod
     def probe(self) -> Probe:
-        """Is it here, why not, what does it run on. Must be quick and must not raise."""
+        """Whether it runs here, why not, and on what. Must be quick and must not raise."""
 
     def devices(self) -> list[DeviceInfo]:
-        """What it can compute on now, in the order of their numbers; none where it is not available. Never raises."""
+        """Its devices, by index; none where the backend is not available. Never raises."""
         probe = self.probe()
         if not probe.available:
             return []
         return [DeviceInfo(self.name, self.name, 0, probe.device, probe.memory_free, None, False)]
 
     def gpus(self) -> list[DeviceInfo]:
-        """The GPUs among `devices`. Every start asks: what is needed to look for them is imported only where there may
-        be one. Never raises."""
+        """The GPUs among `devices`. Called at every start, so it imports nothing where the required packages are
+        missing. Never raises."""
         return [device for device in self.devices() if device.is_gpu] if self.installed() else []
 
     def shares_models(self) -> bool:
-        """Whether its devices take layers of a model beside the processor, as GPUs do. Else it is used alone."""
+        """Whether its devices can take some of a model's layers beside the CPU; else it is used alone."""
         return bool(self.gpus())
 
     def warm_up(self, index: int) -> AbstractContextManager[object]:
-        """While the context is open, the process has what running on a device takes beside a model: libraries, kernels,
-        the device's own. `pyllm fit` measures the process meanwhile."""
+        """A context in which the process holds the memory that a device takes beside a model: libraries, kernels,
+        the driver's own. `pyllm fit` measures the process in it."""
         return nullcontext()
 
     @abstractmethod
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:
-        """Pack the weights and pick kernels, of a whole program or a part, on device `options.device`.
+        """Pack the weights and choose kernels for a program, or a part of one, on device `options.device`.
 
-        Raises BackendError, OutOfMemoryError; nothing is held then. Reports progress through `options.progress`, where
-        one is given.
+        Raises BackendError and OutOfMemoryError; then nothing is held. Reports to `options.progress`, if given.
         """
 
     def memory_needed(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> dict[str, int]:
-        """Bytes that `compile` would take on the device, by purpose as in `Executable.memory`; takes none.
+        """Bytes that `compile` would take on the device, by purpose as in `Executable.memory`; allocates nothing.
 
-        Unless a backend knows better: tensors as they lie in the file, and KV by its shape. Raises BackendError as
+        This default counts the tensors' bytes in the file and the KV cache by its shape. Raises BackendError as
         `compile` does.
         """
         missing = [name for name in program.weights() if name not in weights]
@@ -322,7 +326,7 @@ class Backend(ABC):
         }
 
     def check(self, program: Program, options: ExecutionOptions) -> None:
-        """Raise BackendError where it cannot do what is asked for: collect importance, KV memory of this type."""
+        """Raise BackendError where an option is not supported: collecting importance, the type of the KV cache."""
         if options.collect_importance and not self.collects_importance:
             raise BackendError(f"backend {self.name!r} does not collect importance; the cpu and reference backends can")
         if program.kv and options.kv_dtype not in self.kv_dtypes:
@@ -332,7 +336,7 @@ class Backend(ABC):
 
 
 def kv_bytes(program: Program, options: ExecutionOptions) -> int:
-    """Bytes of a program's KV memory without any padding; q8_0 has a half's scale for every 32 numbers."""
+    """Bytes of a program's KV cache without padding; q8_0 has a float16 scale for every 32 numbers."""
     columns = sum(spec.n_kv_heads * (spec.head_dim + spec.v_head_dim) for spec in program.kv)
     bits = {"f16": 16, "f32": 32, "q8_0": 272 / 32}[options.kv_dtype]
     return int(options.n_pages * options.page_size * columns * bits / 8)

@@ -1,8 +1,7 @@
-"""How weights of each format are stored as small integers with scales: what the packed layouts of backends share.
+"""Each format as small integers with scales: the facts that the packed layouts of all backends share.
 
-A group is 32 columns of a row. An integer is stored with few bits and stands for a weight as `Layout` says. Formats
-with grids (IQ1, IQ2, IQ3) are looked up when they are packed: what is left are integers with few values. How the
-integers of groups and their scales lie in memory is each backend's own.
+A group is 32 columns of a row. Formats with codebooks (IQ1, IQ2, IQ3) are looked up when weights are packed, which
+leaves integers with few values. The memory layout of integers and scales is each backend's own.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Layout:
     step: int = 1
     """What integers count by: 1 or 2."""
     values: tuple[int, ...] = ()
-    """What integers stand for (8 of 3 bits, 16 of 4), where they are not themselves."""
+    """Values of the integers (8 of 3 bits, 16 of 4), where they are indices of a table."""
     minima: bool = False
     """Scales come with minima."""
     groups_per_block: int = 1

@@ -325,5 +325,5 @@ class _Part:
             ops=ops,
             states=tuple(whole.kv[cache] for cache in caches),
             cuts=cuts,
-            given_rows=whole.by_row() & self.received,
+            given_rows=whole.of_output_rows() & self.received,
         )

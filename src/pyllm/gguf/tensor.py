@@ -1,4 +1,4 @@
-"""What a tensor in a file is: a name, a shape, a format, and the bytes where they lie in the memory map."""
+"""A tensor of a file: its name, shape, format, and its bytes in the memory map."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class TensorInfo:
 
     `shape` is outermost first: a matrix is (rows, columns), the experts of a layer (experts, rows, columns); the
     last axis is the one that blocks run along (ggml's `ne[0]`). `format` is the format's name as ggml writes it
-    ("Q4_K"). `data` is a read-only uint8 view of the mapped file, `n_bytes` long, no copy; it is flat, but for rows of
-    each of several matrices, which are not contiguous: [matrices, bytes of a matrix's rows].
+    ("Q4_K"). `data` is a read-only uint8 view of the mapped file, not a copy: [n_bytes], or
+    [matrices, bytes of a matrix's rows] where it holds some rows of each of several matrices.
     """
 
     name: str
@@ -45,9 +45,9 @@ class TensorInfo:
         return matrices[matrix, row]
 
     def rows(self, start: int, stop: int) -> TensorInfo:
-        """Rows `start` to `stop` of a matrix, or of each matrix of a stack of them, as a tensor of their own.
+        """Rows `start` to `stop` of a matrix, or of each matrix of a stack, as a tensor without a copy.
 
-        Its name is this one's and the rows: `blk.0.ffn_gate_up_exps.weight[0:512]`; `file_name` undoes that.
+        The rows are part of its name: `blk.0.ffn_gate_up_exps.weight[0:512]`; `file_name` undoes that.
         """
         *stack, n_rows, n_columns = self.shape
         n = math.prod(stack)
@@ -57,5 +57,5 @@ class TensorInfo:
 
 
 def file_name(name: str) -> str:
-    """Name of the file's tensor that `name`, perhaps rows of it, lies in."""
+    """Name of the file's tensor behind `name`, which may be that of some of its rows."""
     return name.partition("[")[0]

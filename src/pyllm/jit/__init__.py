@@ -1,4 +1,4 @@
-"""Compiled code for the processor at hand: the compiler, vectors, threads that run kernels, memory they work on.
+"""Compiled code for this processor: the compiler, SIMD vectors, threads that run kernels, and their memory.
 
-Whoever computes on the CPU uses this room: the CPU backend, and the encoders of `pyllm.quant`.
+Used by the CPU backend, the encoders of `pyllm.quant`, and compiled tokenizers.
 """

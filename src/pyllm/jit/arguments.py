@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 
 class Address(Protocol):
-    """Something in memory; it may be placed after the argument was given."""
+    """Something in memory; its address may be assigned after the argument was created."""
 
     @property
     def address(self) -> int: ...
@@ -114,14 +114,14 @@ class Arguments:
                 raise TypeError(f"{type(self).__name__}.{name} cannot be {value!r}")
 
     def places(self, *, written: bool) -> Iterator[Address]:
-        """What is in memory: what the kernel writes, or all else."""
+        """The arguments in memory: those that the kernel writes, or all others."""
         for field in self.declared:
             value = getattr(self, field.name)
             if field.kind in _ATTRIBUTES and field.written == written and value is not None:
                 yield value
 
     def values(self) -> list[int | float]:
-        """What the slots hold, as far as addresses are known by now."""
+        """Contents of the slots, with the addresses known so far."""
         out: list[int | float] = []
         for name, kind, _, _ in self.declared:
             value = getattr(self, name)
@@ -132,7 +132,7 @@ class Arguments:
         return out
 
     def write(self, slots: NDArray[np.int64]) -> None:
-        """The values into slots, those after `PREFIX`; floats keep their float64 bits."""
+        """Write the values to the slots after `PREFIX`; floats as float64 bits."""
         for i, value in enumerate(self.values()):
             if isinstance(value, float):
                 slots.view(np.float64)[i] = value

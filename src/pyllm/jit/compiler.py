@@ -1,8 +1,8 @@
-"""Kernels: Python functions of any room, compiled once per processor, kept as object files, loaded by llvmlite.
+"""Kernels: Python functions of any package, compiled once per processor, cached as object files, loaded by llvmlite.
 
-numba turns a kernel's Python into LLVM IR; from there on the object code is ours: optimized for the target, written to
-the cache folder, and in later runs loaded straight into memory. So a warm process never imports numba (0.3 s and
-100 MB), and a cold one compiles in worker processes, with nothing of the compiler left in its own memory.
+numba turns a kernel's Python into LLVM IR; LLVM optimizes it for the target, the object code is written to the cache
+folder, and later runs load it into memory. So a warm process never imports numba (0.3 s and 100 MB), and a cold one
+compiles in worker processes.
 
 A kernel is `void(int64 args, int64 thread, int64 n_threads)`; `args` is the address of 8-byte slots (`Args`).
 """
@@ -58,7 +58,7 @@ class Library:
         self._engines: list[llvm.ExecutionEngine] = []
 
     def load(self, kernels: Iterable[Kernel], progress: Progress | None = None) -> dict[Kernel, int]:
-        """Addresses of kernels, compiling those that no earlier run has compiled for this processor."""
+        """Addresses of kernels; those missing from the cache are compiled first. Raises BackendError."""
         wanted = list(dict.fromkeys(kernels))
         new = [k for k in wanted if k not in self._addresses]
         if new:
@@ -71,12 +71,12 @@ class Library:
         return {k: self._addresses[k] for k in wanted}
 
     def is_compiled(self, kernels: Iterable[Kernel]) -> bool:
-        """Whether `load` would have nothing to compile."""
+        """Whether all of these kernels are in the cache."""
         folder = cache_folder(host())
         return all(k in self._addresses or objects.path(folder, _object_name(k)) is not None for k in kernels)
 
     def _add(self, target: Target, code: bytes, k: Kernel) -> int:
-        # One engine a kernel: each object has the same entry name, and a broken one spoils no other.
+        # One engine for each kernel: all objects have the same entry name, and a broken one harms no other.
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(f'target triple = "{target.triple}"'), target.machine())
         try:
             engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -96,7 +96,7 @@ LIBRARY = Library()
 @cache
 def cache_folder(target: Target) -> Path:
     """Where this target's object files are: one folder per processor and version of the compiler."""
-    # Each release of numba goes with one of llvmlite, whose version is at hand.
+    # Each release of numba requires one of llvmlite, so llvmlite's version stands for both.
     key = repr((target, llvmlite.__version__))
     return env.kernel_cache_dir() / f"{target.cpu}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
@@ -109,7 +109,7 @@ def _object_name(k: Kernel) -> str:
 
 @cache
 def _sources(module: str) -> bytes:
-    """Digest of what a kernel is made from: `source_files`, the compiler and the target."""
+    """Digest of a kernel's sources: `source_files`, the compiler and the target."""
     files = {*source_files(module), f"{_PACKAGE}/jit/compiler.py", f"{_PACKAGE}/jit/target.py"}
     return hashlib.sha256(b"".join(_imports(path)[0] for path in sorted(files))).digest()
 
@@ -130,8 +130,8 @@ def source_files(module: str) -> set[str]:
 def _imports(path: str) -> tuple[bytes, frozenset[str]]:
     """A file's content, and the files of this package that it imports.
 
-    Found by regular expressions, since parsing files takes longer than the rest of a warm start: rather a file too many
-    (a docstring that shows an import) than one too few.
+    Found by regular expressions, since parsing takes longer than the rest of a warm start; an import shown in a
+    docstring adds a file, which is harmless.
     """
     content = Path(path).read_bytes()
     text = _COMMENT.sub("", content.decode(errors="replace"))
@@ -143,9 +143,7 @@ def _imports(path: str) -> tuple[bytes, frozenset[str]]:
         place = "/".join([folder if dots else root, *filter(None, source.split("."))])
         if place.startswith(f"{_PACKAGE}/"):
             found |= {place, f"{place}/__init__"}
-        if place == _PACKAGE or place.startswith(
-            f"{_PACKAGE}/"
-        ):  # whose own file imports nothing before it is asked to
+        if place == _PACKAGE or place.startswith(f"{_PACKAGE}/"):  # the package itself imports lazily
             found |= {f"{place}/{name}" for name in _modules(place).intersection(_WORD.findall(names))}
     for source in _IMPORT.findall(text):
         place = f"{root}/{source.replace('.', '/')}"
@@ -155,7 +153,7 @@ def _imports(path: str) -> tuple[bytes, frozenset[str]]:
 
 @cache
 def _modules(folder: str) -> frozenset[str]:
-    """Names of the Python files in a folder; none where it is none."""
+    """Names of the Python modules in a folder; empty where there is no such folder."""
     try:
         return frozenset(name[:-3] for name in os.listdir(folder) if name.endswith(".py"))
     except OSError:
@@ -171,9 +169,9 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 def compile_missing(
     kernels: Sequence[Kernel], folder: Path, progress: Progress | None = None, n_workers: int | None = None
 ) -> dict[Kernel, bytes]:
-    """Compile kernels for this processor, in as many processes as there are processors, and keep them in `folder`.
+    """Compile kernels for this processor, in as many processes as there are processors, and store them in `folder`.
 
-    A kernel that another process has kept meanwhile is taken from there. Raises BackendError.
+    A kernel that another process has stored meanwhile is loaded instead. Raises BackendError.
     """
     jobs = [{"module": k.module, "name": k.name, "params": dict(k.params)} for k in kernels]
     compiled: dict[Kernel, bytes] = {}
@@ -197,7 +195,7 @@ def compile_missing(
 
 
 def compile_job(job: workers.Job) -> bytes:
-    """Object code of one kernel for this processor: what a worker does."""
+    """Object code of one kernel for this processor; run by workers."""
     return compile_object(kernel(job["module"], job["name"], **job["params"]), host())
 
 
@@ -207,7 +205,7 @@ def compile_object(k: Kernel, target: Target) -> bytes:
 
 
 def assembly(k: Kernel, target: Target) -> str:
-    """Assembly text of one kernel for a target, for people to read and for tests of targets that are not here."""
+    """Assembly text of one kernel for a target, for reading and for tests of other targets."""
     return target.machine().emit_assembly(compile_module(k, target))
 
 
@@ -264,7 +262,7 @@ def _numba_ir(function: Any) -> tuple[str, str]:
     cpu = registry.cpu_target
     cpu.typing_context.refresh()
     cpu.target_context.refresh()
-    # The usual code generator would go on to machine code for this host, in vain.
+    # The usual code generator would also emit machine code for this host, which is not used.
     usual = cpu.target_context._internal_codegen
     cpu.target_context._internal_codegen = _ir_codegen()
     try:
@@ -278,7 +276,7 @@ def _numba_ir(function: Any) -> tuple[str, str]:
 
 @cache
 def _ir_codegen() -> Any:
-    """numba's code generator without its last step: it stops at IR; nobody calls the addresses it gives out."""
+    """numba's code generator without its last step: it stops at IR, and its addresses are never called."""
     from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 
     class Library(JITCodeLibrary):

@@ -1,6 +1,6 @@
-"""Anonymous memory for weights, KV and work space: aligned, on huge pages where the system has them, freed when told.
+"""Anonymous memory for weights, KV and work space: aligned, on huge pages where the system has them, freed explicitly.
 
-Also what the machine has free, and giving a memory-mapped tensor's pages back.
+Also the free memory of the machine, and the release of a memory-mapped tensor's pages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Memory:
             else:
                 self._map = mmap.mmap(-1, size)
         except (OSError, ValueError, OverflowError) as e:
-            raise OutOfMemoryError(f"The system refuses {units.size(n_bytes)} for {purpose} ({e}).") from e
+            raise OutOfMemoryError(f"the system refuses {units.size(n_bytes)} for {purpose} ({e})") from e
         if n_bytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without huge pages: only slower
                 self._map.madvise(mmap.MADV_HUGEPAGE)
@@ -43,7 +43,7 @@ class Memory:
         self.address = (base + align - 1) // align * align
 
     def close(self) -> None:
-        """Give the memory back. Nothing may use it any more."""
+        """Free the memory. Nothing may use it afterwards."""
         if self._map is not None:
             self._map.close()
             self._map = None
@@ -65,7 +65,7 @@ def aligned_zeros(shape: tuple[int, ...], dtype: Any, align: int = 64) -> NDArra
 
 
 def release(data: NDArray[np.uint8]) -> None:
-    """Give a memory-mapped tensor's pages back to the system; the next reader gets them from the file again."""
+    """Release a memory-mapped tensor's pages; the next read loads them from the file again."""
     if not hasattr(mmap, "MADV_DONTNEED") or data.flags.writeable or not _is_mapped(data):
         return
     page = mmap.PAGESIZE
@@ -122,7 +122,7 @@ def check_free(wanted: dict[str, int]) -> None:
         parts = ", ".join(f"{name} {units.size(n)}" for name, n in wanted.items())
         raise OutOfMemoryError(
             f"{units.size(total)} of memory are needed ({parts}), {units.size(free)} are free; "
-            "a shorter context, fewer sequences or a smaller quantization takes less."
+            "a shorter context, fewer sequences or a smaller quantization takes less"
         )
 
 
@@ -137,7 +137,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup_free() -> int | None:
-    """What the process's control group has left; memory that caches files counts as free."""
+    """Bytes left in the process's control group; its file cache counts as free."""
     for limit, used, cached in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),

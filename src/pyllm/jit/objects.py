@@ -1,8 +1,8 @@
-"""Files of compiled code: whole, or not there. A cache that can't be written costs a warning and no more.
+"""The disk cache of compiled code. A cache that cannot be written costs a warning.
 
-A file ends with the length and the digest of its code, which are checked before the code is used: a crash, a full disk
-or a bad one leaves files that are empty, cut short or full of zeros. Files appear under their name when they are
-written to the end, so processes may share a folder.
+A file ends with the length and the digest of its code, which are checked before use: a crash, a full or a bad disk
+leaves files that are empty, truncated or full of zeros. Files get their name when they are complete, so processes may
+share a folder.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _MARK = b"pyllm\0\0\1"
 
 
 def find(folder: Path, name: str) -> bytes | None:
-    """The code that `keep` was given for this folder and name, or None where there is none or it is damaged."""
+    """The code that `keep` stored for this folder and name, or None where there is none or it is damaged."""
     return next((code for place in _places(folder) if (code := read(place / name)) is not None), None)
 
 
 def path(folder: Path, name: str) -> Path | None:
-    """The file that `keep` wrote for this folder and name, if it is whole. Loaders take no notice of its ending."""
+    """The file that `keep` wrote for this folder and name, if it is whole. Loaders ignore the trailer."""
     return next((place / name for place in _places(folder) if read(place / name) is not None), None)
 
 
 def keep(folder: Path, name: str, code: bytes) -> Path | None:
-    """Write code for later processes: to the folder or, where that fails, to one among the temporary files.
+    """Store code for later processes: in the folder or, where that fails, in a temporary folder.
 
-    Gives the file, or None where none could be written. Warns once in a process that the folder was not used.
+    Returns the file, or None where none could be written. Warns once per process when the folder was not used.
     """
     reason = ""
     for place in _places(folder):
@@ -47,16 +47,16 @@ def keep(folder: Path, name: str, code: bytes) -> Path | None:
             reason = reason or f"{place} cannot be written ({error.strerror or error})"
             continue
         if reason:
-            _warn(f"{reason}, so compiled kernels are kept in {place}")
+            _warn(f"{reason}; compiled kernels are kept in {place}")
         elif env.is_temporary(place):
-            _warn(f"there is no cache folder, so compiled kernels are kept in {place}")
+            _warn(f"there is no cache folder; compiled kernels are kept in {place}")
         return path
-    _warn(f"{reason}, so compiled kernels are not kept and each start compiles them again")
+    _warn(f"{reason}; compiled kernels are not kept, and each start compiles them again")
     return None
 
 
 def read(path: Path) -> bytes | None:
-    """The code of a file, or None where it can't be read or isn't what was written."""
+    """The code of a file, or None where it cannot be read or fails its check."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -70,7 +70,7 @@ def read(path: Path) -> bytes | None:
 
 
 def _places(folder: Path) -> Iterator[Path]:
-    """Where files of a folder may be: in it, or in its stand-in among the temporary files."""
+    """Places of a folder's files: the folder, then its substitute in the temporary folder."""
     yield folder
     if not env.is_temporary(folder) and (temporary := env.temporary_dir()):
         yield temporary / "kernels" / f"{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}"

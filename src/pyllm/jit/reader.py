@@ -1,4 +1,4 @@
-"""How a kernel reads its arguments: loads generated from their declaration. Imported where kernels are compiled."""
+"""Loads of a kernel's arguments, generated from their declaration. Imported where kernels are compiled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyllm.jit.simd.core import I64, const
 def reader(kind: type[Arguments]) -> Any:
     """The function read(args) -> a named tuple of the slots of `kind`: floats are float64, all else int64.
 
-    It is a load for each slot where it is called; those whose value is not used are dropped by the compiler.
+    Each call loads every slot; the compiler removes unused loads.
     """
     floats = {slot for field in kind.declared if field.kind is float for slot in field.slots}
     names = [*PREFIX, *kind.slots()]

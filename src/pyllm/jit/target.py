@@ -63,14 +63,14 @@ def host() -> Target:
     if cpu == "host":
         cpu = None
     if features is None:
-        # A named processor brings its own features; only the host's are asked of the machine.
+        # A named processor implies its features; only the host's are queried.
         features = (
             "" if cpu else ",".join(("+" if on else "-") + f for f, on in sorted(llvm.get_host_cpu_features().items()))
         )
     return Target(triple, cpu or llvm.get_host_cpu_name(), features)
 
 
-# LLVM can't be asked which features a processor name implies without compiling; these are the ones kernels choose by.
+# LLVM does not tell which features a processor name implies; these are the ones that kernels are chosen by.
 _X86_V3 = frozenset({"avx", "avx2", "fma", "f16c", "bmi", "bmi2"})
 _X86_V4 = _X86_V3 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}
 _IMPLIED = {

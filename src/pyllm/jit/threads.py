@@ -1,4 +1,4 @@
-"""Threads that walk a table of kernels together: the caller, and workers that wait for it, spinning, then asleep."""
+"""A thread pool that walks a table of kernels: the caller and workers, which spin between steps and then sleep."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from pyllm.jit.memory import aligned_zeros
 KERNEL_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 SPIN_US = 40
-"""How long a waiting thread keeps its processor; less than a millisecond's work is not worth giving it up for."""
+"""Time that a waiting thread spins before it yields its processor."""
 YIELD_US = 1_000
-"""How long it then only lets others go first, before it sleeps."""
+"""Time that it then yields, before it sleeps."""
 IDLE_US = 2_000
-"""How long a worker waits for the next step before it goes to sleep for good."""
+"""Time that a worker waits for the next step before it leaves compiled code and blocks."""
 SLICE_US = 50_000
-"""How long the calling thread stays in compiled code before Python may run signal handlers."""
+"""Longest time in compiled code before the calling thread lets Python run signal handlers."""
 
 
 class _Shared:
-    """What the threads share. Workers hold this and not the pool, so that a pool that nobody holds can end."""
+    """State shared by the threads. Workers refer to this and not to the pool, so that an unused pool is collected."""
 
     def __init__(self, n_threads: int, step: int) -> None:
         self.block: NDArray[np.int64] = aligned_zeros((48 + 8 * n_threads,), np.int64)
@@ -53,14 +53,14 @@ class Pool:
         self._lead, self._follow = (KERNEL_TYPE(code[k]) for k in self.KERNELS)
         self._own = aligned_zeros(
             (16,), np.int64
-        )  # 0: a flag that nobody raises, 4..7: the table of `run`, 8: its gate
+        )  # 0: an interrupt flag that is never set, 4..7: the table of `run`, 8: its gate
         self._flag = int(self._own.ctypes.data)
         self._own[6] = self._flag + 64
         self._ticks_per_us = 0.0
         self._start(0)
 
     def _start(self, step: int) -> None:
-        """New threads; `step` is the number of the last step, for gates remember."""
+        """Start threads; `step` continues the old step numbers, which gates still hold."""
         self._shared = s = _Shared(self.n_threads, step)
         self._address = int(s.block.ctypes.data)
         self._configs = [(ctypes.c_int64 * 3).from_address(self._address + at) for at in (64, 128)]
@@ -70,7 +70,7 @@ class Pool:
         s.block[:3] = _system_calls()
         if not self._ticks_per_us:
             self._ticks_per_us = self._calibrate()
-        # With fewer processors than threads, the one that is waited for may be waiting for this processor.
+        # With fewer processors than threads, the awaited thread may need this processor.
         spin = SPIN_US if self.n_threads <= _n_processors() else 1
         s.block[3:7] = [int(us * self._ticks_per_us) for us in (spin, YIELD_US, IDLE_US, SLICE_US)]
         for i in range(1, self.n_threads):
@@ -97,7 +97,7 @@ class Pool:
         returned then. An exception from a signal handler ends it likewise and is raised after every thread has left.
         """
         if self._shared.closed:
-            raise ClosedError("The model was closed.")
+            raise ClosedError("the model was closed")
         if self._shared.pid != os.getpid():
             self._finalizer.detach()  # the workers stayed in the parent process
             self._start(self._shared.step.value)
@@ -145,7 +145,7 @@ class Pool:
 
 
 def _work(s: _Shared, follow: object, address: int, thread: int, n_threads: int) -> None:
-    """A worker's life."""
+    """Run by each worker: wait for steps and walk them, until the pool is closed."""
     seen = ctypes.c_int64.from_address(address + 384 + 64 * thread)
     while not s.closed:
         follow(address, thread, n_threads)  # type: ignore[operator]

@@ -1,9 +1,8 @@
-"""The compiled loop that every thread runs: op by op through a table, each op only once the one before it is done.
+"""The compiled loop of every thread: work-stealing through a table of ops, with a gate for each op.
 
-An op is done when its work items are taken and whoever took some has finished; nobody waits for threads that have not
-come. So a thread that the system has put aside between two ops holds up nothing: when it is back, it passes the ops
-that were closed meanwhile, and helps with the one that is open. This is why a kernel must take items from its counter
-until none is left.
+An op is done when all its work items are taken and the threads that took some have finished; threads that have not
+entered are not waited for. So a thread that is descheduled between two ops delays nothing: afterwards it skips the ops
+that are done and joins the current one. A kernel must therefore take items from its counter until none is left.
 
 Table row: kernel address, args address, gate address, unused. A gate is 65536 * (last step that closed the op) + number
 of threads in its kernel.
@@ -13,7 +12,7 @@ POOL block, int64 slots, one cache line for what is written together (`threads` 
  0 address of a function that yields the processor   1 of one that sleeps   2 its argument
  3 ticks to spin before yielding   4 before sleeping   5 that an idle worker stays   6 of thread 0's slice
  8 table   9 ops   10 address of the interrupt flag; of even steps. 16, 17, 18: of odd ones
-24 number of the step that is to be walked   25 non-zero: workers leave
+24 number of the current step   25 non-zero: workers leave
 32 last step that an interrupt ended
 40 op at which thread 0 goes on   41 0: its slice is over, 1: done, 2: interrupted   42 the clock, for calibration
 48 + 8 * thread: number of the last step that the worker saw
@@ -62,7 +61,7 @@ def ticks(b: Any, a: Any) -> Any:
 
 @register_jitable
 def _idle(pool, since):
-    """Wait a little, by how long one has waited; returns that in ticks."""
+    """Spin, yield or sleep, by the time waited so far; returns that time in ticks."""
     waited = ticks() - since
     if waited < load_i64(pool + 24):
         pause()
@@ -75,7 +74,7 @@ def _idle(pool, since):
 
 @register_jitable
 def _enter(gate, step):
-    """Join an op of this step, unless it is closed."""
+    """Enter an op of this step; False where it is closed."""
     while True:
         v = atomic_load(gate)
         if v >> 16 >= step:
@@ -86,8 +85,8 @@ def _enter(gate, step):
 
 @register_jitable
 def _leave(pool, gate, step, counter, flag):
-    """Close the op, if nobody has: there is nothing left to take. The last one out clears the work counter, and ends
-    the step here if it is to be interrupted."""
+    """Leave the op and close it: no item is left. The last thread to leave clears the work counter, and ends the step
+    here if the interrupt flag is set."""
     while True:
         v = atomic_load(gate)
         inside = v & 65535
@@ -96,7 +95,7 @@ def _leave(pool, gate, step, counter, flag):
         elif inside > 1:
             if swap(gate, v, v - 1):
                 return
-        else:  # closed, so nobody else comes
+        else:  # closed, so no thread enters any more
             store_i64(counter, 0)
             if atomic_load(flag) != 0:
                 atomic_store(pool + 256, step)
@@ -106,7 +105,7 @@ def _leave(pool, gate, step, counter, flag):
 
 @register_jitable
 def _one(pool, row, step, flag, thread, n_threads):
-    """Take part in one op, then wait until it is done."""
+    """Work on one op, then wait until it is done."""
     gate = load_i64(row + 16)
     if _enter(gate, step):
         args = load_i64(row + 8)
@@ -119,7 +118,7 @@ def _one(pool, row, step, flag, thread, n_threads):
 
 
 def lead() -> Callable[[int, int, int], None]:
-    """Thread 0's walk. It comes back when its slice of time is over, so that Python can run signal handlers."""
+    """Thread 0's walk. Returns when its time slice is over, so that Python can run signal handlers."""
 
     def k(pool: int, thread: int, n_threads: int) -> None:
         step = load_i64(pool + 192)
@@ -145,7 +144,7 @@ def lead() -> Callable[[int, int, int], None]:
 
 
 def follow() -> Callable[[int, int, int], None]:
-    """A worker's walk: step after step as they come, until none has come for a while."""
+    """A worker's walk: step after step, until none has come for a while."""
 
     def k(pool: int, thread: int, n_threads: int) -> None:
         mine = pool + 384 + 64 * thread
@@ -160,7 +159,7 @@ def follow() -> Callable[[int, int, int], None]:
             config = pool + 64 + 64 * (step & 1)
             table, n_ops, flag = atomic_load(config), atomic_load(config + 8), atomic_load(config + 16)
             if atomic_load(pool + 192) != step:
-                continue  # late: the next step is under way, and the one after it may be overwriting what was read
+                continue  # late: a later step has begun and may be overwriting the values just read
             seen = step
             store_i64(mine, seen)
             if load_i64(pool + 200) != 0:

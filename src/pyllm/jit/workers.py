@@ -1,7 +1,7 @@
-"""Processes that compile kernels: started when kernels are missing, kept for the next ones some seconds.
+"""Worker processes that compile kernels: started when kernels are missing, kept some seconds for the next ones.
 
-A process that has compiled one kernel compiles the next sooner, because numba is loaded and has its types. The program
-itself imports numba only where it can't start a process (a frozen or embedded Python, or no room for more processes).
+The second kernel of a worker compiles faster, since numba is loaded and has its types. The program itself imports numba
+only where no process can be started (a frozen or embedded Python, or the limit of processes).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pyllm import env
 from pyllm.errors import BackendError
 
 _KEPT = 5.0
-"""Seconds that a worker is kept without a job."""
+"""Seconds that an idle worker is kept."""
 _LONGEST = 1800.0
 """Seconds without any finished job after which compiling is given up."""
 
@@ -34,7 +34,7 @@ Job = dict[str, Any]
 
 
 class Worker:
-    """A process that compiles one kernel after the other. Used by one thread at a time."""
+    """A process that compiles kernels one at a time. Not thread-safe."""
 
     def __init__(self, python: list[str]) -> None:
         """`python`: what `env.python` gives. Raises OSError where no process can be started."""
@@ -55,7 +55,7 @@ class Worker:
         return alive and self.path == env.search_path() and time.monotonic() - self._used < _KEPT
 
     def do(self, job: Job) -> bytes:
-        """Wait for a job's result. Raises BackendError with the worker's last words where it ends without one."""
+        """Run a job and return its result. Raises BackendError with the worker's standard error where it ends early."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(OSError, ValueError):  # it has ended, or is being closed: then it says nothing, either
@@ -74,7 +74,7 @@ class Worker:
         raise BackendError(f"compiling a kernel failed: {text[-2000:] or f'exit status {status}'}")
 
     def close(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         for file in (self._process.stdin, self._process.stdout, self._errors):
@@ -100,7 +100,7 @@ def _n_processors() -> int:
 
 
 _turns = threading.BoundedSemaphore(_n_processors())
-"""Jobs at a time, whoever runs them: a second `run` finds what the first has compiled."""
+"""Limits jobs over all calls of `run`: a second call finds the kernels that the first has compiled."""
 
 
 Watch = Callable[[], None]
@@ -109,11 +109,11 @@ Done = Callable[[int, bytes], None]
 
 
 def run(jobs: Sequence[Job], n_workers: int | None, watch: Watch, ready: Ready, done: Done) -> None:
-    """Do all jobs, on as many processes as there are processors; `watch` is called meanwhile, by this thread.
+    """Run all jobs, on as many processes as there are processors; this thread calls `watch` meanwhile.
 
-    `ready` and `done` are called by any thread, with a job's place in the list: `ready` before a job is begun (True:
-    there is nothing left to do), `done` with its result. Raises BackendError, for the first job that failed or when
-    none ends for half an hour, and what `watch` raises; no job is under way then.
+    `ready` and `done` are called by any thread, with a job's index: `ready` before a job begins (True: skip it),
+    `done` with its result. Raises BackendError for the first failed job, or when no job ends for half an hour; passes
+    on exceptions of `watch`. No job is running then.
     """
     workers = _take(min(len(jobs), n_workers or _n_processors()))
     if not workers:
@@ -141,7 +141,10 @@ def run(jobs: Sequence[Job], n_workers: int | None, watch: Watch, ready: Ready, 
             watch()
             time.sleep(0.02)
             if time.monotonic() - ended[-1] > _LONGEST:
-                raise BackendError(f"compiling kernels was given up: none was ready within {_LONGEST / 60:.0f} minutes")
+                raise BackendError(
+                    "compiling kernels was given up: "
+                    f"none was ready within {_LONGEST / 60:.0f} minutes; free some memory or processors and start again"
+                )
         for future in futures:
             if future.done():
                 future.result()
@@ -161,7 +164,7 @@ def run(jobs: Sequence[Job], n_workers: int | None, watch: Watch, ready: Ready, 
 
 
 def _run_here(jobs: Sequence[Job], watch: Watch, ready: Ready, done: Done) -> None:
-    """Do all jobs in this process: slower, and numba stays in its memory."""
+    """Run all jobs in this process: slower, and numba stays loaded."""
     from pyllm.jit.compiler import compile_job
 
     for i, job in enumerate(jobs):
@@ -176,7 +179,7 @@ def _run_here(jobs: Sequence[Job], watch: Watch, ready: Ready, done: Done) -> No
 
 
 def _take(n: int) -> list[Worker]:
-    """Workers that nobody else uses: kept ones first. Fewer than `n`, or none, where no more can be started."""
+    """Up to `n` workers, idle ones first; fewer, or none, where no more can be started."""
     _end_unused()
     with _lock:
         taken, _idle[:] = _idle[:n], _idle[n:]
@@ -188,7 +191,7 @@ def _take(n: int) -> list[Worker]:
 
 
 def _end_unused() -> None:
-    """Close workers that had nothing to do for a while."""
+    """Close workers that were idle too long."""
     with _lock:
         for worker in [worker for worker in _idle if not worker.fresh]:
             _idle.remove(worker)
@@ -196,7 +199,7 @@ def _end_unused() -> None:
 
 
 def serve() -> None:
-    """A worker's life: jobs from standard input, a result for each: its length in bytes, then itself."""
+    """Main loop of a worker: jobs from standard input; each result's length and bytes to standard output."""
     from pyllm.jit.compiler import compile_job
 
     answers = os.fdopen(os.dup(1), "wb")

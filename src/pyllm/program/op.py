@@ -1,4 +1,4 @@
-"""The base of all ops, and what an op may ask while it is recorded."""
+"""The base of all ops, and the checks that an op makes while it is recorded."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ class Op:
 
     out: Value = UNRECORDED
     layer: int = -1
-    """The block that it belongs to: -1 before the first, n_layers after the last."""
+    """Its block: -1 before the first, n_layers after the last."""
 
     selects_rows: ClassVar[bool] = False
-    """Its value has one row per output row, not one per token, whatever it reads."""
+    """Its value has one row per output row, not one per token, whatever its inputs have."""
     keeps_state: ClassVar[bool] = False
-    """It must be computed in every step, whoever reads its value: later steps read what it keeps."""
+    """Computed in every step, even where nothing reads its value: later steps read its state."""
 
     def settle(self, shapes: Shapes) -> Self:
-        """The op with what follows from its inputs filled in: default sizes, the state that it keeps."""
+        """The op with default sizes and its state filled in, as its inputs determine them."""
         return self
 
     def infer(self, shapes: Shapes) -> int:
-        """Width of its value. Raises ModelError where inputs, tensors and sizes do not fit together."""
+        """Width of its value, in columns. Raises ModelError where inputs, tensors and sizes do not fit together."""
         raise NotImplementedError
 
 
@@ -57,58 +57,58 @@ class Shapes:
     """Ids of values that have one row per output row, not one per token."""
 
     def has(self, name: str) -> bool:
-        """Is there a tensor of this name?"""
+        """Whether there is a tensor of this name."""
         return name in self.tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, outermost first; ModelError when there is none of this name."""
+        """Shape of a tensor, outermost first. Raises ModelError for an unknown name."""
         try:
             return tuple(self.tensors[name].shape)
         except KeyError:
             raise ModelError(f"tensor {name} is missing: the file is incomplete, or of another architecture") from None
 
     def require(self, name: str | None, *shapes: tuple[int, ...]) -> None:
-        """ModelError unless there is a tensor of this name and one of these shapes. None needs no tensor."""
+        """Raise ModelError unless the tensor exists and has one of these shapes. The name None requires nothing."""
         if name is not None and self.shape(name) not in shapes:
             self.refuse(name, shapes[0])
 
     def rows(self, name: str, columns: int) -> int:
-        """Rows of a matrix with so many columns; ModelError where it is no such matrix."""
+        """Number of rows of a matrix of `columns` columns. Raises ModelError for another shape."""
         shape = self.shape(name)
         if len(shape) != 2 or shape[1] != columns:
             self.refuse(name, (shape[0], columns))
         return shape[0]
 
     def require_rows(self, name: str, rows: int) -> None:
-        """ModelError unless this matrix has so many rows."""
+        """Raise ModelError unless the matrix has `rows` rows."""
         shape = self.shape(name)
         if shape[:1] != (rows,):
             self.refuse(name, (rows, *shape[1:]))
 
     def refuse(self, name: str, wanted: tuple[int, ...]) -> NoReturn:
-        """The ModelError of a tensor whose shape does not fit."""
+        """Raise the ModelError for a tensor whose shape does not fit."""
         raise ModelError(f"tensor {name} has shape {list(self.shape(name))}, but the model needs {list(wanted)}")
 
     def same_width(self, verb: str, a: Value, b: Value) -> int:
-        """The width of both; ModelError where they differ, in columns or in rows."""
+        """The common width. Raises ModelError where the values differ in columns or rows."""
         if a.width != b.width:
             raise ModelError(f"{a.width} and {b.width} columns cannot be {verb}")
         self.same_rows(a, b)
         return a.width
 
     def same_rows(self, a: Value, b: Value) -> None:
-        """ModelError where one has a row per token and the other one per output row."""
+        """Raise ModelError where one value has a row per token and the other a row per output row."""
         if (a.id in self.selected) != (b.id in self.selected):
-            raise ModelError("selected rows and all tokens do not go together")
+            raise ModelError("a value of the output rows and a value of all tokens cannot be combined")
 
     def every_token(self, need: str, *values: Value) -> None:
-        """ModelError, `need` in words, where a value has rows for some tokens only."""
+        """Raise ModelError, beginning with `need`, unless each value has a row per token."""
         if any(v.id in self.selected for v in values):
-            raise ModelError(f"{need}, not selected rows")
+            raise ModelError(f"{need}, not the output rows")
 
 
 def known(word: str, words: tuple[str, ...]) -> None:
-    """ModelError unless `word` is one of `words`."""
+    """Raise ModelError unless `word` is one of `words`."""
     if word not in words:
         raise ModelError(f"{word!r} is unknown; known are {', '.join(words)}")
 

@@ -1,4 +1,4 @@
-"""A program: the ops of a pass in order, the states that they keep, and the stages of a device's part."""
+"""A program: the ops of a forward pass in order, their states, and the stages of a device's part."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pyllm.program.values import KVSpec, StateSpec, Value
 class Stage:
     """A device's ops from `start` to before `stop`, which run without waiting for another device.
 
-    What a stage receives or computes is there for all later stages of the step. No value is received twice.
+    Values that a stage receives or computes stay available to the later stages of the step. No value is received twice.
     """
 
     start: int
     stop: int
     receives: tuple[Value, ...] = ()
-    """Values of other devices that are given when the stage starts."""
+    """Values of other devices, given when the stage starts."""
     sends: tuple[Value, ...] = ()
-    """Values that other devices, or the caller, may want when it is over."""
+    """Values that other devices or the caller may read when the stage is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Program:
     n_embd: int
     n_vocab: int
     states: tuple[StateSpec, ...]
-    """What ops keep of sequences; states of a kind are numbered from 0 in this order."""
+    """States of the ops; those of a kind are numbered from 0 in this order."""
     hidden: Value
     logits: Value | None
     cuts: tuple[Stage, ...] = ()
@@ -65,7 +65,7 @@ class Program:
         """All values, received ones first."""
         return [*(v for stage in self.stages for v in stage.receives), *(op.out for op in self.ops)]
 
-    def by_row(self) -> frozenset[int]:
+    def of_output_rows(self) -> frozenset[int]:
         """Ids of all values that have one row per output row."""
         found = set(self.given_rows)
         for op in self.ops:

@@ -1,4 +1,4 @@
-"""The recorder: an architecture writes its pass through one, op by op, and each op is checked."""
+"""The recorder: takes an architecture's forward pass op by op, and checks each op."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pyllm.program.values import Value
 class Recorder(Shapes):
     """Records the ops that it is called with: `y = rec(Linear(x=x, weight=Weight("output.weight")))`.
 
-    Each op checks its inputs and its tensors (`Op.infer`) and is given the value that it computes. Set `layer` before
-    a block is recorded. Whatever does not fit raises ModelError and names the tensor.
+    Each op checks its inputs and tensors (`Op.infer`) and gets its output value. Set `layer` before a block is
+    recorded. Raises ModelError, naming the tensor, where shapes do not fit.
     """
 
     layer: int = -1
@@ -29,7 +29,7 @@ class Recorder(Shapes):
     """The last op that needs every token."""
 
     def __call__(self, op: Op) -> Value:
-        """Record an op; returns its value."""
+        """Record an op and return its value. Raises ModelError."""
         op = op.settle(self)
         width = op.infer(self)
         if not inputs(op):
@@ -44,9 +44,9 @@ class Recorder(Shapes):
         self._last_whole = len(self.ops)
 
     def select_rows(self, *results: Value) -> tuple[Value, ...]:
-        """Select the output rows right after the last op that needs every token; returns the results, now of rows.
+        """Select the output rows right after the last op that needs every token; returns `results` of the output rows.
 
-        What follows that op then reads the selected rows of what was computed until there.
+        Later ops then read only the output rows of the values computed so far.
         """
         cut = self._last_whole + 1
         later, self.ops = self.ops[cut:], self.ops[:cut]
@@ -84,7 +84,7 @@ class Recorder(Shapes):
             logits=logits,
         )
         if not {v.id for v in program.results} <= self.selected:
-            raise ModelError("a program's results must be of selected rows")
+            raise ModelError("a program's results must be of the output rows")
         return program
 
 

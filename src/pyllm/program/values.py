@@ -1,4 +1,4 @@
-"""What ops are made of: values that they compute, names of weights that they read, states that they keep."""
+"""Parts of ops: computed values, names of weights, shapes of states."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Weight(str):
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """Shape of what an op keeps of a sequence from step to step; one class for each kind of state."""
+    """Shape of an op's state of a sequence; one class for each kind of state."""
 
 
 @dataclass(frozen=True, slots=True)
 class KVSpec(StateSpec):
-    """Shape of one layer's KV cache. `window` 0: all positions are seen."""
+    """Shape of one layer's KV cache. `window`: positions that a token sees; 0: all."""
 
     n_kv_heads: int
     head_dim: int

@@ -1,4 +1,4 @@
-"""Rows encoded in compiled code, on several threads."""
+"""Encoding of rows by compiled kernels, on several threads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pyllm.quant.base import QuantFormat
 from pyllm.quant.formats import get
 
 EXTRA_SCRATCH = 1 << 18
-"""Bytes that an encoder of rows may use, beside the row and what it is decoded to; a multiple of 64."""
+"""Bytes of scratch memory for a row's encoder, beside the row and its decoded values; a multiple of 64."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodingError:
-    """What encoding did to some rows, summed over their weights x with importance w (1 where none was given)."""
+    """Error of encoded rows, summed over their weights x with importance w (1 where none was given)."""
 
     squared: float
     """Sum of w (decoded - x)²."""
@@ -30,7 +30,7 @@ class EncodingError:
 
     @property
     def relative(self) -> float:
-        """Root of the share of the power that was lost; 0: lossless."""
+        """sqrt(squared / power); 0: lossless."""
         return float(np.sqrt(self.squared / self.power)) if self.power > 0 else 0.0
 
 
@@ -45,16 +45,16 @@ def encoding_kernel(format: QuantFormat, source: str) -> Kernel:
 
 
 def _search_weights(importance: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Importance as encoders take it: of mean 1, whatever its unit, and nowhere quite 0.
+    """Importance normalized for encoders: of mean 1 and nowhere 0. None where all of it is 0.
 
-    So groups without any importance are quantized as if it were the same everywhere; None: nothing is important.
+    Groups without any importance are then quantized as if it were uniform.
     """
     mean = float(importance.mean(dtype=np.float64))
     return (importance.astype(np.float64) / mean + 1e-6).astype(np.float32) if mean > 0 else None
 
 
 class Encoder:
-    """Threads that encode. One caller at a time; `close` ends them."""
+    """A thread pool that encodes. One caller at a time; `close` ends the threads."""
 
     def __init__(self, n_threads: int) -> None:
         self._pool = Pool(n_threads)
@@ -123,7 +123,7 @@ class Encoder:
         return out, EncodingError(float(squared), float(power))
 
     def close(self) -> None:
-        """End the threads. Calling it again does nothing."""
+        """End the threads. Further calls do nothing."""
         self._pool.close()
 
     def __enter__(self) -> Encoder:

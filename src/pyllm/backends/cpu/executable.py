@@ -63,7 +63,7 @@ class CPUExecutable(Executable):
         self._place()
         if low.statistics:
             low.statistics.allocate()
-        self._stages, self._by_row = program.stages, low.graph.by_row
+        self._stages, self._of_output_rows = program.stages, low.graph.of_output_rows
         self._step = aligned_zeros((32,), np.int64)
         low.step.address = int(self._step.ctypes.data)
         self._outputs = {
@@ -117,7 +117,7 @@ class CPUExecutable(Executable):
         if statistics and is_last:
             statistics.commit()
         n = batch.n_tokens, batch.n_rows
-        return [HostCrossing(self._outputs[v.id][: n[v.id in self._by_row]]) for v in wanted]
+        return [HostCrossing(self._outputs[v.id][: n[v.id in self._of_output_rows]]) for v in wanted]
 
     def _take(self, value: Value, rows: NDArray[np.float32]) -> None:
         view = self._low.given[value.id]

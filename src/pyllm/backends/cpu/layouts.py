@@ -1,4 +1,4 @@
-"""How weights lie in memory for the kernels: panels of 16 rows side by side, so that a vector lane is an output row.
+"""Memory layout of packed weights: panels of 16 rows side by side, so that a vector lane is an output row.
 
 Integer layouts divide the columns into groups of 32, a group into 8 quads of 4 columns. A panel is all its groups'
 integers, then all its blocks' scales. Byte 4 r + j of 64 belongs to row r and to column j of some quads:
@@ -34,7 +34,7 @@ GATED_SCRATCH = WIDE_SCRATCH + WIDE_TOKENS * WIDE_PAIRS * 128
 
 @dataclass(frozen=True, slots=True)
 class Layout(layouts.Layout):
-    """A format's numbers, and the sizes of panels of them."""
+    """A format's facts, and the sizes of its panels."""
 
     @property
     def group_bytes(self) -> int:

@@ -62,7 +62,7 @@ class Lowering:
         emit.check(program)
         self.graph = Graph(program)
         self.groups = fuse(self.graph, Fusions(self.graph, self.weights.__getitem__, self._only_wide))
-        self._nodes = {v.id: Node(v, v.id in self.graph.by_row) for v in program.values()}
+        self._nodes = {v.id: Node(v, v.id in self.graph.of_output_rows) for v in program.values()}
         self.outputs = {
             v.id: Buffer(self._most(v) * self._ld(v.width), outside=True)
             for stage in program.stages
@@ -108,7 +108,7 @@ class Lowering:
 
     def range(self, node: Node) -> View:
         """Where the (first, count) of a value's rows is."""
-        return View(self.step, 16, 16 if node.picked else 0)
+        return View(self.step, 16, 16 if node.of_output_rows else 0)
 
     def wide_from(self, node: Node) -> View:
         """Where the first row is that has a wide record: rows of prompts, of values that only plain products read.
@@ -116,29 +116,31 @@ class Lowering:
         Rows that experts share take the same way in every batch, and so do those whose logits are wanted, unless they
         are many.
         """
-        first = FIRST_WIDE_ROW if node.picked else FIRST_WIDE
+        first = FIRST_WIDE_ROW if node.of_output_rows else FIRST_WIDE
         return View(self.step, 0, 8 * (first if self.may_be_wide(node) else NEVER))
 
     def may_be_wide(self, node: Node) -> bool:
-        few = node.picked and not self.options.many_rows
+        few = node.of_output_rows and not self.options.many_rows
         return not few and not any(isinstance(op, MixtureOfExperts) for op in self.graph.readers(node.value))
 
     def _only_wide(self, v: Value, x: Value) -> bool:
-        return self.wanted(v) == {"q8"} and all(self.may_be_wide(Node(u, u.id in self.graph.by_row)) for u in (v, x))
+        return self.wanted(v) == {"q8"} and all(
+            self.may_be_wide(Node(u, u.id in self.graph.of_output_rows)) for u in (v, x)
+        )
 
     def narrow(self, node: Node) -> View:
         """Where the (first, count) of a value's rows without wide records is, if it may have others."""
-        return View(self.step, 0, 8 * (NARROW_ROWS if node.picked else NARROW))
+        return View(self.step, 0, 8 * (NARROW_ROWS if node.of_output_rows else NARROW))
 
     def wide(self, node: Node) -> View:
         """The same of its rows with wide records."""
-        return View(self.step, 0, 8 * (WIDE_ROWS if node.picked else WIDE))
+        return View(self.step, 0, 8 * (WIDE_ROWS if node.of_output_rows else WIDE))
 
     def most_rows(self, node: Node) -> int:
         return self._most(node.value)
 
     def _most(self, v: Value) -> int:
-        return self.options.max_rows if v.id in self.graph.by_row else self.options.max_tokens
+        return self.options.max_rows if v.id in self.graph.of_output_rows else self.options.max_tokens
 
     def f32(self, v: Value) -> View:
         """The value as float32."""
@@ -208,13 +210,13 @@ class Lowering:
             rows = self.range(self.node(v))
             self.statistics.observe(self.table, v.id, weights, self.f32(v), v.width, rows, 1)
 
-    def quantize(self, node: Node, x: View, picks: int = 0) -> None:
-        """Add the value's activation records, of its rows x or of the picked ones of x."""
+    def quantize(self, node: Node, x: View, selects_rows: int = 0) -> None:
+        """Add the value's quantized activations: of its rows x, or of the output rows of x."""
         node.q8 = self.rows_q8(self.most_rows(node), node.value.width)
         self.table.add(
             kernel("elementwise", "quantize"),
             Quantize(
-                x=x, records=node.q8, columns=node.value.width, rows=self.range(node), picked=picks,
+                x=x, records=node.q8, columns=node.value.width, rows=self.range(node), selects_rows=selects_rows,
                 wide_from=self.wide_from(node),
             ),
             label="quantize",

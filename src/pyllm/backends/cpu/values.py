@@ -13,8 +13,8 @@ class Node:
     """A value, and the forms that it has been computed in so far."""
 
     value: Value
-    picked: bool
-    """Its rows are the wanted ones, not all tokens."""
+    of_output_rows: bool
+    """It has one row per output row, not one per token."""
     f32: View | None = None
     q8: View | None = None
 

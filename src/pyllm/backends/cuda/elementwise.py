@@ -52,21 +52,21 @@ def norm(
     width: int,
     bias: tuple[Buffer | None, int] = (None, 0),
     centred: bool = False,
-    picked: bool = False,
+    selects_rows: bool = False,
     z: View | None = None,
     total: View | None = None,
 ) -> Launch:
     """y = norm(x + z) * weight + bias over groups of `group` columns; x + z also goes to `total`.
 
     weight, bias: where, and floats from one group's to the next's (0: they share them). centred: less the mean.
-    picked: rows of x and z are those that are wanted.
+    selects_rows: rows of x and z are those that are wanted.
     """
     threads = min(_MOST_THREADS, round_up(-(-width // 4), 32))
 
     def args(shape: StepShape) -> NDArray[np.void]:
         return fill(
             _NORM, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
-            rows=arrays.rows if picked else None, x=x, z=z, total=total,
+            rows=arrays.rows if selects_rows else None, x=x, z=z, total=total,
             weight=weight[0], bias=bias[0], x_ld=x.ld, z_ld=_ld(z), total_ld=_ld(total),
             weight_step=weight[1], bias_step=bias[1], eps=eps,
         )  # fmt: skip
@@ -94,13 +94,13 @@ def elementwise(
     y: View,
     factor: float = 0.0,
     width: int,
-    picked: bool = False,
+    selects_rows: bool = False,
 ) -> Launch:
     """y = "copy": x, "add": x + z, "scale": x * factor, "softcap": factor * tanh(x / factor).
 
-    picked: rows of x are those that are wanted. Only "copy" takes an x that does not start at 16 aligned bytes.
+    selects_rows: rows of x are those that are wanted. Only "copy" takes an x that does not start at 16 aligned bytes.
     """
-    return _launch(kind, arrays, count, x, z, Forms(y), width, factor=factor, picked=picked)
+    return _launch(kind, arrays, count, x, z, Forms(y), width, factor=factor, selects_rows=selects_rows)
 
 
 def gated(
@@ -162,7 +162,7 @@ def _launch(
     spread: int = 1,
     factor: float = 0.0,
     parameters: tuple[float, ...] = (),
-    picked: bool = False,
+    selects_rows: bool = False,
     when: Callable[[StepShape], bool] = always,
 ) -> Launch:
     threads, per_thread = whole_row(width) if y.half else (_THREADS, 1)
@@ -172,7 +172,7 @@ def _launch(
     def args(shape: StepShape) -> NDArray[np.void]:
         return fill(
             _ELEMENTWISE, **form_members(y.at(count.of(shape)), width), count=arrays.count(count),
-            rows=arrays.rows if picked else None, x=x, z=z, x_ld=x.ld, z_ld=_ld(z), factor=factor, **xielu,
+            rows=arrays.rows if selects_rows else None, x=x, z=z, x_ld=x.ld, z_ld=_ld(z), factor=factor, **xielu,
         )  # fmt: skip
 
     return Launch(

@@ -157,7 +157,7 @@ class Steps:
 
 
 def _needed(p: Planned, shape: StepShape) -> bool:
-    return p.launch.when(shape) and not (p.by_row and not shape.n_rows)
+    return p.launch.when(shape) and not (p.of_output_rows and not shape.n_rows)
 
 
 def wait(done: Callable[[], bool], check: Callable[[], None]) -> None:

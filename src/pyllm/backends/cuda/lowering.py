@@ -88,7 +88,7 @@ class Lowering:
             self._stage(stage, schedule.stage(i), stage == program.stages[-1]) for i, stage in enumerate(program.stages)
         ]
         self.n_candidates, self.chosen = 0, Buffer(0)
-        if (logits := program.logits) and logits.id in self.sent and logits.id in self.graph.by_row:
+        if (logits := program.logits) and logits.id in self.sent and logits.id in self.graph.of_output_rows:
             self._candidates(self.sent[logits.id], logits.width)
 
     def _candidates(self, logits: View, n_vocab: int) -> None:
@@ -96,7 +96,7 @@ class Lowering:
         if n := candidates.n_candidates(n_vocab):
             launches, self.chosen = candidates.launches(logits, n_vocab, self.arrays, self.options.max_rows)
             for launch in launches:
-                self.work.add(launch, by_row=True)
+                self.work.add(launch, of_output_rows=True)
             self.work.hold_from_next(self.chosen)
             self.n_candidates = n
 
@@ -141,10 +141,10 @@ class Lowering:
         return self._nodes[v.id]
 
     def is_by_row(self, v: Value) -> bool:
-        return v.id in self.graph.by_row
+        return v.id in self.graph.of_output_rows
 
     def _count(self, v: Value) -> Count:
-        return ROWS if v.id in self.graph.by_row else TOKENS
+        return ROWS if v.id in self.graph.of_output_rows else TOKENS
 
     def most(self, node: Node) -> int:
         return node.count.most(self.options)

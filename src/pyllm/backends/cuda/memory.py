@@ -18,7 +18,7 @@ class Planned:
     """A launch, and whether its rows are the wanted ones: steps that want none leave it out."""
 
     launch: Launch
-    by_row: bool
+    of_output_rows: bool
 
 
 @dataclass
@@ -28,10 +28,10 @@ class Work(memory.Work):
     alignment: int = ALIGNMENT
     planned: list[Planned] = field(default_factory=list)
 
-    def add(self, launch: Launch, by_row: bool) -> None:
+    def add(self, launch: Launch, of_output_rows: bool) -> None:
         for buffer in (*launch.writes, *launch.reads):
             self.touch_next(buffer)
-        self.planned.append(Planned(launch, by_row))
+        self.planned.append(Planned(launch, of_output_rows))
 
     def touch_next(self, buffer: Buffer) -> None:
         """The buffer is used by the next launch."""

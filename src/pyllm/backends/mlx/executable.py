@@ -75,7 +75,7 @@ class MLXExecutable(Executable):
         """By size of a step (bits of its number of tokens): ops of a piece, seconds of all."""
         self._values: dict[int, mx.array] = {}
         self._step: tuple[Reads, Inputs] = ({}, {})
-        self._by_row = self.program.by_row()
+        self._of_output_rows = self.program.of_output_rows()
         self._plans = _plan_stages(self.program)
         self.n_traces = 0
         """Compiled steps so far."""
@@ -188,7 +188,7 @@ class MLXExecutable(Executable):
             held = {i: tuple(cache) for i, cache in zip(plan.caches, caches, strict=True)}
             step = Step(self.lowering, arrays, reads, n_rows, held, dict(zip(plan.needs, needs, strict=True)))
             for op in self.program.ops[part.start : part.stop]:
-                step.do(op, op.out.id in self._by_row)
+                step.do(op, op.out.id in self._of_output_rows)
             results = [step.values[i] for i in (*wanted, *sorted(plan.leaves))]
             return results, [list(held[i]) for i in plan.caches]
 
@@ -215,7 +215,7 @@ class MLXExecutable(Executable):
                 touched, n, piece_began = [], 0, now
             if n == 0:
                 self._check_interrupt()
-            step.do(op, op.out.id in self._by_row)
+            step.do(op, op.out.id in self._of_output_rows)
             if isinstance(op, Attention):
                 touched.append(self.caches[op.cache])
             for spent in last_use[at - part.start] - kept:

@@ -150,9 +150,9 @@ class Step:
     def __getitem__(self, value: Value) -> mx.array:
         return self.values[value.id]
 
-    def do(self, op: Op, by_row: bool) -> None:
-        """One op. `by_row`: its value has a row per wanted row, of which there may be none; mlx's products want one."""
-        empty = by_row and self.n_rows == 0
+    def do(self, op: Op, of_output_rows: bool) -> None:
+        """One op. `of_output_rows`: its value has a row per output row; mlx's products do not take zero rows."""
+        empty = of_output_rows and self.n_rows == 0
         self.values[op.out.id] = mx.zeros((0, op.out.width)) if empty else rule.of(op)(self, op)
 
     def vector(self, name: str | None) -> mx.array | None:

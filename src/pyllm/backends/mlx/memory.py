@@ -21,11 +21,11 @@ _LEAST_HEAD, _MOST_HEAD = 64, 128
 def work_bytes(program: Program, plans: Mapping[str, Plan], options: ExecutionOptions, half: bool) -> int:
     """The most that there is at a time in the largest step, op by op: values up to their last reader, and what an op
     makes for itself. `plans`: of the matrices, by name."""
-    by_row = program.by_row()
+    of_output_rows = program.of_output_rows()
     live: dict[int, int] = {}
     most = 0
     for op, spent in zip(program.ops, last_uses(program.ops), strict=True):
-        n = options.max_rows if op.out.id in by_row else options.max_tokens
+        n = options.max_rows if op.out.id in of_output_rows else options.max_tokens
         live[op.out.id] = 4 * n * op.out.width
         most = max(most, sum(live.values()) + _within(op, n, plans, options, half))
         for read in spent - {op.out.id}:

@@ -13,7 +13,7 @@ class Graph:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.by_row = program.by_row()
+        self.of_output_rows = program.of_output_rows()
         """Ids of values that have one row per output row, not one per token."""
         self.sent = frozenset(v.id for stage in program.stages for v in stage.sends)
         """Ids of values that other devices, or the caller, may ask for."""

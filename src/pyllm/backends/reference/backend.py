@@ -62,7 +62,7 @@ class ReferenceExecutable(Executable):
         except MemoryError as error:
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
-        self._last_use, self._by_row = last_uses(program.ops), program.by_row()
+        self._last_use, self._of_output_rows = last_uses(program.ops), program.of_output_rows()
         self._state: State = {}
         self._sums: ImportanceSums = {}
         self._seen: list[tuple[str, int, int, NDArray[np.float64], int]] = []
@@ -142,7 +142,7 @@ class ReferenceExecutable(Executable):
     def sequences(self, value: Value, batch: Batch) -> NDArray[np.int32]:
         """The sequence of each row of a value, ascending."""
         of_token = batch.seqs[: batch.n_tokens]
-        return of_token[batch.rows[: batch.n_rows]] if value.id in self._by_row else of_token
+        return of_token[batch.rows[: batch.n_rows]] if value.id in self._of_output_rows else of_token
 
     def matmul(self, x: F32, seqs: NDArray[np.int32], weight: str, start: int, stop: int) -> F32:
         """x [rows, columns] @ rows start .. stop - 1 of a weight, transposed → [rows, stop - start].

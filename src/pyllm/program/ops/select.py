@@ -27,7 +27,7 @@ class Slice(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectRows(Op):
-    """out = x[rows]: from here on only the output rows, those whose logits are wanted."""
+    """out = x[rows]: the output rows, those whose logits a step returns."""
 
     x: Value
 
@@ -35,5 +35,5 @@ class SelectRows(Op):
 
     def infer(self, shapes: Shapes) -> int:
         if self.x.id in shapes.selected:
-            raise ModelError("rows are selected once")
+            raise ModelError("rows are selected already; SelectRows takes a value of all tokens")
         return self.x.width

@@ -16,12 +16,12 @@ class Elementwise(Arguments):
     columns: int
     rows: Address
     """Range."""
-    picked: int = 0
-    """1 where rows of x and b are picked by the step's `rows`."""
+    selects_rows: int = 0
+    """1 where rows of x and b are selected by the step's `rows`."""
 
 
 class Gated(Arguments):
-    """y = f(gate, up), and its activation record."""
+    """y = f(gate, up), and its quantized activations (records)."""
 
     gate: Rows
     up: Rows
@@ -35,7 +35,7 @@ class Gated(Arguments):
     wide_from: Address
     """The first row with a wide record."""
     spread: int = 1
-    """Columns that a number of gate holds for."""
+    """Columns that one number of gate applies to."""
 
 
 class XIELU(Arguments):
@@ -53,14 +53,14 @@ class XIELU(Arguments):
 
 
 class Quantize(Arguments):
-    """Activation records of rows."""
+    """Quantized activations (records) of rows."""
 
     x: Rows
     records: Written
     columns: int
     rows: Address
     """Range."""
-    picked: int = 0
-    """1 where rows of x are picked by the step's `rows`."""
+    selects_rows: int = 0
+    """1 where rows of x are selected by the step's `rows`."""
     wide_from: Address
     """The first row with a wide record."""

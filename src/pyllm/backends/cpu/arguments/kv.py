@@ -6,13 +6,13 @@ from pyllm.jit.arguments import Address, Arguments, Rows
 
 
 class Store(Arguments):
-    """q = rope(norm(q)) in place, rope(norm(k)) and v into the cache; `attention.KVLayout` says how it lies."""
+    """q = rope(norm(q)) in place, rope(norm(k)) and v into the cache, which is laid out by `attention.KVLayout`."""
 
     q: Rows
     k: Rows | None
     v: Rows | None
     """Columns of one buffer, perhaps. Without rotation and norms q is not touched. None: keys and values are another
-    op's, and only queries are turned."""
+    op's, and only queries are rotated."""
     cache: Address
     page_bytes: int
     page_size: int
@@ -27,7 +27,7 @@ class Store(Arguments):
     key_bytes: int
     table: Rows | None = None
     half: int = 0
-    """Pairs of columns that turn; 0: no rotation."""
+    """Pairs of columns that are rotated; 0: none."""
     interleaved: int = 0
     q_weight: Address | None = None
     q_weight_stride: int = 0

@@ -15,7 +15,7 @@ class Linear(Arguments):
     y: Written
     bias: Address | None = None
     residual: Address | None = None
-    """Lies as y does."""
+    """Laid out like y."""
     ranges: Address
     """One range for each group."""
     n_groups: int = 1

@@ -24,8 +24,8 @@ class Norm(Arguments):
     n_groups: int
     rows: Address
     """Range."""
-    picked: int = 0
-    """1 where rows of x and b are picked by the step's `rows`."""
+    selects_rows: int = 0
+    """1 where rows of x and b are selected by the step's `rows`."""
     scratch: Rows
     """Of 4 bytes a column, rounded up to 32 columns."""
     wide_from: Address

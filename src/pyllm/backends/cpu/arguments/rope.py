@@ -24,7 +24,7 @@ class Rotate(Arguments):
     head_dim: int
     table: Rows | None = None
     half: int = 0
-    """Pairs of columns that turn; 0: no rotation."""
+    """Pairs of columns that are rotated; 0: none."""
     interleaved: int = 0
     weight: Address | None = None
     weight_stride: int = 0

@@ -6,7 +6,7 @@ from pyllm.jit.arguments import Address, Arguments, Rows, Written
 
 
 class Wide(Arguments):
-    """y = x W.T + bias + residual, or the activation of its halves. x has wide records."""
+    """y = x W.T + bias + residual, or the activation of its halves (prefill path). x has bfloat16 records."""
 
     w: Address
     n_panels: int
@@ -15,7 +15,7 @@ class Wide(Arguments):
     y: Written
     bias: Address | None = None
     residual: Address | None = None
-    """Lies as y does."""
+    """Laid out like y."""
     rows: Address
     """Range."""
     scratch: Rows

@@ -76,7 +76,7 @@ def elementwise(kind: str) -> Callable[[int, int, int], None]:
                 break
             t = first + item // parts
             start = item % parts * _COLUMNS
-            s = row_of(a.step, t, a.picked)
+            s = row_of(a.step, t, a.selects_rows)
             for c in range(start, min(start + _COLUMNS, a.columns), 16):
                 store_f32x16(
                     a.y + t * a.ld_y + 4 * c,
@@ -290,7 +290,7 @@ def quantize() -> Callable[[int, int, int], None]:
             if item >= n:
                 break
             for t in range(first + item, first + min(item + at_once, n)):
-                row = a.x + row_of(a.step, t, a.picked) * a.ld_x
+                row = a.x + row_of(a.step, t, a.selects_rows) * a.ld_x
                 store_activation(row, a.records + t * a.ld_records, a.columns, 1 if t >= wide_from else 0)
 
     return k

@@ -119,7 +119,7 @@ def norm(centred: int) -> Callable[[int, int, int], None]:
             if item >= n:
                 break
             for t in range(first + item, first + min(item + at_once, n)):
-                s = row_of(a.step, t, a.picked)
+                s = row_of(a.step, t, a.selects_rows)
                 row = a.x + s * a.ld_x
                 out = a.y + t * a.ld_y if a.y != 0 else scratch
                 if a.b != 0:

@@ -8,9 +8,9 @@ from pyllm.jit.simd import load_i32, load_i64
 
 
 @register_jitable
-def row_of(step, t, picked):
-    """Row of the input: t itself, or the step's rows[t] where rows are picked (`SelectRows`)."""
-    return load_i32(load_i64(step + 88) + 4 * t) if picked != 0 else t
+def row_of(step, t, selects_rows):
+    """Row of the input: t itself, or the step's rows[t] where rows are selected (`SelectRows`)."""
+    return load_i32(load_i64(step + 88) + 4 * t) if selects_rows != 0 else t
 
 
 @register_jitable

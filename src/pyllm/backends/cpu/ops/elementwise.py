@@ -44,17 +44,24 @@ def mul_weight(low: Lowering, node: Node, op: MulWeight) -> None:
 
 
 def elementwise(
-    low: Lowering, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picks: int = 0
+    low: Lowering,
+    node: Node,
+    kind: str,
+    a: Value,
+    b: Value | None = None,
+    *,
+    factor: float = 0.0,
+    selects_rows: int = 0,
 ) -> None:
     x = low.f32(a)
     z = low.f32(b) if b is not None else x
-    apply(low, kind, x, z, low.new_f32(node), node, factor, picks)
+    apply(low, kind, x, z, low.new_f32(node), node, factor, selects_rows)
 
 
-def apply(low: Lowering, kind: str, x: View, z: View, y: View, node: Node, factor: float, picks: int) -> None:
+def apply(low: Lowering, kind: str, x: View, z: View, y: View, node: Node, factor: float, selects_rows: int) -> None:
     width = node.value.width
     low.table.add(
         kernel("elementwise", "elementwise", kind=kind),
-        Elementwise(x=x, b=z, y=y, factor=factor, columns=width, rows=low.range(node), picked=picks),
+        Elementwise(x=x, b=z, y=y, factor=factor, columns=width, rows=low.range(node), selects_rows=selects_rows),
         label=kind,
     )

@@ -28,7 +28,7 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
             h = low.new_f32(low.node(group.add.out))
     else:
         x = low.f32(group.select.x if group.select else op.x)
-    picks = int(group.select is not None)
+    selects_rows = int(group.select is not None)
     y = low.new_forms(node)
     weight, weight_step = low.weights.by_group(op.weight, op.group)
     bias, bias_step = low.weights.by_group(op.bias if isinstance(op, LayerNorm) else None, op.group)
@@ -38,7 +38,7 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
         arguments.Norm(
             x=x, b=b, h=h, y=y, records=node.q8, weight=weight, weight_step=weight_step, bias=bias,
             bias_step=bias_step, eps=op.eps, group=op.group, n_groups=op.out.width // op.group, rows=low.range(node),
-            picked=picks, scratch=low.table.scratch, wide_from=low.wide_from(node),
+            selects_rows=selects_rows, scratch=low.table.scratch, wide_from=low.wide_from(node),
         ),
         label="norm" + " of sum" * (b is not None),
     )  # fmt: skip

@@ -28,6 +28,6 @@ def slice_(low: Lowering, node: Node, op: Slice) -> None:
 @emit(SelectRows)
 def select_rows(low: Lowering, node: Node, op: SelectRows) -> None:
     if low.wants(node) == {"q8"}:
-        low.quantize(node, low.f32(op.x), picks=1)
+        low.quantize(node, low.f32(op.x), selects_rows=1)
     else:
-        elementwise(low, node, "copy", op.x, picks=1)
+        elementwise(low, node, "copy", op.x, selects_rows=1)

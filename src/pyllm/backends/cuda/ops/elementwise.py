@@ -37,16 +37,25 @@ def mul_weight(low: Lowering, node: Node, op: MulWeight) -> None:
 
 
 def elementwise(
-    low: Lowering, node: Node, kind: str, a: Value, b: Value | None = None, *, factor: float = 0.0, picked: bool = False
+    low: Lowering,
+    node: Node,
+    kind: str,
+    a: Value,
+    b: Value | None = None,
+    *,
+    factor: float = 0.0,
+    selects_rows: bool = False,
 ) -> None:
     x = low.f32(a)
     z = low.f32(b) if b is not None else None
-    apply(low, kind, x, z, node, factor, picked)
+    apply(low, kind, x, z, node, factor, selects_rows)
 
 
-def apply(low: Lowering, kind: str, x: View, z: View | None, node: Node, factor: float, picked: bool) -> None:
+def apply(low: Lowering, kind: str, x: View, z: View | None, node: Node, factor: float, selects_rows: bool) -> None:
     y, width = low.new_f32(node), node.value.width
     low.add(
         node,
-        launches.elementwise(kind, low.arrays, node.count, x=x, z=z, y=y, factor=factor, width=width, picked=picked),
+        launches.elementwise(
+            kind, low.arrays, node.count, x=x, z=z, y=y, factor=factor, width=width, selects_rows=selects_rows
+        ),
     )

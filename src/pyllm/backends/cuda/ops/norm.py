@@ -32,6 +32,6 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
         elementwise.norm(
             low.arrays, node.count, x=x, y=y, weight=low.weights.by_group(op.weight, op.group),
             bias=low.weights.by_group(bias, op.group), centred=isinstance(op, LayerNorm), eps=op.eps, group=op.group,
-            width=op.out.width, picked=group.select is not None, z=z, total=total,
+            width=op.out.width, selects_rows=group.select is not None, z=z, total=total,
         ),
     )  # fmt: skip

@@ -25,4 +25,4 @@ def slice_(low: Lowering, node: Node, op: Slice) -> None:
 
 @emit(SelectRows)
 def select_rows(low: Lowering, node: Node, op: SelectRows) -> None:
-    elementwise(low, node, "copy", op.x, picked=True)
+    elementwise(low, node, "copy", op.x, selects_rows=True)
