@@ -1,7 +1,7 @@
-"""Which devices a model may use: the GPUs that are there, and the processor for the rest.
+"""Devices that a model may use: GPUs, and the processor for the rest.
 
-Backends say what they have (`Backend.gpus`, `Backend.shares_models`). A machine without a GPU notices nothing: a
-package that is not installed is not imported, only looked for.
+Backends report theirs (`Backend.gpus`, `Backend.shares_models`). On a machine without a GPU nothing is imported for it:
+the packages are only looked up.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ _NO_GPU = ("none", "cpu")
 
 
 def choose(backend: str, options: PlacementOptions) -> list[DeviceInfo]:
-    """The devices that a model's layers may be placed on, GPUs first, the processor last.
+    """Devices for a model's layers, GPUs first, the processor last.
 
-    `backend`: "auto" (all GPUs that are there, and the cpu), one with GPUs (these, and the cpu for what does not fit),
-    or one that is used alone ("cpu", "reference"). `options.devices` picks some of them, and with "auto" also what is
-    no GPU but stands in for one. Raises BackendError where the backend is not available, and for a device that is not
-    there.
+    `backend`: "auto" (all GPUs, and the cpu), a backend with GPUs (these, and the cpu for the rest), or one that is
+    used alone ("cpu", "reference"). `options.devices` names some of them; with "auto" also devices that are not GPUs
+    but take layers like one. Raises BackendError where the backend is not available, and for an unknown device.
     """
     if backend != AUTO and not _shares_models(backend):
         device = _usable(backend)[0]
@@ -46,7 +45,8 @@ def choose(backend: str, options: PlacementOptions) -> list[DeviceInfo]:
 
 
 def list_gpus(names: Sequence[str] = ()) -> list[DeviceInfo]:
-    """The GPUs of this machine that a backend can use, and what stands in for one and is one of `names`."""
+    """GPUs of this machine that a backend can use, plus devices named in `names` that are not GPUs (mlx's CPU
+    build)."""
     found: list[DeviceInfo] = []
     for backend in importable():
         named = [word.lower() for word in names if word.lower().startswith(backend.name)]
@@ -84,7 +84,7 @@ def _usable(backend: str) -> Sequence[DeviceInfo]:
 
 
 def _processor() -> Sequence[DeviceInfo]:
-    """The cpu, where its backend can be used: with a GPU that holds everything, it need not."""
+    """The cpu, where its backend is available; a GPU that holds the whole model does not need it."""
     from pyllm import backends
 
     try:

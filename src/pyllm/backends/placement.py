@@ -1,7 +1,7 @@
-"""Which device computes which op, and the program of each device that follows.
+"""Placement of ops on devices, and the program of each device.
 
-`place` gives every op a device, in llama.cpp's manner of speaking: the last layers go to GPUs, patterns move what uses
-certain weights. `cut` makes a program with stages for each device, and the order in which stages run.
+`place` gives every op a device, with llama.cpp's options: the last layers go to GPUs, patterns move the ops of certain
+weights. `cut` makes a program with stages for each device, and the order in which stages run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.experts import MixtureOfExperts
 
 SPARE = 0.03
-"""Share of a GPU's free memory that "auto" leaves alone: what others take meanwhile, and what allocators waste."""
+"""Share of a GPU's free memory that "auto" keeps free, for other processes and for fragmentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Placement:
 
     device_of_op: tuple[str, ...]
     n_gpu_layers: int
-    """How many layers went to GPUs, counted from the end, the output head as one; one more: the token table, too."""
+    """Layers on GPUs, counted from the end, the output head as one; one more includes the token table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ def place(
     devices: Sequence[DeviceInfo],
     execution: ExecutionOptions,
 ) -> Placement:
-    """Choose a device for each op. `devices` are all that there are, the CPU among them.
+    """Choose a device for each op. `devices` are all available ones, the CPU among them.
 
-    "auto" takes as many layers as fit the free memory of every GPU, as its backend counts it, and all of them where
-    no other device could take the rest. Several GPUs get shares of the number of layers as `tensor_split` says, else
-    of what the layers take, in proportion of free memory. An op without weights runs where its layer does, or where
-    all its inputs were moved to. Raises RequestError for patterns that are wrong or match nothing and for shares that
-    are not one a GPU, BackendError for devices that are not there.
+    "auto" takes as many layers as fit the free memory of every GPU, as its backend counts it, and all layers where no
+    other device could take the rest. Several GPUs share the layers by `tensor_split`; without it, their bytes by free
+    memory. An op without weights runs on its layer's device, or where all its inputs were moved to. Raises RequestError
+    for invalid patterns, for patterns without a match and for a number of shares that is not that of the GPUs;
+    BackendError for unknown devices.
     """
     site = _Site.of(options, devices)
     moves = _moves(program, options, site)
@@ -72,9 +72,10 @@ def place(
 
 
 def cut(program: Program, device_of_op: Sequence[str]) -> Plan:
-    """The parts of a program, and when each stage of theirs runs.
+    """The parts of a program, and the order of their stages.
 
-    A stage takes every op of its device that does not wait for another device; no value crosses to a device twice.
+    A stage takes every op of its device that does not wait for another device; a value is sent to a device at most
+    once.
     """
     names = list(dict.fromkeys(device_of_op))
     if len(names) == 1:
@@ -115,7 +116,7 @@ def memory_needed(
 def fits(
     plan: Plan, tensors: Mapping[str, TensorInfo], execution: ExecutionOptions, devices: Sequence[DeviceInfo]
 ) -> bool:
-    """Whether the parts of these devices fit their free memory; what other devices compute is not looked at."""
+    """Whether the parts of these devices fit their free memory; other devices are not checked."""
     free = {device.name: device.memory_free for device in devices}
     some = Plan({name: part for name, part in plan.programs.items() if free.get(name) is not None}, ())
     needed = memory_needed(some, tensors, execution, devices)
@@ -124,13 +125,13 @@ def fits(
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """The devices and their parts in the play."""
+    """Host and GPUs of a placement, with each GPU's share of the layers."""
 
     host: DeviceInfo | None
     gpus: tuple[DeviceInfo, ...]
-    """Those that take layers, in the order in which they get them."""
+    """GPUs that take layers, in order."""
     shares: tuple[float, ...]
-    """How much of the layers each gets; their sum is 1."""
+    """Each GPU's share of the layers; the sum is 1."""
     devices: tuple[DeviceInfo, ...]
 
     @property
@@ -178,7 +179,7 @@ def _names(devices: Sequence[DeviceInfo]) -> str:
 
 
 def _whole(n: int, program: Program) -> int:
-    """The number of layers asked for; with all of them and the head, the token table goes, too."""
+    """The requested number of layers; all layers and the head include the token table."""
     n = max(0, n)
     return program.n_layers + 2 if n > program.n_layers else n
 
@@ -186,7 +187,7 @@ def _whole(n: int, program: Program) -> int:
 def _sizes(
     program: Program, tensors: Mapping[str, TensorInfo], moves: Mapping[int, str], execution: ExecutionOptions
 ) -> dict[int, int]:
-    """About what each layer takes where it runs, bytes: without what was moved away. -1 is the token table."""
+    """Estimated bytes of each layer on its device, without ops moved elsewhere; -1 is the token table."""
     sizes = dict.fromkeys(range(-1, program.n_layers + 1), 0)
     kv = kv_bytes(program, execution) // max(1, len(program.kv))
     for i, op in enumerate(program.ops):
@@ -198,8 +199,8 @@ def _sizes(
 
 
 def _layers(program: Program, n: int, site: _Site, sizes: Mapping[int, int]) -> dict[int, str]:
-    """The device of each layer: -1 the token table's, n_layers the head's; the last `n` go to GPUs, which get their
-    shares of `sizes`, or of the number of layers where there are none."""
+    """Device of each layer (-1: the token table, n_layers: the head). The last `n` go to GPUs, which share them by
+    `sizes`, or by number where `sizes` is empty."""
     first = max(program.n_layers + 1 - n, 0)
     total = sum(sizes.get(layer, 1) for layer in range(first, program.n_layers + 1))
     out, before = {}, 0.0
@@ -212,7 +213,7 @@ def _layers(program: Program, n: int, site: _Site, sizes: Mapping[int, int]) -> 
 
 
 def _gpu(position: float, site: _Site) -> str:
-    """The GPU of what lies at this position, from 0 to 1, in the layers that GPUs take."""
+    """The GPU of a position, from 0 to 1, within the layers on GPUs."""
     end = 0.0
     for gpu, share in zip(site.gpus, site.shares, strict=True):
         end += share
@@ -222,7 +223,7 @@ def _gpu(position: float, site: _Site) -> str:
 
 
 def _moves(program: Program, options: PlacementOptions, site: _Site) -> dict[int, str]:
-    """Ops, by their number, that do not run where their layer does."""
+    """Devices of ops, by number, that do not run on their layer's device."""
     patterns, unused = [], {}
     for text, name in options.override_tensors:
         try:
@@ -247,16 +248,19 @@ def _moves(program: Program, options: PlacementOptions, site: _Site) -> dict[int
 
 
 def _stays(op: Op, options: PlacementOptions) -> bool:
-    """Whether an op is one of those that the options keep on the CPU."""
+    """Whether the options keep an op on the CPU."""
     if isinstance(op, MixtureOfExperts):
         return op.layer < options.n_cpu_moe
     return isinstance(op, Attention) and not options.kv_offload
 
 
 def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str]) -> tuple[str, ...]:
-    """The device of each op: where it was moved, or its layer's. Ops without weights or KV go with inputs of their own
-    layer that all were moved to one place, so that an activation between moved products does not cross. Attention that
-    reads another op's KV cache is where the cache is."""
+    """Device of each op: where it was moved to, or its layer's.
+
+    An op without weights or KV follows its inputs of the same layer if all were moved to one device, so that an
+    activation between moved products does not cross. Attention that reads another op's KV cache runs where the cache
+    is.
+    """
     out: list[str] = []
     where: dict[int, tuple[int, str]] = {}
     caches: dict[int, str] = {}
@@ -286,7 +290,7 @@ def _most_that_fit(most: int, fit: Callable[[int], bool]) -> int:
 
 
 class _Part:
-    """A device's ops and stages while they are found."""
+    """A device's ops and stages, under construction."""
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
@@ -296,13 +300,13 @@ class _Part:
         self.received: set[int] = set()
 
     def begin(self) -> int:
-        """A new stage; its number."""
+        """Begin a stage; returns its number."""
         self.starts.append(len(self.ops))
         self.receives.append([])
         return len(self.starts) - 1
 
     def add(self, op: Op, foreign: Sequence[Value]) -> None:
-        """An op of the stage, and the values of other devices that it reads."""
+        """Add an op to the stage, with the values of other devices that it reads."""
         for v in foreign:
             if v.id not in self.received:
                 self.received.add(v.id)
@@ -311,7 +315,7 @@ class _Part:
         self.own.add(op.out.id)
 
     def program(self, whole: Program, wanted: set[int]) -> Program:
-        """The part of `whole`; values that are `wanted` by somebody are sent."""
+        """The part of `whole`; `wanted` values are sent."""
         caches = dict.fromkeys(op.cache for op in self.ops if isinstance(op, Attention))
         number = {cache: i for i, cache in enumerate(caches)}
         ops = tuple(replace(op, cache=number[op.cache]) if isinstance(op, Attention) else op for op in self.ops)

@@ -1,4 +1,4 @@
-"""Rules of a backend: what it does for an op. A rule lies in the module that is named as the op's own module."""
+"""Rules of a backend: its implementation of each op, in the module of the same name as the op's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Rules(Generic[F]):
         return rule
 
     def check(self, program: Program) -> None:
-        """BackendError that names every op of the program without a rule."""
+        """Raise BackendError naming every op of the program without a rule."""
         kinds = dict.fromkeys(type(op) for op in program.ops)
         if unknown := sorted(kind.__name__ for kind in kinds if self.find(kind) is None):
             raise self._refuse(unknown)

@@ -19,7 +19,7 @@ from pyllm.program.ops.attention import Attention
 
 
 class PartOutOfMemoryError(OutOfMemoryError):
-    """The part of one device does not fit."""
+    """A device's part does not fit its memory."""
 
     def __init__(self, message: str, device: str) -> None:
         super().__init__(message)
@@ -29,10 +29,10 @@ class PartOutOfMemoryError(OutOfMemoryError):
 def compile(
     plan: Plan, tensors: Mapping[str, TensorInfo], execution: ExecutionOptions, devices: Sequence[DeviceInfo]
 ) -> Executable:
-    """Compile each part on its device; where only one device is used, that backend's own executable.
+    """Compile each part on its device; with a single device, returns that backend's own executable.
 
-    GPUs come first: there it shows soonest whether all fits. But what stays in the machine's memory is counted before
-    any of them is filled, which may take minutes. Raises BackendError, PartOutOfMemoryError; nothing is held then.
+    GPUs are compiled first: they run out of memory soonest. The host's part is checked before, since filling GPUs may
+    take minutes. Raises BackendError and PartOutOfMemoryError; then nothing is held.
     """
     if len(plan.programs) > 1:
         _check_host(plan, tensors, execution, devices)
@@ -63,10 +63,10 @@ def compile_placed(
     devices: Sequence[DeviceInfo],
     execution: ExecutionOptions,
 ) -> tuple[Executable, Placement]:
-    """Place a program and compile it; what it became and where.
+    """Place a program and compile it; returns the executable and the placement.
 
-    Where a GPU runs out of memory although it should not have, "auto" tries again with fewer layers. Raises
-    OutOfMemoryError otherwise, with the number of layers that would fit, and what `place` and `compile` raise.
+    Where a GPU runs out of memory despite the estimate, "auto" tries again with fewer layers. Otherwise raises
+    OutOfMemoryError with the number of layers that would fit. Raises what `place` and `compile` raise.
     """
     tried = options
     while True:
@@ -92,7 +92,7 @@ def _advice(
     execution: ExecutionOptions,
     most: int,
 ) -> str:
-    """How many layers on GPUs, at most `most`, would do; a number that leaves too much to the CPU would not."""
+    """Advice for the message: how many layers on GPUs, at most `most`, would fit, the CPU's part included."""
     found = place(program, tensors, replace(options, n_gpu_layers="auto"), devices, execution)
     n = min(found.n_gpu_layers, most)
     placement = place(program, tensors, replace(options, n_gpu_layers=n), devices, execution)
@@ -106,7 +106,7 @@ def _advice(
 def _check_host(
     plan: Plan, tensors: Mapping[str, TensorInfo], execution: ExecutionOptions, devices: Sequence[DeviceInfo]
 ) -> None:
-    """Raise PartOutOfMemoryError where a part that is on no GPU takes more memory than is free."""
+    """Raise PartOutOfMemoryError where a part in host memory takes more than is free."""
     hosts = {device.name for device in devices if not device.is_gpu}
     parts = {name: part for name, part in plan.programs.items() if name in hosts}
     for name, sizes in memory_needed(Plan(parts, ()), tensors, execution, devices).items():
@@ -117,7 +117,7 @@ def _check_host(
 
 
 def _share_of(progress: Progress | None, start: float, share: float) -> Progress | None:
-    """Progress of a part as progress of the whole."""
+    """Progress of a part as progress of the whole compilation."""
     if progress is None:
         return None
     report = progress
@@ -126,7 +126,7 @@ def _share_of(progress: Progress | None, start: float, share: float) -> Progress
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One stage in a step: what it is given, and what somebody wants of it."""
+    """One stage of a step: its inputs, and the values that others read."""
 
     part: Executable
     stage: int
@@ -135,9 +135,9 @@ class _Turn:
 
 
 class SplitExecutable(Executable):
-    """Parts of one program on several devices. A value crosses once to each device that reads it.
+    """Parts of one program on several devices. A value is sent once to each device that reads it.
 
-    `parts` are by device. An error in one leaves the others as they are: the next step begins anew in all.
+    `parts` are by device. An error in one part leaves the others intact: the next step starts anew on all.
     """
 
     def __init__(
@@ -204,7 +204,7 @@ class SplitExecutable(Executable):
                 part.interrupt()
 
     def memory(self) -> dict[str, int]:
-        """Over all devices; `memory_by_device` has them one by one."""
+        """Sums over all devices; `memory_by_device` lists them."""
         out: dict[str, int] = {}
         for sizes in self.memory_by_device().values():
             for purpose, n in sizes.items():
@@ -223,7 +223,7 @@ class SplitExecutable(Executable):
         return out
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
-        """In every part that has them. All parts are asked before any takes one, whether they can at all."""
+        """Replace weights in every part that has them. All parts are checked before any is changed."""
         if self._closed:
             raise ClosedError("the model was closed")
         used = {name: set(part.program.weights()) & weights.keys() for name, part in self.parts.items()}

@@ -1,6 +1,6 @@
-"""The CPU backend: weights packed for SIMD kernels that are compiled for the very processor at hand.
+"""The CPU backend: weights packed for SIMD kernels that are compiled for this processor.
 
-Nothing that computes is imported before a program is compiled.
+Computing code is imported only when a program is compiled.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ def _up(n: int, multiple: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """One layer's cache: [pages][kv heads][keys | values], in half precision or float32.
+    """One layer's cache: [pages][kv heads][keys | values], float16 or float32.
 
-    `kernels/kv.py` says how keys and values lie in a page; dimensions of keys are padded to 16, of values to 32. A
-    cache of layers is one such block for each, anywhere; fresh memory must be zero.
+    `kernels/kv.py` describes a page; dimensions of keys are padded to 16, of values to 32. Each layer's cache is one
+    such block, anywhere; fresh memory must be zero.
     """
 
     spec: KVSpec
@@ -63,7 +63,7 @@ class KVLayout:
 
 @dataclass(frozen=True, slots=True)
 class RopeTable:
-    """Cosines and sines of every token of a step; equal ones can be shared by all layers."""
+    """Cosines and sines of every token of a step; layers with equal parameters share a table."""
 
     inv_freq: tuple[float, ...]
     mscale: float
@@ -83,18 +83,18 @@ class RopeTable:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one token's row: the table takes max_tokens of them."""
+        """Bytes of one token's row; the table has max_tokens rows."""
         return 8 * _up(self.half * (2 if self.interleaved else 1), 16)
 
     def args(self, inv_freq: Address, table: Rows) -> arguments.Table:
-        """Arguments of `kernel`. `inv_freq`: where they are as float32."""
+        """Arguments of `kernel`. `inv_freq`: address of the frequencies as float32."""
         return arguments.Table(inv_freq=inv_freq, half=self.half, mscale=self.mscale, table=table)
 
 
 @dataclass(frozen=True, slots=True)
 class HeadNorm:
-    """RMS norm of each head before rotation. `weight`: where it is as float32; `stride`: bytes from one head's
-    weights to the next one's, 0 where heads share them."""
+    """RMS norm of each head before rotation. `weight`: address of its float32 weights; `stride`: bytes from one head's
+    weights to the next's, 0: shared."""
 
     weight: Address | None
     eps: float
@@ -111,7 +111,7 @@ def rotate_args(
     *, x: Rows, y: Rows, n_heads: int, head_dim: int, rope: RopeTable | None, table: Rows | None = None,
     norm: HeadNorm = NO_NORM,
 ) -> arguments.Rotate:  # fmt: skip
-    """Arguments of `ROTATE`: y = rope(norm(x)), either of them left out where there is none. y may be x."""
+    """Arguments of `ROTATE`: y = rope(norm(x)), without those that are None. y may be x."""
     return arguments.Rotate(
         x=x, y=y, n_heads=n_heads, head_dim=head_dim, table=table, half=rope.half if rope else 0,
         interleaved=int(rope.interleaved) if rope else 0, weight=norm.weight, weight_stride=norm.stride, eps=norm.eps,
@@ -122,8 +122,8 @@ def rotate_args(
 class AttentionPlan:
     """Kernels and memory of one attention op.
 
-    `scratch_bytes` are wanted for each thread, of any content; `shared_bytes` once, zero at first. Both 64-byte
-    aligned. All ops of an executable can use the same of either, as large as the largest asks for.
+    It needs `scratch_bytes` for each thread, of any content, and `shared_bytes` once, zero at first; both aligned to 64
+    bytes. All ops of an executable share them, as large as the largest op needs.
     """
 
     layout: KVLayout
@@ -132,7 +132,7 @@ class AttentionPlan:
     softcap: float
     n_threads: int
     wide: bool
-    """Whether tiles of many rows (prompts) are computed in bfloat16 on AMX, see `kernels/attention_wide.py`."""
+    """Whether tiles of many rows (prefill) are computed in bfloat16 on AMX, see `kernels/attention_wide.py`."""
 
     @property
     def group(self) -> int:
@@ -141,7 +141,7 @@ class AttentionPlan:
 
     @property
     def width(self) -> int:
-        """Class of head sizes that a kernel serves."""
+        """Rounded-up head size that the kernel is compiled for."""
         n = max(self.layout.spec.head_dim, self.layout.spec.v_head_dim)
         return 128 if n <= 128 else _up(n, 512)
 
@@ -171,12 +171,12 @@ class AttentionPlan:
 
     @property
     def tickets_bytes(self) -> int:
-        """Bytes of tickets, with which the buffer that all threads share begins; parts come after them."""
+        """Bytes of the tickets at the start of the shared buffer; parts follow."""
         return _up(8 * self._n_parts, 64)
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes of that buffer."""
+        """Bytes of the shared buffer."""
         return self.tickets_bytes + self._n_parts * self._rows * Scratch(self.width, self.wide).ld
 
     def store_args(
@@ -184,7 +184,7 @@ class AttentionPlan:
         table: Rows | None = None, q_norm: HeadNorm = NO_NORM, k_norm: HeadNorm = NO_NORM, scratch: Rows,
     ) -> Store:  # fmt: skip
         """Arguments of `store_kernel`: q = rope(norm(q)) in place, rope(norm(k)) and v into this layer's cache. q, k
-        and v may be columns of one buffer. Without rope and norms q is not touched."""
+        and v may be columns of one buffer. Without rope and norms q is left as it is."""
         return Store(
             q=q, k=k, v=v, cache=cache, **self._shape(), table=table, half=rope.half if rope else 0,
             interleaved=int(rope.interleaved) if rope else 0, q_weight=q_norm.weight, q_weight_stride=q_norm.stride,
@@ -195,7 +195,7 @@ class AttentionPlan:
         self, *, q: Rows, y: Rows, cache: Address, sinks: Address | None = None, scratch: Rows, parts: Address,
         tickets: Address,
     ) -> Attend:  # fmt: skip
-        """Arguments of `kernel`. `sinks`: float32 [n_heads]; tickets and parts are in the buffer that threads share."""
+        """Arguments of `kernel`. `sinks`: float32 [n_heads]; tickets and parts are in the shared buffer."""
         return Attend(
             q=q, y=y, cache=cache, **self._shape(), scale=self.scale, window=self.layout.spec.window,
             softcap=self.softcap, sinks=sinks, scratch=scratch, cap_rows=self._rows, parts=parts, tickets=tickets,
@@ -211,8 +211,8 @@ class AttentionPlan:
 
 
 def plan(op: Attention, *, page_size: int, dtype: KVDtype, n_threads: int, wide: bool | None = None) -> AttentionPlan:
-    """Plan an attention op. `wide`: None for where the processor can; never with a float32 cache, which is there for
-    precision. Raises BackendError for shapes that the kernels do not do."""
+    """Plan an attention op. `wide` None: use AMX where the processor has it; never with a float32 cache, which is
+    chosen for precision. Raises BackendError for unsupported shapes."""
     if page_size % 16:
         raise BackendError(f"the CPU backend needs pages of a multiple of 16 positions, not {page_size}")
     if op.head_dim % 2:

@@ -1,4 +1,4 @@
-"""A packed model on the CPU: one step is one walk over its table by all threads."""
+"""A packed model on the CPU: a step is one walk of all threads over its table."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from pyllm.program import Program, Value
 from pyllm.quant import formats
 
 _HEADROOM = 64 << 20
-"""What else the process may take while it packs: chunks of decoded weights, Python itself."""
+"""Bytes of headroom while packing: chunks of decoded weights, Python itself."""
 
 
 class CPUExecutable(Executable):
-    """Weights, KV and work memory of one program; `pyllm.backends.cpu.lowering` plans what the table does."""
+    """Weights, KV cache and work memory of one program; `pyllm.backends.cpu.lowering` plans the table."""
 
     def __init__(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
         self.program, self.options = program, options
@@ -69,7 +69,7 @@ class CPUExecutable(Executable):
         self._outputs = {
             v.id: self._output(low.outputs[v.id], v.width) for stage in program.stages for v in stage.sends
         }
-        # Tables for steps of generated tokens, of prompts' tokens, of both. Without wide kernels all are the first.
+        # Tables for decode, for prefill, and for both in one step. Without prefill kernels all three are the first.
         self._wide = linear.wide_supported(host())
         self._tables: dict[tuple[bool, bool], Encoded] = {
             (narrow, wide): low.table.encode(low.step.address, addresses, narrow=narrow, wide=wide)
@@ -93,7 +93,7 @@ class CPUExecutable(Executable):
 
     @staticmethod
     def _output(buffer: Buffer, width: int) -> NDArray[np.float32]:
-        """An array [rows, width] for a value; between its rows is room for whole vectors."""
+        """An output array [rows, width]; rows are padded to whole vectors."""
         ld = round_up(width, 16)
         rows = aligned_zeros((buffer.n_bytes // (4 * ld), ld), np.float32)
         buffer.address = int(rows.ctypes.data)
@@ -138,7 +138,7 @@ class CPUExecutable(Executable):
             raise KeyboardInterrupt
 
     def profile(self, batch: Batch) -> list[tuple[str, float]]:
-        """Run a step op by op; what each is called and the seconds it took, without those of the way from Python."""
+        """Run a step op by op; returns each op's label and seconds, without the overhead of calls from Python."""
         table = self._prepare(batch)
 
         def seconds(op: int, n_ops: int) -> float:
@@ -150,7 +150,7 @@ class CPUExecutable(Executable):
         return [(label, max(0.0, seconds(i, 1) - idle)) for i, label in enumerate(table.labels)]
 
     def _prepare(self, batch: Batch) -> Encoded:
-        """Fill the step block; the table for such a batch."""
+        """Fill the step block; returns the table for this batch."""
         if batch is not self._batch:
             self._adopt(batch)
         step = self._step
@@ -168,7 +168,7 @@ class CPUExecutable(Executable):
         return self._tables[n_narrow > 0, n_wide > 0]
 
     def _adopt(self, batch: Batch) -> None:
-        """Point the step block to a batch's arrays. Their addresses are asked for once: that is what costs."""
+        """Point the step block to a batch's arrays. Addresses are looked up once per batch, since that is slow."""
         o = self.options
         if len(batch.tokens) > o.max_tokens or len(batch.spans) > o.max_seqs or len(batch.rows) > o.max_rows:
             raise RequestError("the batch was made for larger steps than this executable was compiled for")

@@ -1,4 +1,4 @@
-"""What the CPU backend computes at once."""
+"""Fusions of the CPU backend."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pyllm.program.ops.select import Slice
 
 
 class Fusions(Capabilities):
-    """By the formats of weights. `only_wide`: whether a value is wanted as wide records alone, and its input has
-    them, too."""
+    """Fusions by the formats of weights. `only_wide`: whether a value is wanted by the prefill path alone, and its
+    input has bfloat16 records too."""
 
     turns_in_place = True
 
@@ -33,11 +33,11 @@ class Fusions(Capabilities):
         return alike and a.out.width % 16 == 0 and b.out.width % 16 == 0
 
     def add(self, product: Linear | MixtureOfExperts, other: Op | None, merged: bool) -> bool:
-        """A residual lies as the sum does; experts take any."""
+        """A residual must have the sum's layout; experts accept any."""
         return isinstance(product, MixtureOfExperts) or not (merged or (other and is_view(self._graph, other)))
 
     def gate(self, gate: Linear, up: Linear, op: GatedActivation) -> bool:
-        """Where wide tokens have a kernel for it."""
+        """Where the prefill path has a kernel for it."""
         if gate.out.width != up.out.width or not self._only_wide(op.out, gate.x):
             return False
         tensor = self._tensor(gate.weight)
@@ -55,5 +55,5 @@ class Fusions(Capabilities):
 
 
 def is_view(graph: Graph, op: Op) -> bool:
-    """Whether an op's value is a part of another one's rows."""
+    """Whether an op's value is a view of another value's rows."""
     return isinstance(op, Slice) and op.start % 16 == 0 and op.out.id not in graph.sent

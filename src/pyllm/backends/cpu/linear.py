@@ -1,4 +1,4 @@
-"""Linear layers on the CPU: which layout and kernel a tensor takes, how it is packed, what its arguments are."""
+"""Linear layers on the CPU: layout and kernel of a tensor, its packing, and arguments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyllm.jit.target import Target, host
 from pyllm.quant import formats
 
 RunParallel = Callable[[int, int], None]
-"""run_parallel(kernel address, args address): the kernel on all threads, returns when all are done."""
+"""run_parallel(kernel address, args address): runs the kernel on all threads and waits."""
 
 # Register tiles (panels, tokens) by instruction set: what 32, or 16, vector registers hold.
 _TILES = {"avx512vnni": (2, 5), "avx512": (2, 4), "dotprod": (1, 3)}
@@ -34,7 +34,7 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class LinearPlan:
-    """How matrices [rows, columns] of one format are computed."""
+    """Layout and kernels of matrices [rows, columns] of one format."""
 
     format: str
     rows: int
@@ -43,13 +43,13 @@ class LinearPlan:
     kernel: Kernel
     pack_kernel: Kernel
     wide_kernel: Kernel | None
-    """Kernel for tokens of prompts, whose activations are bfloat16 records, where the processor has one."""
+    """Prefill kernel, whose activations are bfloat16 records; None without AMX."""
     decoded: bool
-    """The format has no kernel of its own: it is decoded when packed, to half precision."""
+    """The format has no kernel of its own: it is decoded to float16 when packed."""
 
     @property
     def x_form(self) -> str:
-        """Form of the input that the kernel reads: "q8" records or "f32"."""
+        """Activation dtype of the kernel's input: "q8" (quantized activations) or "f32"."""
         return "f32" if self.layout.is_float else "q8"
 
     @property
@@ -73,7 +73,7 @@ class LinearPlan:
         n_groups: int = 1,
         bias_stride: int = 0,
     ) -> arguments.Linear:
-        """Arguments of `kernel`; the residual lies as y does."""
+        """Arguments of `kernel`; the residual has y's layout."""
         return arguments.Linear(
             w=w, n_panels=self.n_panels, columns=self.columns, x=x, y=y, bias=bias, residual=residual, ranges=ranges,
             n_groups=n_groups, w_stride=self.n_bytes, bias_stride=bias_stride,
@@ -90,14 +90,14 @@ class LinearPlan:
         rows: Address,
         scratch: Rows,
     ) -> Wide:
-        """Arguments of wide kernels."""
+        """Arguments of prefill kernels."""
         return Wide(
             w=w, n_panels=self.n_panels, columns=self.columns, x=x, y=y, bias=bias, residual=residual, rows=rows,
             scratch=scratch,
         )  # fmt: skip
 
     def gated_kernel(self, act: str) -> Kernel | None:
-        """Wide kernel that goes on to act(gate) * up, for a matrix whose first half of rows are gates."""
+        """Prefill kernel fused with act(gate) * up, for a matrix whose first half of rows are gates."""
         whole = self.n_panels % 2 == 0 and self.rows % (2 * PANEL) == 0
         return kernel("wide", "gated_wide", layout=self.layout.name, act=act) if self.wide_kernel and whole else None
 
@@ -119,8 +119,8 @@ def plan(format: str, rows: int, columns: int) -> LinearPlan:
 
 @cache
 def wide_supported(target: Target) -> bool:
-    """Whether many tokens at once are better served by bfloat16 activations: where there are AMX tiles, and the
-    system lets this process use them (Linux asks to be asked, once a process)."""
+    """Whether the prefill path uses bfloat16 activations: the processor has AMX tiles, and the system allows this
+    process to use them (Linux requires a request, once per process)."""
     if not (target.is_x86 and target.has("amx-tile", "amx-bf16", "avx512f") and sys.platform == "linux"):
         return False
     syscall = ctypes.CDLL(None, use_errno=True).syscall

@@ -1,10 +1,11 @@
-"""From a program to a table: groups of ops become entries, in order, and values get the forms that their readers want.
+"""Lowering from a program to a table: fusion groups become entries, in order; values get the activation dtypes that
+their readers want.
 
-What is computed at once and when is planned before (`backends/plan`). A value has a float32 form, a form of activation
-records ("q8", kernels/activation.py), or both.
+Fusion and order are planned before (`backends/plan`). A value is stored as float32, as quantized activations ("q8"
+records, kernels/activation.py), or both.
 
-A stage of a part ends when its values to send are computed and its keys and values stored; what only later stages
-read may be left to them.
+A stage of a part ends when its values to send are computed and its keys and values stored; values that only later
+stages read may be computed there.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from pyllm.program.ops.experts import MixtureOfExperts
 
 
 class Lowering:
-    """What one program becomes. After construction everything is planned and nothing has an address."""
+    """The lowered program. After construction everything is planned and nothing has an address."""
 
     def __init__(self, program: Program, tensors: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
         self.program, self.options = program, options
@@ -68,9 +69,9 @@ class Lowering:
             for stage in program.stages
             for v in stage.sends
         }
-        """Arrays of values to send: they are valid until the next step."""
+        """Arrays of values to send, valid until the next step."""
         self.given: dict[int, View] = {}
-        """Where values of other devices are put when the stage that receives them begins."""
+        """Buffers of received values, filled when the receiving stage begins."""
         for stage in program.stages:
             for v in stage.receives:
                 self.given[v.id] = self.node(v).f32 = self.rows_f32(self._most(v), v.width)
@@ -91,12 +92,12 @@ class Lowering:
 
     @property
     def array_bytes(self) -> int:
-        """Bytes of work space that are no part of the table's: values to send, sums of squares."""
+        """Bytes of work memory outside the table's: values to send, sums of squares."""
         arrays = sum(round_up(buffer.n_bytes, LINE) for buffer in self.outputs.values())
         return arrays + (self.statistics.n_bytes if self.statistics else 0)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes by purpose. Gives work memory its offsets, so it is called once."""
+        """Bytes by purpose. Assigns offsets of work memory, so it is called once."""
         o = self.options
         work = self.table.arrange() + self.table.scratch.ld * o.n_threads + self.array_bytes
         return {"weights": self.weights.n_bytes, "kv": sum(self.page_bytes) * o.n_pages, "work": work}
@@ -107,14 +108,15 @@ class Lowering:
         return self._nodes[v.id]
 
     def range(self, node: Node) -> View:
-        """Where the (first, count) of a value's rows is."""
+        """Address of the (first, count) of a value's rows."""
         return View(self.step, 16, 16 if node.of_output_rows else 0)
 
     def wide_from(self, node: Node) -> View:
-        """Where the first row is that has a wide record: rows of prompts, of values that only plain products read.
+        """Address of the first row with a bfloat16 record: the prefill path's rows, of values that only plain products
+        read.
 
-        Rows that experts share take the same way in every batch, and so do those whose logits are wanted, unless they
-        are many.
+        Expert inputs and output rows always use the 8-bit path, so that results do not depend on the batch; with
+        `many_rows`, output rows use the prefill path.
         """
         first = FIRST_WIDE_ROW if node.of_output_rows else FIRST_WIDE
         return View(self.step, 0, 8 * (first if self.may_be_wide(node) else NEVER))
@@ -129,11 +131,11 @@ class Lowering:
         )
 
     def narrow(self, node: Node) -> View:
-        """Where the (first, count) of a value's rows without wide records is, if it may have others."""
+        """Address of the (first, count) of a value's rows on the 8-bit path, if it may have others."""
         return View(self.step, 0, 8 * (NARROW_ROWS if node.of_output_rows else NARROW))
 
     def wide(self, node: Node) -> View:
-        """The same of its rows with wide records."""
+        """The same of its rows on the prefill path."""
         return View(self.step, 0, 8 * (WIDE_ROWS if node.of_output_rows else WIDE))
 
     def most_rows(self, node: Node) -> int:
@@ -151,7 +153,7 @@ class Lowering:
         return view
 
     def q8(self, v: Value) -> View:
-        """The value as activation records, quantized now if it has not been."""
+        """The value as quantized activations, computed now if needed."""
         node = self.node(v)
         if node.q8 is None:
             self.quantize(node, self.f32(v))
@@ -162,7 +164,7 @@ class Lowering:
         return self.q8(v) if form == "q8" else self.f32(v)
 
     def new_f32(self, node: Node) -> View:
-        """Room for the float32 form of a value: the output's own array, where it is one."""
+        """Buffer for the value as float32: the output array, if it is an output."""
         out = node.value
         if out.id in self.outputs:
             node.f32 = View(self.outputs[out.id], self._ld(out.width))
@@ -171,14 +173,14 @@ class Lowering:
         return node.f32
 
     def new_forms(self, node: Node) -> View | None:
-        """Room for a value in the forms that its readers ask for; returns its float32 form, where it has one."""
+        """Buffers for a value in the dtypes that its readers want; returns the float32 one, if any."""
         wants = self.wants(node)
         if "q8" in wants:
             node.q8 = self.rows_q8(self.most_rows(node), node.value.width)
         return self.new_f32(node) if "f32" in wants else None
 
     def rows_f32(self, n: int, width: int) -> View:
-        """Room for n rows of float32. A line more, because vectors read on to the next multiple of 16 columns."""
+        """Buffer of n float32 rows, one cache line longer: vectors read to the next multiple of 16 columns."""
         return View(Buffer(n * self._ld(width) + 64), self._ld(width))
 
     def rows_q8(self, n: int, width: int) -> View:
@@ -190,7 +192,7 @@ class Lowering:
         return 4 * round_up(width, 16)
 
     def wants(self, node: Node) -> set[str]:
-        """Forms that the readers of a value ask for."""
+        """Activation dtypes that the readers of a value want."""
         return self.wanted(node.value)
 
     def wanted(self, v: Value) -> set[str]:
@@ -200,12 +202,12 @@ class Lowering:
         return {*map(self.x_form, weights), *(["f32"] if self.statistics else [])}
 
     def x_form(self, weight: str) -> str:
-        """The form of input that products with this weight read."""
+        """Activation dtype of the input of products with this weight."""
         t = self.weights[weight]
         return linear.plan(t.format, t.shape[-2], t.shape[-1]).x_form
 
     def observe(self, v: Value, weights: list[str]) -> None:
-        """Collect the importance of weights that multiply a value, where it is asked for."""
+        """Collect the importance of the weights that multiply a value, if requested."""
         if self.statistics:
             rows = self.range(self.node(v))
             self.statistics.observe(self.table, v.id, weights, self.f32(v), v.width, rows, 1)

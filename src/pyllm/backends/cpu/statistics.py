@@ -1,4 +1,4 @@
-"""Importance of weights, collected in steps: what is summed where, and the totals over all steps."""
+"""Importance of weights: which sums each step collects, and the totals over all steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Place:
     sums: Buffer
     errors: Buffer
     counts: Buffer
-    """Addresses are there after `allocate`."""
+    """Has an address after `allocate`."""
 
     @property
     def padded(self) -> int:
@@ -39,7 +39,7 @@ class _Place:
 
 
 class Statistics:
-    """Weights that multiply the same input share its sums. A step counts when it has succeeded."""
+    """Weights that multiply the same input share its sums. Only successful steps count."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, ...], _Place] = {}
@@ -63,9 +63,9 @@ class Statistics:
         ranges: View,
         n_groups: int,
     ) -> None:
-        """Sum squares of the rows of `x` in each of the `n_groups` ranges; they are importance of `weights`.
+        """Sum squares of the rows of `x` in each of the `n_groups` ranges, as importance of `weights`.
 
-        `value` is the id of the program's value that `x` is, if it is one: it is summed once.
+        `value`: the id of the program's value that `x` is, if any; each value is summed once.
         """
         place = self._of_value.get(value) if value is not None else None
         if place is None:
@@ -91,7 +91,7 @@ class Statistics:
         self._of_weight.update(dict.fromkeys(weights, place))
 
     def allocate(self) -> None:
-        """Zeroed sums; what was observed is complete."""
+        """Allocate zeroed sums; all `observe` calls must have been made."""
         self._step = aligned_zeros((2, self._n_floats), np.float32)
         self._counts = aligned_zeros((self._n_groups,), np.int64)
         self._totals = np.zeros(self._n_floats, np.float64)
@@ -101,18 +101,18 @@ class Statistics:
             p.counts.address = self._counts[p.group :].ctypes.data
 
     def begin(self) -> None:
-        """A step begins: forget what one that was cut short may have left."""
+        """Begin a step: discard sums of an interrupted one."""
         self._step.fill(0)
         self._counts.fill(0)
 
     def commit(self) -> None:
-        """The step has succeeded."""
+        """Add the sums of a successful step to the totals."""
         for part in self._step:
             self._totals += part
         self._total_counts += self._counts
 
     def result(self) -> ImportanceSums:
-        """As `Executable.importance` gives it."""
+        """The totals, as `Executable.importance` returns them."""
         out = {}
         for name, p in self._of_weight.items():
             sums = self._totals[p.start : p.start + p.n_groups * p.padded].reshape(p.n_groups, p.padded)

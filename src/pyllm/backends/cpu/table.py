@@ -1,6 +1,6 @@
-"""The table that a step walks: kernels with their arguments, and the work memory that their values share.
+"""The table that a step walks: kernels with their arguments, and the work memory of values.
 
-While a table is built, nothing has an address: entries keep their arguments, which are asked once memory is there.
+Entries keep their arguments; addresses are asked for once memory is placed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ LINE = 64
 """Bytes of a cache line; everything starts at one."""
 
 FIRST_WIDE, NEVER, NARROW, WIDE = 12, 14, 16, 18
-"""Slots of the STEP block: the first token with a wide record, a number that no row reaches, and the ranges (first,
-count) of the tokens without and with wide records."""
+"""Slots of the STEP block: the first token of the prefill path, a number larger than any row, and the ranges (first,
+count) of the tokens on the 8-bit and on the prefill path."""
 FIRST_WIDE_ROW, NARROW_ROWS, WIDE_ROWS = 20, 22, 24
-"""The same for the rows whose logits are wanted."""
+"""The same for the output rows."""
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -32,7 +32,7 @@ def round_up(n: int, multiple: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Rows in a buffer: where the first starts and how many bytes are between them."""
+    """Rows in a buffer: the offset of the first, and the bytes between rows."""
 
     buffer: Buffer
     ld: int
@@ -45,7 +45,7 @@ class View:
 
 @dataclass(eq=False, slots=True)
 class Scratch:
-    """Memory that each thread has for itself: `ld` bytes, as many as the kernel that needs most."""
+    """Scratch memory of each thread: `ld` bytes, as many as the most demanding kernel needs."""
 
     address: int = 0
     ld: int = 0
@@ -53,15 +53,15 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One op of the table: a kernel, its arguments, and what a profile calls it."""
+    """One op of the table: a kernel, its arguments, and its label in profiles."""
 
     kernel: Kernel
     args: Arguments
     label: str
     wide: Entry | None = None
-    """Does the same for the tokens with wide records."""
+    """Kernel of the same op for rows of the prefill path."""
     narrow: bool = False
-    """Only for the tokens without; the others have it done elsewhere."""
+    """Only for rows of the 8-bit path; another entry computes the others."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Table:
         wide: Entry | None = None,
         narrow: bool = False,
     ) -> None:
-        """Append an entry. Buffers live as long as they are among arguments."""
+        """Append an entry. Its arguments extend the live ranges of their buffers."""
         for written in (True, False):
             for place in [*args.places(written=written), *(wide.args.places(written=written) if wide else ())]:
                 if isinstance(place, View | Buffer):
@@ -89,15 +89,15 @@ class Table:
         self.entries.append(Entry(kernel, args, label, wide, narrow))
 
     def touch(self, buffer: Buffer, at: int) -> None:
-        """The buffer is used by entry `at`."""
+        """Extend the buffer's live range to entry `at`."""
         self.work.touch(buffer, at)
 
     def need_scratch(self, n_bytes: int) -> None:
-        """Each thread gets at least so much."""
+        """Give each thread at least this many bytes of scratch."""
         self.scratch.ld = max(self.scratch.ld, round_up(n_bytes, LINE))
 
     def arrange(self) -> int:
-        """Give every buffer an offset, reusing what has ended; returns the bytes of all."""
+        """Give every buffer an offset, sharing memory by live range; returns the total bytes."""
         return self.work.arrange()
 
     def place(self, base: int, scratch: int) -> None:
@@ -109,7 +109,7 @@ class Table:
         return [k for e in self.entries for k in ([e.kernel, e.wide.kernel] if e.wide else [e.kernel])]
 
     def encode(self, step: int, addresses: dict[Kernel, int], wide: bool, narrow: bool = True) -> Encoded:
-        """The table in memory, for the STEP block at `step`: with what computes wide tokens, narrow ones, or both."""
+        """Encode the table in memory, for the STEP block at `step`: for decode, for prefill, or for both."""
         chosen: list[tuple[int, Entry]] = []
         for i, e in enumerate(self.entries):
             if narrow or not (e.wide or e.narrow):
@@ -137,22 +137,22 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A table in memory: what each op is called, and the entry that it comes from."""
+    """A table in memory, with each op's label and entry."""
 
     address: int
     labels: list[str]
     sources: list[int]
     entries: list[Entry]
     arrays: tuple[NDArray[np.int64], ...]
-    """What the table consists of; lives as long as it."""
+    """The table's memory; it must outlive the table."""
 
     def rewrite(self) -> None:
-        """Ask for all arguments again, between two steps. The table stays where it is: a thread that is late in a step
-        that is over still reads it, but no arguments, since its gates are closed."""
+        """Write all arguments again, between two steps. The table stays in place: a late thread of the last step may
+        still read it, but no arguments, since the gates are closed."""
         args = self.arrays[1]
         for i, entry in enumerate(self.entries):
             entry.args.write(args[i, len(PREFIX) :])
 
     def n_ops(self, n_entries: int) -> int:
-        """How many ops compute the first entries."""
+        """Number of ops of the first entries."""
         return bisect_left(self.sources, n_entries)

@@ -1,4 +1,4 @@
-"""What lowering knows of a program's values: who computes them, and in which forms they are there."""
+"""Values during lowering: their buffers by activation dtype, and ranges of entries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllm.program import Value
 
 @dataclass(eq=False)
 class Node:
-    """A value, and the forms that it has been computed in so far."""
+    """A value, and its buffers by activation dtype, as far as computed."""
 
     value: Value
     of_output_rows: bool
@@ -21,12 +21,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Range:
-    """The entries of a stage, and where each of its values to send is complete."""
+    """The entries of a stage, and the entry after which each value to send is complete."""
 
     start: int
     stop: int
     complete: dict[int, int]
-    """By a value's id: the number of entries that have run when it is there."""
+    """By a value's id: the number of entries after which it is complete."""
 
 
 @dataclass(frozen=True)

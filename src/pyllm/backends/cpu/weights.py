@@ -1,4 +1,4 @@
-"""A program's weights in the layouts that kernels read: asked for, laid out in one piece of memory, packed."""
+"""A program's weights in the kernels' layouts: requested, placed in one block of memory, packed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pyllm.quant import formats
 F32 = NDArray[np.float32]
 
 _PIECE = 16 << 20
-"""Bytes of the file that are packed at a time, so that few of its pages are in memory beside the packed ones."""
+"""Bytes of the file packed at a time, to bound the file's pages in memory beside the packed weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """Matrices of one format, one below the other in the rows of a plan, for each expert anew."""
+    """Matrices of one format, stacked by rows in one plan, for each expert."""
 
     plan: LinearPlan
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class _Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor as the file has it."""
+    """A tensor in the file's format."""
 
     weights: Weights
     name: str
@@ -49,7 +49,7 @@ class Stored:
 
 
 class Weights:
-    """What is asked for twice is stored once. Addresses are there after `allocate`, contents after `pack`."""
+    """Requested weights; each is stored once. Addresses are known after `allocate`, contents after `pack`."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
         self.tensors = tensors
@@ -73,8 +73,7 @@ class Weights:
         return [m.plan for m in self._matrices.values()]
 
     def matrix(self, names: Sequence[str]) -> tuple[LinearPlan, Buffer]:
-        """One matrix product for tensors [(experts,) rows, columns] of one format, the rows of each below those of
-        the one before.
+        """One matrix product for tensors [(experts,) rows, columns] of one format, stacked by rows.
 
         All but the last must have a multiple of 16 rows.
         """
@@ -89,19 +88,18 @@ class Weights:
         return m.plan, m.place
 
     def table(self, name: str) -> TensorInfo:
-        """A table whose rows are read as they are stored."""
+        """A table read in the file's format."""
         self._tables.add(name)
         return self[name]
 
     def stored(self, name: str) -> Stored:
-        """Where a table lies."""
+        """Address of a table."""
         return Stored(self, name)
 
     def vector(self, parts: Sequence[tuple[str | None, int]], n: int = 1) -> tuple[Buffer, int]:
-        """Small tensors ([(n,) width], None: zeros) side by side as float32, zeros up to the next multiple of 16
-        columns.
+        """Small tensors ([(n,) width], None: zeros) side by side as float32, zero-padded to a multiple of 16 columns.
 
-        Returns where, and the bytes of one of the n rows.
+        Returns the address, and the bytes of one of the n rows.
         """
         width = -(-sum(w for _, w in parts) // 16) * 16
         rows = np.zeros((n, width), np.float32)
@@ -113,14 +111,15 @@ class Weights:
         return self._array((*parts, n), rows), 4 * width
 
     def by_group(self, name: str | None, group: int) -> tuple[Buffer | None, int]:
-        """A norm's vector [group] or [width]: where, and columns from one group's numbers to the next's (0: shared)."""
+        """A norm's vector [group] or [width]: its address, and columns from one group's numbers to the next's (0:
+        shared)."""
         if name is None:
             return None, 0
         columns = self[name].n_elements
         return self.vector([(name, columns)])[0], group if columns > group else 0
 
     def constant(self, values: Sequence[float]) -> Buffer:
-        """Numbers of the program itself as float32, zeros up to the next multiple of 16."""
+        """Constants of the program as float32, zero-padded to a multiple of 16."""
         out = np.zeros(-(-len(values) // 16) * 16, np.float32)
         out[: len(values)] = values
         return self._array(("", *values), out)
@@ -137,7 +136,7 @@ class Weights:
             address += -(-b.n_bytes // LINE) * LINE
 
     def pack(self, run_parallel: linear.RunParallel, progress: Progress | None) -> None:
-        """Fill the memory, tensor by tensor; what has been read of the file is given back to the system on the way."""
+        """Pack tensor by tensor, releasing the file's pages on the way."""
         for place, values in self._arrays.values():
             at(place.address, values.shape, np.float32)[...] = values
         total, done = sum(m.place.n_bytes for m in self._matrices.values()), 0
@@ -150,7 +149,7 @@ class Weights:
             progress("packing weights", 1.0)
 
     def replace(self, tensors: Mapping[str, TensorInfo], run_parallel: linear.RunParallel) -> None:
-        """Other values for matrices and tables. Raises BackendError as `Executable.replace` says."""
+        """Replace values of matrices and tables. Raises BackendError as `Executable.replace` says."""
         matrices = [m for m in self._matrices.values() if not tensors.keys().isdisjoint(m.names)]
         replaceable = self._tables.union(*(m.names for m in matrices))
         for name, tensor in tensors.items():
@@ -174,7 +173,7 @@ class Weights:
 
 
 def _pack(m: _Matrix, tensors: list[TensorInfo], run_parallel: linear.RunParallel) -> None:
-    """Pack piece by piece; what has been read of the file goes back to the system."""
+    """Pack piece by piece, releasing the file's pages."""
     start = 0  # rows done
     for tensor in tensors:
         plan = replace(m.plan, rows=tensor.shape[-2])

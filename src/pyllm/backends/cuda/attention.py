@@ -1,7 +1,7 @@
-"""Launches of attention over what is in KV caches: one way for few tokens of a sequence, one for many.
+"""Launches of attention over KV caches: one kernel for few tokens of a sequence, one for many.
 
-Sequences with up to FEW_TOKENS tokens in a step split their positions over blocks (attention_split.cu) whose results
-are combined; those with more go in tiles (attention_prompt.cu). Caches of float32 have one float kernel for both.
+Sequences of up to FEW_TOKENS tokens in a step split their positions over blocks (attention_split.cu), and the results
+are combined; longer ones are computed in tiles (attention_prompt.cu). Float32 caches use one float kernel for both.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def attend(
 _LEAST_PART = 2 * _WARPS * 16
 """Positions that a block takes at least, as kernels/attention_split.cuh has it."""
 _LONG_PART = 256
-"""Positions that are worth a block even when others wait for a multiprocessor."""
+"""Positions that justify a block even when other blocks wait for a multiprocessor."""
 _WAVES = 4
-"""Times that all multiprocessors are filled, at least, where they cannot all be filled once."""
+"""Least number of waves of blocks over all multiprocessors, where one wave does not suffice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,28 +132,28 @@ class _Split:
 
     @property
     def rows(self) -> int:
-        """Of a block."""
+        """Rows of a block."""
         return 16 if self.a.group > 8 and self.a.widest <= 128 and not self.a.is_float else 8
 
     @property
     def resident(self) -> int:
-        """Blocks that run at a time, by the registers that they take."""
+        """Resident blocks, by their registers."""
         return self.a.facts.n_sm * (5 if self.a.widest <= 64 else 3 if self.a.widest <= 128 and self.rows == 8 else 2)
 
     def slots(self, shape: StepShape) -> int:
-        """Tokens per sequence that results have room for; 0: they have a row for every token."""
+        """Tokens per sequence with room for results; 0: results have a row for every token."""
         return 0 if self.a.is_float else min(shape.max_span, FEW_TOKENS)
 
     def n_tokens(self, shape: StepShape) -> int:
-        """Tokens that results have room for."""
+        """Tokens with room for results."""
         return shape.n_seqs * self.slots(shape) or shape.n_tokens
 
     def chunks(self, shape: StepShape) -> int:
-        """Blocks that the rows of a sequence and KV head take."""
+        """Blocks for the rows of a sequence and KV head."""
         return -(-(self.slots(shape) or shape.max_span) * self.a.group // self.rows)
 
     def n_splits(self, shape: StepShape) -> int:
-        """As many as run at once, or several times that many where each has enough to do."""
+        """Splits: as many as are resident, or several waves where each has enough work."""
         blocks = shape.n_seqs * self.a.op.n_kv_heads * self.chunks(shape)
         visible = min(shape.max_context, self.a.op.window + shape.max_span) if self.a.op.window else shape.max_context
         many = _WAVES * self.resident // blocks
@@ -162,7 +162,7 @@ class _Split:
         return max(1, min(self.resident // blocks, -(-visible // _LEAST_PART)))
 
     def most_results(self) -> int:
-        """Rows times splits of any step."""
+        """Largest product of rows and splits of a step."""
         o, op = self.a.options, self.a.op
         n_tokens = o.max_tokens if self.a.is_float else o.max_seqs * min(o.max_tokens, FEW_TOKENS)
         return max(n_tokens * op.n_heads, _WAVES * self.resident * self.rows)
@@ -172,7 +172,7 @@ class _Split:
 
     @property
     def most(self) -> int:
-        """Tokens of a sequence that is not somebody else's."""
+        """Most tokens of a sequence that takes this kernel."""
         return self.a.options.max_tokens if self.a.is_float else FEW_TOKENS
 
 
@@ -214,7 +214,7 @@ def _split_launches(a: _Attend, y: Forms, when: Callable[[StepShape], bool]) -> 
 
 
 def _combine(split: _Split, partial: Buffer, stats: Buffer, y: Forms, when: Callable[[StepShape], bool]) -> Launch:
-    """In whole rows where halves are wanted."""
+    """The launch that combines splits; in whole rows where float16 rows are wanted."""
     a, width = split.a, split.a.op.out.width
     threads, per_thread = elementwise.whole_row(width) if y.half else (32 * _WARPS, 1)
     blocks = 1 if y.half else -(-width // 128)
@@ -248,7 +248,7 @@ def _combine(split: _Split, partial: Buffer, stats: Buffer, y: Forms, when: Call
 
 @dataclass(frozen=True, slots=True)
 class _Tiling:
-    """Rows and positions that a block of attention_prompt.cu has at a time."""
+    """Rows and positions of a block of attention_prompt.cu."""
 
     m_tiles: int
     keys: int
@@ -258,7 +258,7 @@ class _Tiling:
         return 16 * _WARPS * self.m_tiles
 
     def shared(self, a: _Attend) -> int:
-        """Bytes of shared memory, as the kernel divides it."""
+        """Bytes of shared memory, divided as in the kernel."""
         kind = a.options.kv_dtype
         widths = [round_up(size, PAD[kind]) for size in (a.op.head_dim, a.op.v_head_dim)]
         raw = sum(width + width // 32 * 2 for width in widths) if kind == "q8_0" else 0
@@ -266,8 +266,8 @@ class _Tiling:
 
 
 def _tilings(a: _Attend) -> list[_Tiling]:
-    """The largest tiles that leave room for a second block, and tiles of fewer rows for steps of few blocks, if those
-    are other ones. Raises BackendError where no tile fits."""
+    """The largest tiles that leave room for a second block, and tiles of fewer rows for steps of few blocks. Raises
+    BackendError where no tile fits."""
     found: list[_Tiling] = []
     for m_tiles in (2, 1) if a.widest <= 128 else (1,):
         # more positions than these and a thread's scores do not fit its registers
@@ -285,7 +285,7 @@ def _tilings(a: _Attend) -> list[_Tiling]:
 
 
 def _prompt_launches(a: _Attend, y: Forms, rows: View) -> list[Launch]:
-    """By tiles of more rows where these make a block for every multiprocessor; then `rows` in y's other forms."""
+    """Tiles of more rows where these fill every multiprocessor; then `rows` in y's other dtypes."""
     large, *small = _tilings(a)
 
     def grid(tiling: _Tiling, shape: StepShape) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ _MOST = 65535
 
 
 class CUDABackend(Backend):
-    """Kernels compiled for the card that is there; what a step takes is launched as one graph."""
+    """Kernels compiled for the card at hand; a step is launched as one graph."""
 
     name = "cuda"
     requires = ("cupy",)

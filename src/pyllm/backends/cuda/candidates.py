@@ -1,4 +1,4 @@
-"""The likeliest tokens of each row, found on the device: what comes back is a few of the logits, not the vocabulary."""
+"""The most likely tokens of each output row, found on the device: a few logits are downloaded, not the vocabulary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllm.backends.cuda.launch import ROWS, Launch, StepArrays, View, fill, str
 from pyllm.backends.plan.memory import Buffer
 
 MOST = 128
-"""As many as the kernels find. Enough for the usual 40 of `top_k` with penalties over 64 tokens."""
+"""Most candidates of the kernels. Enough for the default `top_k` of 40 with penalties over 64 tokens."""
 _SLICE, _MOST_SLICES = 4096, 256
 _THREADS, _MERGERS = 256, 512
 
@@ -19,7 +19,7 @@ _MERGE = struct(keys="ptr", sums="ptr", out="ptr", n_rows="ptr", n_slices="int",
 
 
 def n_candidates(n_vocab: int) -> int:
-    """How many there are for each row; 0 where a vocabulary is too large for the kernels."""
+    """Candidates per row; 0 where a vocabulary is too large for the kernels."""
     return min(MOST, n_vocab) if n_vocab <= _SLICE * _MOST_SLICES else 0
 
 
@@ -29,7 +29,8 @@ def stride(n: int) -> int:
 
 
 def launches(logits: View, n_vocab: int, arrays: StepArrays, max_rows: int) -> tuple[list[Launch], Buffer]:
-    """What finds them in `logits` [rows, n_vocab], and where they come: int32 [max_rows, `stride`], for `read`."""
+    """Launches that find candidates in `logits` [rows, n_vocab], and their buffer: int32 [max_rows, `stride`], for
+    `read`."""
     n, n_slices = n_candidates(n_vocab), -(-n_vocab // _SLICE)
     keys, sums = Buffer(8 * max_rows * n_slices * n), Buffer(8 * max_rows * n_slices)
     out = Buffer(4 * max_rows * stride(n))
@@ -61,5 +62,5 @@ def launches(logits: View, n_vocab: int, arrays: StepArrays, max_rows: int) -> t
 
 
 def read(rows: NDArray[np.int32], n: int) -> Candidates:
-    """Results as they came, int32 [n_rows, `stride`(n)]; views of them."""
+    """Candidates of downloaded results, int32 [n_rows, `stride`(n)]; views of them."""
     return Candidates(rows[:, :n], rows[:, n : 2 * n].view(np.float32), rows[:, 2 * n].view(np.float32))

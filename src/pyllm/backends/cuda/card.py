@@ -1,7 +1,7 @@
 """A card, driven through cupy's bindings of CUDA's runtime and driver. cupy is imported when a card is opened.
 
-Memory comes from cudaMalloc directly, so that what is given back is free for others at once. Every call makes its card
-the current one first: the current card belongs to the calling thread, and other libraries change it.
+Memory comes from cudaMalloc directly, so that freed memory is available to other processes at once. Every call first
+makes its card the current one: the current card belongs to the calling thread, and other libraries change it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TO_DEVICE, _TO_HOST, _WITHIN = 1, 2, 3
 _DEFAULT_SHARED = 48 << 10
 """Bytes of dynamic shared memory that a kernel may have without asking."""
 _lost: dict[int, str] = {}
-"""By card: what happened, after which this process cannot use it. CUDA offers no way back."""
+"""By card: the error after which this process cannot use it. CUDA has no way back."""
 
 
 class Cuda:
@@ -57,7 +57,7 @@ class Cuda:
             raise self.explain(error, "CUDA") from error
 
     def explain(self, error: Exception, device: str) -> BackendError:
-        """pyllm's error for one of cupy's."""
+        """The pyllm error for one of cupy's."""
         if isinstance(error, BackendError):
             return error
         if missing := failures.missing_library(error):
@@ -99,7 +99,7 @@ class _CudaGraph(Graph):
         self._handle = 0
 
     def make(self, graph: int) -> None:
-        """Take over what was captured."""
+        """Instantiate a captured graph."""
         try:
             self._handle = self._launcher.call(self._runtime.graphInstantiate, graph)
         finally:
@@ -191,7 +191,7 @@ class CudaLauncher(Launcher):
     def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
         try:
             address = int(self.call(self.cuda.runtime.hostAlloc, max(1, n_bytes), 0))
-        except OutOfMemoryError as error:  # which would speak of the card's
+        except OutOfMemoryError as error:  # whose message would be about the card's memory
             raise OutOfMemoryError(f"the system has no {n_bytes:,} bytes of memory that may be locked") from error
         memory = (ctypes.c_uint8 * n_bytes).from_address(address)
         _at_end(memory, self.cuda.runtime.freeHost, address)  # arrays may outlive the launcher
@@ -223,7 +223,7 @@ class CudaLauncher(Launcher):
         return None
 
     def _open_way(self, peer: int) -> None:
-        """Let this card read the other's memory, where they can; copies go through the host otherwise."""
+        """Let this card read the other's memory, if possible; otherwise copies go through the host."""
         if peer in self._peers:
             return
         self._peers.add(peer)
@@ -248,7 +248,7 @@ class CudaLauncher(Launcher):
         return [self._kernel(self._modules[key], source, name) for name in names]
 
     def _kernel(self, module: int, source: str, name: str) -> Kernel:
-        """A kernel that may have all the shared memory there is."""
+        """A kernel, allowed to use all of the shared memory."""
         cu = self.cuda.driver
         function = int(self.call(cu.moduleGetFunction, module, name))
         static = int(self.call(cu.funcGetAttribute, _STATIC_SHARED, function))
@@ -276,7 +276,7 @@ class CudaLauncher(Launcher):
         try:
             yield graph
         except BaseException:
-            with suppress(Exception):  # what was captured is dropped; the first error is the one to hear of
+            with suppress(Exception):  # the captured graph is dropped; the first error is the one to report
                 runtime.graphDestroy(runtime.streamEndCapture(self.stream))
             raise
         graph.make(self.call(runtime.streamEndCapture, self.stream))
@@ -303,7 +303,7 @@ class CudaLauncher(Launcher):
         steps += [(runtime.free, address) for address in self._memory]
         steps += [(runtime.streamDestroy, self.stream)]
         for function, argument in steps:
-            with suppress(Exception):  # a lost card refuses, and its memory goes with the process
+            with suppress(Exception):  # a lost card refuses; its memory is freed with the process
                 function(argument)
         self._closed = True
         self._modules.clear()
@@ -311,7 +311,7 @@ class CudaLauncher(Launcher):
 
 
 def _at_end(owner: Any, function: Callable[[int], Any], handle: int) -> weakref.finalize[Any, Any]:
-    """Have `function(handle)` called when the owner goes, without a word; not when the process ends."""
+    """Call `function(handle)` when the owner is collected, ignoring errors; not at process exit."""
 
     def finish() -> None:
         with suppress(Exception):

@@ -1,7 +1,7 @@
-"""Kernels from source: what belongs to a file, where results are kept, and NVRTC.
+"""Compilation of kernels: a file's includes, NVRTC, and the disk cache.
 
-A result is kept on disk (`jit.objects`) under a digest of everything that it depends on: the file and all that it
-includes, defines, options, compiler.
+A result is cached on disk (`jit.objects`) under a digest of its inputs: the file and its includes, defines, options,
+compiler.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of kernels and every file that it includes, by name."""
+    """A kernel file and all its includes, by name."""
 
     name: str
     text: str
     headers: dict[str, str]
 
     def digest(self, *more: object) -> str:
-        """Hexadecimal digest of the text and of what else decides the result."""
+        """Hexadecimal digest of the text and of `more` inputs of the result."""
         h = hashlib.sha256(repr((self.name, self.text, sorted(self.headers.items()), more)).encode())
         return h.hexdigest()[:24]
 
 
 def source(name: str) -> Source:
-    """The file `name` of kernels/ as it is now. Raises BackendError where it, or what it includes, is missing."""
+    """The file `name` of kernels/ as it is now. Raises BackendError where it or an include is missing."""
     text = _read(name)
     headers: dict[str, str] = {}
     todo = _INCLUDE.findall(text)
@@ -64,19 +64,19 @@ def _read(name: str) -> str:
 
 
 def options_of(defines: Defines) -> list[str]:
-    """Defines as a compiler takes them, in a fixed order."""
+    """Compiler options of defines, in a fixed order."""
     return [f"-D{name}={int(v) if isinstance(v, bool) else v}" for name, v in sorted(defines.items())]
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept; it may not exist yet."""
+    """Folder of compiled kernels; it may not exist."""
     return env.kernel_cache_dir() / "cuda"
 
 
 def side_by_side(
     work: Callable[[Request], object], requests: Sequence[Request], progress: Callable[[float], None] | None
 ) -> None:
-    """`work` on every request, on as many threads as there are processors; the first error is raised."""
+    """Run `work` on every request, on as many threads as there are processors; raises the first error."""
     with ThreadPoolExecutor(min(len(requests), os.cpu_count() or 1) or 1) as pool:
         futures = [pool.submit(work, r) for r in requests]
         try:
@@ -91,7 +91,7 @@ def side_by_side(
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A cubin, and what ptxas said of its kernels where it was compiled now (empty where it was kept on disk)."""
+    """A cubin, and ptxas's log of its compilation (empty where it was cached)."""
 
     cubin: bytes
     log: str
@@ -101,10 +101,10 @@ _PACKAGES = {12: "nvidia.cuda_nvrtc", 13: "nvidia.cu13"}
 
 
 def _load_packaged(cuda: int | None) -> None:
-    """Load NVRTC from NVIDIA's Python package, if it is installed: cupy 13 finds it only when it is there already.
+    """Load NVRTC from NVIDIA's Python package, if installed: cupy 13 finds it only when it is loaded already.
 
-    Builtins come first: the package for CUDA 13.0 has no path by which NVRTC would find them beside itself. `cuda`: the
-    major version that cupy is made for; cupy 14 takes the newest that is loaded, and a driver may not run its code.
+    Builtins are loaded first: in the package for CUDA 13.0, NVRTC does not find them. `cuda`: the major version that
+    cupy is built for; cupy 14 uses the newest that is loaded, and a driver may not run its code.
     """
     for package in [_PACKAGES[cuda]] if cuda in _PACKAGES else _PACKAGES.values():
         try:
@@ -122,9 +122,9 @@ class Nvrtc:
     """NVRTC, through cupy. Threads may compile side by side."""
 
     def __init__(self, nvrtc: Any, cuda: int | None = None) -> None:
-        """`nvrtc`: the module `cupy.cuda.nvrtc`; `cuda`: the major version of CUDA that it is made for, where known.
+        """`nvrtc`: the module `cupy.cuda.nvrtc`; `cuda`: the major version of CUDA that cupy is built for, where known.
 
-        Raises BackendError where the library itself is missing.
+        Raises BackendError where the library is missing.
         """
         self._nvrtc = nvrtc
         _load_packaged(cuda)
@@ -135,9 +135,10 @@ class Nvrtc:
             raise missing_library(error) or BackendError(f"NVRTC does not work: {error}") from error
 
     def arch(self, capability: tuple[int, int]) -> str:
-        """What to compile for on a card of this compute capability: "sm_90". Raises BackendError if NVRTC is too old.
+        """The architecture to compile for on a card of this compute capability: "sm_90". Raises BackendError if NVRTC
+        is too old.
 
-        A card runs what was compiled for an earlier one of its generation.
+        A card runs code of earlier architectures of its generation.
         """
         wanted = 10 * capability[0] + capability[1]
         fitting = [a for a in self._known if a // 10 == capability[0] and a <= wanted]
@@ -149,7 +150,7 @@ class Nvrtc:
         return f"sm_{fitting[-1]}"
 
     def cubin(self, name: str, defines: Defines, arch: str) -> bytes:
-        """The kernels of a file as machine code, kept on disk. Raises BackendError with the compiler's words."""
+        """The kernels of a file as machine code, cached on disk. Raises BackendError with the compiler's output."""
         what = source(name)
         digest = what.digest(options_of(defines), _OPTIONS, arch, self.version)
         file = f"{Path(name).stem}-{arch}-{digest}.cubin"
@@ -160,7 +161,7 @@ class Nvrtc:
         return code
 
     def compile(self, what: Source, defines: Defines, arch: str) -> Compiled:
-        """The same without the disk, with what ptxas reports: registers and spills of each kernel."""
+        """Compile without the cache; the log has ptxas's report of each kernel's registers and spills."""
         nvrtc, names = self._nvrtc, sorted(what.headers)
         program = nvrtc.createProgram(
             what.text, Path(what.name).name, [what.headers[n].encode() for n in names], [n.encode() for n in names]

@@ -1,4 +1,4 @@
-"""Which CUDA devices there are, real or emulated, without opening one: for `probe`, for placement, for tables."""
+"""CUDA devices, real or emulated, listed without opening one: for `probe`, placement and planning."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ multiprocessor can hold."""
 
 
 class Emulator(Protocol):
-    """What stands in for cards where the environment asks for it."""
+    """The emulator of devices, used where the environment asks for it."""
 
     def devices(self) -> list[DeviceInfo]:
-        """All of them. Raises BackendError where it cannot work."""
+        """All emulated devices. Raises BackendError where the emulator cannot work."""
 
     def facts(self, index: int) -> Facts:
-        """What plans for a device depend on."""
+        """Facts that plans depend on."""
 
     def open(self, index: int) -> Launcher:
         """The device of this index. Raises BackendError where there is none."""
 
 
 def emulator() -> Emulator | None:
-    """The emulator of `pyllm.testing`, where `PYLLM_CUDA_EMULATOR` asks for it. Its room is above this one, which
-    therefore imports it by name, and only then."""
+    """The emulator of `pyllm.testing`, where `PYLLM_CUDA_EMULATOR` asks for it. It depends on this package, which
+    therefore imports it by name and only then."""
     if not env.cuda_emulator():
         return None
     return cast(Emulator, importlib.import_module("pyllm.testing.cuda").EMULATOR)
 
 
 def probe() -> Probe:
-    """Whether there is a device to compute on, and if not, what would help. Does not raise."""
+    """Whether a device is available, and if not, what would help. Does not raise."""
     try:
         found = _found()
     except BackendError as error:
@@ -52,7 +52,7 @@ def probe() -> Probe:
 
 
 def _details() -> dict[str, str]:
-    """Cards by name, and the versions of what runs them."""
+    """Names of cards, and versions of the software."""
     found = {
         f"cuda{c.index}": f"{c.name}, compute capability {c.capability[0]}.{c.capability[1]}, {c.n_sm} multiprocessors"
         for c in driver.cards()
@@ -61,7 +61,7 @@ def _details() -> dict[str, str]:
 
 
 def devices() -> list[DeviceInfo]:
-    """All of them, in the order of their numbers; none where `probe` says why. Does not raise."""
+    """All devices by index; none where `probe` gives a reason. Does not raise."""
     try:
         return _found()
     except BackendError:
@@ -69,14 +69,14 @@ def devices() -> list[DeviceInfo]:
 
 
 def overhead(index: int) -> int:
-    """Bytes that opening a device takes beside what is allocated there: an estimate for a card, 0 where emulated."""
+    """Bytes that opening a device takes beside allocations: an estimate for a card, 0 where emulated."""
     if emulator():
         return 0
     return next((_CONTEXT + _CONTEXT_PER_SM * c.n_sm for c in driver.cards() if c.index == index), _CONTEXT)
 
 
 def facts(index: int) -> Facts:
-    """What plans for a device depend on. Raises BackendError where there is none of this index."""
+    """Facts that plans depend on. Raises BackendError for an unknown index."""
     from pyllm.backends.cuda.launch import Facts  # every start looks for cards, few plan for one
 
     if emulated := emulator():
@@ -88,7 +88,7 @@ def facts(index: int) -> Facts:
 
 
 def _found() -> list[DeviceInfo]:
-    """At least one device. Raises BackendError."""
+    """The devices, at least one. Raises BackendError."""
     if emulated := emulator():
         return emulated.devices()
     cards = driver.cards()

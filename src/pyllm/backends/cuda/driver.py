@@ -1,4 +1,4 @@
-"""Which cards there are, asked of the driver itself through ctypes: quick, and without importing cupy."""
+"""The cards of this machine, queried from the driver through ctypes: quickly, without importing cupy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from pyllm.errors import BackendError
 
 OLDEST_DRIVER = 12000
-"""CUDA version that a driver must support, as the driver writes it: 1000 * major + 10 * minor."""
+"""Oldest supported driver, as its CUDA version: 1000 * major + 10 * minor."""
 OLDEST_CAPABILITY = 7, 5
 _MAJOR, _MINOR, _N_SM, _SHARED = 75, 76, 16, 97
 """Attributes of a device: its compute capability, its multiprocessors, the most shared memory of a block."""
@@ -41,7 +41,7 @@ class Card:
 
     @property
     def memory_free(self) -> int | None:
-        """Bytes free now, None where the management library does not say; of a card's part (MIG) it says the card's."""
+        """Bytes free now, None where the management library does not tell; of a MIG part it tells the card's."""
         free = _free(self.bus_id)
         return None if free is None else min(free, self.memory_total)
 
@@ -51,7 +51,7 @@ def version_text(version: int) -> str:
 
 
 def cards() -> tuple[Card, ...]:
-    """Cards that the kernels run on. Raises BackendError that says why there is none and what would help."""
+    """Usable cards. Raises BackendError with the reason and what would help."""
     cuda = _library("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     if cuda is None:
         raise BackendError(f"there is no NVIDIA driver here: libcuda is not found; {INSTALL_DRIVER}")
@@ -82,7 +82,7 @@ _NO_START = {
 
 
 def check_cupy(driver_version: int | None = None) -> None:
-    """Raise BackendError unless cupy is installed, of a flavour that the driver can run; cupy is not imported."""
+    """Raise BackendError unless a cupy that the driver can run is installed; cupy is not imported."""
     if importlib.util.find_spec("cupy") is None:
         raise BackendError("cupy is not installed; pip install 'pyllm[cuda]', or cupy-cuda13x for CUDA 13")
     if driver_version is None:
@@ -93,7 +93,7 @@ def check_cupy(driver_version: int | None = None) -> None:
 
 
 def wrong_cupy(flavour: str, driver_version: int) -> str:
-    """What to say where cupy is made for another CUDA than the driver's."""
+    """The message for a cupy built for another CUDA than the driver's."""
     return (
         f"{flavour} does not run with this driver, which supports CUDA {version_text(driver_version)}; "
         f"pip uninstall {flavour}, then pip install cupy-cuda{min(13, driver_version // 1000)}x, or update the driver"
@@ -101,7 +101,7 @@ def wrong_cupy(flavour: str, driver_version: int) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What there is of CUDA, in words: the driver's, cupy's, that of the compiler where it is a Python package."""
+    """Versions of CUDA's parts: the driver's, cupy's, and the compiler's where it is a Python package."""
     found = {"driver": f"for CUDA up to {version_text(_driver_version())}"}
     for name, packages in _PACKAGES.items():
         installed = [f"{p} {version}" for p in packages if (version := _version_of(p))]
@@ -140,7 +140,7 @@ def _library(name: str) -> Any:
 
 
 def _asker(library: Any) -> Callable[..., int]:
-    """A function that calls another with room for an int in front, and returns what was put there."""
+    """A function that calls another with a pointer to an int first, and returns the int."""
 
     def ask(function: Any, *args: int) -> int:
         out = ctypes.c_int(0)
@@ -168,7 +168,7 @@ class _Memory(ctypes.Structure):
 
 
 def _free(bus_id: bytes) -> int | None:
-    """Bytes free on a card, from the management library: asking the driver would take a context, and its memory."""
+    """Bytes free on a card, from the management library: the driver would need a context, which takes memory."""
     nvml = _library("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
     if nvml is None or nvml.nvmlInit_v2():
         return None

@@ -1,4 +1,4 @@
-"""Launches of ops that compute each row from its own numbers: norms, sums, scalings, copies, gated activations."""
+"""Launches of row-wise ops: norms, sums, scalings, copies, gated activations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORMS = {
     "f32": "ptr", "q8": "ptr", "scales": "ptr", "sums": "ptr", "half": "ptr", "factors": "ptr",
     "f32_ld": "int", "q8_ld": "int", "half_ld": "int", "width": "int",
 }  # fmt: skip
-"""`struct Forms` of kernels/rows.cuh, with which a `struct Args` starts."""
+"""Members of `struct Forms` of kernels/rows.cuh, which begins each `struct Args`."""
 _NORM = struct(
     **FORMS, count="ptr", rows="ptr", x="ptr", z="ptr", total="ptr", weight="ptr", bias="ptr",
     x_ld="int", z_ld="int", total_ld="int", weight_step="int", bias_step="int", eps="float",
@@ -58,8 +58,8 @@ def norm(
 ) -> Launch:
     """y = norm(x + z) * weight + bias over groups of `group` columns; x + z also goes to `total`.
 
-    weight, bias: where, and floats from one group's to the next's (0: they share them). centred: less the mean.
-    selects_rows: rows of x and z are those that are wanted.
+    weight, bias: address, and floats from one group's to the next's (0: shared). centred: subtract the mean.
+    selects_rows: read x and z at the output rows.
     """
     threads = min(_MOST_THREADS, round_up(-(-width // 4), 32))
 
@@ -98,7 +98,7 @@ def elementwise(
 ) -> Launch:
     """y = "copy": x, "add": x + z, "scale": x * factor, "softcap": factor * tanh(x / factor).
 
-    selects_rows: rows of x are those that are wanted. Only "copy" takes an x that does not start at 16 aligned bytes.
+    selects_rows: read x at the output rows. Only "copy" accepts an x that is not aligned to 16 bytes.
     """
     return _launch(kind, arrays, count, x, z, Forms(y), width, factor=factor, selects_rows=selects_rows)
 
@@ -106,7 +106,7 @@ def elementwise(
 def gated(
     arrays: StepArrays, count: Count, act: str, gate: View, up: View, y: Forms, width: int, spread: int = 1
 ) -> list[Launch]:
-    """y = act(gate) * up; a number of `gate` holds for `spread` columns."""
+    """y = act(gate) * up; one number of `gate` applies to `spread` columns."""
     return in_forms("gated", arrays, count, gate, up, y, width, act=ACTIVATIONS.index(act), spread=spread)
 
 
@@ -121,19 +121,20 @@ def activation(
 def mul_weight(
     arrays: StepArrays, count: Count, x: View, weight: Buffer, y: Forms, width: int, spread: int
 ) -> list[Launch]:
-    """y = x * weight; a weight holds for `spread` columns."""
+    """y = x * weight; one weight applies to `spread` columns."""
     return in_forms("mul weight", arrays, count, x, View(weight, 0), y, width, spread=spread)
 
 
 def convert(arrays: StepArrays, count: Count, x: View, y: Forms, width: int) -> list[Launch]:
-    """y = x, in other forms."""
+    """y = x, in other activation dtypes."""
     return in_forms("copy", arrays, count, x, None, y, width)
 
 
 def in_forms(
     kind: str, arrays: StepArrays, count: Count, x: View, z: View | None, y: Forms, width: int, **options: Any
 ) -> list[Launch]:
-    """Launches for steps that want halves, where a block has a whole row for the factor, and for those that do not."""
+    """Launches for steps that want float16 rows, where a block computes a whole row for its factor, and for other
+    steps."""
 
     def halves(shape: StepShape) -> bool:
         return y.at(count.of(shape)).half is not None
@@ -193,7 +194,7 @@ def _launch(
 
 
 def whole_row(width: int) -> tuple[int, int]:
-    """Threads of a block that has a whole row, and fours of columns of each."""
+    """Threads of a block for a whole row, and fours of columns of each thread."""
     fours = round_up(width, 32) // 4
     threads = min(_MOST_THREADS, round_up(fours, 32))
     return threads, -(-fours // threads)

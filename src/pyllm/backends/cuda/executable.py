@@ -1,4 +1,5 @@
-"""A program, or a device's part of one, on a CUDA device: a step is an upload, a graph or some launches, a download."""
+"""A program, or a device's part of one, on a CUDA device: a step is an upload, a graph or single launches, and a
+download."""
 
 from __future__ import annotations
 
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 F32 = NDArray[np.float32]
 
 _HEADROOM = 96 << 20
-"""Bytes beside our own allocations: weights on their way while they are packed, code of kernels, graphs."""
+"""Bytes beside pyllm's allocations: weights in transit while packing, code of kernels, graphs."""
 
 
 class DeviceCrossing(Crossing):
     """A value in a device's memory."""
 
     def __init__(self, source: CUDAExecutable, value: Value, view: View, n_rows: int, ready: Event, last: bool) -> None:
-        """`ready`: when it is there. `last`: nothing of the step comes after the stage that computes it."""
+        """`ready`: the event after which the value is complete. `last`: its stage is the last of the step."""
         self.source, self.value, self.view, self.n_rows = source, value, view, n_rows
         self.ready, self.last = ready, last
         self._array: F32 | None = None
@@ -48,12 +49,12 @@ class DeviceCrossing(Crossing):
 
 
 class CUDAExecutable(Executable):
-    """Weights, KV and work memory of one program; `pyllm.backends.cuda.lowering` plans what is launched."""
+    """Weights, KV cache and work memory of one program; `pyllm.backends.cuda.lowering` plans the launches."""
 
     def __init__(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions, launcher: Launcher
     ) -> None:
-        """Takes the launcher, and closes it with itself or when this fails."""
+        """Takes ownership of the launcher; closes it in `close`, or when this fails."""
         self.program, self.options = program, options
         self.launcher, self._closed = launcher, False
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
@@ -83,7 +84,7 @@ class CUDAExecutable(Executable):
             raise
 
     def _check_free(self) -> None:
-        """Raise OutOfMemoryError before anything is taken, where it would not fit."""
+        """Raise OutOfMemoryError, before allocating, where memory does not suffice."""
         free, total = self.launcher.memory()
         needed = sum(self._sizes.values()) + _HEADROOM
         if needed > free:
@@ -98,7 +99,7 @@ class CUDAExecutable(Executable):
         return self._addresses[-1]
 
     def _first_shapes(self) -> list[StepShape]:
-        """Shapes of a first prompt and of the tokens after it, so that their kernels are there at the first step."""
+        """Shapes of a first prompt and of decode, whose kernels are compiled before the first step."""
         o, context = self.options, self.options.n_pages * self.options.page_size
         most = o.max_tokens
         return [StepShape(1, 1, 1, 1, context, 1), StepShape(most, 1, 1, 0, context, most)]
@@ -121,7 +122,7 @@ class CUDAExecutable(Executable):
         self._check(batch)
         with self._lock:
             self._interrupted, self._running = False, True
-        if self._last is not None:  # a step that was interrupted may still read what is written now
+        if self._last is not None:  # an interrupted step may still read what is written now
             wait(self._last.done, self._check_interrupt)
         self._batch_rows = batch.n_tokens, batch.n_rows
         self._shape = shape_of(batch, self.options) if batch.n_tokens else None
@@ -157,7 +158,7 @@ class CUDAExecutable(Executable):
         self.launcher.upload(view.address, rows)
 
     def download(self, what: str, view: View, n_rows: int, last: bool = True) -> F32:
-        """Rows [n_rows, ld] as they are when everything that was launched is done; the next step overwrites them."""
+        """Rows [n_rows, ld] after all launches so far are done; the next step overwrites them."""
         if self._closed:
             raise ClosedError("the model was closed")
         try:
@@ -174,7 +175,7 @@ class CUDAExecutable(Executable):
         return rows
 
     def _staging(self, what: str, n_rows: int, ld: int) -> F32:
-        """Pinned rows [n_rows, ld], kept from step to step and grown where they are too few."""
+        """Pinned rows [n_rows, ld], kept from step to step and grown on demand."""
         n_bytes = 4 * n_rows * ld
         if what not in self._pinned or len(self._pinned[what]) < n_bytes:
             self._pinned[what] = self.launcher.pinned(max(1, 1 << (n_bytes - 1).bit_length() if n_bytes else 1))
@@ -191,7 +192,7 @@ class CUDAExecutable(Executable):
         return candidates.read(rows.view(np.int32), self.n_candidates)
 
     def profile(self, batch: Batch) -> list[tuple[str, float]]:
-        """Run a step of a whole program launch by launch; what each is called and the seconds it took."""
+        """Run a step of a whole program launch by launch; returns each launch's label and seconds."""
         self._begin(batch)
         try:
             assert self._shape is not None
@@ -218,7 +219,7 @@ class CUDAExecutable(Executable):
             raise KeyboardInterrupt
 
     def _break_off(self) -> None:
-        """The step is over, but not what it has enqueued, which the next one waits for."""
+        """End an interrupted step; its enqueued work still runs, and the next step waits for it."""
         self._end()
         with suppress(BackendError):
             self._last = self.launcher.record()
@@ -238,7 +239,7 @@ class CUDAExecutable(Executable):
 
     @property
     def n_graphs(self) -> int:
-        """Graphs captured so far: none more when steps of known shapes come again."""
+        """Graphs captured so far; steps of known shapes add none."""
         return self._steps.n_graphs
 
     def memory(self) -> dict[str, int]:
@@ -261,7 +262,7 @@ class CUDAExecutable(Executable):
 
 
 class _Upload:
-    """What varies between steps, in pinned memory, and on its way to the device in one copy."""
+    """A step's varying inputs, in pinned memory, uploaded in one copy."""
 
     def __init__(self, a: StepArrays, launcher: Launcher) -> None:
         self._launcher, self._stride = launcher, a.page_stride

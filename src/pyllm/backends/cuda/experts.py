@@ -1,7 +1,7 @@
 """A mixture of experts around its products: routing, slots by expert, and the weighted sum.
 
-A slot is one token at one of its experts, token * n_used + choice; what is computed of a slot is a row at its number.
-Products of few tokens take their matrices by `Routing.chosen`, those of many take slots expert by expert.
+A slot is one token at one of its experts, token * n_used + choice; its values are rows of that number. Products of few
+tokens find their matrices by `Routing.chosen`, those of many take slots expert by expert.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _COMBINE = struct(
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Where tokens go, on the device."""
+    """Routing of tokens, in device memory."""
 
     op: MixtureOfExperts
     count: Count
-    """Of tokens."""
+    """Number of tokens."""
     chosen: Buffer
     """int32 [tokens, n_used]: experts, best first."""
     weights: Buffer
@@ -46,7 +46,7 @@ class Routing:
 
     @staticmethod
     def room(op: MixtureOfExperts, count: Count, most: int) -> Routing:
-        """Buffers for up to `most` tokens."""
+        """Allocate buffers for up to `most` tokens."""
         n = 4 * most * op.n_used
         # Products and what is between them read the number without saying so: it is never moved.
         n_slots = Buffer(4, keep=True)
@@ -54,7 +54,7 @@ class Routing:
 
     @property
     def slot_count(self) -> Count:
-        """Of slots."""
+        """Number of slots."""
         return Count(self.count.member, 0, self.op.n_used, self.n_slots)
 
 
@@ -95,7 +95,7 @@ def route(arrays: StepArrays, logits: View, choice_bias: Buffer | None, r: Routi
 
 
 def many(r: Routing, shape: StepShape) -> bool:
-    """Whether a step's slots are sorted, and its products made expert by expert."""
+    """Whether a step sorts slots and computes products expert by expert."""
     return r.count.of(shape) > FEW
 
 

@@ -1,4 +1,4 @@
-"""Errors of CUDA's libraries, turned into pyllm's: what is wrong, and what would work."""
+"""Translation of CUDA's errors into pyllm's: what is wrong, and what would work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LOST = {
     719: "a kernel failed, or the card fell off its bus",
     999: "the driver reports an unknown error",
 }
-"""After these a process can do nothing on the card any more: the codes of runtime and driver are the same numbers."""
+"""After these codes a process cannot use the card any more; runtime and driver use the same numbers."""
 
 _OTHER = {
     46: "it is in use by another process, exclusively, or not available",
@@ -44,20 +44,20 @@ _OTHER = {
 
 
 def is_lost(code: int) -> bool:
-    """Whether a card that reports this is of no more use to this process."""
+    """Whether a card that reports this code is lost to this process."""
     return code in _LOST
 
 
 def code_of(error: BaseException) -> int:
-    """CUDA's number of an exception of cupy; 0 where it has none."""
+    """CUDA's error code of a cupy exception; 0 where it has none."""
     status = getattr(error, "status", 0)
     return int(status) if isinstance(status, int) else 0
 
 
 def explain(code: int, words: str, device: str, versions: tuple[int, int] = (0, 0)) -> BackendError:
-    """The error to raise for one of CUDA's, whose own `words` are added where they say more.
+    """The error for a CUDA error code; CUDA's own `words` are included where they say more.
 
-    `versions`: the CUDA that the driver supports (0: no driver), the one that cupy is made for.
+    `versions`: the CUDA versions of the driver (0: no driver) and of cupy.
     """
     driver, runtime = versions
     if code == OUT_OF_MEMORY:
@@ -82,7 +82,7 @@ def explain(code: int, words: str, device: str, versions: tuple[int, int] = (0, 
 
 
 def missing_library(error: BaseException) -> BackendError | None:
-    """The error to raise where cupy did not find one of CUDA's libraries; None where that is not what happened."""
+    """The error where cupy did not find one of CUDA's libraries; None for any other exception."""
     found = re.search(r"(libcuda|nvcuda|libnvrtc|nvrtc|libcudart|cudart)\S*", str(error))
     if not found or not isinstance(error, (RuntimeError, ImportError, OSError)) or code_of(error):
         return None

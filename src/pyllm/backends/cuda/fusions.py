@@ -1,4 +1,4 @@
-"""What the CUDA backend computes at once."""
+"""Fusions of the CUDA backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyllm.program.ops.norm import LayerNorm, RMSNorm
 
 
 class Fusions(Capabilities):
-    """By the formats of weights."""
+    """Fusions by the formats of weights."""
 
     def __init__(self, tensor: Callable[[str], TensorInfo]) -> None:
         self._tensor = tensor

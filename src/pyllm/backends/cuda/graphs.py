@@ -1,7 +1,7 @@
-"""Steps on a device: launches made ready once for each shape of step, and from the second use on one graph.
+"""Steps on a device: launches prepared once for each shape of step, and one graph from the second use on.
 
-A step's sizes are rounded up to a few shapes. The first step of a shape launches kernel by kernel, which also compiles
-what has not been; the second captures a graph; those that follow launch it, and no Python runs for a kernel.
+A step's sizes are rounded up to a few shapes. The first step of a shape launches kernel by kernel, and compiles missing
+kernels; the second captures a graph; later ones launch the graph, without Python per kernel.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from pyllm.backends.cuda.launcher import Graph, Kernel, Launcher
 
 _MOST_SHAPES = 64
-"""Shapes whose launches, and graphs, are kept; the one that was used longest ago goes first."""
+"""Shapes kept with launches and graphs; the least recently used is dropped first."""
 _LEAST_CONTEXT = 256
 _STEPS_AHEAD = 16
-"""Steps that keep a device busy while a profile's launches are enqueued behind them."""
+"""Steps that keep a device busy while the launches of a profile are enqueued."""
 
 
 def power_of_two(n: int, most: int) -> int:
-    """`n` rounded up to a power of two, or to the most that there can be."""
+    """`n` rounded up to a power of two, at most `most`."""
     return min(1 << (n - 1).bit_length(), most) if n else 0
 
 
 def shape_of(batch: Batch, options: ExecutionOptions) -> StepShape:
-    """The shape that a batch's step takes."""
+    """The shape of a batch's step."""
     o, n_seqs = options, batch.n_seqs
     spans = batch.spans[:n_seqs]
     last = spans[:, 0] + spans[:, 1] - 1  # of each sequence, its last token
@@ -55,7 +55,7 @@ def shape_of(batch: Batch, options: ExecutionOptions) -> StepShape:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A launch of one shape, with everything that the device wants."""
+    """A launch of one shape, ready for the device."""
 
     kernel: Kernel
     grid: tuple[int, int, int]
@@ -67,14 +67,14 @@ class Ready:
 
 @dataclass(slots=True)
 class _Shape:
-    """What is kept of a shape: launches from its first use on, a graph from its second."""
+    """A shape's launches, from its first use, and graph, from its second."""
 
     launches: list[Ready]
     graph: Graph | None = None
 
 
 class Steps:
-    """The launches of a program on one device. Buffers must have addresses before anything is run."""
+    """A program's launches on one device. Buffers must have addresses before anything is run."""
 
     def __init__(self, launcher: Launcher, planned: Sequence[Planned]) -> None:
         self._launcher, self._planned = launcher, planned
@@ -84,7 +84,7 @@ class Steps:
         """Graphs captured so far."""
 
     def compile(self, shapes: Sequence[StepShape], progress: Progress | None) -> None:
-        """Have the kernels that steps of these shapes need."""
+        """Compile the kernels that steps of these shapes need."""
         wanted: dict[tuple[str, tuple[tuple[str, int | str], ...]], dict[str, KernelKey]] = {}
         for p in self._planned:
             key = p.launch.key
@@ -98,7 +98,7 @@ class Steps:
             self._kernels.update(zip(names.values(), self._launcher.kernels(*request), strict=True))
 
     def run(self, first: int, stop: int, shape: StepShape, check: Callable[[], None]) -> None:
-        """Enqueue launches first .. stop - 1 of a step; `check` is called between them, and may raise."""
+        """Enqueue launches first .. stop - 1 of a step; `check` is called between them and may raise."""
         key = first, stop, shape
         kept = self._shapes.get(key)
         if kept is None:
@@ -133,10 +133,10 @@ class Steps:
         return out
 
     def profile(self, first: int, stop: int, shape: StepShape) -> list[tuple[str, float]]:
-        """Run launches one by one; what each is called and the seconds it took on the device.
+        """Run launches one by one; returns each one's label and seconds on the device.
 
-        Most kernels are shorter than it takes to launch them from here. So the device first gets whole steps to do, as
-        graphs, and finds all launches there when it is done with them.
+        Most kernels take less time than their launch from Python. So the device is first given whole steps, as graphs;
+        when they are done, all launches are enqueued.
         """
         for _ in range(2 + _STEPS_AHEAD):  # the first two make the graph
             self.run(first, stop, shape, lambda: None)

@@ -1,6 +1,6 @@
-"""Launches that rotate queries and keys and store keys and values, and the caches that these go into.
+"""Launches that rotate queries and keys and store keys and values, and the KV caches.
 
-A KV cache is one buffer: all pages of keys, then all pages of values; kernels/kv.cuh says how a page lies.
+A KV cache is one buffer: all pages of keys, then all pages of values; kernels/kv.cuh describes a page.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.rope import Rope
 
 MOST_HEAD = 256
-"""Columns of a head that the kernels have registers for."""
+"""Most columns of a head, by the kernels' registers."""
 
 _WARPS = 4
 _KINDS = {"f32": 0, "f16": 1, "q8_0": 2}
 PAD = {"f32": 4, "f16": 16, "q8_0": 32}
-"""Heads are padded to a multiple of so many columns in a cache."""
+"""Multiple of columns to which heads are padded in a cache."""
 _ELEMENT = {"f32": 4, "f16": 2, "q8_0": 1}
 
 _STORE = struct(
@@ -51,7 +51,7 @@ def _part_bytes(n_heads: int, size: int, options: ExecutionOptions) -> int:
 def cache_bytes(op: Attention | KVSpec, options: ExecutionOptions) -> int:
     """Bytes of a layer's cache, a buffer that must be zero at first.
 
-    Raises BackendError for heads and pages that the kernels do not take.
+    Raises BackendError for unsupported heads and page sizes.
     """
     widest = max(op.head_dim, op.v_head_dim)
     if widest > MOST_HEAD:
@@ -66,13 +66,13 @@ def cache_bytes(op: Attention | KVSpec, options: ExecutionOptions) -> int:
 
 
 def cache_members(op: Attention, options: ExecutionOptions, cache: Buffer) -> dict[str, int]:
-    """Addresses that kernels take, asked when `cache` has one."""
+    """Addresses for kernels, resolved when `cache` has one."""
     values = cache.address + _part_bytes(op.n_kv_heads, op.head_dim, options)
     return {"keys": cache.address, "values": values}
 
 
 def cache_defines(op: Attention, options: ExecutionOptions) -> dict[str, int | str]:
-    """What kernels/kv.cuh is compiled with."""
+    """Defines of kernels/kv.cuh."""
     return {
         "HEAD": op.head_dim, "V_HEAD": op.v_head_dim, "KV": _KINDS[options.kv_dtype], "PAGE": options.page_size
     }  # fmt: skip
@@ -87,7 +87,7 @@ class HeadNorm:
 
     weight: Buffer | None
     step: int
-    """Floats from one head's weights to the next's: 0 where they share them, else head_dim."""
+    """Floats from one head's weights to the next's: 0 (shared) or head_dim."""
     eps: float
 
 
@@ -131,8 +131,8 @@ def store(
     q_norm: HeadNorm | None = None,
     k_norm: HeadNorm | None = None,
 ) -> Launch:
-    """Keys, normed and rotated, and values into the cache; queries, normed and rotated alike, to `turned`: where that
-    is where they are, they stay as they are. Without k and v only queries are turned."""
+    """Store keys, normed and rotated, and values in the cache; write queries, likewise, to `turned` (in place:
+    unchanged if there is nothing to do). Without k and v only queries are rotated."""
     queries = _Heads() if turned == q else _Heads(q, op.n_heads, q_norm)
     keys = _Heads(k, op.n_kv_heads, k_norm) if k else _Heads()
     launch = _store(

@@ -1,8 +1,8 @@
-"""One kernel launch as the lowering plans it: what to compile, how large a grid, and arguments once memory is placed.
+"""One planned kernel launch: what to compile, its grid, and its arguments once memory is placed.
 
-While a program is lowered, nothing has an address: a `Launch` keeps functions that are asked when buffers lie where
-they stay. What varies between steps lies in device memory (`StepArrays`); the grid depends on a step's rounded-up sizes
-(`StepShape`) only, so that launches of one shape can be one graph.
+During lowering nothing has an address, so a `Launch` keeps functions that are called once buffers are placed. What
+varies between steps is in device memory (`StepArrays`); the grid depends only on a step's rounded-up sizes
+(`StepShape`), so that the launches of one shape can be one graph.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 
 FEW = 8
-"""Most rows that matrix-vector kernels take; more go through matrix-matrix kernels."""
+"""Most rows of matrix-vector kernels; more take matrix-matrix kernels."""
 ALIGNMENT = 256
-"""Bytes that every buffer starts at a multiple of."""
+"""Alignment of buffers in bytes."""
 GROUP = 32
 """Columns that rows are padded to, and that share a scale where they are quantized."""
 
@@ -34,7 +34,7 @@ def round_up(n: int, multiple: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What plans depend on of a device."""
+    """Facts of a device that plans depend on."""
 
     n_sm: int
     """Multiprocessors."""
@@ -44,30 +44,30 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """Sizes of a step, each at least the step's own: what grids are made for. A shape's launches are one graph."""
+    """Rounded-up sizes of a step, which determine grids. The launches of a shape are one graph."""
 
     n_tokens: int
     n_rows: int
     n_seqs: int
     n_generated: int
-    """Of the leading tokens that sequences made themselves: 0, or `n_tokens` where it is all of them."""
+    """Decode tokens, which come first: 0, or `n_tokens` where all are."""
     max_context: int
-    """Positions that the longest sequence has with this step's."""
+    """Positions of the longest sequence, this step's included."""
     max_span: int
     """Most tokens of one sequence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many rows a value has, which kernels read through a pointer to int: a member of `struct Step`, or a multiple
-    of one that a kernel puts somewhere else (slots of experts: tokens times the experts of each)."""
+    """Number of rows of a value, which kernels read from memory: a member of `struct Step`, or a multiple of one in
+    another buffer (slots of experts: tokens times the experts of each)."""
 
     member: str
     offset: int
     """Bytes from the start of `struct Step`."""
     times: int = 1
     buffer: Buffer | None = None
-    """Where the number is, if not in `struct Step`."""
+    """Buffer of the number, if not in `struct Step`."""
 
     def of(self, shape: StepShape) -> int:
         return int(getattr(shape, self.member)) * self.times
@@ -86,7 +86,7 @@ TOKENS, ROWS = Count("n_tokens", 0), Count("n_rows", 4)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """float32 rows in a buffer: `ld` floats from one to the next, the first at `offset` bytes."""
+    """float32 rows in a buffer: `ld` floats apart, the first at `offset` bytes."""
 
     buffer: Buffer
     ld: int
@@ -142,8 +142,8 @@ class Half:
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """In which forms the op that computes a value writes it: float32 always, for products q8 in steps of up to `few`
-    rows and half in steps of more; None where nobody reads it."""
+    """Activation dtypes that the producer of a value writes: float32 always; for products, q8 in steps of up to `few`
+    rows and half in larger ones. None: not read."""
 
     f32: View | None = None
     q8: Q8 | None = None
@@ -156,13 +156,13 @@ class Forms:
         return (*f32, *(self.q8.buffers if self.q8 else ()), *(self.half.buffers if self.half else ()))
 
     def at(self, n: int) -> Forms:
-        """Those to be written in a step of `n` rows."""
+        """Dtypes written in a step of `n` rows."""
         return Forms(self.f32, self.q8 if n <= self.few else None, self.half if n > self.few else None, self.few)
 
 
 @dataclass(frozen=True, slots=True)
 class StepArrays:
-    """What a step uploads, at fixed addresses: `struct Step`, then the arrays of a `Batch`, all int32."""
+    """Uploads of a step, at fixed addresses: `struct Step`, then the arrays of a `Batch`, all int32."""
 
     step: Buffer
     tokens: Buffer
@@ -194,11 +194,11 @@ class StepArrays:
 
     @property
     def all(self) -> tuple[Buffer, ...]:
-        """In the order in which they lie; what is last is uploaded only as far as there are sequences."""
+        """Arrays in memory order; the last one is uploaded only for the step's sequences."""
         return self.step, self.tokens, self.positions, self.seqs, self.spans, self.rows, self.page_tables
 
     def count(self, count: Count) -> int:
-        """Address of the int that says how many rows there are in this step; asked when addresses are known."""
+        """Address of the number of rows in this step; resolved when addresses are known."""
         return count.buffer.address if count.buffer else self.step.address + count.offset
 
 
@@ -208,7 +208,7 @@ def always(shape: StepShape) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A kernel of a step. `grid` and `args` are asked once per shape, after all buffers have addresses."""
+    """A kernel of a step. `grid` and `args` are evaluated once per shape, after all buffers have addresses."""
 
     source: str
     """File in kernels/."""
@@ -220,7 +220,7 @@ class Launch:
     args: Callable[[StepShape], NDArray[np.void]]
     """The kernel's `struct Args`: a 0-d structured array (`struct`, `fill`)."""
     label: str
-    """What a profile calls it."""
+    """Label in profiles."""
     defines: Defines = field(default_factory=dict)
     shared: int = 0
     """Bytes of dynamic shared memory."""
@@ -228,11 +228,11 @@ class Launch:
     """Whether steps of a shape need it: e.g. only those of few tokens."""
     reads: tuple[Buffer, ...] = ()
     writes: tuple[Buffer, ...] = ()
-    """What it reads and writes of work memory, however `when` decides: says how long buffers live."""
+    """Work memory that it reads or writes, whatever `when` decides: extends live ranges."""
 
     @property
     def key(self) -> KernelKey:
-        """What is compiled: launches of one key share a kernel."""
+        """Key of the compiled kernel; launches with equal keys share it."""
         return self.source, tuple(sorted(self.defines.items())), self.name
 
 
@@ -245,9 +245,9 @@ def struct(**members: str) -> np.dtype[np.void]:
 
 
 def fill(layout: np.dtype[np.void], **values: Any) -> NDArray[np.void]:
-    """Arguments as a 0-d array of `struct`'s layout. Buffers and views stand for their address, None for null.
+    """Arguments as a 0-d array of `struct`'s layout. Buffers and views give their address, None gives null.
 
-    Every member must be given: raises ValueError else.
+    Raises ValueError unless every member is given.
     """
     if values.keys() != set(layout.names or ()):
         raise ValueError(f"arguments {sorted(values)} do not make {layout.names}")

@@ -1,6 +1,6 @@
-"""What the host asks of a device: memory, copies, kernels, events, graphs. A `Launcher` is a device and a stream on it.
+"""The contract of a device: memory, copies, kernels, events, graphs. A `Launcher` is a device and a stream on it.
 
-Two launchers stand behind this contract: `card.CudaLauncher` drives a card through cupy, and
+There are two implementations: `card.CudaLauncher` drives a card through cupy, and
 `pyllm.testing.cuda.EmulatedLauncher` runs the same kernels on the processor, built by g++. `open_launcher(index)` gives
 the one that fits the environment (`PYLLM_CUDA_EMULATOR`).
 
@@ -38,7 +38,7 @@ Request = tuple[str, Defines, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A compiled kernel, of use to the launcher that gave it."""
+    """A compiled kernel; valid for the launcher that made it."""
 
     name: str
     source: str
@@ -62,7 +62,7 @@ class Event(ABC):
 
 
 class Graph(ABC):
-    """What was enqueued within `Launcher.capture`; its memory must stay where it is."""
+    """Work captured by `Launcher.capture`; its memory must stay in place."""
 
     @abstractmethod
     def launch(self) -> None:
@@ -92,7 +92,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def release(self, address: int) -> None:
-        """Give memory back once what is enqueued has run. Does nothing for 0 or after `close`."""
+        """Free memory after the enqueued work. Does nothing for 0 or after `close`."""
 
     @abstractmethod
     def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
@@ -112,7 +112,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def copy_peer(self, to: int, source_launcher: Launcher, source: int, n_bytes: int) -> None:
-        """Enqueue, on this device, a copy from another one's memory; `stream_wait` for the other's event before."""
+        """Enqueue, on this device, a copy from another one's memory; call `stream_wait` for the other's event first."""
 
     @abstractmethod
     def zero(self, address: int, n_bytes: int) -> None:
@@ -120,14 +120,14 @@ class Launcher(ABC):
 
     @abstractmethod
     def prepare(self, requests: Sequence[Request], progress: Callable[[float], None] | None = None) -> None:
-        """Compile what `kernels` will be asked for, side by side; `progress` hears which part is done.
+        """Compile kernels ahead, in parallel; `progress` receives the share done.
 
-        Raises BackendError with the compiler's own words.
+        Raises BackendError with the compiler's output.
         """
 
     @abstractmethod
     def kernels(self, source: str, defines: Defines, names: Sequence[str]) -> list[Kernel]:
-        """Kernels of a file in kernels/, compiled with these defines unless they have been. Raises BackendError."""
+        """Kernels of a file in kernels/, compiled with these defines if needed. Raises BackendError."""
 
     @abstractmethod
     def launch(
@@ -142,29 +142,29 @@ class Launcher(ABC):
 
     @abstractmethod
     def capture(self) -> AbstractContextManager[Graph]:
-        """While the context is open, what is enqueued becomes part of the graph and does not run."""
+        """A context in which enqueued work is captured into the graph and not run."""
 
     @abstractmethod
     def record(self, timing: bool = False) -> Event:
-        """An event after all that has been enqueued."""
+        """Record an event after all enqueued work."""
 
     @abstractmethod
     def stream_wait(self, event: Event) -> None:
-        """What is enqueued from here on waits for an event, of this device or another."""
+        """Let work enqueued from now on wait for an event, of this device or another."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until everything that was enqueued is done."""
+        """Wait until all enqueued work is done."""
 
     @abstractmethod
     def close(self) -> None:
-        """Wait for the device and give all memory back. Calling it again does nothing; it never raises."""
+        """Wait for the device and free all memory. Further calls do nothing; never raises."""
 
 
 def open_launcher(index: int = 0) -> Launcher:
-    """The device of this index: emulated where the environment says so, else a card.
+    """Open the device of this index: emulated where the environment asks for it, else a card.
 
-    Raises BackendError that says why there is none, and what would work.
+    Raises BackendError with the reason and what would work.
     """
     from pyllm.backends.cuda import device
 

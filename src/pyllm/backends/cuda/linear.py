@@ -1,8 +1,8 @@
-"""Launches that multiply matrices, and look rows of tables up.
+"""Launches of matrix products and table look-ups.
 
-Products of few rows (`Count.few`) go through matrix-vector kernels, which are bound by memory: a kernel for up to 1, 2,
-4 and 8 rows each. More go through tensor cores, in tiles of 16 to 128 rows. All of these are planned side by side;
-`Launch.when` says which one a step takes.
+Products of few rows (`Count.few`) take matrix-vector kernels, which are bound by memory: kernels for up to 1, 2, 4 and
+8 rows. Larger ones take tensor cores, in tiles of 16 to 128 rows. All are planned side by side; `Launch.when` says
+which one a step takes.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ _SCALE_ROWS = _BLOCK_ROWS + 4
 _EMBED_THREADS, _EMBED_FLOATS = 128, 256
 _MOST_PARTS = 16
 _STATIC_SHARED, _TWO_BLOCKS = 4 << 10, 128 << 10
-"""Bytes that a block of a matrix-matrix kernel takes besides; shared memory from which on two of them are better."""
+"""Bytes of static shared memory of a matrix-matrix block; shared memory of a multiprocessor from which two blocks are
+preferred."""
 _DECODED_AT_ONCE = 1 << 20
-"""Weights of a table that are decoded at a time."""
+"""Weights of a table decoded at a time."""
 
 _WEIGHTS = {
     "matrices": "ptr",
@@ -89,7 +90,8 @@ class Parts:
         return Parts(n_sm, max_shared, Buffer(4 * _BLOCK_ROWS * 128 * tiles), Buffer(4 * tiles, keep=True))
 
     def number(self, n_tiles: int, n_stretches: int, most_tiles: int) -> int:
-        """How many parts, where one makes `n_tiles` blocks: about `most_tiles` blocks, none with no columns."""
+        """Number of parts, where one part makes `n_tiles` blocks: about `most_tiles` blocks in all, none without
+        columns."""
         return max(1, min(most_tiles // n_tiles, n_stretches, _MOST_PARTS))
 
 
@@ -120,7 +122,7 @@ _TILES = (_Tile(16, 4, 1), _Tile(32, 4, 1), _Tile(64, 4, 2), _Tile(128, 4, 2))
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """What the launches of one product share."""
+    """Shared inputs of one product's launches."""
 
     arrays: StepArrays
     count: Count
@@ -136,7 +138,7 @@ class _Product:
 
     @property
     def slots_per_row(self) -> int:
-        """Of x: 1 where each slot has its own row, else the experts of a token."""
+        """Slots per row of x: 1, or the experts of a token where its slots share the row."""
         return self.count.few // self.x.few
 
     def common(self) -> dict[str, Any]:
@@ -162,7 +164,7 @@ class _Product:
         }
 
     def buffers(self, *x: Buffer) -> tuple[Buffer, ...]:
-        """What is read besides weights."""
+        """Buffers read besides weights."""
         routed = (self.routing.chosen, self.routing.offsets, self.routing.slots) if self.routing else ()
         counted = (self.count.buffer,) if self.count.buffer else ()
         return (*x, *routed, *counted, *((self.residual.buffer,) if self.residual else ()))
@@ -232,7 +234,7 @@ def _few(p: _Product, tokens: int, more_than: int, up_to: int, label: str) -> La
 
 
 def _column_parts(p: _Product, rows: int) -> int:
-    """Warps that share the columns of a stretch of rows: so many that each multiprocessor has 16 or so."""
+    """Warps that share the columns of a stretch of rows, for about 16 warps per multiprocessor."""
     per_lane = p.plan.n_groups if not p.plan.layout.is_float else p.plan.n_groups * p.plan.layout.bits // 4
     stretches = -(-p.plan.rows // rows)
     parts = 1
@@ -261,7 +263,7 @@ def _token_tiles(p: _Product, shape: StepShape, tokens: int) -> int:
 
 
 def _rows_each(p: _Product, shape: StepShape) -> int:
-    """Rows that a matrix has to expect: those of the step, or of an expert in the mean and some more."""
+    """Expected rows of a matrix: those of the step, or an expert's mean and some more."""
     n = p.count.of(shape)
     return -(-5 * n // (4 * p.plan.n_matrices)) if p.routing else n
 
@@ -280,7 +282,7 @@ def _tokens_args(p: _Product) -> dict[str, Any]:
 
 
 def _matmul(p: _Product, tile: _Tile, more_than: int, up_to: int, label: str) -> Launch:
-    """By tensor cores, for more than `more_than` and up to `up_to` rows of a matrix."""
+    """Tensor-core launches, for more than `more_than` and up to `up_to` rows of a matrix."""
     half, spec = p.x.half, p.plan.layout
     stages, shared = _stages(p, tile)
     blocks_each = 2 if p.parts.max_shared > _TWO_BLOCKS else 1  # of 256 threads on a multiprocessor
@@ -307,8 +309,8 @@ def _matmul(p: _Product, tile: _Tile, more_than: int, up_to: int, label: str) ->
 
 
 def _stages(p: _Product, tile: _Tile) -> tuple[int, int]:
-    """Tiles of columns that are in shared memory at a time, and the bytes of them and of scales; two blocks should fit,
-    where a multiprocessor has memory for that. Fewer than 2: this tile is not for this card."""
+    """Tiles of columns in shared memory at a time, and the bytes of them and of scales; two blocks should fit, if a
+    multiprocessor has memory for that. Fewer than 2: this tile does not suit the card."""
     spec, most = p.plan.layout, p.parts.max_shared
     stage = tile.tokens * 128 + _BLOCK_ROWS * (128 if spec.is_float else 8 * spec.bits)
     scales = 0 if spec.is_float else 2 * 4 * 8 * (GROUP // spec.scale_columns) * _SCALE_ROWS
@@ -338,7 +340,7 @@ def _matmul_float(p: _Product, label: str) -> Launch:
 
 
 def table_bytes(tensor: TensorInfo) -> int:
-    """Device bytes of a table whose rows are looked up: its blocks as they are, and a codebook where there is one.
+    """Device bytes of a looked-up table: its blocks as in the file, and a codebook if the format has one.
 
     Formats without a layout are decoded to float32.
     """
@@ -348,7 +350,7 @@ def table_bytes(tensor: TensorInfo) -> int:
 
 
 def load_table(launcher: Launcher, tensor: TensorInfo, address: int) -> None:
-    """Upload a table to where `table_bytes` of room are; its data is read when this returns."""
+    """Upload a table to a buffer of `table_bytes`; its data has been read on return."""
     if tensor.format.lower() in LAYOUTS:
         launcher.upload(address, tensor.data, wait=True)
         if len(book := codebook(tensor.format)):
@@ -362,7 +364,7 @@ def load_table(launcher: Launcher, tensor: TensorInfo, address: int) -> None:
 
 
 def embed(arrays: StepArrays, tensor: TensorInfo, table: Buffer, y: View, scale: float) -> Launch:
-    """y = the rows of a table that the step's tokens name, times `scale`; the table is as `load_table` left it."""
+    """y = rows of a table by the step's tokens, times `scale`; the table is as `load_table` left it."""
     columns = tensor.shape[-1]
     spec = LAYOUTS.get(tensor.format.lower(), LAYOUTS["f32"])
     common: dict[str, Any] = {"table": table, "tokens": arrays.tokens, "out": y, "ld": y.ld, "scale": scale}

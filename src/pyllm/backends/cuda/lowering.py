@@ -1,7 +1,7 @@
-"""From a program to launches: groups of ops, in order, and the forms of values that their readers want.
+"""Lowering from a program to launches: fusion groups, in order, and the activation dtypes that readers want.
 
-What is computed at once and when is planned before (`backends/plan`). Steps of up to FEW rows and of more take
-different kernels; both are planned here, side by side.
+Fusion and order are planned before (`backends/plan`). Steps of up to FEW rows and larger ones take different kernels;
+both are planned here, side by side.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pyllm.program import Op, Program, Stage, Value
 
 @dataclass(eq=False)
 class Node:
-    """A value: how many rows it has, and where it is in which form."""
+    """A value: its number of rows, and its buffers by activation dtype."""
 
     value: Value
     count: Count
@@ -50,14 +50,14 @@ class Node:
     half: Half | None = None
 
     def forms(self, wanted: set[str]) -> Forms:
-        """Those of its forms that are wanted, of what there are."""
+        """The wanted ones of its buffers."""
         f32, q8, half = (form in wanted for form in ("f32", "q8", "half"))
         return Forms(self.f32 if f32 else None, self.q8 if q8 else None, self.half if half else None)
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Which launches a stage is, and after which of them each value that it sends is there."""
+    """The launches of a stage, and the launch after which each sent value is complete."""
 
     stage: Stage
     first: int
@@ -67,7 +67,7 @@ class StagePlan:
 
 
 class Lowering:
-    """What a program becomes. After construction everything is planned and nothing has an address."""
+    """The lowered program. After construction everything is planned and nothing has an address."""
 
     def __init__(
         self, program: Program, tensors: Mapping[str, TensorInfo], options: ExecutionOptions, facts: Facts
@@ -92,7 +92,7 @@ class Lowering:
             self._candidates(self.sent[logits.id], logits.width)
 
     def _candidates(self, logits: View, n_vocab: int) -> None:
-        """After everything else: the likeliest tokens, `n_candidates` of each row, in `chosen`."""
+        """Launches after all others: the `n_candidates` most likely tokens of each row, in `chosen`."""
         if n := candidates.n_candidates(n_vocab):
             launches, self.chosen = candidates.launches(logits, n_vocab, self.arrays, self.options.max_rows)
             for launch in launches:
@@ -116,7 +116,7 @@ class Lowering:
         return StagePlan(stage, first, len(self.work.planned), ends, last)
 
     def arrange(self) -> dict[str, int]:
-        """Bytes by purpose: of weights, of KV, and of what steps upload and work on."""
+        """Bytes by purpose: weights, KV cache, and uploads with work memory."""
         uploads = sum(round_up(b.n_bytes, 16) for b in self.arrays.all)
         return {
             "weights": self.weights.n_bytes,
@@ -125,7 +125,7 @@ class Lowering:
         }
 
     def place(self, weights: int, kv: int, work: int) -> None:
-        """Give everything its address in memory of these three, after `arrange`."""
+        """Assign addresses in these three blocks of memory, after `arrange`."""
         self.weights.place(weights)
         for cache in self.caches:
             cache.address = kv
@@ -168,7 +168,7 @@ class Lowering:
         return view
 
     def forms(self, v: Value, wanted: set[str]) -> Forms:
-        """The value in these forms ("f32", "q8", "half"), converted now where it has not been."""
+        """The value in these dtypes ("f32", "q8", "half"), converted now if needed."""
         node = self.node(v)
         missing = {form for form in wanted if getattr(node, form) is None}
         if missing:
@@ -177,7 +177,7 @@ class Lowering:
         return node.forms(wanted)
 
     def new_forms(self, node: Node, wanted: set[str]) -> Forms:
-        """Room for a value in these forms."""
+        """Buffers for a value in these dtypes."""
         n, width = self.most(node), node.value.width
         if "f32" in wanted:
             self.new_f32(node)
@@ -188,11 +188,11 @@ class Lowering:
         return node.forms(wanted)
 
     def wants(self, node: Node) -> set[str]:
-        """Forms that the readers of a value ask for, and float32 where others than products read it."""
+        """Activation dtypes that the readers of a value want; float32 if an op other than a product reads it."""
         return forms.wanted(self.graph, node.value, lambda v, names: self.x_forms(self.node(v), names))
 
     def x_forms(self, node: Node, names: Sequence[str]) -> set[str]:
-        """The forms of input that products with these weights read, in steps of few rows and of many."""
+        """Activation dtypes of the input of products with these weights, in steps of few rows and of many."""
         plans = [self.weights.plan([name]) for name in names]
         many = {plan.many_form for plan in plans} if self.most(node) > FEW else set()
         return {plan.few_form for plan in plans} | many

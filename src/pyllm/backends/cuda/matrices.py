@@ -1,8 +1,7 @@
-"""Matrices in device memory: how weights lie there, and how they get there from the blocks of a file.
+"""Matrices in device memory: their layout, and packing from the blocks of a file.
 
 A matrix is a header of 256 bytes, whose first float bounds its weights' magnitudes, then planes of integers and scales
-(kernels/unpack.cuh), or rows of floats filled up to whole groups of 32 columns. Matrices of experts lie one after the
-other.
+(kernels/unpack.cuh), or rows of floats padded to whole groups of 32 columns. Matrices of experts follow one another.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pyllm.backends.cuda.launcher import Launcher
 
 STAGING = 32 << 20
-"""Device bytes that packing takes for the time that it runs, as long as a row has no more."""
+"""Device bytes of staging memory while packing, unless a row is larger."""
 _SCALES = {"f16": 0, "bf16": 1, "i8": 2, "u4": 3, "e4m3": 4}
 _WORDS = {"f32": "u32", "f16": "u16", "bf16": "u16"}
 _THREADS, _FLOAT_THREADS = 128, 256
@@ -41,7 +40,7 @@ _PACK_FLOAT = struct(
 
 @dataclass(frozen=True, slots=True)
 class MatrixPlan:
-    """How `n_matrices` matrices [rows, columns] of one format lie in memory and are multiplied."""
+    """Layout and kernels of `n_matrices` matrices [rows, columns] of one format."""
 
     format: str
     rows: int
@@ -49,27 +48,27 @@ class MatrixPlan:
     n_matrices: int
     layout: Layout
     decoded: bool
-    """The format has no layout of its own: it is decoded to float16 when it is packed."""
+    """The format has no layout of its own: it is decoded to float16 when packed."""
 
     @property
     def few_form(self) -> str:
-        """The form of input in products of few rows: "q8" or "f32"."""
+        """Activation dtype of the input in products of few rows: "q8" or "f32"."""
         return "f32" if self.layout.is_float else "q8"
 
     @property
     def many_form(self) -> str:
-        """The form of input in products of more: "half" or "f32"."""
+        """Activation dtype of the input in larger products: "half" or "f32"."""
         return "f32" if self.layout.bits == 32 else "half"
 
     @property
     def n_groups(self) -> int:
-        """Of a row; floats are filled up to whole pairs, in which tensor cores take them."""
+        """Groups of a row; floats are padded to whole pairs, which tensor cores read."""
         step = 2 * GROUP if self.layout.is_float else GROUP
         return -(-self.columns // step) * step // GROUP
 
     @property
     def planes(self) -> tuple[int, int, int, int, int]:
-        """Where the planes low, high, scales and floats begin, and where the matrix ends: in units of 256 bytes."""
+        """Offsets of the planes low, high, scales and floats, and the end of the matrix, in units of 256 bytes."""
         spec = self.layout
         high = {3: 1, 5: 1, 6: 2}.get(spec.bits, 0)
         n, starts = self.rows * self.n_groups, [1]
@@ -97,13 +96,13 @@ def float_bytes(spec: Layout) -> int:
 
 
 def plan(format: str, rows: int, columns: int, n_matrices: int = 1) -> MatrixPlan:
-    """Any known format works: one without a layout is decoded to float16 when it is packed."""
+    """Plan matrices. Any known format works: one without a layout is decoded to float16 when packed."""
     own = LAYOUTS.get(format.lower())
     return MatrixPlan(format, rows, columns, n_matrices, own or LAYOUTS["f16"], decoded=own is None)
 
 
 def defines(spec: Layout) -> Defines:
-    """What kernels want to know of a layout."""
+    """Defines of kernels for a layout."""
     if spec.is_float:
         return {"WORD": _WORDS[spec.name], "BRAIN": int(spec.name == "bf16")}
     values = np.zeros(16, np.int8)
@@ -119,7 +118,7 @@ def defines(spec: Layout) -> Defines:
 
 
 def codebook(format: str) -> NDArray[np.uint8]:
-    """A format's codebook as ranks among the values that there are: what packing reads; empty without one."""
+    """A format's codebook as ranks among its distinct values, which packing reads; empty without one."""
     from pyllm.quant.codebooks import codebook as values
 
     name = "IQ1_S" if format == "IQ1_M" else format
@@ -129,17 +128,17 @@ def codebook(format: str) -> NDArray[np.uint8]:
 
 
 def _largest(spec: Layout) -> int:
-    """The largest magnitude that an integer stands for."""
+    """The largest magnitude of an integer's value."""
     if spec.values:
         return max(abs(v) for v in spec.values)
     return max(spec.step * ((1 << spec.bits) - 1) - spec.offset, spec.offset)
 
 
 def pack(launcher: Launcher, p: MatrixPlan, tensors: Sequence[TensorInfo], address: int) -> None:
-    """Pack tensors [(n_matrices,) rows, columns], the rows of each below those of the one before, to `address`.
+    """Pack tensors [(n_matrices,) rows, columns], stacked by rows, to `address`.
 
-    Their data is read when this returns. Raises BackendError where they are not what was planned, OutOfMemoryError
-    where there is no room for staging.
+    Their data has been read on return. Raises BackendError where they differ from the plan, OutOfMemoryError where
+    staging memory does not fit.
     """
     shapes = [(t.n_elements // (t.shape[-2] * t.shape[-1]), t.shape[-1], t.format) for t in tensors]
     if sum(t.shape[-2] for t in tensors) != p.rows or set(shapes) != {(p.n_matrices, p.columns, p.format)}:
@@ -169,7 +168,7 @@ def _row_bytes(tensor: TensorInfo) -> int:
 
 
 def _parts(tensor: TensorInfo, matrix: int, rows: int, decoded: bool) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(first row, up to `rows` rows as they are uploaded) of one matrix of a tensor."""
+    """Pieces (first row, up to `rows` rows as uploaded) of one matrix of a tensor."""
     n = tensor.shape[-2]
     data = tensor.data.reshape(-1, n, _row_bytes(tensor))[matrix]
     for first in range(0, n, rows):
@@ -183,7 +182,7 @@ def _parts(tensor: TensorInfo, matrix: int, rows: int, decoded: bool) -> Iterato
 def _pack_rows(
     launcher: Launcher, p: MatrixPlan, staging: int, row_bytes: int, room: int, matrix: int, first: int, n: int
 ) -> None:
-    """Pack `n` rows that lie in `staging`, to row `first` of a matrix; the codebook lies behind `room` rows."""
+    """Pack `n` rows in `staging` to row `first` of a matrix; the codebook follows `room` rows."""
     low, high, scales, floats, _ = p.planes
     if p.layout.is_float:
         (kernel,) = launcher.kernels("pack_float.cu", defines(p.layout), ["pack"])
@@ -203,7 +202,7 @@ def _pack_rows(
 
 
 def blocks(format: str) -> Defines:
-    """What kernels that read a format's blocks (kernels/blocks.cuh) want to know besides the layout."""
+    """Defines of kernels that read a format's blocks (kernels/blocks.cuh), besides the layout's."""
     spec = LAYOUTS[format.lower()]
     values = ", ".join(map(str, spec.values)) or "0"
     return {f"FORMAT_{format.upper()}": 1, "LARGEST": f"{_largest(spec)}.0f", "TABLE": values}

@@ -1,7 +1,7 @@
-"""Work memory: the launches of a program in order, and where the values between them lie.
+"""Work memory: the launches of a program in order, and the buffers of values between them.
 
-A buffer lives from the first launch that touches it to the last, whether or not a step needs these launches, so that
-steps of all shapes share one plan.
+A buffer's live range is from the first launch that touches it to the last, whether or not a step needs these launches,
+so that steps of all shapes share one plan.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pyllm.backends.plan.memory import Buffer
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A launch, and whether its rows are the wanted ones: steps that want none leave it out."""
+    """A launch, and whether it computes output rows: steps without any leave it out."""
 
     launch: Launch
     of_output_rows: bool
@@ -34,14 +34,14 @@ class Work(memory.Work):
         self.planned.append(Planned(launch, of_output_rows))
 
     def touch_next(self, buffer: Buffer) -> None:
-        """The buffer is used by the next launch."""
+        """Extend the buffer's live range to the next launch."""
         self.touch(buffer, len(self.planned))
 
     def hold_from_next(self, buffer: Buffer) -> None:
-        """What the next launch, or one before it, writes to the buffer stays there until the next step."""
+        """Keep what the next launch, or an earlier one, writes to the buffer until the next step."""
         self.hold(buffer, len(self.planned))
 
     @property
     def kept(self) -> list[Buffer]:
-        """Those that are to be zero at first."""
+        """Buffers that must be zero at first."""
         return [b for b in self.buffers if b.keep]

@@ -1,4 +1,4 @@
-"""A program's weights on a device: asked for by the lowering, laid out in one piece of memory, packed there."""
+"""A program's weights on a device: requested by the lowering, placed in one block of memory, packed there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """Tensors of one format, the rows of each below those of the one before, for each expert anew."""
+    """Tensors of one format, stacked by rows, for each expert."""
 
     plan: MatrixPlan
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class _Matrix:
 
 
 class Weights:
-    """What is asked for twice is stored once. Addresses are there after `place`, contents after `load`."""
+    """Requested weights; each is stored once. Addresses are known after `place`, contents after `load`."""
 
     def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
         self.tensors = tensors
@@ -55,14 +55,14 @@ class Weights:
         return sum(round_up(b.n_bytes, ALIGNMENT) for b in self._places())
 
     def plan(self, names: Sequence[str]) -> MatrixPlan:
-        """How tensors [(experts,) rows, columns] of one format are computed as one, without asking for their place."""
+        """The plan of tensors [(experts,) rows, columns] of one format as one matrix, without requesting them."""
         first = self[names[0]]
         columns, rows = first.shape[-1], sum(self[n].shape[-2] for n in names)
         n_matrices = first.shape[0] if len(first.shape) == 3 else 1
         return matrices.plan(first.format, rows, columns, n_matrices)
 
     def matrix(self, names: Sequence[str]) -> tuple[MatrixPlan, Buffer]:
-        """The same, with where they are."""
+        """The same, with its address."""
         key = tuple(names)
         if key not in self._matrices:
             plan = self.plan(names)
@@ -71,7 +71,7 @@ class Weights:
         return m.plan, m.place
 
     def table(self, name: str) -> Buffer:
-        """A table whose rows are looked up."""
+        """A looked-up table."""
         if name not in self._tables:
             self._tables[name] = Buffer(linear.table_bytes(self[name]), outside=True)
         return self._tables[name]
@@ -87,14 +87,15 @@ class Weights:
         return self._array((*parts, n), rows)
 
     def by_group(self, name: str | None, group: int) -> tuple[Buffer | None, int]:
-        """A norm's vector [group] or [width]: where, and floats from one group's numbers to the next's (0: shared)."""
+        """A norm's vector [group] or [width]: its address, and floats from one group's numbers to the next's (0:
+        shared)."""
         if name is None:
             return None, 0
         columns = self[name].n_elements
         return self.vector([(name, columns)]), group if columns > group else 0
 
     def constant(self, values: Sequence[float]) -> Buffer:
-        """Numbers of the program itself as float32."""
+        """Constants of the program as float32."""
         return self._array(("", *values), np.asarray(values, np.float32))
 
     def decode(self, name: str) -> F32:
@@ -107,7 +108,7 @@ class Weights:
             base += round_up(b.n_bytes, ALIGNMENT)
 
     def load(self, launcher: Launcher, progress: Progress | None) -> None:
-        """Fill the memory, tensor by tensor; what has been read of the file is given back to the system on the way."""
+        """Pack tensor by tensor, releasing the file's pages on the way."""
         for place, values in self._arrays.values():
             launcher.upload(place.address, values, wait=True)
         total, done = max(1, sum(b.n_bytes for b in self._places())), 0
@@ -124,7 +125,7 @@ class Weights:
             progress("loading weights", 1.0)
 
     def replace(self, launcher: Launcher, tensors: Mapping[str, TensorInfo]) -> None:
-        """Other values for matrices and tables. Raises BackendError as `Executable.replace` says."""
+        """Replace values of matrices and tables. Raises BackendError as `Executable.replace` says."""
         matrices = [m for m in self._matrices.values() if not tensors.keys().isdisjoint(m.names)]
         replaceable = self._tables.keys() | {n for m in matrices for n in m.names}
         for name, tensor in tensors.items():

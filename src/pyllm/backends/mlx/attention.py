@@ -1,12 +1,12 @@
-"""KV memory, and attention over it.
+"""The KV cache, and attention over it.
 
 A layer's keys are one array [slots, n_kv_heads, head_dim]; slot = page * page_size + place in the page. So a sequence
-whose pages are in order, as those of a fresh conversation are, has its keys in one run: a view, and a step copies
-nothing. Where pages are not, or several sequences are computed in one piece, keys are gathered.
+with consecutive pages, as in a fresh conversation, has its keys in one run: a view, and a step copies nothing. Where
+pages are not consecutive, or several sequences are computed together, keys are gathered.
 
-What is read is planned before a step (`plan_reads`), in numbers that are part of what a compiled step is known by
-(`Group`), and in arrays that vary from step to step. Compiled steps read a few more keys than there are (`bucket`), and
-hide them, and gather what a window sees, so that they are compiled again only now and then.
+Reads are planned before a step (`plan_reads`): as numbers that are part of a compiled step's key (`Group`), and as
+arrays that vary from step to step. Compiled steps read a rounded-up number of keys (`bucket`), with the surplus masked,
+and gather the keys of a window, so that they are rarely compiled again.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from pyllm.backends.mlx.ops.elementwise import soft_cap
 from pyllm.program.ops.attention import Attention
 
 _FEW = 8
-"""Most tokens of a sequence that are computed in one piece with other sequences."""
+"""Most tokens of a sequence that is computed together with other sequences."""
 _LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Sequences with as many tokens each, computed in one piece."""
+    """Sequences with equal numbers of tokens, computed together."""
 
     first: int
-    """The first one's first token; the others' follow."""
+    """Index of the first sequence's first token; the others follow."""
     n_seqs: int
     n_tokens: int
     """Of each sequence."""
     start: int
-    """Slot where the keys of the one sequence begin, in one run; -1: they are gathered."""
+    """Slot where the keys of a single sequence begin, in one run; -1: keys are gathered."""
     n_keys: int
-    """That are read of each sequence, hidden ones included."""
+    """Keys read of each sequence, masked ones included."""
     causal: bool
-    """No more is hidden than each token's future: nothing varies."""
+    """The mask is just causal, so no array varies."""
 
 
 def slots_of(batch: Batch) -> NDArray[np.int32]:
@@ -52,7 +52,7 @@ def slots_of(batch: Batch) -> NDArray[np.int32]:
 
 
 def bucket(n: int) -> int:
-    """The next larger of 64, 128, 192, 256, 320, 384, 448, 512, 640, …: of four in an octave."""
+    """n rounded up to 64, 128, 192, 256, 320, 384, 448, 512, 640, …: four per octave."""
     step = max(64, 1 << max(0, (n - 1).bit_length() - 3))
     return -(-n // step) * step
 
@@ -60,10 +60,9 @@ def bucket(n: int) -> int:
 def plan_reads(
     batch: Batch, window: int, n_slots: int, rounded: bool
 ) -> tuple[tuple[Group, ...], dict[str, NDArray[np.int32]]]:
-    """Groups of a step for layers of a window (0: none), and by name what varies of them: for group i,
-    `keys.{window}.{i}` [n_seqs, n_keys], the position of each key that is read, or -1; and `slots.{window}.{i}`, where
-    they are gathered. `rounded`: numbers of keys are those of `bucket`.
-    """
+    """Groups of a step for layers of a window (0: none), and by name the arrays that vary: for group i,
+    `keys.{window}.{i}` [n_seqs, n_keys], the position of each key read, or -1; and `slots.{window}.{i}`, where they are
+    gathered. `rounded`: numbers of keys are those of `bucket`."""
     groups: list[Group] = []
     arrays: dict[str, NDArray[np.int32]] = {}
     seq = 0
@@ -101,7 +100,7 @@ def _plan_group(
         pages = batch.page_tables[seqs[0], int(from_[0]) // size : -(-int(begins[0] + n) // size)]
         if (np.diff(pages) == 1).all():
             start = int(pages[0]) * size
-            back = max(0, start + n_keys - n_slots)  # a run at the end of memory: what is too much is read before it
+            back = max(0, start + n_keys - n_slots)  # a run at the end of the cache: the surplus is read before it
             if back:
                 positions = np.concatenate([np.full((1, back), -1, np.int32), positions[:, :-back]], axis=1)
             causal = not rounded and not cut
@@ -114,15 +113,16 @@ def _plan_group(
 
 
 def store(cache: mx.array, slots: mx.array, x: mx.array) -> None:
-    """Put x [tokens, n_kv_heads * dim] into the cache. Where nobody else holds it, mlx does so in place."""
+    """Store x [tokens, n_kv_heads * dim] in the cache; in place, where nothing else refers to the array."""
     x = x.reshape(len(x), *cache.shape[1:])
     if cache.dtype == mx.float16:
-        x = mx.clip(x, -_LARGEST_HALF, _LARGEST_HALF)  # an infinite value would be felt where it is hidden
+        x = mx.clip(x, -_LARGEST_HALF, _LARGEST_HALF)  # an infinite value would have an effect even where it is masked
     cache[slots] = x.astype(cache.dtype)
 
 
 def hidden_mask(keys: mx.array, queries: mx.array, window: int) -> mx.array:
-    """Positions of keys [n_seqs, n_keys] and queries [n_seqs, n] → what is seen: bool [n_seqs, 1, n, n_keys]."""
+    """Attention mask of positions of keys [n_seqs, n_keys] and queries [n_seqs, n]: bool [n_seqs, 1, n, n_keys], True:
+    visible."""
     k, q = keys[:, None, None, :], queries[:, None, :, None]
     seen = mx.logical_and(k >= 0, k <= q)
     return mx.logical_and(seen, k > q - window) if window else seen
@@ -142,9 +142,9 @@ def attention(
 ) -> mx.array:
     """q [n_seqs, n, n_heads * head_dim], keys and values of `read` → [n_seqs * n, n_heads * v_head_dim].
 
-    Operands are of the type that q has, or keys'. Scores and sums are float32, except that on a GPU mlx rounds scores
-    to that type for sizes of heads that it has no kernel for (those below 64; 192 and 256 in prompts; 72 and 80 when
-    generating). Soft-capped scores are plain operations, in float32.
+    Operands have q's type, or the keys'. Scores and sums are float32, except that on a GPU mlx rounds scores to that
+    type for head sizes without a kernel (below 64; 192 and 256 in prefill; 72 and 80 in decode). Soft-capped scores are
+    plain float32 operations.
     """
     n_seqs, n, _ = q.shape
     heads = q.reshape(n_seqs, n, op.n_heads, op.head_dim).transpose(0, 2, 1, 3)
@@ -181,7 +181,7 @@ def _plain(
 def masks(
     window: int, groups: tuple[Group, ...], arrays: Mapping[str, mx.array], positions: mx.array
 ) -> list[mx.array | str]:
-    """What each group sees, for layers of a window."""
+    """The mask of each group, for layers of a window."""
     out: list[mx.array | str] = []
     for i, group in enumerate(groups):
         if group.causal:

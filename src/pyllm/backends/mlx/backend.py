@@ -16,12 +16,12 @@ from pyllm.program import Program
 from pyllm.units import size
 
 _OLDEST = (0, 32)
-"""The first mlx that has all that is used here."""
+"""The first version of mlx with all functions used here."""
 _INSTALL = "`pip install -U mlx` on Apple's processors, `pip install -U 'mlx[cpu]'` on Linux"
 
 
 class MLXBackend(Backend):
-    """Metal where there is any; else mlx's CPU build, which is for tests and not fast."""
+    """Metal where available; else mlx's CPU build, which is for tests and not fast."""
 
     name = "mlx"
     requires = ("mlx",)
@@ -47,11 +47,11 @@ class MLXBackend(Backend):
         return [DeviceInfo("mlx0", self.name, 0, probe.device, probe.memory_free, total, gpu)]
 
     def gpus(self) -> list[DeviceInfo]:
-        # Elsewhere mlx has no Metal, and importing it to hear that would slow down every start.
+        # Elsewhere mlx has no Metal, and importing it to find out would slow down every start.
         return super().gpus() if sys.platform == "darwin" else []
 
     def shares_models(self) -> bool:
-        """Its CPU build does, too: that is what tests of split models have elsewhere than on Apple's processors."""
+        """The CPU build does too, for tests of split models on other machines."""
         return True
 
     def compile(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> Executable:

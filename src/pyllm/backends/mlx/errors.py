@@ -1,4 +1,4 @@
-"""What mlx raises, as pyllm's errors."""
+"""Translation of mlx's errors into pyllm's."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Steps on mlx. Of few tokens: a compiled function of a step's arrays, one for each shape of step. Of more: op by op,
-evaluated in pieces of some 50 ms, between which a step can be interrupted.
+"""Steps on mlx. Few tokens: a compiled function of a step's arrays, one for each shape of step. More tokens: op by op,
+evaluated in pieces of about 50 ms, between which a step can be interrupted.
 
-A compiled step is not interrupted, and so is no longer taken where one took more than a tenth of a second.
+A compiled step cannot be interrupted, so shapes whose compiled step took more than 0.1 s run op by op.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from pyllm.program import Program, Value, inputs
 from pyllm.program.ops.attention import Attention
 
 _COMPILED_TOKENS = 16
-"""Most tokens of a step that is compiled."""
+"""Most tokens of a compiled step."""
 _FREE_BYTES, _FREE_ON_CPU = 256 << 20, 16 << 20
-"""Of unused memory that mlx may hold: on a GPU, where it is dear to get, beside twice a step's; on the CPU."""
+"""Bytes of unused memory that mlx may keep: on a GPU, where allocation is slow, beside twice a step's; on the CPU."""
 _FUNCTIONS = 64
-"""Compiled steps that are kept."""
+"""Compiled steps kept."""
 _PIECE, _TOO_LONG = 0.05, 0.1
-"""Seconds: of work between two looks for interrupts; of a step that is no longer computed in one piece."""
+"""Seconds: of work between two checks for interrupts; longest of a compiled step."""
 
 StepFunction = Callable[[list[mx.array], Inputs, list[Any]], tuple[list[mx.array], list[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class MLXCrossing(Crossing):
-    """A value in mlx's memory, computed already."""
+    """A computed value in mlx's memory."""
 
     array: mx.array
 
@@ -51,12 +51,12 @@ class MLXCrossing(Crossing):
 
 @dataclass(frozen=True, slots=True)
 class _StagePlan:
-    """What a stage uses and leaves, by ids of values, and its KV caches."""
+    """Values that a stage reads and leaves, by id, and its KV caches."""
 
     needs: tuple[int, ...]
-    """From stages before it, or given."""
+    """Values of earlier stages, or received ones."""
     leaves: frozenset[int]
-    """Computed in it, and used later."""
+    """Values computed in the stage and read later."""
     caches: tuple[int, ...]
 
 
@@ -65,14 +65,14 @@ class MLXExecutable(Executable):
     [slots, n_kv_heads, dim]."""
 
     def __init__(self, lowering: Lowering, compiled: bool) -> None:
-        """Packs the weights. `compiled`: steps of few tokens are. Raises BackendError, OutOfMemoryError."""
+        """Packs the weights. `compiled`: steps of few tokens are compiled. Raises BackendError, OutOfMemoryError."""
         self._most_compiled = _COMPILED_TOKENS if compiled else 0
         self.lowering, self.program, self.options = lowering, lowering.program, lowering.options
         self._stream, self._worker = _take_stream(), Worker()
         self._interrupted = self._closed = False
         self._functions: OrderedDict[tuple[Any, ...], StepFunction | None] = OrderedDict()
         self._pace: dict[int, tuple[int, float]] = {}
-        """By size of a step (bits of its number of tokens): ops of a piece, seconds of all."""
+        """By size of a step (bits of its number of tokens): ops of a piece, and seconds of the step."""
         self._values: dict[int, mx.array] = {}
         self._step: tuple[Reads, Inputs] = ({}, {})
         self._of_output_rows = self.program.of_output_rows()
@@ -153,7 +153,7 @@ class MLXExecutable(Executable):
                 self._values[value.id] = mx.array(crossing.host())
 
     def _run_compiled(self, stage: int, batch: Batch, wanted: tuple[int, ...]) -> list[mx.array]:
-        """In one piece; a shape of step that is new is only noted, and computed plainly."""
+        """Run a step as a compiled function; the first step of a shape runs op by op."""
         reads, arrays = self._step
         key = (stage, wanted, batch.n_tokens, batch.n_rows, *reads.values())
         if key not in self._functions:
@@ -228,7 +228,7 @@ class MLXExecutable(Executable):
         return out
 
     def _stop_at(self, stage: int, wanted: tuple[int, ...]) -> int:
-        """The op before which the stage may end: in the last one, nothing is needed after what is wanted."""
+        """The op before which the stage may end: in the last stage, nothing after the wanted values is needed."""
         part = self.program.stages[stage]
         if stage < len(self.program.stages) - 1 or not wanted:
             return part.stop
@@ -255,7 +255,7 @@ class MLXExecutable(Executable):
         return caches
 
     def _recover(self) -> None:
-        """After an error of the device: caches hold arrays again, empty ones where what they held is lost."""
+        """After an error of the device, make caches valid again; those whose content is lost are empty."""
         self._values = {}
         with mx.stream(self._stream):
             for i, cache in enumerate(self.caches):
@@ -269,33 +269,33 @@ _kept_free = 0
 
 
 def _keep_free(n_bytes: int) -> None:
-    """Let mlx hold at most this much memory that it no longer uses, or what another executable wanted: steps of many
-    different sizes would pile it up."""
+    """Limit unused memory that mlx keeps, to the largest limit of all executables: steps of many sizes would accumulate
+    it."""
     global _kept_free
     _kept_free = max(_kept_free, n_bytes)
     mx.set_cache_limit(_kept_free)
 
 
 def _keep_resident() -> None:
-    """Let Metal keep all that mlx holds resident: otherwise macOS may take weights away from the GPU between steps, and
-    a model that fills much of memory is brought back for each of them."""
+    """Ask Metal to keep mlx's memory resident: otherwise macOS may evict weights from the GPU between steps, and a
+    model that fills much of memory is reloaded in each."""
     if metal.available() and (usable := mx.device_info(mx.gpu).get("max_recommended_working_set_size")):
         mx.set_wired_limit(int(usable))
 
 
 _streams: list[Any] = []
-"""Of executables that were closed: mlx ends none before the process does."""
+"""Streams of closed executables: mlx keeps streams until the process ends, so they are reused."""
 
 
 def _take_stream() -> Any:
-    """A stream that any thread may use: weights are taken in the one that compiles, steps run in another."""
+    """A stream usable from any thread: weights are packed in the compiling thread, steps run in another."""
     if _streams:
         return _streams.pop()
     return mx.new_thread_unsafe_stream(mx.gpu if metal.available() else mx.cpu)
 
 
 def _paced(at_once: int, seconds: float) -> int:
-    """How many ops the next piece has, by how long one took."""
+    """Ops of the next piece, by the time of the last one."""
     if seconds > 2 * _PIECE:
         return max(1, int(at_once * _PIECE / seconds))
     return 2 * at_once if seconds < _PIECE / 2 else at_once

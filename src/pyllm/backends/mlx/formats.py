@@ -1,9 +1,9 @@
-"""What each GGUF format is in mlx's terms: integers and scales out of its blocks. numpy only, no mlx.
+"""Each GGUF format in mlx's terms: integers and scales of its blocks. numpy only, no mlx.
 
 A format is `Affine` (mlx's own quantization, groups of 32 to 128 columns with a scale and a bias), `Mode` (one of mlx's
-block-float modes), or `Coded` (groups of 16 or values out of a table, which mlx does not have: products by our Metal
-kernel, or by decoding). All hold a file's weights exactly as long as scales are float32. What is none of these is kept
-as floats. Integers are stored unsigned: `codes`. `[n]` is a number of blocks.
+block-float modes), or `Coded` (groups of 16 or values of a table, which mlx lacks: products by pyllm's Metal kernel, or
+by decoding). All represent a file's weights exactly as long as scales are float32. Other formats are kept as floats.
+Integers are stored unsigned: `codes`. `[n]` is a number of blocks.
 """
 
 from __future__ import annotations
@@ -170,12 +170,12 @@ AFFINE = {
 
 
 def _mxfp4(blocks: Blocks) -> tuple[U8, U8]:
-    """mlx reads exponent 255 as infinity, ggml as 2^127: the largest finite one stands for it."""
+    """mlx reads exponent 255 as infinity, ggml as 2^127; the largest finite exponent replaces it."""
     return planes(blocks["qs"], 16, 4).reshape(-1, 32), np.minimum(blocks["e"], np.uint8(254))[:, None]
 
 
 def _nvfp4(blocks: Blocks) -> tuple[U8, U8]:
-    """ggml's scales have no sign, and what would be no number is 0."""
+    """ggml's scales are unsigned; its NaN pattern is 0."""
     scales = blocks["d"] & np.uint8(127)
     return planes(blocks["qs"], 8, 4).reshape(-1, 64), np.where(scales == 127, np.uint8(0), scales)
 
@@ -193,7 +193,7 @@ _IQ4 = tuple(int(v) for v in iq4_nl.VALUES)
 
 
 def _codes(values: tuple[int, ...], numbers: NDArray[Any]) -> U8:
-    """Places in a table of small integers: [n, block] of any integers or integral floats."""
+    """Indices into a table of small integers: [n, block] of any integers or integral floats."""
     table = np.zeros(256, np.uint8)
     table[np.array(values) & 255] = np.arange(len(values))
     return table[numbers.astype(np.int8).view(np.uint8)]
@@ -287,4 +287,4 @@ CODED = {
 }
 
 LAYOUTS: dict[str, Affine | Mode | Coded] = {**AFFINE, **MODES, **CODED}
-"""By format; those that are not here are floats."""
+"""By format; formats not listed are kept as floats."""

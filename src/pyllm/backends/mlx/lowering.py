@@ -1,4 +1,4 @@
-"""A program for mlx: how its weights are kept, and its ops as mlx expressions over what a step brings."""
+"""A program for mlx: its weights' layouts, and its ops as mlx expressions over a step's inputs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from pyllm.quant import formats
 
 Inputs = dict[str, mx.array]
 Reads = dict[int, tuple[att.Group, ...]]
-"""What attention reads in a step, by window."""
+"""Reads of attention in a step, by window."""
 
 _BOUND = 1024.0
-"""Numbers up to this may enter products of halves as they are."""
+"""Values up to this magnitude may enter float16 products unscaled."""
 
 
 class Lowering:
-    """What a program takes. Nothing is on the device before `pack`."""
+    """Weights and memory of a program. Nothing is on the device before `pack`."""
 
     def __init__(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions, half: bool
@@ -59,7 +59,7 @@ class Lowering:
         self.vectors: dict[str, mx.array] = {}
         self.periods: dict[tuple[float, ...], mx.array] = {}
         self.bounded: set[int] = set()
-        """Values that are known to be small."""
+        """Ids of values known to be within `_BOUND`."""
 
     def sizes(self) -> dict[str, int]:
         """Bytes on the device, by purpose."""
@@ -69,7 +69,7 @@ class Lowering:
         return {"weights": weights, "kv": kv_bytes(self.program, self.options), "work": work}
 
     def pack(self) -> None:
-        """Put the weights on the device, one after the other, and give the file's pages back."""
+        """Pack the weights onto the device, tensor by tensor, and release the file's pages."""
         progress = self.options.progress
         total, done = sum(planned.n_bytes for planned in self.plans.values()) or 1, 0
         for name in self.vector_names:
@@ -91,7 +91,7 @@ class Lowering:
             progress("packing weights", 1.0)
 
     def replace(self, tensors: Mapping[str, TensorInfo]) -> None:
-        """Other values. Raises BackendError as `Executable.replace` says."""
+        """Replace values. Raises BackendError as `Executable.replace` says."""
         for name, tensor in tensors.items():
             replaceable = name in self.plans or name in self.tables
             check_replacement(self.tensors[name] if replaceable else None, tensor)
@@ -113,7 +113,7 @@ class Lowering:
         return formats.get(tensor.format).decode(data) * np.float32(op.scale)
 
     def inputs(self, batch: Batch, rounded: bool) -> tuple[Reads, dict[str, NDArray[Any]]]:
-        """What a step brings, by name: rows of tables, positions, slots, rows, and what attention reads."""
+        """Inputs of a step, by name: rows of tables, positions, slots, output rows, and the reads of attention."""
         n = batch.n_tokens
         arrays: dict[str, NDArray[Any]] = {
             "positions": batch.positions[:n], "slots": att.slots_of(batch), "rows": batch.rows[: batch.n_rows]
@@ -136,7 +136,7 @@ class Lowering:
 
 @dataclass
 class Step:
-    """A step's expressions as they are built. Caches are updated: their arrays stand for what is stored then."""
+    """A step's expressions under construction. `caches` hold the arrays after the stores so far."""
 
     lowering: Lowering
     inputs: Inputs

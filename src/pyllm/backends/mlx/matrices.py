@@ -1,7 +1,7 @@
-"""Matrices on the device and products with them. x is float32 and so is what comes out, whatever lies in between.
+"""Matrices on the device and their products; x and results are float32, intermediate types vary.
 
-Where products are of halves (`half`: on a GPU), a row of x is divided by what brings its largest number to 16 first: no
-activation overflows, and sums of a row stay far below the largest half.
+Float16 products (`half`, on a GPU) first scale each row of x so that its largest magnitude is 16: no activation
+overflows, and sums of a row stay far below the largest float16.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pyllm.backends.mlx.formats import Affine, Coded, Mode
 from pyllm.backends.mlx.packing import Arrays, Plan
 
 _MANY = 32
-"""Rows of x from which on decoding a matrix first costs the CPU less."""
+"""Rows of x from which decoding a matrix first is faster on the CPU."""
 _LAUNCHES = 4
-"""Of our kernel, each of which reads the matrix: about what decoding it to memory and reading that costs."""
+"""Launches of the Metal kernel, each of which reads the matrix: about the cost of decoding it to memory and reading
+that."""
 _DECODED = 1 << 25
 """Weights that are decoded at a time."""
 _SORTED = 64
-"""Slots from which on mlx's products of experts want them sorted."""
+"""Slots from which mlx's products of experts want them sorted."""
 
 
 class Matrix(ABC):
@@ -47,11 +48,11 @@ class Matrix(ABC):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """Of x in a product."""
+        """Type of x in a product."""
         return mx.float16 if self.half else mx.float32
 
     def product(self, x: mx.array, bounded: bool = False) -> mx.array:
-        """x [tokens, columns] → [tokens, rows]. `bounded`: numbers in x are known to be small."""
+        """x [tokens, columns] → [tokens, rows]. `bounded`: values of x are within the bound of float16 products."""
         return self._scaled(x, bounded, self._product)
 
     def experts(self, x: mx.array, ids: mx.array) -> mx.array:
@@ -78,7 +79,7 @@ class Matrix(ABC):
 
 
 class FloatMatrix(Matrix):
-    """Kept as floats, and multiplied as such."""
+    """A matrix kept and multiplied as floats."""
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -95,7 +96,7 @@ class FloatMatrix(Matrix):
 
 
 class QuantizedMatrix(Matrix):
-    """In mlx's own affine groups, or one of its modes."""
+    """A matrix in mlx's affine groups, or one of its modes."""
 
     def __init__(self, planned: Plan, arrays: Arrays, half: bool) -> None:
         super().__init__(planned, arrays, half)
@@ -130,7 +131,8 @@ class QuantizedMatrix(Matrix):
 
 
 class CodedMatrix(Matrix):
-    """In groups of 16 or with tables of values: our Metal kernel for few rows of x; for more, decoded in parts."""
+    """A matrix in groups of 16 or with tables of values: the Metal kernel for few rows of x; for more, decoded in
+    parts."""
 
     def __init__(self, planned: Plan, arrays: Arrays, half: bool) -> None:
         super().__init__(planned, arrays, half)
@@ -166,7 +168,7 @@ class CodedMatrix(Matrix):
 
 
 def bytes_decoded(planned: Plan, half: bool, n: int) -> int:
-    """Of what a product of `n` rows decodes at a time: integers as halves, and weights; about."""
+    """Estimated bytes that a product of `n` rows decodes at a time: integers as float16, and weights."""
     weights = planned.rows * planned.columns
     if isinstance(planned.layout, Coded):
         if len(planned.shape) == 3:
@@ -219,8 +221,8 @@ def _decoder(layout: Coded) -> Callable[[dict[str, mx.array]], mx.array]:
 
 @cache
 def kernel_works(layout: Coded) -> bool:
-    """Whether our Metal kernel compiles and runs here, and computes what decoding does, on random numbers. Where it
-    does not, a warning says so, and products of all sizes are by decoding: slower, and right."""
+    """Whether the Metal kernel compiles, runs, and agrees with decoding on random numbers; else a warning is issued and
+    all products decode, which is slower."""
     if not metal.available():
         return False
     rng, rows, columns = np.random.default_rng(0), 9, 512

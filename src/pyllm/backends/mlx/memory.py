@@ -1,4 +1,4 @@
-"""What a step takes of memory beside weights and KV. mlx allocates as it computes, so this is an estimate."""
+"""Estimated memory of a step, beside weights and KV cache; mlx allocates while it computes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.linear import Linear
 
 _LEAST_HEAD, _MOST_HEAD = 64, 128
-"""Columns of heads for which Metal computes attention of prompts without keeping scores."""
+"""Head sizes, from and to, for which Metal computes attention of prompts without storing scores."""
 
 
 def work_bytes(program: Program, plans: Mapping[str, Plan], options: ExecutionOptions, half: bool) -> int:
-    """The most that there is at a time in the largest step, op by op: values up to their last reader, and what an op
-    makes for itself. `plans`: of the matrices, by name."""
+    """Largest bytes at a time in the largest step, op by op: live values, and an op's temporaries. `plans`: of the
+    matrices, by name."""
     of_output_rows = program.of_output_rows()
     live: dict[int, int] = {}
     most = 0
@@ -34,7 +34,7 @@ def work_bytes(program: Program, plans: Mapping[str, Plan], options: ExecutionOp
 
 
 def _within(op: Op, n: int, plans: Mapping[str, Plan], options: ExecutionOptions, half: bool) -> int:
-    """Bytes that an op of `n` rows makes for itself."""
+    """Bytes of the temporaries of an op of `n` rows."""
     if isinstance(op, Attention):
         return _of_attention(op, n, options, half)
     if isinstance(op, MixtureOfExperts):
@@ -44,8 +44,8 @@ def _within(op: Op, n: int, plans: Mapping[str, Plan], options: ExecutionOptions
 
 
 def _of_attention(op: Attention, n: int, options: ExecutionOptions, half: bool) -> int:
-    """Keys and values in the operands' type; and where no kernel does without them, scores, what is hidden of them, and
-    the keys and values of each query head."""
+    """Bytes of keys and values in the operands' type; without a fused kernel also of scores, masks, and keys and values
+    repeated for each query head."""
     n_keys, columns = options.n_pages * options.page_size, op.head_dim + op.v_head_dim
     if op.window:
         n_keys = min(n_keys, op.window + n + options.page_size)

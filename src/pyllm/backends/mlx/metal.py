@@ -1,6 +1,6 @@
-"""Our Metal kernel: products of few rows with matrices that mlx has no quantized product for (`formats.Coded`).
+"""pyllm's Metal kernel: products of few rows with matrices that mlx has no quantized product for (`formats.Coded`).
 
-Its twin in plain mlx operations is `CodedMatrix.decode` and a float product; the tests compare the two, with the
+Its reference in plain mlx operations is `CodedMatrix.decode` and a float product; the tests compare the two, with the
 kernel's source compiled as C++ where there is no Metal.
 
 A SIMD group of 32 lanes computes ROWS rows of the result for up to M rows of x. A lane takes 16 columns at a time: BITS
@@ -23,7 +23,7 @@ ROWS = 4
 GROUPS = 2
 """SIMD groups of a threadgroup."""
 _IN_CONSTANT_MEMORY = 8
-"""Elements from which on mlx passes an array in device memory: an address space that is a part of the source."""
+"""Elements from which mlx passes an array in device memory: the address space is part of the source."""
 
 HEADER = """
 // arrays of a thread are registers only where every index is known
@@ -99,12 +99,12 @@ def available() -> bool:
 
 
 def define(layout: Coded) -> str:
-    """What goes before the source for a layout."""
+    """Definitions in front of the source for a layout."""
     return f"#define FACTOR {layout.factor!r}f\n{HEADER}"
 
 
 def constants(layout: Coded, rows: int, columns: int, n_rows_x: int, share: int) -> dict[str, int | bool]:
-    """What the kernel is compiled for, by name."""
+    """Template constants of the kernel, by name."""
     return {
         "K": columns, "N": rows, "M": n_rows_x, "SHARE": share, "ROWS": ROWS, "GROUPS": GROUPS,
         "BITS": layout.bits, "GROUP": layout.group, "BLOCK": layout.block, "OFFSET": layout.offset,

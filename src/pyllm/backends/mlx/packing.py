@@ -1,7 +1,7 @@
-"""Matrices as mlx wants them: which arrays of which sizes, and filling those from a file's blocks. numpy only, no mlx.
+"""Packed matrices for mlx: shapes of their arrays, and filling them from a file's blocks. numpy only, no mlx.
 
-`plan` says it beforehand, to the byte; `pack` makes the arrays. Integers lie as mlx's quantized products read them: a
-row's codes as one string of bits, the first weight lowest, in words of 32 bits.
+`plan` gives exact sizes beforehand; `pack` makes the arrays. Integers are laid out for mlx's quantized products: a
+row's codes as one bit string, the first weight lowest, in words of 32 bits.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from pyllm.quant import formats
 Arrays = dict[str, NDArray[Any]]
 
 _CHUNK = 1 << 19
-"""Weights that a thread unpacks at a time: what lies in between stays small."""
+"""Weights that a thread unpacks at a time, to bound temporaries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How matrices [n, rows, columns] of one tensor are kept; n is 1 but for experts, and `shape` says so.
+    """Layout of a tensor's matrices [n, rows, columns]; n is 1 except for experts, as `shape` says.
 
-    `layout` None: as floats of `dtype`.
+    `layout` None: floats of `dtype`.
     """
 
     format: str
     shape: tuple[int, ...]
     layout: Affine | Mode | Coded | None
     dtype: str
-    """"float16" or "float32": of floats, and of an affine layout's scales and biases."""
+    """"float16" or "float32": type of floats, and of an affine layout's scales and biases."""
 
     @property
     def rows(self) -> int:
@@ -48,7 +48,7 @@ class Plan:
         return self.shape[-1]
 
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape, without the axes before the columns, and type of each array that keeps it."""
+        """Shape, without the axes before the columns, and type of each array."""
         layout, columns = self.layout, self.columns
         if layout is None:
             return {"w": ((columns,), self.dtype)}
@@ -69,10 +69,10 @@ class Plan:
 
 
 def plan(tensor: TensorInfo, half: bool) -> Plan:
-    """How a matrix, or the experts of a layer, are kept. `half`: products are of float16, and so are scales.
+    """Layout of a matrix, or of a layer's experts. `half`: products and scales are float16.
 
-    mlx wants columns in multiples of 32 and of the group; a matrix of others is kept as floats. So are coded ones where
-    there is no kernel for them: decoding them in each step takes mlx's CPU build longer than all else.
+    mlx requires columns in multiples of 32 and of the group; other matrices are kept as floats. So are coded ones
+    without a kernel: decoding them in each step dominates the time of mlx's CPU build.
     """
     formats.get(tensor.format)  # raises FormatError where nobody knows it
     layout = LAYOUTS.get(tensor.format)
@@ -83,10 +83,10 @@ def plan(tensor: TensorInfo, half: bool) -> Plan:
 
 
 def pack(planned: Plan, data: NDArray[np.uint8], n_threads: int = 1) -> tuple[Plan, Arrays]:
-    """The arrays of a plan from a tensor's bytes, of shape [..., as `Plan.arrays` says].
+    """Arrays of a plan from a tensor's bytes, of shape [..., as `Plan.arrays` says].
 
-    What does not fit into halves is float32: the plan comes back changed then. Raises BackendError where the bytes are
-    not the tensor's.
+    Values that overflow float16 are kept as float32; the returned plan says so. Raises BackendError where the number of
+    bytes is wrong.
     """
     quant = formats.get(planned.format)
     row_bytes = planned.columns // quant.block_size * quant.block_bytes

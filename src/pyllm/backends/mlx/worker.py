@@ -1,8 +1,8 @@
-"""The thread that an executable's steps run in, whoever asks for them.
+"""The thread that runs an executable's steps, for any calling thread.
 
-mlx keeps compiled functions by thread, and within a thread by the address of the Python function: called from several
-threads, they are compiled in each, stay there with the weights that they hold when the executable is gone, and answer
-for whatever function gets their address next. All of that ends with the thread.
+mlx caches compiled functions by thread, and within a thread by the address of the Python function. Called from several
+threads, they would be compiled in each, keep their weights alive after the executable is gone, and be reused for any
+later function at the same address. All of that ends with the thread.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 class Worker:
-    """One thread, started by the first work."""
+    """A single thread, started by the first work."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "pyllm-mlx")
 
     def run(self, work: Callable[[], T], stop: Callable[[], None]) -> T:
-        """What `work` returns or raises. Where Ctrl-C arrives meanwhile, `stop` is to end the work, which is waited
-        for: what comes after it finds nothing running."""
+        """Run `work` in the thread; returns or raises as it does. On Ctrl-C, `stop` is called to end the work, and its
+        end is waited for."""
         future = self._pool.submit(work)
         try:
             return future.result()
@@ -35,5 +35,5 @@ class Worker:
             del future  # it holds an error, whose traceback holds this frame
 
     def close(self) -> None:
-        """End the thread after what it does. Calling it again does nothing."""
+        """End the thread after its current work. Further calls do nothing."""
         self._pool.shutdown()

@@ -1,6 +1,6 @@
-"""What backends plan alike: a program as a graph, ops that are computed at once, their order, and where values lie.
+"""Planning shared by backends: the graph of a program, fusion, order, and memory.
 
-Passes, each tested without a kernel: `Graph` (who computes and reads a value, in which stage), `groups.fuse` (ops that
-a backend can compute at once), `Schedule` (the order of groups in each stage), `forms` (types in which readers want a
-value), `memory` (live ranges of buffers, and one arena for all).
+Passes, each tested without a kernel: `Graph` (producer, readers and stage of each value), `groups.fuse` (ops that a
+backend computes as one kernel), `Schedule` (the order of groups in each stage), `forms` (activation dtypes that readers
+want), `memory` (live ranges of buffers, and one arena for all).
 """

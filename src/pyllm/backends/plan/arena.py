@@ -1,4 +1,4 @@
-"""Work memory shared by buffers that are not alive at the same time."""
+"""An arena: work memory shared by buffers whose live ranges do not overlap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Lease(Protocol):
-    """A buffer that is alive from step `first` to step `last` of a sequence."""
+    """A buffer with the live range `first` to `last`, in steps of a plan."""
 
     n_bytes: int
     address: int
@@ -18,10 +18,10 @@ class Lease(Protocol):
 
 
 def arrange(buffers: Iterable[Lease], alignment: int) -> int:
-    """Give every buffer an offset (kept as its address); returns the bytes of all.
+    """Give every buffer an offset (kept as its address); returns the total bytes.
 
-    The largest first, each into the smallest gap between those that live at the same time ("greedy by size" of
-    arXiv:2001.03288): for models as they are that is as little as is alive at once.
+    The largest first, each into the smallest gap between those that are live at the same time ("greedy by size" of
+    arXiv:2001.03288): for today's models that is as little as is live at once.
     """
     leases = sorted(buffers, key=lambda b: (-b.n_bytes, b.first))
     first, last = (np.array([getattr(b, name) for b in leases], np.int64) for name in ("first", "last"))

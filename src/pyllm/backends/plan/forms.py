@@ -1,4 +1,4 @@
-"""Forms of values: the types in which their readers want them. "f32" is the plain one, others are a backend's own."""
+"""Activation dtypes: the types in which the readers of a value want it. "f32" is shared, others are a backend's own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.linear import Linear
 
 OfProduct = Callable[[Value, list[str]], set[str]]
-"""The forms in which products with these weights read a value."""
+"""Activation dtypes in which products with these weights read a value."""
 
 
 def wanted(graph: Graph, v: Value, of_product: OfProduct) -> set[str]:
-    """Forms that the readers of a value ask for: matrix products their own, everything else float32."""
+    """Activation dtypes that the readers of a value want: matrix products their own, all other ops float32."""
     readers = graph.readers(v)
     out = {"f32"} if v.id in graph.sent or not readers else set()
     for op in readers:

@@ -1,4 +1,4 @@
-"""A program as a graph: the op that computes a value, those that read it, its stage, and what crosses stages."""
+"""A program as a graph: the producer and the readers of each value, its stage, and the values that cross stages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Graph:
         self.of_output_rows = program.of_output_rows()
         """Ids of values that have one row per output row, not one per token."""
         self.sent = frozenset(v.id for stage in program.stages for v in stage.sends)
-        """Ids of values that other devices, or the caller, may ask for."""
+        """Ids of values that are sent to other devices or the caller."""
         self._producers = {op.out.id: op for op in program.ops}
         self._readers: dict[int, list[Op]] = defaultdict(list)
         for op in program.ops:
@@ -27,15 +27,15 @@ class Graph:
         }
 
     def producer(self, v: Value) -> Op | None:
-        """The op that computes a value; None where another device does."""
+        """The op that computes a value; None for a received value."""
         return self._producers.get(v.id)
 
     def readers(self, v: Value) -> Sequence[Op]:
-        """Ops that read a value, in order; one that reads it twice is in here twice."""
+        """Ops that read a value, in order; one that reads it twice is listed twice."""
         return self._readers.get(v.id, ())
 
     def only_reader(self, v: Value) -> Op | None:
-        """The op that alone reads a value, once; None where there is none, or where the value is sent."""
+        """The only op that reads a value, and reads it once; None where there is none, or where the value is sent."""
         readers = self.readers(v)
         return readers[0] if len(readers) == 1 and v.id not in self.sent else None
 
@@ -44,9 +44,9 @@ class Graph:
         return self._stages[op.out.id]
 
     def roots(self, stage: int) -> list[Op]:
-        """Ops of a stage that must be computed in it: those that keep a state, and those whose value is sent.
+        """Ops that a stage must compute: those that keep a state, and those whose value is sent.
 
-        What only later stages read may be left to them.
+        Values that only later stages read may be computed there.
         """
         cut = self.program.stages[stage]
         sent = {v.id for v in cut.sends}
@@ -54,7 +54,7 @@ class Graph:
 
 
 def last_uses(ops: Sequence[Op]) -> list[set[int]]:
-    """For each op the ids of values that no later one reads: of its inputs, and its own where nobody reads it."""
+    """For each op the ids of values whose last reader it is, and of its own value where nothing reads it."""
     seen: set[int] = set()
     out: list[set[int]] = []
     for op in reversed(ops):

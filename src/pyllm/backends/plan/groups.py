@@ -1,12 +1,12 @@
-"""Fusion: which ops of a program a backend computes at once, by what it says that it can.
+"""Fusion: groups of ops that a backend computes as one kernel, by its `Capabilities`.
 
     Product   matrix products of one input as one, a sum with a residual after a product or a mixture of experts
-    Gated     a gated activation in the product of its gate and its counterpart
+    Gated     a gated activation in the fused gate and up projection
     Norm      a norm with the sum, or the selection of rows, before it
     Attend    attention with the norm and the rotation of each head of queries and keys
     Group     any op alone
 
-A new op is a group of its own, so a backend needs nothing but its rule.
+A new op is a group of its own, so a backend needs only its rule.
 """
 
 from __future__ import annotations
@@ -27,61 +27,62 @@ from pyllm.program.ops.select import SelectRows
 
 
 class Capabilities:
-    """What a backend can compute at once. This one can nothing; backends override what they can."""
+    """Fusions that a backend supports. This base supports none; backends override methods."""
 
     turns_in_place = False
-    """Attention norms and rotates queries where they lie, which nothing else may read then."""
+    """Attention norms and rotates queries in place, so nothing else may read them afterwards."""
 
     def merge(self, a: Linear, b: Linear) -> bool:
-        """Two products of one input as one."""
+        """Whether two products of one input can be one."""
         return False
 
     def add(self, product: Linear | MixtureOfExperts, other: Op | None, merged: bool) -> bool:
-        """A product, and the sum with the value of `other` (None: of another device); `merged`: that is a part of a
-        larger product."""
+        """Whether a product and its sum with the value of `other` (None: received) can be one; `merged`: the product is
+        part of a larger one."""
         return False
 
     def gate(self, gate: Linear, up: Linear, op: GatedActivation) -> bool:
-        """The product of both, which nothing else reads, and the activation."""
+        """Whether the gate and up projections, read by nothing else, and the activation can be one."""
         return False
 
     def norm_of_sum(self, op: RMSNorm | LayerNorm) -> bool:
-        """A norm and the sum before it, which is kept where others read it."""
+        """Whether a norm and the sum before it can be one; the sum is stored if others read it."""
         return False
 
     def norm_of_rows(self, op: RMSNorm | LayerNorm) -> bool:
-        """A norm and the selection of rows before it."""
+        """Whether a norm and the selection of rows before it can be one."""
         return False
 
     def turn(self, op: Attention) -> bool:
-        """Attention, and norms and rotations of its queries and keys; both are rotated by the same angles, or not."""
+        """Whether attention and the norms and rotations of its queries and keys can be one; both are rotated by the
+        same angles, or neither."""
         return False
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """An op, alone here. Its rule computes the group."""
+    """A fusion group; in this base class, a single op. The op's rule computes the group."""
 
     op: Op
 
     @property
     def ops(self) -> tuple[Op, ...]:
-        """All ops of the group, each after those that it reads."""
+        """All ops of the group, each after its inputs."""
         return (self.op,)
 
     @property
     def out(self) -> Value:
-        """The value that the group is computed for."""
+        """The group's main value."""
         return self.op.out
 
     @property
     def outputs(self) -> tuple[Value, ...]:
-        """Values that are there when it is computed; those of other ops of the group are never."""
+        """Values that the group stores; those of its other ops never exist in memory."""
         return (self.out,)
 
     @property
     def inputs(self) -> Iterator[Value]:
-        """What it reads, in the order in which it is best computed."""
+        """Values that it reads, in the order in which they are best computed."""
         own = {op.out.id for op in self.ops}
         for op in reversed(self.ops):
             read = inputs(op)
@@ -92,7 +93,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Product(Group):
-    """Products of one input, side by side; or one, or a mixture of experts, and its sum with a residual."""
+    """Products of one input, side by side; or one product, or a mixture of experts, with the sum of a residual."""
 
     products: tuple[Linear | MixtureOfExperts, ...]
     add: Add | None = None
@@ -111,7 +112,7 @@ class Product(Group):
 
     @property
     def residual(self) -> Value | None:
-        """What is added to the product."""
+        """The residual that is added to the product."""
         if self.add is None:
             return None
         return self.add.b if self.add.a == self.op.out else self.add.a
@@ -119,7 +120,7 @@ class Product(Group):
 
 @dataclass(frozen=True, eq=False)
 class Gated(Group):
-    """A gated activation, and the product of its gate and its counterpart."""
+    """A gated activation, with the product of its gate and up projections."""
 
     op: GatedActivation
     product: Product
@@ -131,7 +132,7 @@ class Gated(Group):
 
 @dataclass(frozen=True, eq=False)
 class Norm(Group):
-    """A norm, the selection of its rows, and the sum that is normed; the sum is kept where others read it."""
+    """A norm, with the selection of rows and the sum before it; the sum is stored if others read it."""
 
     op: RMSNorm | LayerNorm
     add: Add | None = None
@@ -149,7 +150,7 @@ class Norm(Group):
 
 @dataclass(frozen=True)
 class Heads:
-    """Queries or keys, and what is done to each head on the way into attention: the norm first, then the rotation."""
+    """Queries or keys, with the norm of each head and the rotation, in this order, before attention."""
 
     x: Value
     norm: RMSNorm | None = None
@@ -162,7 +163,7 @@ class Heads:
 
 @dataclass(frozen=True, eq=False)
 class Attend(Group):
-    """Attention, and norms and rotations of the heads of queries and keys. `k`: None where it has none of its own."""
+    """Attention, with the norms and rotations of queries and keys. `k`: None where it has none of its own."""
 
     op: Attention
     q: Heads
@@ -183,24 +184,24 @@ class Attend(Group):
 
 
 class Groups:
-    """The groups of a program. Each op is in one."""
+    """The groups of a program; each op is in exactly one."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.all = tuple(groups)
         self._of_value = {v.id: group for group in groups for v in group.outputs}
 
     def of(self, v: Value) -> Group | None:
-        """The group that computes a value; None where another device does, or where it is never there by itself."""
+        """The group that stores a value; None for received values and for those inside a group."""
         return self._of_value.get(v.id)
 
 
 def fuse(graph: Graph, can: Capabilities) -> Groups:
-    """Group the ops of a program, in the order of their last ops."""
+    """Group the ops of a program, in order of the groups' last ops."""
     return _Fusion(graph, can).groups()
 
 
 class _Fusion:
-    """The groups so far. Earlier passes take what later ones might want."""
+    """Groups under construction. Earlier passes take precedence over later ones."""
 
     def __init__(self, graph: Graph, can: Capabilities) -> None:
         self._graph, self._can = graph, can
@@ -245,7 +246,7 @@ class _Fusion:
                 self._take(Gated(op, product))
 
     def _sum_of_product(self, op: Op) -> tuple[int, Add] | None:
-        """A sum whose one side is a product that nothing else reads: the id of that, and the sum."""
+        """A sum of which one side is a product that nothing else reads: the product's id, and the sum."""
         if isinstance(op, Add) and op.a != op.b:
             for v in (op.b, op.a):
                 if isinstance(self._graph.producer(v), Linear | MixtureOfExperts) and self._graph.only_reader(v) is op:
@@ -253,7 +254,7 @@ class _Fusion:
         return None
 
     def _siblings(self, op: Linear, summed: set[int]) -> tuple[Linear, ...]:
-        """Products of the same input that can be one with `op`, in the program's order."""
+        """Products of the same input that can be merged with `op`, in the program's order."""
         found = [op]
         for o in self._graph.readers(op.x):
             if isinstance(o, Linear) and self._is_free(o) and o.out.id not in {*summed, *self._graph.sent}:
@@ -293,7 +294,7 @@ class _Fusion:
         return Attend(op, q, k)
 
     def _heads(self, v: Value, head_dim: int) -> Heads:
-        """The rotation and the norm of each head that lead to v, which nothing else reads."""
+        """The rotation and the norm of heads that lead to v and that nothing else reads."""
         graph, rope, norm, x = self._graph, None, None, v
         op = graph.producer(x)
         if isinstance(op, Rope) and op.head_dim == head_dim and graph.only_reader(x):
@@ -306,7 +307,7 @@ class _Fusion:
         return Heads(x, norm, rope)
 
     def _norm(self, op: RMSNorm | LayerNorm) -> Norm:
-        """With what is before it in the same stage."""
+        """The norm with the selection or sum before it, if in the same stage."""
         graph, select = self._graph, None
         source = graph.producer(op.x)
         if isinstance(source, SelectRows) and graph.only_reader(op.x) and self._can.norm_of_rows(op):
@@ -320,5 +321,5 @@ class _Fusion:
 
 
 def _angles(op: Rope | None) -> tuple[tuple[float, ...], float, bool] | None:
-    """What makes a table of angles; equal ones serve several rotations."""
+    """Parameters of a table of angles; rotations with equal ones share a table."""
     return (op.inv_freq, op.mscale, op.interleaved) if op else None

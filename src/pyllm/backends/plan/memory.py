@@ -1,4 +1,4 @@
-"""Work memory: live ranges of buffers between the steps of a plan, and one arena that they share."""
+"""Work memory: live ranges of buffers in a plan's steps, and one arena for all."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _END = 1 << 40
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Memory from the step of a plan that first writes it to the one that last reads it."""
+    """A buffer, live from the step that first writes it to the step that last reads it."""
 
     n_bytes: int
     address: int = 0
     outside: bool = False
-    """Placed by somebody else (weights, KV, what a caller gets): live ranges do not move it."""
+    """Placed elsewhere (weights, KV cache, results for the caller): not part of the arena."""
     keep: bool = False
-    """Its users' own from one run to the next, and zero at first; shared with nothing."""
+    """Kept from run to run, and zero at first; shared with no other buffer."""
     first: int = -1
     last: int = -1
 
 
 @dataclass
 class Work:
-    """Buffers by their live ranges; each starts at a multiple of `alignment` bytes."""
+    """Buffers with their live ranges; each starts at a multiple of `alignment` bytes."""
 
     alignment: int
     buffers: list[Buffer] = field(default_factory=list)
 
     def touch(self, buffer: Buffer, at: int) -> None:
-        """The buffer is used by step `at`."""
+        """Extend the buffer's live range to step `at`."""
         if buffer.first < 0:
             buffer.first = 0 if buffer.keep else at
             if not buffer.outside:
@@ -40,12 +40,12 @@ class Work:
         buffer.first, buffer.last = min(buffer.first, at), max(buffer.last, _END if buffer.keep else at)
 
     def hold(self, buffer: Buffer, at: int) -> None:
-        """What is written to the buffer stays there until the next run writes it again."""
+        """Keep the buffer's content until the next run writes it."""
         self.touch(buffer, at)
         buffer.last = _END
 
     def arrange(self) -> int:
-        """Give every buffer an offset (kept as its address), reusing what has ended; returns the bytes of all."""
+        """Give every buffer an offset (kept as its address), sharing memory by live range; returns the total bytes."""
         return arena.arrange(self.buffers, self.alignment)
 
     def place(self, base: int) -> None:

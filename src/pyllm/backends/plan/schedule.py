@@ -1,4 +1,4 @@
-"""The order in which groups are computed: each after what it reads, as late as what must be computed allows."""
+"""The order of groups: each after its inputs, as late as the stages' required values allow."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pyllm.program import Op
 
 
 class Schedule:
-    """Walks the stages of a program in order. Groups that nothing needs are left out."""
+    """Walks the stages of a program in order. Groups that nothing reads are left out."""
 
     def __init__(self, graph: Graph, groups: Groups) -> None:
         self._graph, self._groups = graph, groups
         self._done: set[int] = set()
 
     def stage(self, stage: int) -> Iterator[tuple[Op, list[Group]]]:
-        """Ops that must be computed in a stage (`Graph.roots`), each with the groups that are to be computed for it."""
+        """Required ops of a stage (`Graph.roots`), each with the groups to compute for it."""
         for op in self._graph.roots(stage):
             found: list[Group] = []
             group = self._groups.of(op.out)

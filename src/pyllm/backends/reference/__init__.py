@@ -1,4 +1,5 @@
-"""Every op in numpy, plainly: the oracle that other backends are compared with, and what runs an op they lack."""
+"""Every op in plain numpy: the oracle that other backends are compared with. It has every op, also those that others
+lack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference backend: walks the program op by op, keeps KV in pages, decodes weights at use."""
+"""The reference backend: walks the program op by op, keeps the KV cache in pages, decodes weights at use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyllm.program import Program, Value
 
 
 class ReferenceBackend(Backend):
-    """numpy, on any machine. Slow, plain and exact to float32."""
+    """numpy, on any machine: slow, simple, float32."""
 
     name = "reference"
     collects_importance = replaces_weights = exact_in_company = True
@@ -41,7 +41,7 @@ class ReferenceBackend(Backend):
     def memory_needed(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> dict[str, int]:
-        """Weights: what it comes to keep of them, decoded."""
+        """As the base says; weights are counted decoded, up to the budget that is kept."""
         self.check(program, options)
         sizes = super().memory_needed(program, weights, options)
         decoded = sum(4 * weights[name].n_elements for name in program.weights())
@@ -99,7 +99,7 @@ class ReferenceExecutable(Executable):
         return [HostCrossing(results[v.id]) for v in wanted]
 
     def observe(self, weight: str, x: F32, matrix: int = 0, n_matrices: int = 1) -> None:
-        """x [rows, columns] is multiplied by a weight, or by the matrix of one of its experts."""
+        """Note that x [rows, columns] is multiplied by a weight, or by the matrix of one of its experts."""
         if self.options.collect_importance:
             self._seen.append((weight, matrix, n_matrices, np.square(x, dtype=np.float64).sum(axis=0), len(x)))
 
@@ -109,7 +109,7 @@ class ReferenceExecutable(Executable):
         return {name: (sums.copy(), counts.copy()) for name, (sums, counts) in self._sums.items()}
 
     def _commit(self) -> None:
-        """The step has succeeded: what it showed counts."""
+        """Add the importance of a successful step to the totals."""
         for weight, matrix, n, squares, rows in self._seen:
             if weight not in self._sums:
                 self._sums[weight] = np.zeros((n, len(squares))), np.zeros(n, np.int64)
@@ -147,8 +147,8 @@ class ReferenceExecutable(Executable):
     def matmul(self, x: F32, seqs: NDArray[np.int32], weight: str, start: int, stop: int) -> F32:
         """x [rows, columns] @ rows start .. stop - 1 of a weight, transposed → [rows, stop - start].
 
-        `seqs` [rows]: the sequence of each row of x, ascending. Rows of each are multiplied on their own: how BLAS
-        rounds depends on the number of rows, and what a token becomes must not depend on its company.
+        `seqs` [rows]: the sequence of each row of x, ascending. Each sequence's rows are multiplied separately: BLAS
+        rounds by the number of rows, and a token's result must not depend on the rest of the batch.
         """
         out = np.empty((len(x), stop - start), np.float32)
         bounds = [0, *(np.flatnonzero(np.diff(seqs)) + 1).tolist(), len(x)]

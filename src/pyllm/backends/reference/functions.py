@@ -1,4 +1,4 @@
-"""Functions that several ops are made of. float32 in and out; sums of a softmax are taken in float64."""
+"""Functions shared by several ops. float32 in and out; sums of a softmax are taken in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights decoded when an op needs them; what fits a fixed budget is kept, so that memory stays bounded."""
+"""Weights decoded at use; a fixed budget of decoded ones is kept, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F32 = NDArray[np.float32]
 KEEP_BYTES = 768 << 20
 """Decoded weights kept over all tensors; the rest is decoded again at every use."""
 _SLAB = 4 << 20
-"""Weights read at a time: few enough that a step stops at once when it is interrupted."""
+"""Weights decoded at a time: few enough that a step can be interrupted quickly."""
 
 
 class Weights:
@@ -67,7 +67,7 @@ class Weights:
             yield slice(first - start, last - start), slab
 
     def replace(self, tensors: Mapping[str, TensorInfo]) -> None:
-        """Other values. Raises BackendError as `Executable.replace` says."""
+        """Replace values. Raises BackendError as `Executable.replace` says."""
         for name, tensor in tensors.items():
             check_replacement(self._tensors.get(name), tensor)
         for name in self._kept.keys() & tensors.keys():

@@ -1,1 +1,1 @@
-"""Rules of ops: how each becomes entries of the table. `emit(lowering, node, op)` computes the value of `node`."""
+"""Rules of ops: each op's entries of the table. `emit(lowering, node, op)` computes the value of `node`."""

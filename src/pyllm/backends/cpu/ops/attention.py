@@ -1,4 +1,4 @@
-"""Attention in a table: rotations and norms of queries and keys go into the op that stores keys and values."""
+"""Attention in a table: norms and rotations of queries and keys are fused with the store of keys and values."""
 
 from __future__ import annotations
 

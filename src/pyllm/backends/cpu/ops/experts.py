@@ -1,4 +1,4 @@
-"""A mixture of experts in a table: choose, sort, gather, three matrix products by groups of rows, sum."""
+"""A mixture of experts in a table: route, sort, gather, three grouped matrix products, combine."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Routing:
-    """Who goes where. A row is one token at one of its experts; rows are sorted by expert."""
+    """Routing of tokens. A row is one token at one of its experts; rows are sorted by expert."""
 
     op: MixtureOfExperts
     n_rows: int
-    """At most."""
+    """Most rows."""
     chosen: Buffer
     weights: Buffer
     ranges: Buffer
@@ -40,7 +40,7 @@ class _Routing:
 
 @emit(MixtureOfExperts)
 def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
-    """`node` is the value that is written: the mixture, or its sum with a residual."""
+    """Emit a mixture; `node` is its value, or that of its sum with a residual."""
     group, source = low.groups.of(node.value), low.node(op.x)
     residual = low.f32(group.residual) if isinstance(group, Product) and group.residual else None
     routing = _route(low, source, op)
@@ -104,7 +104,7 @@ def _route(low: Lowering, source: Node, op: MixtureOfExperts) -> _Routing:
 
 
 def _gather(low: Lowering, r: _Routing, form: str) -> View:
-    """The input of each row."""
+    """Gather the input of each row."""
     x, width = low.form(r.op.x, form), r.op.x.width
     out = low.rows_q8(r.n_rows, width) if form == "q8" else low.rows_f32(r.n_rows, width)
     low.table.add(
@@ -116,7 +116,7 @@ def _gather(low: Lowering, r: _Routing, form: str) -> View:
 
 
 def _observe(low: Lowering, r: _Routing, weights: list[str], x: View, columns: int) -> None:
-    """Collect the importance of experts' weights from the rows that each gets."""
+    """Collect the importance of experts' weights from their rows."""
     assert low.statistics is not None
     low.statistics.observe(low.table, None, weights, x, columns, View(r.ranges, 16), r.op.n_experts)
 
@@ -124,7 +124,7 @@ def _observe(low: Lowering, r: _Routing, weights: list[str], x: View, columns: i
 def _product(
     low: Lowering, r: _Routing, x: View, names: list[str], biases: list[str | None], scales: list[str | None]
 ) -> View:
-    """Each expert's product with its rows; several tensors side by side, of which scaled ones come alone."""
+    """Each expert's product with its rows; several tensors side by side, scaled ones separately."""
     plan, w = low.weights.matrix(names)
     width = plan.rows // len(names)
     bias, bias_bytes = None, 0

@@ -1,4 +1,4 @@
-"""Gated activations; wide tokens take them in the product of gates and their counterparts."""
+"""Gated activations; on the prefill path they are fused into the gate and up projection."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def add_gate(
     low: Lowering, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View,
     wide_from: View, spread: int = 1, narrow: bool = False,
 ) -> None:  # fmt: skip
-    """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not of wide tokens.
+    """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not for rows of the prefill
+    path.
 
-    spread: columns that a number of the gate holds for.
+    spread: columns that one number of the gate applies to.
     """
     gated = kernel("elementwise", "gated", act=act)
     add_rows(low, gated, act, gate, up, y, q8, width, rows, wide_from, spread, narrow)
@@ -48,7 +49,7 @@ def add_rows(
     low: Lowering, compiled: Kernel, label: str, gate: View, up: View, y: View | None, q8: View | None, width: int,
     rows: View, wide_from: View, spread: int = 1, narrow: bool = False,
 ) -> None:  # fmt: skip
-    """Add a kernel that computes rows of two inputs, as float32, as activation records, or both."""
+    """Add a kernel that computes rows of two inputs, as float32, quantized activations, or both."""
     low.table.need_scratch(8 * round_up(width, 32))
     low.table.add(
         compiled,

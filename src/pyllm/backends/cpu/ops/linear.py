@@ -1,4 +1,4 @@
-"""Matrix products in a table: those of one input side by side, with the sum or the activation after them."""
+"""Matrix products in a table: those of one input side by side, fused with a residual sum or an activation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gate:
-    """The activation that a product of gates and their counterparts goes on to, and where its records go."""
+    """Fused gate and up projection: the activation, and the buffer of its quantized result."""
 
     act: str
     q8: View
@@ -32,7 +32,7 @@ def linear(low: Lowering, node: Node, op: Linear) -> None:
 
 
 def products(low: Lowering, group: Product, gate: Gate | None = None) -> None:
-    """Add the products of a group, with their residual. With `gate`, wide tokens go straight on to the activation."""
+    """Add the products of a group, with their residual. With `gate`, the prefill path fuses the activation."""
     ops = [op for op in group.products if isinstance(op, Linear)]
     x_node, node = low.node(ops[0].x), low.node(group.out)
     plan, w = low.weights.matrix([o.weight for o in ops])
@@ -63,7 +63,7 @@ def products(low: Lowering, group: Product, gate: Gate | None = None) -> None:
 
 
 def _side_by_side(low: Lowering, ops: list[Linear]) -> View:
-    """Rows of several products; each has its columns of them."""
+    """Buffer of several products' rows, side by side in columns."""
     y, start = low.rows_f32(low.most_rows(low.node(ops[0].out)), sum(op.out.width for op in ops)), 0
     for op in ops:
         low.node(op.out).f32 = View(y.buffer, y.ld, 4 * start)

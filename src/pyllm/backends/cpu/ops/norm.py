@@ -1,4 +1,4 @@
-"""Norms, with the sum or the selection of rows that they norm."""
+"""Norms, fused with the sum or the selection of rows before them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @emit(RMSNorm)
 @emit(LayerNorm)
 def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
-    """With the sum, or the selection of rows, that it norms."""
+    """Emit a norm, with the sum or the selection of rows before it."""
     group, b, h = low.groups.of(op.out), None, None
     assert isinstance(group, Norm)
     if group.add:

@@ -1,4 +1,4 @@
-"""Rotary positions; a step's angles are computed once for all that rotate alike."""
+"""Rotary positions; equal rotations share a step's table of angles."""
 
 from __future__ import annotations
 

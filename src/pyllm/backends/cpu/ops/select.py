@@ -1,4 +1,4 @@
-"""Parts of a value: columns are a view where they begin at a vector, rows a copy."""
+"""Parts of a value: columns are a view if they start at a vector, rows are a copy."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Rules of ops: how each becomes launches. `emit(lowering, node, op)` computes the value of `node`."""
+"""Rules of ops: each op's launches. `emit(lowering, node, op)` computes the value of `node`."""

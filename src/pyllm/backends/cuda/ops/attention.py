@@ -1,4 +1,5 @@
-"""Attention in a program's launches: norms and rotations of queries and keys go into what stores keys and values."""
+"""Attention in a program's launches: norms and rotations of queries and keys are fused with the store of keys and
+values."""
 
 from __future__ import annotations
 

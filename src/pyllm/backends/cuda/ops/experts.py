@@ -1,4 +1,4 @@
-"""A mixture of experts in a program's launches: choose, products by slots, gate between them, weighted sum."""
+"""A mixture of experts in a program's launches: route, products by slots, gate, weighted sum."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @emit(MixtureOfExperts)
 def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
-    """`node` is the value that is written: the mixture, or its sum with a residual."""
+    """Emit a mixture; `node` is its value, or that of its sum with a residual."""
     group, logits = low.groups.of(node.value), low.f32(op.router)
     residual = low.f32(group.residual) if isinstance(group, Product) and group.residual else None
     x = low.forms(op.x, low.x_forms(low.node(op.x), [op.gate, op.up]))
@@ -47,7 +47,7 @@ def _one_product(low: Lowering, op: MixtureOfExperts) -> bool:
 def _product(
     low: Lowering, node: Node, r: Routing, x: Forms, names: list[str], biases: list[str | None], scale: str | None
 ) -> View:
-    """y [slots, rows of the matrices] of each slot's expert. `x` has rows of tokens, or of slots."""
+    """y [slots, rows of the matrices], by each slot's expert. `x` has rows of tokens, or of slots."""
     plan, weight = low.weights.matrix(names)
     widths = [low.weights[name].shape[-2] for name in names]
     n = r.op.n_experts
@@ -64,7 +64,7 @@ def _product(
 
 
 def _active(low: Lowering, node: Node, r: Routing) -> Forms:
-    """Room for what `down` reads, in its forms."""
+    """Buffers for the input of `down`, in its dtypes."""
     wanted = low.x_forms(node, [r.op.down])
     n, few, width = r.slot_count.most(low.options), r.slot_count.few, r.op.n_ff
     return Forms(

@@ -1,4 +1,4 @@
-"""Matrix products in a program's launches: those of one input side by side, with the sum after them."""
+"""Matrix products in a program's launches: those of one input side by side, fused with a residual sum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @emit(Linear)
 def linear(low: Lowering, node: Node, op: Linear) -> None:
-    """`node` is the value that is written: the product's, or of its sum with a residual."""
+    """Emit a product; `node` is its value, or that of its sum with a residual."""
     group = low.groups.of(node.value)
     assert isinstance(group, Product)
     ops = [o for o in group.products if isinstance(o, Linear)]
@@ -30,7 +30,7 @@ def linear(low: Lowering, node: Node, op: Linear) -> None:
 
 
 def _side_by_side(low: Lowering, ops: list[Linear]) -> View:
-    """Rows of several products; each has its columns of them."""
+    """Buffer of several products' rows, side by side in columns."""
     y, start = View.room(low.most(low.node(ops[0].out)), sum(op.out.width for op in ops)), 0
     for op in ops:
         low.node(op.out).f32 = View(y.buffer, y.ld, 4 * start)

@@ -1,4 +1,4 @@
-"""Norms, with the sum or the selection of rows that they norm."""
+"""Norms, fused with the sum or the selection of rows before them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @emit(RMSNorm)
 @emit(LayerNorm)
 def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
-    """With the sum, or the selection of rows, that it norms."""
+    """Emit a norm, with the sum or the selection of rows before it."""
     group, z, total = low.groups.of(op.out), None, None
     assert isinstance(group, Norm)
     if group.add:

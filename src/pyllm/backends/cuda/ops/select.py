@@ -1,4 +1,4 @@
-"""Parts of a value: columns are a view where they are aligned, rows a copy."""
+"""Parts of a value: aligned columns are a view, rows are a copy."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Ops as mlx expressions, and their rules; what each computes is said in `pyllm.program.ops`."""
+"""Ops as mlx expressions, and their rules; formulas are in `pyllm.program.ops`."""

@@ -18,7 +18,7 @@ def rope(
 ) -> mx.array:
     """x [tokens, heads * head_dim], positions int32 [tokens], periods [n_rot / 2], 1 / frequency → like x.
 
-    Every token is a sequence of its own to mlx, which takes one offset for each.
+    Each token is passed as a sequence of its own, since mlx takes one offset per sequence.
     """
     tokens, n_rot = len(x), 2 * periods.size
     heads = mx.fast.rope(

@@ -56,7 +56,7 @@ def _gated_activation(exe: ReferenceExecutable, op: GatedActivation, batch: Batc
 
 
 def xielu(x: F32, alpha_n: float, alpha_p: float, beta: float, eps: float) -> F32:
-    """Any shape; what it computes is said in `Activation`."""
+    """Any shape; the formula is in `Activation`."""
     negative = (np.expm1(np.minimum(x, np.float32(eps))) - x) * np.float32(alpha_n)
     return np.where(x > 0, np.float32(alpha_p) * x * x, negative) + np.float32(beta) * x
 
