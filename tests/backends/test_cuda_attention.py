@@ -358,7 +358,7 @@ class Attending:
         inv_freq = b.vector(np.array(c.rope.inv_freq, np.float32)) if c.rope else None
         b.run(
             kv.store(
-                b.arrays, op, c.options, self.cache, q=q_view, k=b.rows(k), v=b.rows(v), turned=turned, rope=c.rope,
+                b.arrays, op, c.options, self.cache, q=q_view, k=b.rows(k), v=b.rows(v), rotated_q=turned, rope=c.rope,
                 inv_freq=inv_freq, **norms,
             )
         )  # fmt: skip
@@ -402,9 +402,9 @@ CASES = {
     "many_heads": Case(n_heads=12, n_kv=1, head=16, v_head=16, sinks=True),
     "everything": Case(head=80, v_head=48, window=40, softcap=3.0, sinks=True, n_heads=2, n_kv=2),
     "wide": Case(n_heads=2, n_kv=1, head=256, v_head=256),
-    "bytes": Case(dtype="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, turned=True),
+    "bytes": Case(dtype="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, rotated_q=True),
     "bytes_odd_size": Case(dtype="q8_0", head=80, v_head=16, window=33, sinks=True),
-    "floats": Case(dtype="f32", turned=True),
+    "floats": Case(dtype="f32", rotated_q=True),
     "floats_everything": Case(dtype="f32", head=48, v_head=20, window=40, softcap=3.0, sinks=True),
 }
 

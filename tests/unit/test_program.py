@@ -144,12 +144,12 @@ REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
     "experts' bias": (lambda r, x: experts(r, x, down_bias="gate_b"), r"tensor gate_b .*\[3, 32\]"),
     "experts' scale": (lambda r, x: experts(r, x, up_scale="sinks"), r"tensor sinks .*\[3\]"),
     "gating": (lambda r, x: experts(r, x, gating="hash"), "'hash' is unknown"),
-    "rows and tokens": (lambda r, x: r(Add(a=x, b=r(SelectRows(x=x)))), "selected rows"),
+    "rows and tokens": (lambda r, x: r(Add(a=x, b=r(SelectRows(x=x)))), "output rows"),
     "attention of rows": (lambda r, x: attend(r, r(SelectRows(x=x))), "every token"),
     "rope of rows": (lambda r, x: r(Rope(x=r(SelectRows(x=x)), head_dim=8, inv_freq=(1.0,))), "tokens"),
     "rows of rows": (lambda r, x: r(SelectRows(x=r(SelectRows(x=x)))), "once"),
     "rows of what rows gave": (lambda r, x: r(SelectRows(x=r(Scale(x=r(SelectRows(x=x)), factor=2.0)))), "once"),
-    "unselected result": (lambda r, x: r.finish(x, x, n_layers=0), "selected rows"),
+    "unselected result": (lambda r, x: r.finish(x, x, n_layers=0), "output rows"),
 }
 
 

@@ -1,4 +1,4 @@
-"""KV memory's book-keeping: a pool of pages, shared between sequences that begin alike."""
+"""The KV cache's pages: a pool, with prefix sharing between sequences."""
 
 from pyllm.cache.pool import ROOT, PagePool
 

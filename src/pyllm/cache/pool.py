@@ -1,4 +1,4 @@
-"""Which page of KV memory holds what: reference counts, shared prefixes, reuse of what nobody needs any more."""
+"""The pool of KV pages: reference counts, prefix sharing, reuse of pages that no sequence holds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = -1
-"""Stands for the page before a sequence's first."""
+"""The parent of a sequence's first page."""
 
 
 class PagePool:
-    """The pages 0 .. n_pages - 1 of an executable's KV memory, each of `page_size` positions.
+    """The pages 0 .. n_pages - 1 of an executable's KV cache, each of `page_size` positions.
 
-    A page is *free* (holds nothing), *held* (by one sequence or more) or *idle* (held by none, but published: its
-    content may still be of use, and the longest idle one is taken when no free one is left). A page is published
-    once all its positions are computed, and never written again then. It is found by the page before it and its own
-    tokens, compared in full: two pages are taken for the same only if everything from the first token on is the same.
+    A page is *free* (without content), *held* (by one or more sequences) or *idle* (held by none, but published: its
+    content may be reused; the least recently used idle page is taken when no page is free). A page is published once
+    all its positions are computed, and is not written afterwards. It is found by its parent page and its own tokens,
+    compared in full: two pages are the same only if all tokens from the first on are.
 
-    Whoever holds a page holds all before it, and pages go idle from the last to the first; so a page is never reused
-    while a published one behind it still counts on it. Not thread-safe.
+    The holder of a page holds all pages before it, and pages become idle from the last to the first; so no page is
+    reused while a published page depends on it. Not thread-safe.
     """
 
     def __init__(self, n_pages: int, page_size: int) -> None:
@@ -39,19 +39,19 @@ class PagePool:
 
     @property
     def n_available(self) -> int:
-        """Pages that `allocate` can give: free and idle ones."""
+        """Pages that `allocate` can return: free and idle ones."""
         return len(self._free) + len(self._idle)
 
     @property
     def n_idle(self) -> int:
-        """Pages that nobody holds and that are kept for their content."""
+        """Idle pages, kept for their content."""
         return len(self._idle)
 
     def is_idle(self, page: int) -> bool:
         return page in self._idle
 
     def match(self, tokens: NDArray[np.int32], n_pages: int) -> list[int]:
-        """Published pages that hold the beginning of `tokens`, at most `n_pages` of them. They are not held yet."""
+        """Published pages of the longest prefix of `tokens`, at most `n_pages`; they are not held yet."""
         pages: list[int] = []
         parent = ROOT
         size = self.page_size
@@ -64,14 +64,14 @@ class PagePool:
         return pages
 
     def acquire(self, pages: Iterable[int]) -> None:
-        """Hold published pages (of `match`) once more."""
+        """Hold published pages (from `match`) once more."""
         for page in pages:
             if self._holders[page] == 0:
                 del self._idle[page]
             self._holders[page] += 1
 
     def allocate(self, n: int) -> list[int]:
-        """Hold `n` pages of no content. Raises ValueError where there are not so many; nothing is taken then."""
+        """Hold `n` pages without content. Raises ValueError where fewer are available; then none is taken."""
         if n > self.n_available:
             raise ValueError(f"{n} pages are wanted, {self.n_available} are available")
         pages = []
@@ -86,7 +86,7 @@ class PagePool:
         return pages
 
     def release(self, pages: Sequence[int]) -> None:
-        """Hold pages once less; they are a sequence's, in order, or its last ones."""
+        """Release pages once: a sequence's pages in order, or its last ones."""
         for page in reversed(pages):
             left = self._holders[page] - 1
             if left < 0:
@@ -99,10 +99,10 @@ class PagePool:
                     self._free.append(page)
 
     def publish(self, page: int, parent: int, tokens: NDArray[np.int32]) -> int:
-        """Make a held page, all computed, known as `parent`'s (or `ROOT`'s) continuation by `tokens` [page_size].
+        """Publish a held, fully computed page as the continuation of `parent` (or `ROOT`) by `tokens` [page_size].
 
-        Returns the page to use from now on: `page`, or where another with the same content is known already, that
-        one; it is held in place of `page`, which is released.
+        Returns the page to use from now on: `page`, or a published page of the same content, which is then held in
+        place of `page`.
         """
         key = (parent, tokens.tobytes())
         known = self._index.setdefault(key, page)
@@ -114,7 +114,8 @@ class PagePool:
         return known
 
     def check(self, holders: Iterable[Sequence[int]]) -> None:
-        """Raise AssertionError where the books are wrong. `holders`: the pages of each sequence, in order."""
+        """Raise AssertionError where internal state is inconsistent. `holders`: the pages of each sequence, in
+        order."""
         counted: Counter[int] = Counter()
         for pages in holders:
             counted.update(pages)

@@ -19,22 +19,22 @@ from pyllm.engine.generation import Generation, again
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
 from pyllm.engine.rows import Rows, row, wanted
 from pyllm.engine.scheduler import Scheduler
-from pyllm.engine.sequence import Answer, Scoring, Sequence, TakeRows, Watched
+from pyllm.engine.sequence import Answer, RowCallback, Scoring, Sequence, StreamedScoring
 from pyllm.engine.turn import Turn
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, PyllmError, RequestError
 from pyllm.sampling import Largest, Sampler, logprobs
 
 
 class Engine:
-    """Runs requests on an executable, many at a time, sharing what their prompts have in common.
+    """Runs many requests at a time on an executable, with prefix sharing.
 
-    It has no thread of its own: whoever waits for a result computes the next step, of all requests, when it is their
-    turn; several threads may wait at once. All methods may be called from any thread. `lock` holds the turn: in a
-    `with` block of it, no other thread computes.
+    It has no thread of its own: a thread that waits for a result computes the next step, for all requests, when it
+    holds the turn; several threads may wait at once. All methods may be called from any thread. `lock` holds the turn:
+    within a `with` block no other thread computes.
     """
 
     def __init__(self, executable: Executable, *, n_ctx: int, n_vocab: int) -> None:
-        """`n_ctx`: most tokens of one sequence; at most what all pages of the executable hold."""
+        """`n_ctx`: most tokens of one sequence; limited by the executable's pages."""
         options = executable.options
         self.executable = executable
         self.n_vocab = n_vocab
@@ -44,7 +44,7 @@ class Engine:
         self.lock = Turn()
         self._writer = BatchWriter(options)
         self._numbers = itertools.count()
-        # Any thread may append to these; they are taken in by the one whose turn it is.
+        # Any thread may append to these; the thread with the turn admits or releases them.
         self._arrived: deque[Sequence] = deque()
         self._dropped: deque[Sequence] = deque()
         self._live: dict[int, Sequence] = {}
@@ -52,13 +52,14 @@ class Engine:
         self._last_hidden = False
         self._in_run: list[Sequence] | None = None
         self._stopped = False
-        """Whether it was the engine that interrupted the step."""
+        """Whether the engine itself interrupted the step."""
         self._intact = True
-        """Whether the books are right: not amid book-keeping, nor after an interrupt in it, until `_receive`."""
+        """Whether internal state is consistent: False while it changes, and after an interrupt then, until
+        `_receive`."""
         self._closed = False
 
     def submit(self, request: GenerationRequest) -> Generation:
-        """Take in a request; it runs when its tokens are asked for, or those of any other.
+        """Admit a request; it runs while any request's tokens are asked for.
 
         Raises RequestError, ContextFullError (the prompt alone is too long), ClosedError.
         """
@@ -79,7 +80,7 @@ class Engine:
         return self._all_rows(tokens, hidden=False)
 
     def iter_logits(self, tokens: Many[int] | NDArray[np.integer]) -> Iterator[NDArray[np.float32]]:
-        """The rows of `logits` in blocks of a step each, [at most max_rows, n_vocab], computed as they are asked for.
+        """The rows of `logits` in blocks of one step each, [at most max_rows, n_vocab], computed on demand.
 
         Raises RequestError, ContextFullError, ClosedError; BackendError while iterating.
         """
@@ -87,24 +88,24 @@ class Engine:
 
     def score(
         self,
-        sequences: Iterable[tuple[Many[int] | NDArray[np.integer], TakeRows]],
+        sequences: Iterable[tuple[Many[int] | NDArray[np.integer], RowCallback]],
         *,
         first: int = 0,
     ) -> Iterator[int]:
-        """Compute sequences side by side; `take` of each gets its logits, from token `first` on, block by block.
+        """Score sequences side by side; each one's `take` gets its logits, from token `first` on, block by block.
 
-        The blocks are not copied: `take` is called by whoever computes, while nobody else may, and keeps none of them.
+        Blocks are not copied: `take` is called by the computing thread while it holds the turn, and must not keep them.
         Yields the number of each sequence when it is done, in order. Raises as `iter_logits`, and what `take` raises.
         """
-        waiting, live = enumerate(sequences), deque[tuple[int, Watched]]()
+        waiting, live = enumerate(sequences), deque[tuple[int, StreamedScoring]]()
         try:
             while True:
-                # One more than fill a step, so that none has room left while the next one could use it.
+                # One more than fills a step, so that a step never has room left for the next sequence.
                 while not live or len(live) < self._n_side(live[0][1]):
                     number, (tokens, take) = next(waiting, (-1, ((), None)))
                     if take is None:
                         break
-                    live.append((number, self._watched(tokens, first, take)))
+                    live.append((number, self._streamed_scoring(tokens, first, take)))
                     self._arrived.append(live[-1][1])
                 if not live:
                     return
@@ -121,11 +122,11 @@ class Engine:
                     self._drop(seq)
 
     def hidden(self, tokens: Many[int] | NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32 [n_tokens, n_embd]: the final normed state of each token. Raises as `iter_logits`."""
+        """float32 [n_tokens, n_embd]: each token's final hidden state, normed. Raises as `iter_logits`."""
         return self._all_rows(tokens, hidden=True)
 
     def close(self) -> None:
-        """Free everything, the executable too. What is running, and whatever comes later, gets a ClosedError."""
+        """Free everything, the executable included. Running and later requests get a ClosedError."""
         self._closed = True
         self._stop_run()
         with self.lock:
@@ -136,7 +137,7 @@ class Engine:
             self.executable.close()
 
     def check(self) -> None:
-        """Raise AssertionError where the engine's books are wrong."""
+        """Raise AssertionError where the engine's internal state is inconsistent."""
         with self.lock:
             self._receive()
             self._intact = True
@@ -146,7 +147,7 @@ class Engine:
     # What consumers call.
 
     def _advance(self, seq: Sequence) -> None:
-        """Compute one step, or wait while others do; returns when there may be something for this sequence."""
+        """Compute one step, or wait while another thread does; returns when this sequence may have output."""
         turn = self.lock
         me = threading.get_ident()
         held = turn.owner == me
@@ -161,7 +162,7 @@ class Engine:
             self._settle()
 
     def _drop(self, seq: Sequence) -> None:
-        """A sequence is not wanted any more. Finalizers call this too, at any point."""
+        """Cancel a sequence. Finalizers call this too, at any point."""
         self._dropped.append(seq)
         seq.cancelled = True
         seq.outputs.clear()
@@ -169,7 +170,7 @@ class Engine:
         self._stop_run()
 
     def _settle(self) -> None:
-        """Free what was dropped, unless somebody is at work: they look here again when they are done."""
+        """Release cancelled sequences, unless another thread holds the turn: it releases them afterwards."""
         me = threading.get_ident()
         turn = self.lock
         while self._dropped and turn.try_claim(me):
@@ -181,7 +182,7 @@ class Engine:
                 turn.wake()
 
     def _stop_run(self) -> None:
-        """Interrupt the step that is being computed, if nobody wants its results."""
+        """Interrupt the running step if no consumer wants its results."""
         turn = self.lock
         with turn.changed:
             steps = self._in_run
@@ -201,16 +202,18 @@ class Engine:
         ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
         return Scoring(next(self._numbers), ids, hidden)
 
-    def _watched(self, tokens: Many[int] | NDArray[np.integer], first: int, take: TakeRows) -> Watched:
+    def _streamed_scoring(
+        self, tokens: Many[int] | NDArray[np.integer], first: int, take: RowCallback
+    ) -> StreamedScoring:
         self._check_open()
         self._check_head()
         ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
         if not 0 <= first < len(ids):
             raise RequestError(f"rows from token {first} on are wanted of {len(ids)} tokens")
-        return Watched(next(self._numbers), ids, first, take)
+        return StreamedScoring(next(self._numbers), ids, first, take)
 
     def _n_side(self, seq: Sequence) -> int:
-        """How many sequences of this length are computed side by side."""
+        """Number of sequences of this length computed side by side."""
         options = self.executable.options
         fit = options.n_pages // -(-seq.n_tokens // options.page_size)
         return max(1, min(options.max_seqs, fit, 1 + -(-options.max_tokens // seq.n_tokens)))
@@ -248,7 +251,7 @@ class Engine:
         if self._closed:
             raise ClosedError("the model was closed")
 
-    # What only the thread does whose turn it is.
+    # Only for the thread that holds the turn.
 
     def _step(self, own: Sequence) -> None:
         self._receive()
@@ -262,7 +265,7 @@ class Engine:
         self._intact = True
 
     def _receive(self) -> None:
-        """Take in what arrived and let go of what was dropped; each is struck off only when that is done."""
+        """Admit new sequences and release cancelled ones; idempotent if interrupted."""
         if not self._intact:
             self._rebuild()
         self._intact = False
@@ -295,9 +298,9 @@ class Engine:
         return steps
 
     def _run(self, batch: Batch, steps: list[Sequence]) -> Rows | None:
-        """The rows of a step; None where it failed, or was stopped because nobody wants it.
+        """Run a step; returns its rows, or None where it failed or was stopped for lack of consumers.
 
-        Until it has succeeded the books say that nothing of it is computed: an exception leaves nothing to undo.
+        State changes only after success, so an exception leaves nothing to undo.
         """
         changed = self.lock.changed
         with changed:
@@ -337,7 +340,7 @@ class Engine:
             r += n
 
     def _extend(self, seq: Answer, logits: NDArray[np.float32] | Largest) -> None:
-        """Choose an answer's next token."""
+        """Sample an answer's next token."""
         request = seq.request
         n = seq.n_tokens
         token = seq.sampler(logits, seq.tokens[:n])
@@ -364,7 +367,7 @@ class Engine:
             self.scheduler.shift(seq, seq.request.n_keep)
 
     def _hand_out(self, seq: Scoring, rows: NDArray[np.float32]) -> None:
-        if isinstance(seq, Watched):
+        if isinstance(seq, StreamedScoring):
             seq.take(seq.n_given, rows)
         else:
             # A copy: the next step, perhaps another thread's, overwrites the rows.
@@ -386,7 +389,7 @@ class Engine:
             self._finish(seq, "cancelled", ClosedError("the model was closed"))
 
     def _rebuild(self) -> None:
-        """Restore order after an interrupt amid book-keeping: from the tokens, which are always right."""
+        """Rebuild internal state after an interrupt while it changed: from the tokens, which are always right."""
         self._live = {n: seq for n, seq in self._live.items() if seq.finish_reason is None}
         self._n_hidden = sum(seq.hidden for seq in self._live.values())
         self.scheduler.rebuild(self._live.values())

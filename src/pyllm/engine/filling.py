@@ -1,4 +1,4 @@
-"""Writes a step into the batch's arrays, and of page tables only what changed since the step before."""
+"""Writes a step into the batch's arrays; of page tables only the changes since the last step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllm.engine.sequence import Sequence
 
 
 class BatchWriter:
-    """One `Batch`, written again for each step. It does what `Batch.add` does, for sequences known to fit."""
+    """A `Batch`, rewritten for each step. As `Batch.add`, for sequences known to fit."""
 
     def __init__(self, options: ExecutionOptions) -> None:
         self.batch = Batch(options)
@@ -18,7 +18,7 @@ class BatchWriter:
         self._owners: list[Sequence | None] = [None] * options.max_seqs
 
     def write(self, steps: list[Sequence]) -> Batch:
-        """The batch of a scheduled step."""
+        """Write and return the batch of a scheduled step."""
         b = self.batch
         tokens, positions, seqs, spans, rows = b.tokens, b.positions, b.seqs, b.spans, b.rows
         t = r = n_generated = 0
@@ -49,7 +49,7 @@ class BatchWriter:
         return b
 
     def forget(self) -> None:
-        """Hold no sequence any more."""
+        """Drop all references to sequences."""
         self._owners = [None] * len(self._owners)
 
     def _list_pages(self, s: int, seq: Sequence) -> None:

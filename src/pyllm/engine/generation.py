@@ -1,4 +1,4 @@
-"""What `Engine.submit` returns: an answer's tokens, computed as they are asked for."""
+"""The result of `Engine.submit`: an answer's tokens, computed on demand."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pyllm.engine.sequence import Answer, Sequence
 class Generation(Iterator[GeneratedToken]):
     """An answer, token by token. Iterating drives the engine: each step serves all requests.
 
-    Iterating raises BackendError (a step failed), ClosedError. Ctrl-C while it is waited for cancels it. Whoever does
-    not read to the end should call `cancel`, or drop the object: then its pages are free.
+    Iterating raises BackendError (a step failed) and ClosedError. Ctrl-C while waiting cancels the answer. A caller
+    that does not read to the end should call `cancel` or drop the object, which frees its pages.
     """
 
     def __init__(self, seq: Answer, advance: Callable[[Sequence], None], drop: Callable[[Sequence], None]) -> None:
@@ -44,7 +44,7 @@ class Generation(Iterator[GeneratedToken]):
         raise StopIteration
 
     def cancel(self) -> None:
-        """Stop, from any thread: no further token comes. After the end this does nothing."""
+        """Stop, from any thread; no further token comes. After the end this does nothing."""
         seq = self._seq
         if not seq.cancelled and (seq.finish_reason is None or seq.outputs):
             self._drop(seq)
@@ -57,7 +57,8 @@ class Generation(Iterator[GeneratedToken]):
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """stop: a stop token came; length: `max_tokens` or the context's end is reached. None while tokens may come."""
+        """stop: a stop token was sampled; length: `max_tokens` or the context's end was reached. None while tokens may
+        come."""
         seq = self._seq
         if seq.cancelled:
             return "cancelled"
@@ -89,7 +90,7 @@ class Generation(Iterator[GeneratedToken]):
 
 
 def again(error: Exception) -> Exception:
-    """The same error for one more thread, with a traceback of its own."""
+    """A copy of an error for another thread, with its own traceback."""
     new = copy(error)
     new.__cause__ = error
     return new

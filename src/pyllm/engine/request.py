@@ -1,4 +1,4 @@
-"""What is asked of the engine, and what comes back, token by token."""
+"""Requests to the engine, and the tokens that come back."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt and how to go on from it."""
+    """A prompt, and how to continue it."""
 
     tokens: Sequence[int] | NDArray[np.integer]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
-    """Most tokens to generate; None: until a stop token comes. A full context, if it is not shifted, ends an
-    answer in any case."""
+    """Most tokens to generate; None: until a stop token. A full context ends the answer too, unless it is shifted."""
     stop_ids: frozenset[int] = frozenset()
     """Tokens that end the answer; they are not part of it."""
     logprobs: int | None = None
-    """Report each token's log probability, and those of so many most likely ones (0: its own only)."""
+    """Report each token's log probability, and those of the `logprobs` most likely tokens (0: its own only)."""
     context_shift: bool = False
-    """When the context is full, forget the older half of it and go on."""
+    """When the context is full, drop its older half and go on."""
     n_keep: int = 0
-    """How many of the first tokens a context shift keeps."""
+    """Number of first tokens that a context shift keeps."""
 
 
 class GeneratedToken(NamedTuple):
@@ -55,7 +54,7 @@ def check_request(request: GenerationRequest, n_ctx: int) -> None:
 
 
 def check_tokens(tokens: Sequence[int] | NDArray[np.integer], n_ctx: int, n_vocab: int) -> NDArray[np.int32]:
-    """Tokens as int32. Raises RequestError (none, or an id that is not in the vocabulary), ContextFullError."""
+    """Tokens as int32. Raises RequestError (no token, or an id outside the vocabulary), ContextFullError."""
     ids = np.asarray(tokens)
     if ids.ndim != 1 or not len(ids):
         raise RequestError("the prompt is empty; it takes one token at least, such as BOS")

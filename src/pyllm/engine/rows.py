@@ -1,4 +1,4 @@
-"""What a step is asked for, and the rows that come of it."""
+"""The result of a step that its consumers need: logits, hidden states, or candidates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pyllm.engine.sequence import Answer, Sequence
 from pyllm.sampling import Largest
 
 Rows = NDArray[np.float32] | Candidates
-"""[n_rows, n_vocab] logits or [n_rows, n_embd] final states, or the likeliest tokens of each row."""
+"""Logits [n_rows, n_vocab], final hidden states [n_rows, n_embd], or the most likely tokens of each row."""
 
 
 def wanted(steps: list[Sequence], n_candidates: int) -> Literal["logits", "hidden", "candidates"]:
-    """What the consumers of a step's rows need: of logits the largest, where these choose the same tokens."""
+    """The result that a step's consumers need: candidates, where they choose the same tokens as all logits."""
     if steps[0].hidden:
         return "hidden"
     few = n_candidates > 0 and all(
@@ -26,7 +26,7 @@ def wanted(steps: list[Sequence], n_candidates: int) -> Literal["logits", "hidde
 
 
 def row(rows: Rows, r: int) -> NDArray[np.float32] | Largest:
-    """A row of logits, as the sampler takes it."""
+    """One row of a result, as the sampler takes it."""
     if isinstance(rows, Candidates):
         return Largest(rows.ids[r], rows.logits[r], float(rows.log_sum[r]))
     return rows[r]

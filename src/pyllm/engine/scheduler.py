@@ -1,4 +1,4 @@
-"""Which sequences run in the next step, how far, and in which pages."""
+"""Scheduling: the sequences of the next step, their tokens, and their pages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _by_number = attrgetter("number")
 class Scheduler:
     """Running and waiting sequences, both in order of arrival.
 
-    Each step takes one token of every answer under way, then prompts, oldest first, until the step is full. A
-    sequence starts when there are pages for all that is known of it, and waits where an older one is just computing
-    the beginning of its prompt. When pages run out, the youngest is preempted: its pages go to the others and it is
-    computed again later. Sequences whose consumers are behind ("parked") give way first.
+    Each step takes one token of every sequence in decode, then prompts, oldest first, until the step is full. A
+    sequence starts when there are pages for all its known tokens; it waits where an older one is computing a common
+    prefix. When pages run out, the youngest is preempted: it gives up its pages and is computed again later.
+    Back-pressured sequences are preempted first.
     """
 
     def __init__(self, pool: PagePool, options: ExecutionOptions) -> None:
@@ -34,21 +34,21 @@ class Scheduler:
         insort(self.waiting, seq, key=_by_number)
 
     def remove(self, seq: Sequence) -> None:
-        """Take a sequence out and give back its pages."""
+        """Remove a sequence and release its pages."""
         if seq in self.running:
             self._stop(seq)
         elif seq in self.waiting:
             self.waiting.remove(seq)
 
     def schedule(self, hidden: bool = False) -> list[Sequence]:
-        """The next step: sequences with their `n_step` tokens and `n_rows` rows; answers under way come first.
+        """The next step: sequences with their `n_step` tokens and `n_rows` output rows; decode comes first.
 
-        `hidden`: the step is one of final states; it takes sequences that want those, and no others.
+        `hidden`: the step returns hidden states, and takes only sequences that want those.
         """
         steps: list[Sequence] = []
         prompts: list[Sequence] = []
         for seq in self.running.copy():
-            if seq.hidden is not hidden or not seq.running or seq.parked or not self._grow(seq):
+            if seq.hidden is not hidden or not seq.running or seq.back_pressured or not self._grow(seq):
                 continue
             if seq.n_tokens - seq.n_computed == 1 and seq.generates:
                 seq.n_step, seq.n_rows = 1, seq.rows_of(1)
@@ -60,7 +60,7 @@ class Scheduler:
         return steps
 
     def commit(self, seq: Sequence) -> None:
-        """A sequence's share of the step is computed: share the pages that are full now."""
+        """Record that a sequence's tokens of the step are computed; publishes full pages."""
         seq.n_computed += seq.n_step
         if not seq.shares:
             return
@@ -74,7 +74,7 @@ class Scheduler:
             seq.n_published = i + 1
 
     def shift(self, seq: Sequence, n_keep: int) -> None:
-        """Forget the older half of a sequence's tokens after the first `n_keep`; the rest is computed again."""
+        """Drop the older half of a sequence's tokens after the first `n_keep`; the rest is computed again."""
         n_keep = min(n_keep, seq.n_tokens - 2)
         n_forget = (seq.n_tokens - n_keep) // 2
         rest = seq.tokens[n_keep + n_forget : seq.n_tokens].copy()
@@ -83,7 +83,7 @@ class Scheduler:
         self._forget(seq, n_keep // self.pool.page_size)
 
     def rebuild(self, live: Iterable[Sequence]) -> None:
-        """Start over from the tokens alone: all pages are free, and all live sequences wait."""
+        """Rebuild from the tokens alone: all pages are free, and all live sequences wait."""
         self.pool.clear()
         self.running.clear()
         self.waiting = sorted(live, key=_by_number)
@@ -95,7 +95,7 @@ class Scheduler:
             seq.leader = None
 
     def check(self) -> None:
-        """Raise AssertionError where the books are wrong."""
+        """Raise AssertionError where internal state is inconsistent."""
         size = self.pool.page_size
         self.pool.check([seq.pages for seq in self.running])
         assert len(self.running) <= self.max_seqs, "more sequences are running than fit into a step"
@@ -124,25 +124,25 @@ class Scheduler:
                 rows -= seq.n_rows
 
     def _admitted(self, hidden: bool) -> Iterable[Sequence]:
-        """Start waiting sequences one after another, as long as somebody asks for more and there is room."""
+        """Start waiting sequences one by one, on demand, while there is room."""
         for seq in self.waiting.copy():
             if len(self.running) >= self.max_seqs and not self._preempt_parked():
                 return
-            if seq.hidden is not hidden or seq.parked or self._follows(seq):
+            if seq.hidden is not hidden or seq.back_pressured or self._follows(seq):
                 continue
             if not self._start(seq):
                 return
             yield seq
 
     def _start(self, seq: Sequence) -> bool:
-        """Give a waiting sequence its pages and let it run; False where there are not enough."""
+        """Give a waiting sequence its pages and start it; False where there are too few pages."""
         pool = self.pool
         size = pool.page_size
         while True:
             # The last token is always computed: its logits are wanted, and no shared page is ever written.
             shared = pool.match(seq.tokens[: seq.n_tokens], (seq.n_tokens - 1) // size) if seq.shares else []
             wanted = -(-seq.n_tokens // size) - len(shared)
-            # Those under way may need a page each before long.
+            # Running sequences may soon need a page each.
             spare = pool.n_available - sum(map(pool.is_idle, shared)) - len(self.running)
             if wanted <= spare:
                 break
@@ -161,7 +161,7 @@ class Scheduler:
         return True
 
     def _follows(self, seq: Sequence) -> bool:
-        """Whether a running prompt is about to compute pages that this sequence will need; then it waits for them."""
+        """Whether a running prompt will soon publish pages that this sequence needs; then it waits for them."""
         if not seq.shares:
             return False
         if (leader := seq.leader) is not None and _leads(leader, seq.common):
@@ -177,7 +177,7 @@ class Scheduler:
         return False
 
     def _grow(self, seq: Sequence) -> bool:
-        """Pages for all known tokens of a running sequence; False where it was preempted instead."""
+        """Allocate pages for all known tokens of a running sequence; False where it was preempted instead."""
         wanted = -(-seq.n_tokens // self.pool.page_size) - len(seq.pages)
         if wanted <= 0:
             return True
@@ -193,7 +193,7 @@ class Scheduler:
 
     def _preempt_parked(self) -> bool:
         for seq in reversed(self.running):
-            if seq.parked:
+            if seq.back_pressured:
                 self._preempt(seq)
                 return True
         return False
@@ -208,7 +208,7 @@ class Scheduler:
         self._forget(seq, 0)
 
     def _forget(self, seq: Sequence, n_pages: int) -> None:
-        """Give up all but the first pages, which are published."""
+        """Release all pages but the first, which are published."""
         self.pool.release(seq.pages[n_pages:])
         del seq.pages[n_pages:]
         seq.n_published = min(seq.n_published, n_pages)
@@ -218,4 +218,4 @@ class Scheduler:
 
 def _leads(leader: Sequence, common: int) -> bool:
     """Whether a sequence will soon publish more of the first `common` pages."""
-    return leader.running and not leader.parked and leader.n_published < common and leader.remaining > 1
+    return leader.running and not leader.back_pressured and leader.n_published < common and leader.remaining > 1

@@ -1,4 +1,4 @@
-"""A sequence as the engine keeps it: its tokens, its pages, and what its consumer has not taken yet."""
+"""The engine's sequences: tokens, pages, and output that the consumer has not taken yet."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from pyllm.cache import ROOT
 from pyllm.engine.request import FinishReason, GenerationRequest
 from pyllm.sampling import Sampler
 
-TakeRows = Callable[[int, NDArray[np.float32]], None]
+RowCallback = Callable[[int, NDArray[np.float32]], None]
 """take(token of the first row, rows [n, n_vocab]); the rows are overwritten by the next step."""
 
 
 class Sequence:
-    """Tokens whose KV is (or will be) in pages. Changed only by the thread whose turn it is, except where said.
+    """Tokens whose keys and values are (or will be) in pages. Changed only by the thread that holds the turn, except
+    where noted.
 
-    tokens[:n_tokens] are known, KV of the first n_computed is in `pages`, of which the first n_published are shared.
-    While it is running, it has pages for all known tokens.
+    tokens[:n_tokens] are known; the KV cache of the first n_computed is in `pages`, and the first n_published pages are
+    shared. While it runs, it has pages for all known tokens.
     """
 
     __slots__ = (
@@ -53,9 +54,9 @@ class Sequence:
     )
 
     hidden: bool
-    """Whether final states are wanted, not logits."""
+    """Whether hidden states are wanted, not logits."""
     shares = False
-    """Whether pages are taken from and given to others that begin alike."""
+    """Whether it takes part in prefix sharing."""
 
     def __init__(self, number: int, tokens: NDArray[np.int32], capacity: int) -> None:
         self.number = number
@@ -89,22 +90,23 @@ class Sequence:
 
     @property
     def generates(self) -> bool:
-        """Whether the next token to compute is one that it made: not of the prompt, nor of what a shift left."""
+        """Whether the next token to compute is a generated one (decode): not of the prompt, nor kept by a context
+        shift."""
         return self.n_computed >= self.n_given
 
     @property
     def remaining(self) -> int:
-        """Known tokens that are not computed."""
+        """Number of known tokens that are not computed yet."""
         return self.n_tokens - self.n_computed
 
     @property
-    def parked(self) -> bool:
-        """Whether its consumer must take something first: then it does not run, and gives way to others."""
+    def back_pressured(self) -> bool:
+        """Whether the consumer's queue is full: the sequence does not run, and is preempted first."""
         raise NotImplementedError
 
     @property
     def ready(self) -> bool:
-        """Whether its consumer has no reason to wait."""
+        """Whether its consumer need not wait."""
         return bool(self.outputs) or self.cancelled or self.finish_reason is not None
 
     @property
@@ -113,11 +115,11 @@ class Sequence:
         return self.pages[self.n_published - 1] if self.n_published else ROOT
 
     def rows_of(self, n: int) -> int:
-        """Rows wanted of the next n tokens."""
+        """Output rows of the next n tokens."""
         raise NotImplementedError
 
     def most(self, rows: int) -> int:
-        """Most tokens of the next that want at most so many rows."""
+        """Most next tokens with at most this many output rows."""
         raise NotImplementedError
 
     def finish(self, reason: FinishReason, error: Exception | None = None) -> None:
@@ -127,7 +129,7 @@ class Sequence:
 
 
 class Answer(Sequence):
-    """A prompt and what is generated after it."""
+    """A prompt and its generated continuation."""
 
     __slots__ = ("limit", "n_generated", "n_most", "request", "sampler")
 
@@ -142,20 +144,20 @@ class Answer(Sequence):
         self.request = request
         self.sampler = sampler
         self.limit = limit
-        """Tokens that the context holds; the last one generated need not be in it."""
+        """Tokens that the context holds; the last generated one need not be in it."""
         self.n_generated = 0
         self.n_most: int | None = min(asked, room)
-        """Tokens to generate at most; None: no end, because the context is shifted."""
+        """Most tokens to generate; None: unlimited, because the context is shifted."""
         if request.context_shift:
             self.n_most = request.max_tokens
 
     @property
-    def parked(self) -> bool:
-        # An answer that nobody reads is not computed further than one context.
+    def back_pressured(self) -> bool:
+        # Without a reader, an answer is computed no further than one context.
         return len(self.outputs) >= self.limit
 
     def content_with(self, n: int) -> bool:
-        """Whether the n largest logits give the same next token, and all that is reported of it, as all would."""
+        """Whether the n largest logits determine the next token, and all that is reported of it."""
         needed = self.sampler.n_needed(self.tokens[: self.n_tokens])
         return needed is not None and max(needed, self.request.logprobs or 0) <= n
 
@@ -167,7 +169,7 @@ class Answer(Sequence):
 
 
 class Scoring(Sequence):
-    """Tokens of which every row is wanted, block by block, as its consumer asks for them."""
+    """Tokens whose rows are all wanted, block by block, as the consumer asks for them."""
 
     __slots__ = ("n_given", "wanted")
 
@@ -175,12 +177,12 @@ class Scoring(Sequence):
         super().__init__(number, tokens, len(tokens))
         self.hidden = hidden
         self.n_given = 0
-        """Rows that were handed out."""
+        """Rows handed out."""
         self.wanted = False
-        """Whether the consumer waits for a block; set by it, cleared when one is there."""
+        """Whether the consumer waits for a block; set by it, cleared when one is ready."""
 
     @property
-    def parked(self) -> bool:
+    def back_pressured(self) -> bool:
         return not self.wanted
 
     def rows_of(self, n: int) -> int:
@@ -190,12 +192,12 @@ class Scoring(Sequence):
         return min(self.remaining, max(self.n_given, self.n_computed) - self.n_computed + rows)
 
 
-class Watched(Scoring):
-    """Tokens whose rows, from token `first` on, are looked at where they were computed, by whoever computes."""
+class StreamedScoring(Scoring):
+    """Tokens whose rows, from token `first` on, are passed to a callback in the computing thread."""
 
     __slots__ = ("take",)
 
-    def __init__(self, number: int, tokens: NDArray[np.int32], first: int, take: TakeRows) -> None:
+    def __init__(self, number: int, tokens: NDArray[np.int32], first: int, take: RowCallback) -> None:
         super().__init__(number, tokens, hidden=False)
         self.n_given = first
         self.take = take
@@ -205,12 +207,12 @@ class Watched(Scoring):
         return False
 
     @property
-    def parked(self) -> bool:
+    def back_pressured(self) -> bool:
         return False
 
 
 def common_tokens(a: Sequence, b: Sequence) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+    """Length of the common prefix of two sequences, in tokens."""
     n = min(a.n_tokens, b.n_tokens)
     different = np.flatnonzero(a.tokens[:n] != b.tokens[:n])
     return int(different[0]) if len(different) else n

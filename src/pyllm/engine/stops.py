@@ -8,10 +8,10 @@ from pyllm.errors import RequestError
 
 
 class StopFilter:
-    """Passes text on up to the first stop string, and holds back what may yet become one.
+    """Passes text through up to the first stop string, and holds back a possible prefix of one.
 
-    The first is the one that is complete first, and of several that end together the longest; so the result does not
-    depend on how the text was cut into pieces.
+    The first stop string is the one that is complete first; of several that end together, the longest. So the result
+    does not depend on how the text was cut into pieces.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -20,10 +20,10 @@ class StopFilter:
         self._stops = tuple(sorted(set(stops), key=len, reverse=True))
         self._held = ""
         self.stopped: str | None = None
-        """The stop string that was found."""
+        """The stop string found."""
 
     def push(self, text: str) -> str:
-        """Take the next piece; returns what can be shown now. After a stop everything is swallowed."""
+        """Add a piece; returns the text that can be shown now. After a stop, nothing is returned."""
         if not self._stops:
             return text
         if self.stopped is not None:
@@ -39,12 +39,12 @@ class StopFilter:
         return text[: len(text) - held]
 
     def flush(self) -> str:
-        """The text that was held back, once no more comes."""
+        """The text held back, at the end of the stream."""
         held, self._held = self._held, ""
         return held
 
     def _possible_start(self, text: str) -> int:
-        """Length of the longest end of `text` that begins a stop string."""
+        """Length of the longest suffix of `text` that is a prefix of a stop string."""
         for n in range(min(len(text), len(self._stops[0]) - 1), 0, -1):
             if any(stop.startswith(text[-n:]) for stop in self._stops if len(stop) > n):
                 return n

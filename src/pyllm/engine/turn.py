@@ -1,4 +1,4 @@
-"""Whose turn it is: one thread at a time changes the engine's state and runs its executable."""
+"""The turn: one thread at a time changes the engine's state and runs its executable."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable
 
 
 class Turn:
-    """A re-entrant lock that can also be waited for "unless"; a `with` block holds it.
+    """A re-entrant lock with conditional waiting; a `with` block holds it.
 
-    `owner` is the thread that has it. Who gets it by `claim` or `try_claim` gives it back by setting `owner` to None
-    and calling `wake`, the former in the very place where it is due: an interrupt cannot come between then, as it
-    could on the way into a method.
+    `owner` is the thread that holds it. After `claim` or `try_claim`, the holder releases it by setting `owner` to None
+    at the right statement, then calling `wake`: an interrupt cannot come at an assignment, but could on the way into a
+    method.
     """
 
     def __init__(self) -> None:
         self.owner: int | None = None
-        # An RLock inside: a finalizer may come by here, at any point, in a thread that holds it.
+        # An RLock inside: a finalizer may run here, at any point, in a thread that holds it.
         self.changed = threading.Condition()
         self._in_line = 0
         self._depth = 0
 
     def claim(self, me: int, unless: Callable[[], bool]) -> bool:
-        """Wait until it is this thread's turn (True), or until `unless()` (False)."""
+        """Wait until this thread holds the turn (True), or until `unless()` (False)."""
         with self.changed:
             while not unless():
-                # Who takes it by `with` goes first: those who claim it for step after step could keep it for ever.
+                # A `with` block goes first: threads that claim the turn step after step could keep it for ever.
                 if self.owner is None and not self._in_line:
                     self.owner = me
                     self._depth = 1
@@ -34,7 +34,7 @@ class Turn:
         return False
 
     def try_claim(self, me: int) -> bool:
-        """Take the turn if nobody, not even this thread, has it."""
+        """Take the turn if no thread, not even this one, holds it."""
         with self.changed:
             if self.owner is not None:
                 return False
@@ -43,7 +43,7 @@ class Turn:
             return True
 
     def wake(self) -> None:
-        """Let those who wait look again."""
+        """Wake the waiting threads."""
         with self.changed:
             self.changed.notify_all()
 

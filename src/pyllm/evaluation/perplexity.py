@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyllm.errors import RequestError
 
 if TYPE_CHECKING:
-    from pyllm.engine.sequence import TakeRows
+    from pyllm.engine.sequence import RowCallback
     from pyllm.llm import LLM
 
 TakeWindowRows = Callable[[int, int, NDArray[np.float32], NDArray[np.int32]], None]
@@ -116,7 +116,7 @@ def score_windows(llm: LLM, windows: NDArray[np.int32], take: TakeWindowRows) ->
     first = windows.shape[1] // 2
     bos = _leading_token(llm)
 
-    def sequence(k: int) -> tuple[NDArray[np.int32], TakeRows]:
+    def sequence(k: int) -> tuple[NDArray[np.int32], RowCallback]:
         # The last token predicts nothing that is scored.
         tokens, targets = windows[k, :-1].copy(), windows[k, 1:]
         if bos is not None:

@@ -1,4 +1,4 @@
-"""The library as its users see it: load a model, complete, chat, embed and score."""
+"""The public library: load a model, complete, chat, embed and score."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ from pyllm.program.lora import TOKENS, Pair
 
 
 class Adapter:
-    """An open adapter. `pairs` are by the name of the matrix that they are for; `arch` is the model's architecture.
+    """An open adapter. `pairs` are by the name of the adapted matrix; `arch` is the model's architecture.
 
-    Raises GGUFError for a damaged file, ModelError for one that holds no LoRA adapter, or one with parts that cannot
-    be applied: norms, invocation tokens.
+    Raises GGUFError for a damaged file, ModelError for one that holds no LoRA adapter, or one with parts that cannot be
+    applied: norms, invocation tokens.
     """
 
     def __init__(self, path: Path, scale: float = 1.0) -> None:
@@ -95,7 +95,7 @@ class Adapter:
 
 
 def open_adapters(choices: Sequence[AdapterChoice]) -> list[Adapter]:
-    """Open adapter files. Raises GGUFError, ModelError; none is left open then."""
+    """Open adapter files. Raises GGUFError and ModelError; then none is left open."""
     opened: list[Adapter] = []
     try:
         for choice in choices:

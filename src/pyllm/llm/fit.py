@@ -1,7 +1,7 @@
-"""What a model would take where: weights, KV and work memory by layer and device, before anything is loaded.
+"""Prediction of a model's memory: weights, KV cache and work memory by layer and device, without loading it.
 
-Sizes come from the backends themselves, which plan the program as for running it and take no memory. What else the
-process takes is measured here and now: this process, with the model's tokenizer and everything that running imports.
+Sizes come from the backends, which plan the program as for running it and allocate nothing. The process's own memory is
+measured now: this process, with the model's tokenizer and all imports that running needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TYPICAL = 120 << 20
 
 @dataclass(frozen=True, slots=True)
 class LayerFit:
-    """What a layer takes on the devices that compute it. Bytes."""
+    """Bytes of a layer on its devices."""
 
     name: str
     """"embedding", "0", "1", …, "output"."""
@@ -38,16 +38,16 @@ class LayerFit:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFit:
-    """What a device's part of the model takes. Bytes."""
+    """Bytes of a device's part of the model."""
 
     device: DeviceInfo
     weights: int
     kv: int
     work: int
     other: int
-    """Libraries and contexts; of the CPU: all that the process takes beside its part of the model."""
+    """Bytes of libraries and contexts; for the CPU, all memory of the process beside the model's part."""
     held: int = 0
-    """What this process has of that already, so that it is not part of what is free."""
+    """The part of `other` that this process holds already, so that it is not in the free memory."""
 
     @property
     def total(self) -> int:
@@ -55,22 +55,22 @@ class DeviceFit:
 
     @property
     def fits(self) -> bool:
-        """Whether it is free, as far as that is known."""
+        """Whether it fits the free memory, if that is known."""
         return self.device.memory_free is None or self.total - self.held <= self.device.memory_free
 
     @property
     def is_unified(self) -> bool:
-        """Whether it has the process's own memory, whose figure counts it, too."""
+        """Whether its memory is the host's, and counted in the process's figure as well."""
         return _is_unified(self.device)
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The whole prediction: peaks when the context is full, prompts fill their steps and all sequences generate."""
+    """The prediction: peaks with a full context, full prefill steps and all sequences in decode."""
 
     layers: tuple[LayerFit, ...]
     devices: tuple[DeviceFit, ...]
-    """GPUs first; the CPU, whose figure is that of the process, is always there, even if it computes nothing."""
+    """GPUs first; the CPU, whose figure is the process's, is always included."""
     n_gpu_layers: int
     n_layers: int
 
@@ -91,9 +91,9 @@ def fit(
     backend: str = "auto",
     placement: PlacementOptions | None = None,
 ) -> Fit:
-    """Place a model as loading it would, and say what it takes.
+    """Place a model as `load` would, and predict its memory.
 
-    `options` as `loading.execution_options` gives them. Raises ModelError, BackendError, RequestError.
+    `options` as from `loading.execution_options`. Raises ModelError, BackendError, RequestError.
     """
     from pyllm.backends import devices
 
@@ -159,7 +159,7 @@ def _layers(
     options: ExecutionOptions,
     devices: Sequence[DeviceInfo],
 ) -> tuple[LayerFit, ...]:
-    """Each layer's own figures: the program is cut between all layers, as if each ran on a device of its own."""
+    """Figures of each layer: the program is cut between all layers, as if each had a device of its own."""
     from pyllm.backends.placement import cut
 
     infos = {device.name: device for device in devices}
@@ -178,7 +178,7 @@ def _layers(
 
 
 def _with_process(used: Sequence[DeviceFit], chosen: Sequence[DeviceInfo], beside: int) -> tuple[DeviceFit, ...]:
-    """The devices' figures, the process's last: what runs on the host adds to what it takes anyway."""
+    """Figures of the devices, the process's last: the host's part adds to the process's other memory."""
     from pyllm import backends
 
     host = [f for f in used if not f.device.is_gpu]
@@ -197,12 +197,11 @@ def _with_process(used: Sequence[DeviceFit], chosen: Sequence[DeviceInfo], besid
 
 
 def _prepared(file: Model, devices: Sequence[DeviceInfo], stack: ExitStack) -> list[Any]:
-    """Bring this process to where it would be before it takes memory for a model: with the model's tokenizer and
-    template, everything imported that running imports, a first kernel loaded, and cards opened (until `stack` ends).
-    """
+    """Bring this process to the state before it allocates a model: tokenizer and template loaded, all imports done, a
+    first kernel loaded, cards opened (until `stack` ends)."""
     from pyllm import backends, chat, tokenizers
 
-    for name in ("pyllm.engine", "pyllm.llm", "numpy.random"):  # the last is what sampling draws from
+    for name in ("pyllm.engine", "pyllm.llm", "numpy.random"):  # the last one is for sampling
         import_module(name)
     for device in devices:
         stack.enter_context(backends.get(device.backend).warm_up(device.index))

@@ -1,7 +1,7 @@
-"""Chats that are longer than the context: which of the oldest turns are left out.
+"""Chats longer than the context: which of the oldest turns are left out.
 
-Turns go whole, the system's messages and the last turn stay. Rather than one more turn with every message, some go at
-a time: what is left then begins alike from one message to the next, and is not computed anew each time.
+Turns are left out whole; the system's messages and the last turn stay. Several turns go at a time rather than one more
+with every message: the rest then begins alike from message to message, and its prefix need not be computed again.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ Truncate = Literal["oldest"]
 
 
 def room_for_answer(n_ctx: int, max_tokens: int | None) -> int:
-    """Tokens of the context that a prompt is shortened for: `max_tokens`, at most half of them; else a quarter."""
+    """Tokens of the context kept for the answer: `max_tokens`, at most half the context; without it a quarter."""
     return n_ctx // 4 if max_tokens is None else min(max_tokens, n_ctx // 2)
 
 
 def shortened(
     messages: Sequence[Mapping[str, Any]], most: int, encode: Callable[[Sequence[Mapping[str, Any]]], list[int]]
 ) -> tuple[list[int], int]:
-    """The prompt without as many of the oldest turns as it takes to have `most` tokens, and how many messages went.
+    """The prompt without the oldest turns, in at most `most` tokens, and the number of messages left out.
 
-    Where the last turn alone has more tokens, that is the prompt. The turns are found by bisection.
+    Where the last turn alone has more tokens, it is the prompt. The number of turns is found by bisection.
     """
     tokens = encode(messages)
     found = turns(messages)
@@ -34,7 +34,7 @@ def shortened(
     prompts: dict[int, list[int]] = {}
 
     def prompt(n: int) -> list[int]:
-        """Without the first n turns."""
+        """The prompt without the first n turns."""
         if n not in prompts:
             prompts[n] = encode(without(messages, found[:n]))
         return prompts[n]
@@ -49,5 +49,5 @@ def shortened(
 
 
 def _step(n_kept: int) -> int:
-    """Turns that go at a time, where so many fit: a quarter of them, as a power of 2."""
+    """Turns left out at a time: a quarter of the turns, as a power of 2."""
     return 1 << max(0, (n_kept // 4).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""From a path or a name to a compiled model: what `pyllm.load` and the benchmark share."""
+"""From a path or a name to a compiled model; shared by `pyllm.load` and the benchmark."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 DEFAULT_N_CTX = 4096
 _PAGE_SIZE = 32
 _ROOM_OF_FURTHER = 512
-"""Positions that the KV cache has for each sequence beyond the first, unless `n_kv` says otherwise."""
+"""Positions of the KV cache for each sequence beyond the first, unless `n_kv` is given."""
 
 
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
-    """The file of a model: a catalog's name with its tag, else a path that exists, else a name that `pyllm.hub` knows.
+    """The file of a model: a catalog's name with its tag, else an existing path, else a name known to `pyllm.hub`.
 
-    A name may be downloaded.
+    A name may be downloaded. Raises ModelError, HubError.
     """
     if isinstance(model, str) and ":" in model:
         from pyllm import hub
@@ -57,7 +57,7 @@ def find_model(model: str | os.PathLike[str], progress: Progress | None = None) 
 
 
 class Model(Protocol):
-    """What is compiled: a `GGUFFile`, or what stands in for one."""
+    """A `GGUFFile`, or a substitute, that can be compiled."""
 
     @property
     def metadata(self) -> Mapping[str, Any]: ...
@@ -67,14 +67,14 @@ class Model(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A model ready to run, and where its parts went."""
+    """A model ready to run, and its placement."""
 
     architecture: Architecture
     executable: Executable
     devices: tuple[DeviceInfo, ...]
-    """Those that compute something."""
+    """Devices that compute."""
     n_gpu_layers: int
-    """Layers of which something runs on a GPU; the output counts as one."""
+    """Layers with a part on a GPU; the output counts as one."""
 
 
 def execution_options(
@@ -87,7 +87,7 @@ def execution_options(
     kv_dtype: KVDtype = "f16",
     n_threads: int | None = None,
 ) -> ExecutionOptions:
-    """The capacities that `pyllm.load` chooses for these arguments of its own."""
+    """Capacities for these arguments of `pyllm.load`."""
     n_kv = max(n_ctx, n_kv or n_ctx + (max_seqs - 1) * min(n_ctx, _ROOM_OF_FURTHER))
     return ExecutionOptions(
         n_pages=-(-n_kv // _PAGE_SIZE),
@@ -102,7 +102,7 @@ def execution_options(
 
 
 def check_placement(options: PlacementOptions) -> None:
-    """Raise RequestError where a setting makes no sense, whatever the devices."""
+    """Raise RequestError for settings that are invalid on any devices."""
     n = options.n_gpu_layers
     if isinstance(n, int) and n < 0:
         raise RequestError(f"n_gpu_layers must be 0 or more, 'auto' or 'all', not {n!r}")
@@ -119,7 +119,7 @@ def check_placement(options: PlacementOptions) -> None:
 
 
 def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:
-    """A model's pass for contexts up to `n_ctx`, with what adapters add, and the tensors that it uses.
+    """Record a model's program for contexts up to `n_ctx`, with adapters; returns it with its tensors.
 
     Raises ModelError.
     """
@@ -143,10 +143,10 @@ def compile_model(
     adapters: Sequence[Adapter] = (),
     placement: PlacementOptions | None = None,
 ) -> Compiled:
-    """Record the model's pass for contexts up to `n_ctx`, with what adapters add, and compile it where it fits.
+    """Record the model's program for contexts up to `n_ctx`, with adapters, and compile it.
 
-    The file and the adapters must stay open as long as the executable. With as many GPU layers as fit ("auto"), a load
-    that runs out of memory is tried again with fewer. Raises ModelError, RequestError, BackendError, OutOfMemoryError.
+    The file and the adapters must stay open as long as the executable. With automatic GPU layers ("auto"), a load that
+    runs out of memory is tried again with fewer. Raises ModelError, RequestError, BackendError, OutOfMemoryError.
     """
     from pyllm import backends
     from pyllm.backends import devices
@@ -164,7 +164,7 @@ def compile_model(
 
 
 class TokenizerLoader:
-    """Builds a file's tokenizer in a thread of its own, while the weights are packed."""
+    """Builds a file's tokenizer in a thread while the weights are packed."""
 
     def __init__(self, file: GGUFFile) -> None:
         self._tokenizer: Tokenizer | None = None
@@ -181,25 +181,25 @@ class TokenizerLoader:
             self._error = error
 
     def get(self) -> tuple[Tokenizer | None, TokenizerError | None]:
-        """The tokenizer, or why there is none; anything else that went wrong is raised."""
+        """The tokenizer, or the TokenizerError; raises any other error."""
         self.wait()
         if self._error is not None and not isinstance(self._error, TokenizerError):
             raise self._error
         return self._tokenizer, self._error
 
     def wait(self) -> None:
-        """Until the thread no longer reads the file."""
+        """Wait until the thread no longer reads the file."""
         self._thread.join()
 
 
 def token_rows(file: Model) -> int | None:
-    """Rows of a model's token table; None where the file has none."""
+    """Rows of a model's token table; None without one."""
     table = file.tensors.get("token_embd.weight")
     return None if table is None or not table.shape else table.shape[0]
 
 
 def check_vocabulary(file: Model) -> None:
-    """Raises ModelError where the file has more tokens than the model has rows for; fewer are usual."""
+    """Raise ModelError where the vocabulary has more tokens than the token table has rows; fewer are usual."""
     from pyllm.gguf.metadata import Metadata
 
     key, rows, metadata = "tokenizer.ggml.tokens", token_rows(file), file.metadata
@@ -215,7 +215,7 @@ def check_vocabulary(file: Model) -> None:
 
 
 def default_n_ctx(metadata: Mapping[str, Any], most: int | None = DEFAULT_N_CTX) -> int:
-    """The length that the model was trained for, but at most `most`: memory for the rest is seldom needed."""
+    """The context length that the model was trained for, at most `most`: memory for more is seldom needed."""
     trained = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
     if not isinstance(trained, int) or trained <= 0:
         return DEFAULT_N_CTX

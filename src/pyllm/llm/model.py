@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from pyllm.tokenizers import Tokenizer
 
 _OF_TEMPLATES = ("self", "messages", "tools", "special_in_messages")
-"""Names that cannot be variables of a chat template, because they are its own arguments."""
+"""Names that cannot be variables of a chat template, because they are arguments of its rendering."""
 
 
 class LLM:
-    """A loaded model; made by `pyllm.load`. Use it in a `with` block, or `close` it.
+    """A loaded model, made by `pyllm.load`. Use it in a `with` block, or `close` it.
 
-    All methods may be called from several threads at once: their requests then share steps. Whoever waits for a
-    result drives the computation; there is no thread in the background.
+    All methods may be called from several threads at once; their requests then share steps. The waiting threads
+    compute; there is no background thread.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class LLM:
         self.devices = tuple(device.name for device in compiled.devices)
         """Names of the devices that compute: "cpu", "cuda0", …"""
         self.n_gpu_layers = compiled.n_gpu_layers
-        """Layers of which something runs on a GPU, the output counted as one: up to `architecture.n_layers` + 1."""
+        """Layers with a part on a GPU, the output counted as one: up to `architecture.n_layers` + 1."""
         self.engine: Engine = Engine(compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab)
 
     @property
@@ -111,7 +111,7 @@ class LLM:
 
     @chat_template.setter
     def chat_template(self, template: ChatTemplate | None) -> None:
-        """Another template in place of the model's own: `ChatTemplate({"default": text}, llm.tokenizer)`."""
+        """Replace the model's template: `ChatTemplate({"default": text}, llm.tokenizer)`."""
         self._template, self._template_read = template, True
 
     def memory(self) -> dict[str, int]:
@@ -135,10 +135,10 @@ class LLM:
     def complete(
         self, prompt: Prompt, *, stream: bool = False, parse_special: bool = False, **options: Unpack[GenerateOptions]
     ) -> Completion | CompletionStream:
-        """Continue a text, as it stands, without a chat template; up to 256 tokens unless `max_tokens` says otherwise.
+        """Continue a text as it is, without a chat template; at most 256 tokens, unless `max_tokens` is given.
 
-        `stream`: return the text piece by piece, as an iterator. `parse_special`: text such as `<|im_start|>` means
-        that token. `options`: see `GenerateOptions`. Raises RequestError, ContextFullError, TokenizerError.
+        `stream`: return an iterator over pieces of text. `parse_special`: text such as `<|im_start|>` means that token.
+        `options`: see `GenerateOptions`. Raises RequestError, ContextFullError, TokenizerError.
         """
         settings = GenerateSettings.of("complete", 256, options)
         running = self._start(self._encode(prompt, parse_special), settings, continues=bool(prompt))
@@ -179,13 +179,12 @@ class LLM:
     ) -> Completion | CompletionStream:
         """Answer the last of `messages` ({"role": …, "content": …}; a text alone is one message of the user).
 
-        Goes on until the model is done, or the context is full, unless `max_tokens` is given. `tools` and `variables`
-        are handed to the model's template. `truncate="oldest"`: where the messages leave no room for an answer, the
-        oldest turns are left out (a message of the user with all that answers it), but never the system's messages nor
-        the last turn; the result's `n_dropped` says how many messages that were. Room for an answer is `max_tokens`, at
-        most half of the context; a quarter of it where no `max_tokens` is given. `stream`, `options`: as for
-        `complete`. Raises RequestError (no chat template), TemplateError, ContextFullError (the messages alone are too
-        long), TokenizerError.
+        The answer ends when the model is done or the context is full, or after `max_tokens`. `tools` and `variables`
+        are passed to the model's template. `truncate="oldest"`: where the messages leave no room for an answer, the
+        oldest turns are left out (a message of the user with its answers), but never the system's messages nor the last
+        turn; the result's `n_dropped` counts the messages left out. The room for an answer is `max_tokens`, at most
+        half the context; without `max_tokens` a quarter. `stream`, `options`: as for `complete`. Raises RequestError
+        (no chat template), TemplateError, ContextFullError (the messages alone are too long), TokenizerError.
         """
         settings = GenerateSettings.of("chat", None, options)
         encode = partial(self._encode_chat, tools=tools, variables=variables)
@@ -203,17 +202,17 @@ class LLM:
     def chat_tokens(
         self, messages: Messages, *, tools: Tools | None = None, variables: Mapping[str, Any] | None = None
     ) -> list[int]:
-        """The prompt that `chat` would read: messages through the model's template, tokenized."""
+        """The prompt of `chat` as token ids: messages through the model's template, tokenized."""
         return self._encode_chat(messages, tools, variables)
 
     @checked
     def generate(
         self, prompts: Prompts, *, parse_special: bool = False, **options: Unpack[GenerateOptions]
     ) -> list[Completion]:
-        """Complete several prompts side by side, which is much faster than one after another; results are in order.
+        """Complete several prompts side by side, much faster than one by one; results are in order.
 
-        What prompts have in common at their beginning is computed once. More than `max_seqs` prompts are fine: the
-        rest follow as the first are done. Options and errors as for `complete`; an error in one ends all.
+        Common prefixes are computed once. More than `max_seqs` prompts are queued. Options and errors as for
+        `complete`; an error in one prompt ends all.
         """
         settings = GenerateSettings.of("generate", 256, options)
         tokens = [self._encode(prompt, parse_special) for prompt in prompts]
@@ -236,7 +235,7 @@ class LLM:
 
     @checked
     def logits(self, tokens: TokenIds) -> NDArray[np.float32]:
-        """float32 [n_tokens, n_vocab]: row i are the logits of the token after `tokens[i]`.
+        """float32 [n_tokens, n_vocab]: row i holds the logits of the token after `tokens[i]`.
 
         The sequence starts at position 0. Raises ContextFullError, RequestError (an id outside the vocabulary).
         """
@@ -246,8 +245,8 @@ class LLM:
     def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:
         """Embedding of a text, float32 [n_embd], or of several, [n_texts, n_embd].
 
-        It is the mean of the final normed hidden state over all tokens (BOS included, where the model adds one),
-        scaled to length 1 unless `normalize` is False. Token ids are taken in place of text.
+        The mean of the final normed hidden states of all tokens (BOS included, where the model adds one), scaled to
+        length 1 unless `normalize` is False. Token ids are accepted in place of text.
         """
         import numpy as np
 
@@ -257,7 +256,7 @@ class LLM:
         return np.stack(rows) if rows else np.empty((0, self.n_embd), np.float32)
 
     def close(self) -> None:
-        """Free weights, cache and threads, and close the files. What is running ends with ClosedError."""
+        """Free weights, cache and threads, and close the files. Running requests end with ClosedError."""
         self.engine.close()
         self._executable.close()
         self._tokenizer.wait()

@@ -1,4 +1,4 @@
-"""`load` and `load_tokenizer`: from a file or a name to what a user of the library works with."""
+"""`load` and `load_tokenizer`: the entry points of the library."""
 
 from __future__ import annotations
 
@@ -55,26 +55,26 @@ def load(
     """Load a model to run it.
 
     `model`: path of a GGUF file, or a name that `pyllm pull` knows; a model that is not here yet is downloaded.
-    `backend`: "auto", the GPUs that are there and the cpu for the rest; "cuda" or "mlx", that kind of GPU and the cpu;
-    "cpu", that alone; "reference" (plain numpy, slow, exact).
-    `n_ctx`: longest prompt and answer together, in tokens; default: what the model was trained for, at most 4096; 0:
-    what it was trained for.
+    `backend`: "auto": all GPUs, and the cpu for the rest; "cuda" or "mlx": GPUs of that kind, and the cpu; "cpu": the
+    cpu alone; "reference": plain numpy, slow and exact.
+    `n_ctx`: longest prompt and answer together, in tokens; default: the model's trained length, at most 4096; 0: the
+    trained length.
     `n_threads`: default: `PYLLM_THREADS`, else one per physical core that the process may use.
-    `kv_dtype`: "f16", "f32" for twice the memory and slightly closer numbers, or "q8_0" for about half, where
-    the backend has it.
+    `kv_dtype`: type of the KV cache: "f16"; "f32" for twice the memory and slightly more precision; or "q8_0" for
+    about half, where the backend supports it.
     `max_seqs`: most sequences in one step; further requests wait.
     `n_kv`: positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further.
     `n_batch`: most tokens in one step; long prompts are read in pieces of that size.
-    `n_rows`: most rows of logits in one step, which matters to scoring only; with more than 128, those of prompts are
-    computed as their other tokens are.
+    `n_rows`: most output rows of one step, which matters only to scoring; with more than 128, output rows of prompts
+    take the prefill path.
     `n_gpu_layers`: layers that run on GPUs, counted from the end; the output counts as one more, "all" is everything,
-    "auto" (or -1) as many as fit into the memory that is free. Where there is no GPU, all of this means nothing.
+    "auto" (or -1) as many as fit the free memory. Without a GPU this has no effect.
     `devices`: GPUs to use, "cuda0", "mlx0" (default: all). `tensor_split`: their shares of the layers (default: by free
-    memory). `main_gpu`: the one of them that has what is not split.
-    `override_tensors`: (regular expression, device) pairs: what uses weights of such names runs there.
-    `n_cpu_moe`: the experts of so many of the first layers stay on the cpu. `kv_offload` False: attention does.
+    memory). `main_gpu`: index of the one with the parts that are not split.
+    `override_tensors`: (regular expression, device) pairs: ops whose weights' names match run on the device.
+    `n_cpu_moe`: number of first layers whose experts stay on the cpu. `kv_offload` False: attention stays there.
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
-    `progress(what, share)` is told how downloading, compiling and packing go.
+    `progress(what, share)` is called while downloading, compiling and packing; `share` goes from 0 to 1.
 
     Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (a setting out of bounds).
     """

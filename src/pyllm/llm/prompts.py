@@ -1,4 +1,4 @@
-"""What the methods of `LLM` take as prompts: texts or token ids, one or several."""
+"""Prompts as the methods of `LLM` accept them: texts or token ids, one or several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _IDS = kind_of(TokenIds)
 
 
 def one_prompt(name: str, value: Any, hint: str = "generate() takes several prompts") -> str | list[int]:
-    """A prompt as text or a list of ids. `hint`: what is said where it is several. Raises RequestError."""
+    """A prompt as text or a list of ids. `hint` is added to the error for several prompts. Raises RequestError."""
     if isinstance(value, str):
         return value
     entries = entries_of(value)
@@ -38,7 +38,7 @@ def several_prompts(name: str, value: Any) -> list[str | list[int]]:
 
 
 def one_or_several(name: str, value: Any) -> str | list[int] | list[str | list[int]]:
-    """One prompt or several, as the first entry has it; an empty list is no prompts."""
+    """One prompt or several, judged by the first entry; an empty list is no prompts."""
     entries = None if isinstance(value, str) else entries_of(value)
     if entries is not None and (not entries or _is_prompt(entries[0])):
         return several_prompts(name, entries)

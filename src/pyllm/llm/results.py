@@ -1,4 +1,4 @@
-"""What a generation gives back: whole, or as a stream of text."""
+"""Results of a generation: complete, or as a stream of text."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Usage:
 
     n_prompt: int
     n_cached: int
-    """Tokens of the prompt whose state was already there, shared with another request."""
+    """Prompt tokens whose KV cache was shared with another request."""
     n_generated: int
     prompt_seconds: float
-    """From the first step of the prompt to the first token."""
+    """Seconds from the first step of the prompt to the first token."""
     seconds: float
-    """From there to the last token."""
+    """Seconds from the first token to the last."""
 
     @property
     def prompt_rate(self) -> float:
-        """Tokens of the prompt that were computed, per second."""
+        """Prompt tokens computed per second."""
         return (self.n_prompt - self.n_cached) / self.prompt_seconds if self.prompt_seconds > 0 else 0.0
 
     @property
@@ -42,11 +42,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """How likely a token was, as the natural logarithm of its probability before sampling options changed it."""
+    """A token's log probability: the natural logarithm of its probability before sampling options change it."""
 
     id: int
     text: str
-    """What the token stands for; a replacement character where it holds only part of one."""
+    """The token's text; a replacement character for a part of a character."""
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
     """The most likely tokens: id, text, logprob."""
@@ -59,15 +59,15 @@ class Completion:
     text: str
     """Empty where the model has no usable tokenizer."""
     tokens: tuple[int, ...]
-    """All generated tokens; those of a stop string are among them, the token that ends a text is not."""
+    """All generated tokens, those of a stop string included; the token that ends a text is not."""
     finish_reason: FinishReason
-    """stop: the model was done or a stop string came; length: max_tokens reached or the context full."""
+    """stop: the model ended the text, or a stop string came; length: max_tokens reached or the context full."""
     usage: Usage
     stop_string: str | None = None
     """The stop string that ended it."""
     logprobs: tuple[TokenLogprob, ...] | None = None
     n_dropped: int = 0
-    """Messages that were left out of a chat with `truncate`: the oldest but for the system's."""
+    """Messages that `truncate` left out of a chat: the oldest, except the system's."""
 
     @property
     def message(self) -> dict[str, str]:
@@ -76,10 +76,10 @@ class Completion:
 
 
 class CompletionStream(Iterator[str]):
-    """A generation's text, piece by piece as it is computed; `result` tells the rest.
+    """A generation's text, piece by piece as it is computed; `result` has the rest.
 
-    A piece never splits a character and never shows the beginning of a stop string that comes true. Whoever stops
-    reading early should call `close`, or use it in a `with` block; Ctrl-C while reading closes it too.
+    A piece never splits a character, and never contains a prefix of a stop string that later matches. A caller that
+    stops reading early should call `close`, or use a `with` block; Ctrl-C while reading closes the stream too.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class CompletionStream(Iterator[str]):
         continues: bool,
         n_dropped: int = 0,
     ) -> None:
-        """`continues`: the text follows a text, so a space at its beginning belongs to it."""
+        """`continues`: the text follows another, so a space at its beginning belongs to it."""
         self.n_dropped = n_dropped
         """As `Completion.n_dropped`."""
         self._generation = generation
@@ -110,7 +110,7 @@ class CompletionStream(Iterator[str]):
         raise StopIteration
 
     def advance(self) -> str | None:
-        """Take one more token; returns the text that it makes visible, maybe none yet, or None after the end."""
+        """Add one token; returns the text that can be shown now, maybe empty, or None after the end."""
         if self._finish_reason is not None:
             return None
         try:
@@ -123,7 +123,7 @@ class CompletionStream(Iterator[str]):
         return piece
 
     def close(self) -> None:
-        """Stop generating; `result` keeps what there is. After the end this does nothing."""
+        """Stop generating; `result` has the text so far. After the end this does nothing."""
         if self._finish_reason is None:
             self._finish_reason = "cancelled"
             self._generation.cancel()
@@ -134,7 +134,7 @@ class CompletionStream(Iterator[str]):
 
     @property
     def result(self) -> Completion:
-        """What was generated; reads the stream to its end first, if it has not ended."""
+        """The result; first reads the stream to its end, unless it has ended."""
         for _ in self:
             pass
         assert self._finish_reason is not None

@@ -1,4 +1,4 @@
-"""What can be asked of a generation by keyword."""
+"""Keyword options of a generation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyllm.errors import RequestError
 
 
 class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingParams`, where they and their defaults are described. None: as if it were not given."""
+    """The fields of `SamplingParams`, which describes them and their defaults. None: the default."""
 
     logit_bias: Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int, float]] | None
     repeat_penalty: float | None
@@ -31,25 +31,25 @@ class GenerateOptions(SamplingOptions, total=False):
     """Keyword options of `LLM.complete`, `LLM.chat` and `LLM.generate`."""
 
     sampling: SamplingParams | None
-    """Where the sampling options start from; single ones override it."""
+    """Base of the sampling options; single options override it."""
     max_tokens: int | None
-    """Most tokens to generate; None or -1: until the model ends. An answer that fills the context ends there, with
-    finish_reason "length", whatever the number."""
+    """Most tokens to generate; None or -1: until the model ends the text. A full context ends the answer too, with
+    finish_reason "length"."""
     stop: str | Sequence[str] | None
     """Texts that end the generation; they are not part of the result."""
     logprobs: int | None
-    """Report each token's log probability, and those of so many most likely tokens (0: its own only)."""
+    """Report each token's log probability, and those of the `logprobs` most likely tokens (0: its own only)."""
     ignore_eos: bool | None
-    """Go on when the model says that it is done."""
+    """Continue past the model's end of text."""
     context_shift: bool | None
-    """When the context is full, forget its older half instead of ending."""
+    """When the context is full, drop its older half instead of ending."""
     n_keep: int | None
-    """How many of the first tokens a context shift never forgets."""
+    """Number of first tokens that a context shift keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateSettings:
-    """`GenerateOptions`, complete and of the right kinds; the engine checks bounds."""
+    """`GenerateOptions`, complete and validated; the engine checks bounds."""
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int | None = None
@@ -68,7 +68,7 @@ class GenerateSettings:
 
     @classmethod
     def of(cls, caller: str, max_tokens: int | None, options: Mapping[str, Any]) -> GenerateSettings:
-        """Settings from a call's keywords. `max_tokens`: where they name none. Raises RequestError."""
+        """Settings from a call's keywords. `max_tokens`: the default of that option. Raises RequestError."""
         if unknown := [name for name in options if name not in _SAMPLING and name not in _OWN]:
             raise RequestError(_unknown(caller, unknown[0]))
         own = {name: value for name, value in options.items() if name in _OWN}

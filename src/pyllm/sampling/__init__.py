@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits: one small step each, put together once per request."""
+"""Sampling: choosing the next token from logits, by small steps that are composed once per request."""
 
 from pyllm.sampling.chain import Sampler, check
 from pyllm.sampling.largest import Largest

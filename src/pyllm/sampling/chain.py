@@ -1,4 +1,4 @@
-"""A request's way from logits to a token: settings checked, steps put together once, random numbers of its own."""
+"""A request's sampler: validated settings, a chain of steps, and its random numbers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _Bias = tuple[NDArray[np.intp], Floats]
 
 
 class Sampler:
-    """Chooses one request's tokens. The same seed and logits give the same tokens, whatever else is in a batch.
+    """Samples one request's tokens. The same seed and logits give the same tokens, whatever the rest of the batch.
 
-    Random numbers are those of `numpy.random.Generator(numpy.random.PCG64(seed)).random()`, one for each token
-    (none at temperature 0).
+    Random numbers are those of `numpy.random.Generator(numpy.random.PCG64(seed)).random()`, one for each token (none at
+    temperature 0).
     """
 
     def __init__(self, params: SamplingParams, n_vocab: int) -> None:
-        """Raises RequestError for settings that make no sense."""
+        """Raises RequestError for invalid settings."""
         check(params, n_vocab)
         self.params = p = params
         self.n_vocab = n_vocab
@@ -43,10 +43,11 @@ class Sampler:
         self._random = None if self.greedy else np.random.Generator(np.random.PCG64(p.seed))
 
     def n_needed(self, seen: NDArray[np.int32]) -> int | None:
-        """How many of the largest logits choose the token after `seen` exactly as all would; None: all are needed.
+        """Number of largest logits that determine the token after `seen` as all logits would; None: all are needed.
 
-        So many for greedy sampling and for `top_k`, and one more for each token that a penalty or bias may lower.
-        Without `top_k`, sums over the whole vocabulary decide; where a token may be raised, its own logit does.
+        One for greedy sampling, k for `top_k`, and one more for each token whose logit a penalty or bias may lower.
+        Without `top_k`, sums over the whole vocabulary decide; where a token's logit may be raised, that logit is
+        needed.
         """
         k = 1 if self.greedy else self.params.top_k
         if not k or not self._lowers:
@@ -56,9 +57,9 @@ class Sampler:
         return min(k + len(self.params.logit_bias), self.n_vocab)
 
     def __call__(self, logits: Floats | Largest, seen: NDArray[np.int32]) -> int:
-        """The next token after `seen` (prompt and answer so far). `logits` [n_vocab] stay as they are.
+        """The next token after `seen` (prompt and answer so far). `logits` [n_vocab] are not changed.
 
-        Of the largest logits alone, `n_needed` at least, it chooses as of all of them, to the same random numbers.
+        Given the largest logits alone, at least `n_needed`, it chooses the same token, with the same random numbers.
         Raises BackendError where logits are all NaN or -inf, RequestError where logit_bias forbids every token.
         """
         if isinstance(logits, Largest):
@@ -90,7 +91,7 @@ class Sampler:
         return self._draw(steps.Candidates(logits, ids, float(logits[0]), ordered=True))
 
     def _changed_largest(self, given: Largest, seen: NDArray[np.int32]) -> Floats:
-        """`_changed`, of tokens by their places among the largest; what is not there stays behind those that are."""
+        """`_changed` for the largest logits, by their places; other tokens stay behind them."""
         bias = None
         if self._bias is not None:
             places, there = given.places(self._bias[0])
@@ -99,7 +100,7 @@ class Sampler:
         return self._changed(given.logits, places[there], bias)
 
     def _window(self, seen: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Those that penalties look back at."""
+        """The tokens that penalties look back at."""
         n = self.params.repeat_last_n
         return seen if n < 0 else seen[len(seen) - n :] if n < len(seen) else seen
 
@@ -112,7 +113,7 @@ class Sampler:
         return logits
 
     def _draw(self, c: steps.Candidates, peaks: Peaks | None = None) -> int:
-        """One of the candidates, by the steps after top_k. `peaks`: of their logits, where these are all."""
+        """Draw one of the candidates, by the steps after top_k. `peaks`: of their logits, where these are all."""
         assert self._random is not None
         # Distances between huge logits may be infinite, which is as good as huge.
         with np.errstate(over="ignore"):
@@ -129,7 +130,8 @@ class Sampler:
         return steps.temperature(c, p.temperature) if p.temperature != 1 else c
 
     def _repaired(self, raw: Floats, changed: Floats) -> Floats:
-        """NaN as impossible, inf as the largest number. Raises where nothing is left to choose from."""
+        """Logits with NaN replaced by -inf, and inf by the largest number. Raises BackendError where no candidate is
+        left."""
         repaired = np.nan_to_num(changed, nan=-np.inf, posinf=steps.LARGEST, neginf=-np.inf)
         if repaired.max() == -np.inf:
             if np.isnan(raw).all() or not (raw > -np.inf).any():
@@ -139,7 +141,7 @@ class Sampler:
 
 
 def check(params: SamplingParams, n_vocab: int) -> None:
-    """Raise RequestError for settings that make no sense."""
+    """Raise RequestError for invalid settings."""
     p = params
     for name in ("typical_p", "top_p", "min_p"):
         if not 0 <= getattr(p, name) <= 1:

@@ -1,4 +1,4 @@
-"""The few largest of a row of logits, where they stand for all of it."""
+"""The largest logits of a row, in place of all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pyllm.sampling.select import Floats
 
 
 class Largest(NamedTuple):
-    """The n largest logits of a vocabulary, largest first, equal ones by id; NaN counts as -inf, and is given as it."""
+    """The n largest logits of a vocabulary, largest first, equal ones by id; NaN is replaced by -inf."""
 
     ids: NDArray[np.int32]
     logits: Floats
     log_sum: float
-    """Logarithm of the sum of e^logit over the whole vocabulary; NaN where that has NaN or inf in it."""
+    """Logarithm of the sum of e^logit over the whole vocabulary; NaN where a logit is NaN or inf."""
 
     def places(self, tokens: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Where each token is among the ids, and whether it is; the place of one that is not means nothing."""
+        """Place of each token among the ids, and whether it is there; the place of a missing one is arbitrary."""
         order = self.ids.argsort()
         places = order[np.minimum(self.ids.searchsorted(tokens, sorter=order), len(order) - 1)]
         return places, self.ids[places] == tokens

@@ -11,10 +11,10 @@ from pyllm.sampling.select import Floats, Peaks
 
 
 def logprobs(logits: Floats | Largest, token: int, n_top: int) -> tuple[float, list[tuple[int, float]]]:
-    """Natural logarithms of probabilities: that of `token`, and (id, that) of the `n_top` most likely, in order.
+    """Log probabilities (natural): that of `token`, and (id, log probability) of the `n_top` most likely, in order.
 
-    NaN where the logits hold no distribution (NaN or inf among them). Of the largest logits alone, `token` must be
-    among these, and n_top at most as many.
+    NaN where a logit is NaN or inf. Given the largest logits alone, `token` must be among them, and n_top at most as
+    many.
     """
     if isinstance(logits, Largest):
         norm = float(logits.log_sum)

@@ -1,4 +1,4 @@
-"""Finding the few largest of many logits with numpy, without sorting or even copying all of them."""
+"""The largest of many logits, with numpy, without sorting or copying all of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
 _ROWS = 64
-"""Logits are read as a matrix of so many rows; the maximum of each column takes one pass at memory speed."""
+"""Rows of the matrix that logits are viewed as; the maximum of each column takes one pass at memory speed."""
 _FEW = 4096
-"""Up to here, plain sorting is as fast."""
+"""Number of logits up to which sorting is as fast."""
 _BINS = 8192
 
 
 class Peaks:
-    """Column maxima of logits [n] read as a matrix; they tell which columns can hold a logit of a given size."""
+    """Column maxima of logits [n] viewed as a matrix; they tell which columns may hold a logit of a given size."""
 
     def __init__(self, logits: Floats) -> None:
         self.logits = logits
@@ -30,7 +30,7 @@ class Peaks:
             self.top = float(np.maximum(self.top, tail.max(initial=-np.inf)))
 
     def at_least(self, threshold: float) -> Ids:
-        """Ids of the logits that are `threshold` or more, in no certain order."""
+        """Ids of the logits of at least `threshold`, in any order."""
         if not self.n_columns:
             return np.flatnonzero(self.logits >= threshold)
         columns = np.flatnonzero(self.maxima >= threshold)
@@ -45,7 +45,7 @@ class Peaks:
         return np.concatenate((row * self.n_columns + columns[column], tail))
 
     def largest(self, k: int) -> Ids:
-        """Ids of the k largest logits (all, where there are fewer), largest first, equal ones by id."""
+        """Ids of the k largest logits (or all), largest first, equal ones by id."""
         k = min(k, len(self.logits))
         n = len(self.maxima)
         if 4 * k < n:
@@ -59,9 +59,9 @@ class Peaks:
 
 
 def heaviest_set(weight: Floats, mass: float) -> Ids:
-    """Indices of the largest weights that together reach `mass`, as few as possible, in no certain order.
+    """Indices of the fewest largest weights that together reach `mass`, in any order.
 
-    At least one; all, where they never reach it. Of equal weights the first are taken.
+    At least one; all, where the sum never reaches it. Of equal weights the first are taken.
     """
     ordered = np.sort(weight)[::-1]
     n = _reaches(ordered, mass) + 1
@@ -74,9 +74,9 @@ def heaviest_set(weight: Floats, mass: float) -> Ids:
 
 
 def lowest_set(score: Floats, weight: Floats, mass: float) -> Ids:
-    """Indices of the lowest scores (0 or more) whose weights together exceed `mass`, as few as possible.
+    """Indices of the fewest lowest scores (0 or more) whose weights together exceed `mass`.
 
-    At least one; all, where they never exceed it. Of equal scores the first are taken.
+    At least one; all, where the sum never exceeds it. Of equal scores the first are taken.
     """
     sure, edge, before = np.arange(0), np.arange(len(score)), 0.0
     if len(score) > _FEW:

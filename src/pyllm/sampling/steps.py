@@ -1,4 +1,4 @@
-"""The steps of choosing a token, one small function each. Their meaning is llama.cpp's (`llama-sampling.cpp`).
+"""The steps of sampling, one small function each. Their meaning is llama.cpp's (`llama-sampling.cpp`).
 
 The first steps change logits [n_vocab] and return new ones; the others narrow down `Candidates`.
 """
@@ -30,7 +30,7 @@ class Candidates(NamedTuple):
     """Whether the largest comes first."""
 
     def take(self, index: Ids | slice, ordered: bool) -> Candidates:
-        """Those at `index`, which must hold the largest or be told apart by their own `top`."""
+        """The candidates at `index`, which must hold the largest unless `top` is given."""
         logits = self.logits[index]
         if self.ids is not None:
             ids = self.ids[index]
@@ -39,7 +39,7 @@ class Candidates(NamedTuple):
         return Candidates(logits, ids, float(logits[0] if ordered else logits.max()), ordered)
 
     def weights(self) -> Floats:
-        """Probabilities but for a common factor; the largest is 1."""
+        """Unnormalized probabilities; the largest is 1."""
         return np.exp(self.logits - np.float32(self.top) if self.top else self.logits)
 
 
@@ -51,8 +51,8 @@ def logit_bias(logits: Floats, ids: Ids, bias: Floats) -> Floats:
 
 
 def penalties(logits: Floats, seen: NDArray[np.integer], repeat: float, presence: float, frequency: float) -> Floats:
-    """Logits of the `seen` tokens made smaller: divided (multiplied, if negative) by `repeat`, then less `presence`
-    and less `frequency` for each time that a token was seen."""
+    """Logits with those of `seen` tokens lowered: divided (multiplied, if negative) by `repeat`, then less `presence`
+    and less `frequency` for each occurrence."""
     if not len(seen):
         return logits
     ids, counts = np.unique(seen, return_counts=True)
@@ -70,7 +70,7 @@ def top_k(c: Candidates, k: int, peaks: Peaks | None = None) -> Candidates:
 
 
 def typical(c: Candidates, p: float) -> Candidates:
-    """The tokens whose surprise is closest to the expected one, as many as it takes to exceed probability p.
+    """The tokens whose surprise is closest to the expected one, the fewest that exceed probability p.
 
     Meister et al. 2022, "Locally Typical Sampling", https://arxiv.org/abs/2202.00666.
     """
@@ -83,7 +83,7 @@ def typical(c: Candidates, p: float) -> Candidates:
 
 
 def top_p(c: Candidates, p: float, peaks: Peaks | None = None) -> Candidates:
-    """The most likely tokens, as many as it takes to reach probability p. `peaks`: of c.logits, where known.
+    """The fewest most likely tokens that reach probability p. `peaks`: of c.logits, where known.
 
     Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", https://arxiv.org/abs/1904.09751.
     """
@@ -93,7 +93,7 @@ def top_p(c: Candidates, p: float, peaks: Peaks | None = None) -> Candidates:
         return c.take(slice(int(reached.searchsorted(p * reached[-1])) + 1), ordered=True)
     mass = p * float(w.sum())
     if peaks is not None:
-        # Most of the probability is mostly with a few, which are found sooner than all are sorted.
+        # A few tokens usually hold most of the probability; finding them is faster than sorting all.
         for distance in (3.0, 6.0, 10.0):
             near = peaks.at_least(c.top - distance)
             if 4 * len(near) > len(w):
@@ -113,7 +113,7 @@ def min_p(c: Candidates, p: float, peaks: Peaks | None = None) -> Candidates:
 
 
 def temperature(c: Candidates, t: float) -> Candidates:
-    """Logits divided by t > 0, with the largest at 0."""
+    """Logits divided by t > 0, shifted so that the largest is 0."""
     logits = c.logits - np.float32(c.top)
     logits /= max(np.float32(t), _SMALLEST)
     return c._replace(logits=logits, top=0.0)
@@ -135,7 +135,7 @@ def draw(c: Candidates, u: float) -> int:
 
 
 def _at(weights: Floats, u: float) -> tuple[int, float]:
-    """Which of the weights is at quantile u (never one of 0), and at what quantile of its own."""
+    """Index of the weight at quantile u (never one of 0), and the quantile within it."""
     reached = np.cumsum(weights, dtype=np.float64)
     total = float(reached[-1])
     index = min(int(reached.searchsorted(u * total, "right")), int(reached.searchsorted(total)))

@@ -125,18 +125,18 @@ def store(
     q: View,
     k: View | None,
     v: View | None,
-    turned: View,
+    rotated_q: View,
     rope: Rope | None = None,
     inv_freq: Buffer | None = None,
     q_norm: HeadNorm | None = None,
     k_norm: HeadNorm | None = None,
 ) -> Launch:
-    """Store keys, normed and rotated, and values in the cache; write queries, likewise, to `turned` (in place:
+    """Store keys, normed and rotated, and values in the cache; write queries, likewise, to `rotated_q` (in place:
     unchanged if there is nothing to do). Without k and v only queries are rotated."""
-    queries = _Heads() if turned == q else _Heads(q, op.n_heads, q_norm)
+    queries = _Heads() if rotated_q == q else _Heads(q, op.n_heads, q_norm)
     keys = _Heads(k, op.n_kv_heads, k_norm) if k else _Heads()
     launch = _store(
-        arrays, cache_defines(op, options), lambda: cache_members(op, options, cache), queries, turned,
+        arrays, cache_defines(op, options), lambda: cache_members(op, options, cache), queries, rotated_q,
         keys, v, rope, inv_freq, label="store keys" if k else "turn queries",
     )  # fmt: skip
     return replace(launch, writes=(*launch.writes, cache)) if k else launch

@@ -24,17 +24,17 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
     q, k, v = low.f32(group.q.x), low.f32(group.k.x) if group.k else None, low.f32(op.v) if op.v else None
     rope, q_norm, k_norm = group.rope, group.q.norm, group.k.norm if group.k else None
     cache.n_bytes = kv.cache_bytes(low.program.kv[op.cache], low.options)
-    turned = View.room(low.most(node), group.q.x.width) if rope or q_norm else q
-    if k or turned != q:
+    rotated_q = View.room(low.most(node), group.q.x.width) if rope or q_norm else q
+    if k or rotated_q != q:
         store = kv.store(
-            low.arrays, op, low.options, cache, q=q, k=k, v=v, turned=turned, rope=rope,
+            low.arrays, op, low.options, cache, q=q, k=k, v=v, rotated_q=rotated_q, rope=rope,
             inv_freq=low.weights.constant(rope.inv_freq) if rope else None,
             q_norm=_head_norm(low, q_norm), k_norm=_head_norm(low, k_norm),
         )  # fmt: skip
         low.add(node, store)
     sinks = low.weights.vector([(op.sinks, op.n_heads)]) if op.sinks else None
     out = low.new_forms(node, low.wants(node))
-    low.add(node, attention.attend(low.arrays, op, low.options, cache, turned, out, sinks, low.facts))
+    low.add(node, attention.attend(low.arrays, op, low.options, cache, rotated_q, out, sinks, low.facts))
 
 
 def _head_norm(low: Lowering, op: RMSNorm | None) -> HeadNorm | None:
