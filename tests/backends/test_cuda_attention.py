@@ -402,9 +402,9 @@ CASES = {
     "many_heads": Case(n_heads=12, n_kv=1, head=16, v_head=16, sinks=True),
     "everything": Case(head=80, v_head=48, window=40, softcap=3.0, sinks=True, n_heads=2, n_kv=2),
     "wide": Case(n_heads=2, n_kv=1, head=256, v_head=256),
-    "bytes": Case(dtype="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, rotated_q=True),
+    "bytes": Case(dtype="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, turned=True),
     "bytes_odd_size": Case(dtype="q8_0", head=80, v_head=16, window=33, sinks=True),
-    "floats": Case(dtype="f32", rotated_q=True),
+    "floats": Case(dtype="f32", turned=True),
     "floats_everything": Case(dtype="f32", head=48, v_head=20, window=40, softcap=3.0, sinks=True),
 }
 

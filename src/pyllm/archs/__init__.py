@@ -31,12 +31,12 @@ _GROUP = "pyllm.archs"
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model's pass, and the sizes that others need to know."""
+    """A model's program, and the sizes that other packages need."""
 
     name: str
     program: Program
     tensors: Mapping[str, TensorInfo]
-    """What the program's weights are: the file's tensors, and rows of some under names of their own."""
+    """Tensors of the program: the file's, and views of some of their rows under names of their own."""
     decoder: Decoder
     n_ctx_train: int
     n_vocab: int
@@ -45,10 +45,10 @@ class Architecture:
 
 
 def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: int | None = None) -> Architecture:
-    """Record the pass of a model for a context of `n_ctx` positions (None: as many as it was trained for).
+    """Record a model's program for a context of `n_ctx` positions (None: the trained length).
 
-    `metadata` and `tensors` are those of a GGUF file. Raises ModelError: unknown architecture, hyper-parameters that
-    make no sense, tensors that are missing or of other shapes than the hyper-parameters say.
+    `metadata` and `tensors` are those of a GGUF file. Raises ModelError: unknown architecture, invalid
+    hyper-parameters, tensors that are missing or have other shapes than the hyper-parameters imply.
     """
     name = metadata.get("general.architecture")
     if not isinstance(name, str) or not name:

@@ -1,6 +1,6 @@
-"""A decoder as data: layers of residual parts, each a mixer with norms around it; and how it is written as a program.
+"""A decoder as data: layers of residual parts, each a mixer with norms around it; and its recording as a program.
 
-Families are functions that make one (`pyllm.archs.families`); what mixes is in `pyllm.archs.mixers`.
+Families are functions that return one (`pyllm.archs.families`); mixers are in `pyllm.archs.mixers`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pyllm.program.ops.norm import LayerNorm, RMSNorm
 
 
 class Mixer(Protocol):
-    """What a part adds to the stream; a frozen dataclass that records its ops when it is called."""
+    """What a part of a layer computes; a frozen dataclass that records its ops when called."""
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        """[tokens, n_embd] → the same. `blk` begins the names of the layer's tensors, "blk.3."."""
+        """[tokens, n_embd] → the same. `blk`: prefix of the names of the layer's tensors, "blk.3."."""
         ...
 
 
@@ -50,7 +50,7 @@ class RMS:
 
 @dataclass(frozen=True, slots=True)
 class LN:
-    """(x - mean) / sqrt(variance + eps) * weight + bias, weight and bias where the file has them."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias; without those that the file does not have."""
 
     eps: float
 
@@ -65,19 +65,19 @@ class LN:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """x + scale * post(mix(norm(x))); norms are named by their tensors, None: none."""
+    """x + scale * post(mix(norm(x))). Norms are named by their tensors; None: no norm."""
 
     mix: Mixer
     norm: str | None = None
     post: str | None = None
     scale: float = 1.0
     residual: bool = True
-    """Added to the stream; else it takes the stream's place."""
+    """Whether it is added to the stream; else it replaces the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A block: its parts in order, and the number that its tensors have."""
+    """A layer: its parts in order, and the block number of its tensors."""
 
     index: int
     parts: tuple[Part, ...]
@@ -109,17 +109,17 @@ class Decoder:
 
     layers: Sequence[Layer]
     norm: Norm
-    """The kind of all norms."""
+    """Kind of all norms."""
     embed_scale: float = 1.0
     embed_norm: str | None = None
-    """Norm of embeddings."""
+    """Name of the norm of embeddings; None: no norm."""
     final_norm: str = "output_norm"
     head: Head | None = Head()
-    """None: the model gives final states, no logits."""
+    """None: the model returns hidden states, no logits."""
 
     @classmethod
     def read(cls, hp: HParams, layer: Callable[[int], tuple[Part, ...]], **options: Any) -> Self:
-        """A decoder with RMS norms, each of whose layers is made from its number."""
+        """A decoder with RMS norms, whose layers are made from their numbers."""
         layers = tuple(Layer(il, layer(il)) for il in range(hp.n_layers))
         return cls(layers=layers, norm=options.pop("norm", None) or RMS.read(hp), **options)
 
@@ -134,8 +134,8 @@ def transformer(
     scale: float = 1.0,
     **options: Any,
 ) -> Decoder:
-    """The usual decoder: each layer attends and feeds forward, by mixers that are made from the layer's number, with
-    norms of these names before and after."""
+    """The usual decoder: each layer has attention and a feed-forward network, made from the layer's number, with norms
+    of these names before and after."""
 
     def layer(il: int) -> tuple[Part, ...]:
         mixers = attention(il), feed_forward(il)
@@ -145,7 +145,7 @@ def transformer(
 
 
 def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorInfo]]:
-    """The decoder's pass, and the tensors that it needs: those of the file, and rows of them."""
+    """Record the decoder's program; returns it with its tensors: the file's, and views of some of their rows."""
     g = Graph(hp, decoder.norm)
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
@@ -163,7 +163,7 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
 
 
 def _add(g: Graph, blk: str, part: Part, x: Value) -> Value:
-    """The stream after one part."""
+    """Record one part; returns the stream after it."""
     y = part.mix(g, blk, g.norm(x, part.norm and blk + part.norm))
     y = g.times(g.norm(y, part.post and blk + part.post), part.scale)
     return g.add(x, y) if part.residual else y

@@ -1,4 +1,4 @@
-"""What was understood of a model, for people to read: its layers, those with equal parts together."""
+"""Description of a model for people: its layers, equal ones together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe(decoder: Decoder) -> list[str]:
 
 
 def _part(part: Part) -> str:
-    """As the part's formula has it: x + scale * post(mix(norm(x)))."""
+    """The part as a formula: x + scale * post(mix(norm(x)))."""
     read = "x" if part.norm is None else f"{part.norm}(x)"
     mixed = f"{_text(part.mix)} of {read}"
     added = mixed if part.post is None else f"{part.post}({mixed})"
@@ -41,7 +41,7 @@ def _text(value: Any) -> str:
 
 
 def _said(value: Any) -> Iterator[tuple[Field[Any], Any]]:
-    """Fields that are worth a word: those that readers may see and that are not as usual."""
+    """Fields worth showing: public ones that differ from their defaults."""
     for f in fields(value):
         given = getattr(value, f.name)
         if f.repr and (f.default is MISSING or given != f.default):
@@ -53,7 +53,7 @@ def _factor(scale: float) -> str:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """0-3, 5, 7-9."""
+    """Numbers as ranges: 0-3, 5, 7-9."""
     found: list[list[int]] = []
     for n in numbers:
         if found and n == found[-1][1] + 1:

@@ -1,4 +1,4 @@
-"""Writes a decoder's pass: ops under the names that a GGUF file gives its tensors."""
+"""Recording of a decoder: ops by the tensor names of GGUF files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from pyllm.archs.decoder import Norm
 
 _SCALED_FORMATS = ("NVFP4",)
-"""Formats whose matrices have a scale of their own, `.scale`, beside the tensor."""
+"""Formats whose matrices have their own scale, the tensor `.scale`."""
 
 
 class Graph:
-    """What mixers write through: `g.rec` records any op, the methods here those that depend on what the file has.
+    """The recording interface of mixers: `g.rec` records any op, the methods here those that depend on the file's
+    tensors.
 
-    `embedded` is the stream before the first layer, `layer_input` the stream as it entered the layer that is being
-    written, `caches` the number of the KV cache of each layer that has one.
+    `embedded`: the stream before the first layer; `layer_input`: the stream at the input of the current layer;
+    `caches`: the number of the KV cache of each layer that has one.
     """
 
     embedded: Value
@@ -39,7 +40,7 @@ class Graph:
         self._once: dict[object, Value] = {}
 
     def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True) -> Value:
-        """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, where the file has them → [tokens, width]."""
+        """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, as far as the file has them → [tokens, width]."""
         self.rec.require_rows(f"{stem}.weight", width)
         if scale := self.scale(stem, scaled):
             x = self.rec(Scale(x=x, factor=scale))
@@ -53,7 +54,7 @@ class Graph:
         return x if stem is None else (kind or self._norm)(self, x, stem, group)
 
     def once(self, key: object, make: Callable[[], Value]) -> Value:
-        """A value that several layers read: written where the first of them asks for it."""
+        """A value shared by several layers, recorded at its first use."""
         if key not in self._once:
             self._once[key] = make()
         return self._once[key]
@@ -65,15 +66,15 @@ class Graph:
         return x if factor == 1 else self.rec(Scale(x=x, factor=factor))
 
     def weight(self, stem: str) -> Weight:
-        """`stem`.weight, or `stem` where the file has it under that name."""
+        """`stem`.weight, or `stem` if the file has that name."""
         return Weight(stem if self.rec.has(stem) else f"{stem}.weight")
 
     def optional(self, *names: str) -> Weight | None:
-        """A tensor that is used where the file has it, under the first of these names that there is."""
+        """The first of these tensors that the file has, or None."""
         return next((Weight(name) for name in names if self.rec.has(name)), None)
 
     def scale(self, stem: str, used: bool) -> float | None:
-        """The number `stem`.scale, where the file has it and it is used."""
+        """The number `stem`.scale, if the file has it and it is used."""
         name = f"{stem}.scale"
         if not self.rec.has(name) or not self.uses_scale(stem, used):
             return None
@@ -83,7 +84,7 @@ class Graph:
         return value
 
     def rows(self, name: str, start: int, stop: int) -> Weight:
-        """Rows `start` to `stop` of a matrix, or of each of a tensor's matrices, as a tensor without a copy."""
+        """Rows `start` to `stop` of a matrix, or of each matrix of a stack, as a tensor without a copy."""
         view = self.tensors[name].rows(start, stop)
         self.tensors[view.name] = view
         return Weight(view.name)
@@ -105,7 +106,7 @@ class Graph:
         return Weight(view.name)
 
     def finish(self, hidden: Value, logits: Value | None) -> Program:
-        """The program; rows are selected as early as can be."""
+        """The program; output rows are selected as early as possible."""
         if logits is None:
             (hidden,) = self.rec.select_rows(hidden)
         else:
@@ -114,5 +115,5 @@ class Graph:
         return self.rec.finish(hidden, logits, n_layers=self.hp.n_layers, n_vocab=n_vocab)
 
     def uses_scale(self, stem: str, used: bool) -> bool:
-        """Are a matrix's scales used? By families whose matrices have scales, and with formats that need one."""
+        """Whether a matrix's scale is used: in families whose matrices have scales, and with formats that need one."""
         return used or self.tensors[f"{stem}.weight"].format in _SCALED_FORMATS

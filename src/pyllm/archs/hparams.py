@@ -1,7 +1,7 @@
-"""A model's hyper-parameters, read from GGUF metadata and checked: what is hostile or contradicts is a ModelError.
+"""A model's hyper-parameters, read from GGUF metadata and validated; hostile or contradictory values raise ModelError.
 
-Keys are given without the architecture's prefix: `hp.integer("block_count")` reads `llama.block_count`. A value of
-zero (false, an empty array or string) means "not used", as if the key were not there.
+Keys are given without the architecture's prefix: `hp.integer("block_count")` reads `llama.block_count`. A value of zero
+(false, an empty array or string) means "not used", as if the key were missing.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
 
 _MOST = 1 << 24
-"""No count of a model (columns, positions, experts) is larger; keeps products far from overflow."""
+"""Largest count of a model (columns, positions, experts); keeps products far from overflow."""
 _MOST_LAYERS = 4096
 _MOST_HEAD_DIM = 1 << 16
 _MOST_EXPERTS = 1 << 16
 _MOST_POSITIONS = 1 << 31
 _GATINGS = ("", "softmax", "sigmoid", "softmax_chosen")
-"""How experts are weighted, by the number that files give; 0 is none."""
+"""Routing functions, by the number in files; 0 is none."""
 
 
 class HParams:
-    """Typed access to the metadata of one architecture, and to what tensors its file has.
+    """Typed access to one architecture's metadata, and to the file's tensors.
 
-    `n_ctx` is the context that the model is loaded for (None: as many positions as it was trained for).
+    `n_ctx` is the context that the model is loaded for (None: the trained length).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class HParams:
 
     @cached_property
     def n_layers(self) -> int:
-        """Blocks of the trunk; those that predict further tokens come after them and are not counted."""
+        """Layers of the trunk, without MTP layers, which follow them."""
         n = self.integer("block_count", most=_MOST_LAYERS)
         n_next = self.integer("nextn_predict_layers", 0, most=_MOST_LAYERS)
         if n_next >= n:
@@ -74,7 +74,7 @@ class HParams:
 
     @cached_property
     def n_heads(self) -> list[int]:
-        """Heads of each layer; 0 where a layer has no attention."""
+        """Heads of each layer; 0: no attention."""
         return self.per_layer("attention.head_count")
 
     @cached_property
@@ -82,7 +82,7 @@ class HParams:
         return self.per_layer("attention.head_count_kv", self.n_heads)
 
     def head_dims(self, windowed: bool = False) -> tuple[int, int]:
-        """Columns of a head's queries and keys, and of its values; those of windowed layers may be others."""
+        """Columns of a head's queries and keys, and of its values; windowed layers may differ."""
         default = self.n_embd // next((n for n in self.n_heads if n), 1) or None
         dims = []
         for key in ("attention.key_length", "attention.value_length"):
@@ -91,8 +91,8 @@ class HParams:
         return dims[0], dims[1]
 
     def windows(self, period: int, default: int = 0, *, dense_first: bool = False) -> list[int]:
-        """Positions that each layer sees, 0: all. The file's window (`default` where it names none) holds for the
-        layers of its pattern; without one, for all but every `period`-th, the last or first of a period (0: none)."""
+        """Window of each layer in positions, 0: unlimited. The file's window (`default` if it has none) applies to the
+        layers of its pattern; without one, to all but every `period`-th, the last or the first of a period (0: none)."""
         window = self.integer("attention.sliding_window", default, most=_MOST_POSITIONS)
         flags = self.pattern("attention.sliding_window_pattern", self.n_layers, period, dense_first=dense_first)
         return [window if flag else 0 for flag in flags]
@@ -118,17 +118,17 @@ class HParams:
 
     @property
     def window_rope_base(self) -> float:
-        """The base of layers with a window, where it is another."""
+        """Rotary base of windowed layers, if different."""
         return self.number("rope.freq_base_swa", self.rope_base)
 
     @property
     def has_sections(self) -> bool:
-        """Are positions of several components (of pictures and films)? For text all of them are the same."""
+        """Whether positions have several components (images, video); for text they are equal."""
         sections = self._get("rope.dimension_sections")
         return isinstance(sections, np.ndarray | list) and bool(np.any(sections[:2]))
 
     def gating(self, default: str) -> str:
-        """How experts are weighted, by the file or by default."""
+        """Routing function, by the file or by default."""
         n = self.integer("expert_gating_func", 0)
         if n >= len(_GATINGS):
             raise ModelError(f"{self.arch}.expert_gating_func is {n}, which is unknown")
@@ -137,11 +137,11 @@ class HParams:
     # --- tensors
 
     def has(self, name: str) -> bool:
-        """Does the file have a tensor of this name?"""
+        """Whether the file has a tensor of this name."""
         return name in self.tensors
 
     def read(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """A small tensor that a program needs as numbers; ModelError where it has another shape."""
+        """A small tensor's values, decoded. Raises ModelError for another shape."""
         tensor = self.tensors[name]
         if tuple(tensor.shape) != shape:
             raise ModelError(f"tensor {name} has shape {list(tensor.shape)}, but the model needs {list(shape)}")
@@ -150,14 +150,14 @@ class HParams:
     # --- values by key
 
     def integer(self, key: str, default: int | None = None, *, most: int = _MOST) -> int:
-        """A count from 1 to `most`; ModelError when it is neither there nor has a default."""
+        """A count from 1 to `most`. Raises ModelError where it is missing without a default."""
         value = self._get(key)
         if value is None:
             return self._default(key, default)
         return self._as_count(key, value, most)
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number; ModelError when it is neither there nor has a default."""
+        """A finite number. Raises ModelError where it is missing without a default."""
         value = self._get(key)
         if value is None:
             return self._default(key, default)
@@ -166,21 +166,21 @@ class HParams:
         return float(value)
 
     def text(self, key: str, default: str = "") -> str:
-        """A word."""
+        """A text."""
         value = self._get(key)
         if value is not None and not isinstance(value, str):
             raise ModelError(f"{self.arch}.{key} is {value!r}, not a text")
         return default if value is None else value
 
     def flag(self, key: str, default: bool) -> bool:
-        """True or false; here, false is not the same as "not there"."""
+        """True or false; here false differs from a missing key."""
         value = self.metadata.get(f"{self.arch}.{key}")
         if value is None:
             return default
         return self._as_flag(key, value)
 
     def per_layer(self, key: str, default: int | list[int] | None = None) -> list[int]:
-        """A count of each layer; the file holds one for all, or an array of them, in which 0 says "none here"."""
+        """A count for each layer; the file holds one for all, or an array, in which 0 means none."""
         value = self._get(key)
         if value is None and isinstance(default, list):
             return default
@@ -189,7 +189,7 @@ class HParams:
         return [self.integer(key, default if isinstance(default, int) else None)] * self.n_layers
 
     def numbers(self, key: str) -> list[float]:
-        """A finite number of each layer: one for all, or an array of them, perhaps under the bare key."""
+        """A finite number for each layer: one for all, or an array, perhaps under the key without a prefix."""
         full = f"{self.arch}.{key}"
         value = self.metadata.get(full, self.metadata.get(key))
         if value is None:
@@ -200,15 +200,15 @@ class HParams:
         return [float(v) for v in found] * (self.n_layers if len(found) == 1 else 1)
 
     def flags(self, key: str, default: bool) -> list[bool]:
-        """A flag of each layer, one for all or an array; here, false is not the same as "not there"."""
+        """A flag for each layer, one for all or an array; here false differs from a missing key."""
         value = self.metadata.get(f"{self.arch}.{key}")
         if not isinstance(value, np.ndarray | list):
             return [self.flag(key, default)] * self.n_layers
         return [self._as_flag(key, v) for v in self._of_layers(key, value, self.n_layers)]
 
     def pattern(self, key: str, n_layers: int, period: int, *, dense_first: bool = False) -> list[bool]:
-        """A flag of each layer. The file holds an array of flags, or a period n: every n-th layer is not flagged, the
-        last of each n or the first; `period` where it holds neither (0: no layer is flagged)."""
+        """A flag for each layer. The file holds an array of flags, or a period n: every n-th layer is not flagged, the
+        last of each n or the first. `period`: the default (0: no layer is flagged)."""
         value = self._get(key)
         if isinstance(value, np.ndarray | list):
             return [self._as_flag(key, v) for v in self._of_layers(key, value, n_layers)]
@@ -217,7 +217,7 @@ class HParams:
         return [period > 0 and il % period != dense for il in range(n_layers)]
 
     def _get(self, key: str) -> Any:
-        """The value, None where there is none or it says "not used"."""
+        """The value; None where it is missing or "not used"."""
         value = self.metadata.get(f"{self.arch}.{key}")
         if isinstance(value, np.ndarray):
             return value if value.any() else None

@@ -16,14 +16,14 @@ from pyllm.program import as_inv_freq
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """How a layer's queries and keys are rotated: frequencies [n_rot / 2], what cos and sin are multiplied by, and
-    whether rotated pairs are neighbours (else halves of the n_rot first columns)."""
+    """Rotation of a layer's queries and keys: frequencies [n_rot / 2], the factor of cos and sin, and whether rotated
+    pairs are neighbours (else halves apart within the first n_rot columns)."""
 
     inv_freq: tuple[float, ...]
     mscale: float
     interleaved: bool
     base: float
-    """What the frequencies come from, for readers, as is `scaling`: its kind and factor, empty for none."""
+    """Base of the frequencies and `scaling`, its kind and factor (empty: none); for description only."""
     scaling: str = ""
 
     def __str__(self) -> str:
@@ -45,10 +45,10 @@ class Rope:
         factors: bool = True,
         windowed: bool = False,
     ) -> Self:
-        """From the metadata keys `rope.*` and the tensors of factors.
+        """Read from the metadata keys `rope.*` and the tensors of factors.
 
-        `base` None: the file's. `scaled` false: frequencies are not scaled, but for the tensors' `factors`, unless
-        these are not wanted either. `windowed`: as many columns as the file has windowed layers rotate.
+        `base` None: the file's. `scaled` False: frequencies are not scaled, except by the tensors' `factors`, unless
+        these are disabled too. `windowed`: rotate as many columns as the file's windowed layers do.
         """
         head_dim, _ = hp.head_dims(windowed)
         n_rot = hp.integer("rope.dimension_count", hp.head_dims()[0], most=1 << 16)
@@ -64,7 +64,7 @@ class Rope:
 
 
 def _factors(hp: HParams, n_rot: int, scaling: Scaling) -> NDArray[np.float32] | None:
-    """What divides the frequencies [n_rot / 2]: llama 3's, or longrope's for the context that is wanted."""
+    """Divisors of the frequencies [n_rot / 2]: llama 3's, or longrope's for the requested context."""
     long = hp.n_ctx > scaling.n_ctx_orig
     for name in ("rope_freqs.weight", f"rope_factors_{'long' if long else 'short'}.weight"):
         if hp.has(name):
@@ -74,12 +74,12 @@ def _factors(hp: HParams, n_rot: int, scaling: Scaling) -> NDArray[np.float32] |
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """How rotary frequencies stretch beyond the context of the first training.
+    """Scaling of rotary frequencies beyond the original context.
 
-    `kind` is "none", "linear", "yarn" or "longrope"; positions are divided by `factor`. `attn_factor` multiplies
-    cos and sin. The rest is YaRN's: between `beta_fast` and `beta_slow` turns over `n_ctx_orig` positions,
-    frequencies go over from kept to divided; where they do, columns are rounded outwards to whole ones unless `whole`
-    is false (as gpt-oss was trained; a key of pyllm's own, which llama.cpp does not know).
+    `kind` is "none", "linear", "yarn" or "longrope"; positions are divided by `factor`. `attn_factor` multiplies cos
+    and sin. The rest is YaRN's: between `beta_fast` and `beta_slow` turns over `n_ctx_orig` positions, frequencies
+    change gradually from kept to divided; the columns of these bounds are rounded outwards unless `whole` is False (as
+    gpt-oss was trained; a key of pyllm's own, unknown to llama.cpp).
     """
 
     kind: str
@@ -93,7 +93,7 @@ class Scaling:
 
     @classmethod
     def read(cls, hp: HParams, n_ctx_train: int) -> Scaling:
-        """From the metadata keys `rope.scaling.*`."""
+        """Read from the metadata keys `rope.scaling.*`."""
         kind = hp.text("rope.scaling.type", "linear")
         if kind not in ("none", "linear", "yarn", "longrope"):
             raise ModelError(f"rope scaling {kind!r} is unknown; known are none, linear, yarn and longrope")
@@ -117,11 +117,11 @@ class Scaling:
 
     @classmethod
     def none(cls) -> Scaling:
-        """Frequencies as they are."""
+        """Unscaled frequencies."""
         return cls("none", 1.0, 1.0, 1, 32.0, 1.0, 0.0)
 
     def apply(self, base: float, n_rot: int, factors: NDArray[np.floating] | None) -> tuple[tuple[float, ...], float]:
-        """(frequencies [n_rot / 2], what cos and sin are multiplied by). `factors` [n_rot / 2] divide frequencies."""
+        """Returns (frequencies [n_rot / 2], the factor of cos and sin). `factors` [n_rot / 2] divide frequencies."""
         if not base > 1 or n_rot < 2 or n_rot % 2:
             raise ModelError(f"rotary positions on {n_rot} columns with base {base} make no sense")
         kept = base ** -(np.arange(0, n_rot, 2, dtype=np.float64) / n_rot)
@@ -141,7 +141,7 @@ class Scaling:
         return divided * (1 - share) + kept * share, self._yarn_mscale()
 
     def _share_kept(self, base: float, n_rot: int) -> NDArray[np.float64]:
-        """1 where a frequency is kept, 0 where it is divided, a ramp in between, [n_rot / 2]."""
+        """Share kept of each frequency, [n_rot / 2]: 1: kept, 0: divided, with a ramp in between."""
 
         def column(turns: float) -> float:
             return n_rot * math.log(self.n_ctx_orig / (turns * 2 * math.pi)) / (2 * math.log(base))

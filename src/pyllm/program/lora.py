@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA): scale * alpha / rank * B(A x) is added to products of a model's matrices.
 
-A recorded program is taken as it is, and the products are added to it as ops that every backend has. So weights may
-be in any format, nothing is merged into them, and architectures and backends know nothing of adapters.
+The products are added to a recorded program as ops that every backend has. So weights may be in any format, nothing is
+merged into them, and architectures and backends do not know of adapters.
 
 Source: "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al., 2021).
 """
@@ -26,7 +26,7 @@ TOKENS = "token_embd.weight"
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What an adapter adds to one matrix: `factor` * b @ a, where a has `rank` rows."""
+    """Addition to one matrix: `factor` * b @ a, where a has `rank` rows."""
 
     a: TensorInfo
     b: TensorInfo
@@ -38,12 +38,12 @@ class Pair:
 
 
 class Adapter(Protocol):
-    """What adds to a model; `pyllm.llm.adapters` reads it from a file."""
+    """An adapter's additions to a model; `pyllm.llm.adapters` reads it from a file."""
 
     arch: str
     scale: float
     pairs: dict[str, Pair]
-    """By the name of the matrix that they are for."""
+    """By the name of the adapted matrix."""
 
     def error(self, text: str) -> ModelError:
         """An error that names the adapter."""
@@ -53,10 +53,10 @@ class Adapter(Protocol):
 def adapt(
     program: Program, tensors: Mapping[str, TensorInfo], arch: str, adapters: Sequence[Adapter]
 ) -> tuple[Program, Mapping[str, TensorInfo]]:
-    """The program with what adapters add, and all tensors that it needs.
+    """The program with adapters' additions, and all tensors that it needs.
 
-    Raises ModelError where an adapter was made for another model: another architecture, a matrix that is not there or
-    of another shape, or one that cannot be adapted (experts).
+    Raises ModelError where an adapter is for another model: another architecture, a missing matrix or another shape, or
+    one that cannot be adapted (experts).
     """
     adapters = [adapter for adapter in adapters if adapter.scale]
     if not adapters:
@@ -100,7 +100,7 @@ def _check(adapter: Adapter, program: Program, tensors: Mapping[str, TensorInfo]
 
 
 class _Writer:
-    """Writes a program's ops anew, with values of their own."""
+    """Rewrites a program's ops, with new values."""
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
@@ -114,7 +114,7 @@ class _Writer:
         return out
 
     def add_product(self, op: Op, out: Value, a: TensorInfo, b: TensorInfo, pair: Pair) -> Value:
-        """`out` plus the pair's product with the input of `op`; from here on it stands for the value of `op`."""
+        """`out` plus the pair's product with the input of `op`; it replaces the value of `op` from here on."""
         if isinstance(op, Embed):
             inner = self._op(Embed, pair.rank, op, table=a.name, scale=op.scale * pair.factor)
         else:

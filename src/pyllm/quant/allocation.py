@@ -1,7 +1,7 @@
-"""Which format each tensor takes, so that all together cost least within a number of bytes.
+"""Choice of each tensor's format with the least total cost within a number of bytes.
 
-This is the knapsack problem with one choice of each group. A price per byte (a Lagrange multiplier) gives a choice that
-is optimal for its own size and a bound that no choice beats; what lies between the two is searched exactly.
+This is the knapsack problem with one choice per group. A price per byte (a Lagrange multiplier) gives a choice that is
+optimal for its own size, and a bound that no choice beats; the gap between the two is searched exactly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pyllm.errors import FormatError
 
 _MOST_STATES = 200_000
-"""Beyond so many partial choices at once the search keeps the most promising ones: no longer exact, still feasible."""
+"""Number of partial choices above which the search keeps only the most promising ones: not exact, still feasible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +25,23 @@ class Candidate:
     format: str
     n_bytes: int
     cost: float
-    """What it costs in quality; costs of different tensors add up. Finite."""
+    """Loss of quality; costs of different tensors add up. Finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A group's candidates that are worth having: ever larger, ever cheaper."""
+    """A group's efficient candidates: each larger and cheaper than the one before."""
 
     indices: NDArray[np.intp]
-    """Places among all candidates of the group."""
+    """Indices among all candidates of the group."""
     n_bytes: NDArray[np.int64]
     cost: NDArray[np.float64]
 
 
 def allocate(groups: Sequence[Sequence[Candidate]], budget: int) -> list[int]:
-    """The candidate of each group (its index) whose bytes fit into `budget` and whose costs are least in sum.
+    """The candidate of each group, by index, with the least total cost within `budget` bytes.
 
-    Raises FormatError where even the smallest do not fit.
+    Raises FormatError where even the smallest candidates do not fit.
     """
     if any(not group or not all(np.isfinite(c.cost) for c in group) for group in groups):
         raise FormatError("every group needs candidates with finite costs")
@@ -54,7 +54,7 @@ def allocate(groups: Sequence[Sequence[Candidate]], budget: int) -> list[int]:
 
 
 def _worth_having(group: Sequence[Candidate]) -> _Group:
-    """Without candidates that are no cheaper than a smaller one."""
+    """The candidates without those that are no cheaper than a smaller one."""
     kept: list[int] = []
     for i in sorted(range(len(group)), key=lambda i: (group[i].n_bytes, group[i].cost)):
         if not kept or group[i].cost < group[kept[-1]].cost:
@@ -78,7 +78,7 @@ def _solve(groups: Sequence[_Group], budget: int) -> list[int]:
 
 
 def _priced(groups: Sequence[_Group], budget: int) -> tuple[float, list[int]]:
-    """The lowest price at which what is best value fits into the budget, and that choice."""
+    """The lowest price at which the best choice fits the budget, and that choice."""
 
     def at(price: float) -> list[int]:
         return [int(np.argmin(g.cost + price * g.n_bytes)) for g in groups]
@@ -98,7 +98,7 @@ def _priced(groups: Sequence[_Group], budget: int) -> tuple[float, list[int]]:
 
 
 def _spend_rest(groups: Sequence[_Group], chosen: list[int], budget: int) -> None:
-    """Take, as long as there is one, the single change that saves most cost and fits into what is left."""
+    """While possible, make the single change that saves most cost within the remaining bytes."""
     left = budget - _n_bytes(groups, chosen)
     while True:
         best = (0.0, 0, 0)
@@ -116,9 +116,9 @@ def _spend_rest(groups: Sequence[_Group], chosen: list[int], budget: int) -> Non
 def _search(groups: Sequence[_Group], price: float, budget: int, gap: float) -> list[int] | None:
     """The best choice that costs less than the bound plus `gap`; None where there is none.
 
-    A choice costs the bound, its slack (what its members, bytes priced, cost more than the best value of their groups)
-    and the price of bytes left over. All parts are positive, so a choice that is better than the known one has
-    only members of little slack: most groups have but one such.
+    A choice costs the bound, its slack (its candidates' priced cost beyond the best of their groups), and the price of
+    unused bytes. All parts are positive, so a choice better than the known one has only candidates of little slack:
+    most groups have a single one.
     """
     slack = [g.cost + price * g.n_bytes for g in groups]
     slack = [s - s.min() for s in slack]
@@ -151,7 +151,7 @@ def _search(groups: Sequence[_Group], price: float, budget: int, gap: float) -> 
 
 
 def _sums_after(values: Sequence[int]) -> NDArray[np.int64]:
-    """For each place, the sum of what comes after it."""
+    """For each index, the sum of the later entries."""
     return np.cumsum([0, *values[:0:-1]], dtype=np.int64)[::-1]
 
 

@@ -1,4 +1,4 @@
-"""From tensors that are read row by row to a file with each in its format; a piece of one is in memory at a time."""
+"""Writes tensors, read row by row, to a file, each in its format; one piece of a tensor is in memory at a time."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 _PIECE = 1 << 21
 """Weights that are encoded at once."""
 _BUFFERS = 3
-"""Pieces between encoding and writing: one of each, and one that waits."""
+"""Buffers between encoding and writing: one each, and one waiting."""
 
 
 class Importance(Protocol):
-    """What is asked of an importance matrix (`pyllm.quant.imatrix.ImportanceMatrix`)."""
+    """Interface of an importance matrix (`pyllm.quant.imatrix.ImportanceMatrix`)."""
 
     def importance(self, name: str, columns: int | None = None) -> NDArray[np.float32] | None:
-        """float32 [n_matrices, columns] of a weight, None where there is nothing."""
+        """float32 [n_matrices, columns] of a weight, None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorResult:
-    """What became of a tensor. `error` is what encoding did to its weights; zero where they were copied."""
+    """Result of a tensor. `error`: of encoding; zero for copied tensors."""
 
     name: str
     shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class TensorResult:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A file that was made: its path (its parts', if it was split), their bytes together, its tensors in order."""
+    """A written file: its path (or its parts'), its bytes in all, its tensors in order."""
 
     paths: tuple[Path, ...]
     n_bytes: int
@@ -76,7 +76,7 @@ class Summary:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits that a weight takes on average, without the file's header."""
+        """Mean bits per weight, without the file's header."""
         return 8 * sum(t.n_bytes for t in self.tensors) / max(1, self.n_elements)
 
     def by_format(self) -> dict[str, tuple[TensorResult, ...]]:
@@ -88,7 +88,7 @@ class Summary:
 
 
 def total_error(tensors: Iterable[TensorResult]) -> EncodingError:
-    """Errors of tensors that were encoded, added up."""
+    """Sum of the encoded tensors' errors."""
     errors = [t.error for t in tensors if not t.is_copy]
     return EncodingError(sum(e.squared for e in errors), sum(e.power for e in errors))
 
@@ -107,15 +107,15 @@ def write_model(
     split_bytes: int | None = None,
     read_from: Iterable[str | os.PathLike[str]] = (),
 ) -> Summary:
-    """Write a GGUF file of `sources`, each in the format that `formats` has for its name, else in its own.
+    """Write a GGUF file of `sources`, each in its format in `formats`, else in its own.
 
     Tensors whose format does not change are copied byte for byte; quantized ones that change are decoded first.
-    `progress(tensor, share of all weights)` is told of each piece, `on_tensor` of each tensor that is done. `read_from`
-    are files that must not be overwritten. Memory: some 100 MB whatever the model.
+    `progress(tensor, share of all weights)` is called for each piece, `on_tensor` for each finished tensor.
+    `read_from`: files that must not be overwritten. Memory: about 100 MB for any model.
 
-    Raises FormatError where a format cannot be encoded, decoded or given to a tensor, or weights are not finite;
-    RequestError where the importance matrix is of another model; GGUFError where the file cannot be written. Everything
-    that can be known before is checked before anything is written, and a file that is not whole is removed.
+    Raises FormatError where a format cannot be encoded, decoded or used for a tensor, or weights are not finite;
+    RequestError where the importance matrix is of another model; GGUFError where the file cannot be written. All checks
+    that need no weights come before writing; an incomplete file is removed.
     """
     unknown = formats.keys() - {s.name for s in sources}
     if unknown:
@@ -135,7 +135,7 @@ def write_model(
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A tensor, the format it takes, and the encoder of that (None: it is copied)."""
+    """A tensor, its new format, and that format's encoder (None: copy)."""
 
     source: SourceTensor
     format: str
@@ -144,7 +144,8 @@ class _Job:
     """[n_matrices, columns], or one for all matrices."""
 
     def pieces(self) -> Iterator[tuple[int, int, NDArray[np.float32] | None]]:
-        """Rows from, to, and the importance of their columns; a piece has rows of one matrix where that matters."""
+        """Pieces (first row, last row, importance of their columns); within one matrix where importance differs by
+        matrix."""
         n_rows, n_columns = self.source.n_rows, self.source.n_columns
         at_once = max(1, _PIECE // max(1, n_columns))
         importance = self.importance if self.importance is not None else [None]
@@ -171,7 +172,7 @@ def _job(source: SourceTensor, format: str, imatrix: Importance | None) -> _Job:
 
 
 class _Run:
-    """Tensors one after the other, and who is told of them."""
+    """Processes tensors in order and reports progress."""
 
     def __init__(
         self, progress: Progress | None, on_tensor: Callable[[TensorResult], None] | None, n_elements: int
@@ -233,7 +234,7 @@ def _encoded(
 
 
 class _Output:
-    """A thread that writes while the next piece is encoded. Buffers come back to be used again."""
+    """A thread that writes while the next piece is encoded. Buffers are reused."""
 
     def __init__(self, writer: GGUFWriter) -> None:
         self._writer = writer
@@ -246,14 +247,14 @@ class _Output:
         self._thread = threading.Thread(target=self._run, name="pyllm-writer", daemon=True)
 
     def buffer(self, n_bytes: int) -> NDArray[np.uint8]:
-        """Room for a piece: uint8 [n_bytes or more]. Raises what went wrong in writing the ones before."""
+        """A buffer for a piece: uint8 [n_bytes or more]. Raises errors of earlier writes."""
         buffer = self._free.get()
         if self._error is not None:
             raise self._error
         return buffer if buffer.size >= n_bytes else np.empty(n_bytes, np.uint8)
 
     def put(self, buffer: NDArray[np.uint8], n_bytes: int) -> None:
-        """Have the first bytes of a buffer written."""
+        """Write the first bytes of a buffer in the thread."""
         self._full.put((buffer, n_bytes))
 
     def __enter__(self) -> _Output:

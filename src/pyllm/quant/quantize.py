@@ -1,4 +1,4 @@
-"""A GGUF file quantized to another: which format each tensor takes, what speaks against it, and doing it."""
+"""Quantization of a GGUF file: the plan of its tensors' formats, its checks, and its execution."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from pyllm.quant.recipes import Choice, RecipeOptions, Tensor, choose, recipe_na
 from pyllm.quant.source import SourceTensor, sources_of
 
 _QUANTIZATION_VERSION = 2
-"""Of the layout of blocks; ggml's GGML_QNT_VERSION."""
+"""Version of the block layouts; ggml's GGML_QNT_VERSION."""
 _IMATRIX_KEYS = ("file", "dataset", "entries_count", "chunks_count")
 _OF_OUTPUT = ("token_embd.weight", "output.weight")
 """Matrices that importance matrices often lack."""
 
 
 class TensorFile(Protocol):
-    """Anything with tensors that are to be quantized: a `GGUFFile`, a checkpoint."""
+    """A source of tensors to quantize: a `GGUFFile`, a checkpoint."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]: ...
 
 
 class Origin(Protocol):
-    """What a file is made from: a GGUF file (`GGUFOrigin`), a checkpoint."""
+    """The origin of a file: a GGUF file (`GGUFOrigin`), a checkpoint."""
 
     @property
     def metadata(self) -> Mapping[str, Value]: ...
@@ -46,7 +46,7 @@ class Origin(Protocol):
 
 
 class GGUFOrigin:
-    """An open GGUF file, to be written anew."""
+    """An open GGUF file as origin."""
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
@@ -59,18 +59,18 @@ class GGUFOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What quantizing a file would do."""
+    """The plan of a quantization."""
 
     file_type: int | None
-    """`general.file_type` of the new file; None: of no such type."""
+    """`general.file_type` of the new file; None: no standard type."""
     specs: tuple[TensorSpec, ...]
     """The tensors of the new file."""
     source_formats: tuple[str, ...]
-    """And the formats that they have now."""
+    """The tensors' present formats."""
     fallbacks: Mapping[str, str]
-    """Tensors that cannot have the format they should have: why, and what they take instead."""
+    """By tensor that cannot have its format: the reason, and the format used instead."""
     unweighted: tuple[str, ...]
-    """Matrices of which the importance matrix says nothing."""
+    """Matrices missing from the importance matrix."""
 
     @property
     def formats(self) -> dict[str, str]:
@@ -85,10 +85,10 @@ def plan(
     imatrix: ImportanceMatrix | None = None,
     allow_requantize: bool = False,
 ) -> Plan:
-    """Check what was chosen for a file's tensors.
+    """Plan the quantization by the chosen formats, and check it.
 
-    Raises FormatError where a tensor is quantized already, or cannot have its format, and RequestError where one needs
-    importance that it has not, or the importance matrix is of another model.
+    Raises FormatError where a tensor is quantized already, or cannot have its format; RequestError where a format needs
+    importance that is missing, or the importance matrix is of another model.
     """
     tensors = list(file.tensors.values())
     changed = [c for t, c in zip(tensors, choices, strict=True) if t.format != c.format]
@@ -121,12 +121,12 @@ def quantize(
 ) -> Summary:
     """Quantize a GGUF file (the first part of a split one) by a recipe ("Q4_K_M"; `pyllm quantize --list` shows all).
 
-    `options` are what should be otherwise than the recipe has it; `imatrix` is a file that `pyllm imatrix` made, which
-    some recipes need and most gain from. `split_bytes`: what is larger becomes several files. `progress(tensor,
-    share)` and `on_tensor(result)` are told how it goes. What is not whole is removed.
+    `options` override the recipe; `imatrix` is a file made by `pyllm imatrix`, which some recipes require and most
+    benefit from. `split_bytes`: size above which the result is split. `progress(tensor, share)` and `on_tensor(result)`
+    report progress. An incomplete file is removed.
 
     Raises FormatError (unknown recipe or format; already quantized, unless `allow_requantize`), GGUFError (a file
-    that cannot be read or written, exists already), RequestError (an importance matrix that is needed, or unfit).
+    cannot be read or written, or exists already), RequestError (an importance matrix is required, or does not fit).
     """
     if (split_bytes is not None and split_bytes < 1) or (n_threads or 0) < 0:
         raise RequestError("split_bytes and n_threads must be 1 or more, or None")
@@ -163,7 +163,7 @@ def carry_out(
     progress: Progress | None = None,
     on_tensor: Callable[[TensorResult], None] | None = None,
 ) -> Summary:
-    """Do what was planned. As `quantize` otherwise."""
+    """Carry out a plan. Otherwise as `quantize`."""
     from pyllm.jit.processors import default_threads
 
     return write_model(
@@ -184,7 +184,7 @@ def carry_out(
 def header_bytes(
     file: GGUFFile, alignment: int, imatrix: ImportanceMatrix | None = None, imatrix_name: str = ""
 ) -> int:
-    """Bytes that a file quantized of this one has beside its tensors, these padded to multiples of `alignment`."""
+    """Bytes of the quantized file beside its tensors, which are padded to multiples of `alignment`."""
     metadata = quantized_metadata(copy_metadata(file.metadata), None, imatrix, imatrix_name)
     empty = [TensorSpec(t.name, t.shape, t.format) for t in file.tensors.values()]
     writer = GGUFWriter(file.path, metadata, empty, alignment=alignment)
@@ -192,7 +192,7 @@ def header_bytes(
 
 
 def planned_bytes(file: GGUFFile, plan: Plan, split_bytes: int | None = None) -> int:
-    """Size of the file, or files, that the plan would make."""
+    """Bytes of the file, or files, of the plan."""
     metadata = quantized_metadata(copy_metadata(file.metadata), plan.file_type)
     return GGUFWriter(file.path, metadata, plan.specs, split_bytes=split_bytes).n_bytes
 
@@ -203,7 +203,7 @@ def quantized_metadata(
     imatrix: ImportanceMatrix | None = None,
     imatrix_name: str = "",
 ) -> dict[str, Value]:
-    """Metadata of a file that is quantized: its type, and which importance matrix was used, in llama.cpp's keys."""
+    """Metadata of the quantized file: its type, and the importance matrix, in llama.cpp's keys."""
     stale = {"general.file_type", *(f"quantize.imatrix.{key}" for key in _IMATRIX_KEYS)}
     out = {key: value for key, value in metadata.items() if key not in stale}
     out["general.quantization_version"] = Value(ValueType.UINT32, _QUANTIZATION_VERSION)
@@ -226,7 +226,7 @@ def check_sources(tensors: Iterable[Tensor]) -> None:
 
 
 def _unweighted(file: TensorFile, changed: Sequence[Choice], imatrix: ImportanceMatrix | None) -> list[str]:
-    """Names of matrices that change without importance, where there is an importance matrix."""
+    """Names of matrices that are quantized without importance, although there is an importance matrix."""
     missing = []
     for c in changed:
         columns = file.tensors[c.name].shape[-1]

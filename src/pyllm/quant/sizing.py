@@ -1,4 +1,4 @@
-"""Formats for a file of a given size: the errors of all formats are measured, and the best combination is chosen."""
+"""Formats for a file of a given size: errors of all formats are measured, and the best combination is chosen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CANDIDATES = (
     "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_0", "Q4_K",
     "Q4_1", "Q5_K", "Q6_K", "Q8_0", "F16",
 )  # fmt: skip
-"""Formats that a matrix may get, beside the one that it has ..."""
+"""Candidate formats of a matrix, beside its present one ..."""
 NARROW_CANDIDATES = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "F16")
 """... and those where its rows are not whole blocks of 256."""
 
@@ -39,11 +39,11 @@ TYPICAL: Mapping[Role, float] = {
     Role.FFN_DOWN: 0.15,
     Role.OTHER: 0.2,
 }
-"""Sensitivities as they are on average; `calibrate.sensitivity` measures those of a model's own matrices."""
+"""Typical sensitivities; `calibrate.sensitivity` measures those of a model."""
 
 _PAIRS = (("attn_q.", "attn_k."), ("ffn_gate.", "ffn_up."), ("ffn_gate_exps.", "ffn_up_exps."))
 _SAMPLE = 1 << 17
-"""Weights of a matrix on which errors are measured, in pieces from all over it."""
+"""Weights of a matrix's sample, in pieces from all over it."""
 _PIECES = 16
 
 Errors = Mapping[str, Mapping[str, float]]
@@ -52,20 +52,20 @@ Errors = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The tensors of a model, and those of them whose format is free to choose."""
+    """The tensors of a model, and which of them have a free choice of format."""
 
     tensors: tuple[SourceTensor, ...]
     free: tuple[SourceTensor, ...]
     settled: Mapping[str, Choice]
-    """By name, of the others: what recipes leave alone keeps its format, what the user named a format for has that."""
+    """Choices of the other tensors, by name: kept by recipes, or named by the user."""
 
     @classmethod
     def of(
         cls, tensors: Sequence[SourceTensor], options: RecipeOptions | None = None, allow_requantize: bool = False
     ) -> Task:
-        """What is quantized already stays as it is, unless `allow_requantize`.
+        """The task of a file; tensors that are quantized already are kept, unless `allow_requantize`.
 
-        Raises FormatError for a format or a pattern of the options that is none.
+        Raises FormatError for an invalid format or pattern of the options.
         """
         options = options or RecipeOptions()
         settled = asked_for(tensors, options)
@@ -77,7 +77,7 @@ class Task:
         return cls(tuple(tensors), tuple(t for t in tensors if t.name not in settled), settled)
 
     def groups(self) -> list[tuple[SourceTensor, ...]]:
-        """Free tensors that take one format together: matrices of one input that backends then compute as one."""
+        """Free tensors that share a format: matrices of one input that backends then compute as one."""
         free = {t.name: t for t in self.free}
         out: list[tuple[SourceTensor, ...]] = []
         for t in self.free:
@@ -90,7 +90,7 @@ class Task:
         return out
 
     def unchanged(self, n_bytes: int, alignment: int = 32) -> list[Choice] | None:
-        """The choice that leaves free tensors as they are; None where they, padded to `alignment`, take more bytes."""
+        """The choice that keeps free tensors' formats; None where they, padded to `alignment`, take more bytes."""
         choices = [self.settled.get(t.name) or Choice(t.name, t.format) for t in self.tensors]
         total = sum(_stored(t, c.format, alignment) for t, c in zip(self.tensors, choices, strict=True))
         return choices if total <= n_bytes else None
@@ -101,7 +101,7 @@ class Task:
 
 
 def _partner(name: str) -> tuple[str, bool]:
-    """The matrix that one is paired with ("" where there is none), and whether the one given is the first of both."""
+    """The matrix paired with this one ("": none), and whether this one is the first of the pair."""
     for first, second in _PAIRS:
         if first in name:
             return name.replace(first, second), True
@@ -111,7 +111,7 @@ def _partner(name: str) -> tuple[str, bool]:
 
 
 def candidates(tensor: SourceTensor, least_bits: float = 0.0) -> list[str]:
-    """Formats that a matrix may have: its own first, then smaller ones of `least_bits` per weight or more."""
+    """Formats of a matrix: its own first, then smaller ones of at least `least_bits` per weight."""
     own = by_name(tensor.format)
     names = CANDIDATES if tensor.n_columns % 256 == 0 else NARROW_CANDIDATES
     types = [by_name(name) for name in names if tensor.n_columns % by_name(name).block_size == 0]
@@ -127,7 +127,7 @@ def measure_errors(
     n_threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Relative squared error of each tensor in each of its `candidates`, weighted by importance where there is some.
+    """Squared relative error of each tensor in each of its `candidates`, weighted by importance if available.
 
     Measured on a sample of rows. Raises FormatError where weights are not finite, RequestError where the importance
     matrix is of another model.
@@ -154,7 +154,7 @@ def measure_errors(
 
 
 def _pieces(tensor: SourceTensor) -> Iterator[tuple[int, int]]:
-    """Rows (from, to) of the sample, in order; none crosses from one expert's matrix to the next."""
+    """Row ranges of the sample, in order; none crosses from one expert's matrix to the next."""
     n_rows = tensor.n_rows
     sampled = max(_PIECES, -(-_SAMPLE // tensor.n_columns))
     if sampled >= n_rows and len(tensor.shape) == 2:
@@ -174,10 +174,10 @@ def choose_for_size(
     sensitivities: Mapping[str, float] | None = None,
     alignment: int = 32,
 ) -> list[Choice]:
-    """Formats that do least harm of those with which all tensors, padded to `alignment`, take at most `n_bytes`.
+    """The least harmful formats with which all tensors, padded to `alignment`, take at most `n_bytes`.
 
-    `errors` are those of the free tensors; `sensitivities` say what they do to the model (`calibrate.sensitivity`);
-    of those that it leaves out, what they typically do. Raises FormatError where even the smallest formats take more.
+    `errors` are those of the free tensors; `sensitivities` weigh them (`calibrate.sensitivity`); missing ones are
+    typical. Raises FormatError where even the smallest formats take more.
     """
     is_tied = OUTPUT not in {t.name for t in task.tensors}
     weights = {t.name: _typical(t.name, is_tied) for t in task.free} | dict(sensitivities or {})

@@ -1,4 +1,4 @@
-"""Where the weights come from that a new file is made of: tensors whose rows are read piece by piece, in order."""
+"""Sources of a new file's weights: tensors whose rows are read piece by piece, in order."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from pyllm.gguf.reader import GGUFFile
 
 _READ_AHEAD = 8 << 20
-"""Bytes that the system is asked to read before they are needed."""
+"""Bytes of read-ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """A tensor to be read. `shape` is outermost first, `format` as ggml writes it ("F16", "Q4_K").
+    """A tensor to read. `shape` is outermost first, `format` as ggml writes it ("F16", "Q4_K").
 
-    `read(start, stop)` gives rows start to stop of the tensor, flattened to (product of shape[:-1], shape[-1]), as
-    uint8 [stop - start, row_bytes] in `format`. Rows are read in order, each once; what was read is valid until the
-    next tensor's rows are read.
+    `read(start, stop)` returns rows start to stop of the tensor seen as (product of shape[:-1], shape[-1]), as uint8
+    [stop - start, row_bytes] in `format`. Rows are read in order, each once; they are valid until the next tensor is
+    read.
     """
 
     name: str
@@ -51,13 +51,13 @@ class SourceTensor:
 
 
 def sources_of(file: GGUFFile) -> list[SourceTensor]:
-    """A file's tensors, in file order. Pages of the map are read ahead, and given back when they were used."""
+    """A file's tensors, in file order. Mapped pages are read ahead, and released after use."""
     pages = _Pages(file)
     return [SourceTensor(t.name, t.shape, t.format, _Rows(pages, t.name).read) for t in file.tensors.values()]
 
 
 class _Pages:
-    """What of a file's map is in use: the tensor that is read, and the beginning of the one after it."""
+    """The pages of a file's map in use: the current tensor, and the beginning of the next."""
 
     def __init__(self, file: GGUFFile) -> None:
         self.file = file
@@ -66,7 +66,7 @@ class _Pages:
         self._present: str | None = None
 
     def advance(self, name: str, used: int, ahead: int) -> None:
-        """Bytes before `used` of a tensor will not be read again; those before `ahead` soon will be."""
+        """Release the tensor's bytes before `used`, and read ahead those before `ahead`."""
         if self._present not in (None, name):
             self.file.release(self._present)
         self._present = name

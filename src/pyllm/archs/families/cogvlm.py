@@ -1,4 +1,4 @@
-"""CogVLM's language model; matrices of its own that pictures go through are not read."""
+"""CogVLM's language model; its matrices for images are not read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllm.archs.rope import Rope
 
 
 def cogvlm(hp: HParams) -> Decoder:
-    """The base of positions is 10000, whatever the file says."""
+    """The rotary base is 10000, whatever the file says."""
     rope = Rope.read(hp, base=10000.0, scaled=False, factors=False)
     return transformer(hp, lambda il: Attention.read(hp, il, rope=rope, scaled=False), lambda il: FFN.read(hp, il))
 

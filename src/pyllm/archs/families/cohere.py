@@ -1,4 +1,4 @@
-"""Command R and its successors: attention and feed-forward beside each other, logits scaled."""
+"""Command R and its successors: parallel attention and feed-forward, scaled logits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command_r(hp: HParams) -> Decoder:
 
 
 def cohere2(hp: HParams) -> Decoder:
-    """Windows on three of four layers; the fourth goes without positions."""
+    """Windows on three of four layers; the fourth has no positions."""
     windows, ropes = hp.windows(4), (None, Rope.read(hp, interleaved=True))
 
     def layer(il: int) -> tuple[Part, ...]:
@@ -32,7 +32,7 @@ def cohere2(hp: HParams) -> Decoder:
 
 
 def cohere2moe(hp: HParams) -> Decoder:
-    """Experts after the first layers, which all have positions; what all tokens use counts half."""
+    """Experts after the first layers, which all have positions; shared experts count half."""
     windows, rope = hp.windows(4, dense_first=True), Rope.read(hp, interleaved=True)
     n_dense = hp.integer("leading_dense_block_count", 0)
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)

@@ -1,4 +1,4 @@
-"""DeepSeek 1 and what shares its layout: the first layers are dense, the others have experts and some shared ones."""
+"""DeepSeek 1 and models of its layout: the first layers are dense, the others have experts and shared experts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def deepseek(hp: HParams) -> Decoder:
 
 
 def deepseek2_ocr(hp: HParams) -> Decoder:
-    """Not the attention of DeepSeek 2, and halves are rotated."""
+    """Attention is not DeepSeek 2's; rotated pairs are halves apart."""
     rope = Rope.read(hp, base=10000.0, scaled=False, factors=False)
     gating, normalize = hp.gating("softmax"), hp.flag("expert_weights_norm", False)
     return transformer(

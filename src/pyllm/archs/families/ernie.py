@@ -1,4 +1,4 @@
-"""Ernie 4.5 with experts; the dense models are plain."""
+"""Ernie 4.5 with experts; dense Ernie models are in `plain`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exaone 4 and later: windows on three of four layers, only these have positions; Exaone 3 is plain."""
+"""Exaone 4 and later: windows on three of four layers, and positions only on these; Exaone 3 is in `plain`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pyllm.archs.mixers.feed_forward import feed_forward
 from pyllm.archs.rope import Rope
 
 _LAYERS_WITH_WINDOWS = 64
-"""Of the model of 32 billion; the smaller ones see everything, with positions on all layers, unless a file has a
-pattern of windows."""
+"""Layers of the model of 32 billion parameters; the smaller ones have no windows, and positions on all layers, unless
+the file has a pattern of windows."""
 
 
 def exaone4(hp: HParams) -> Decoder:
@@ -28,7 +28,7 @@ def exaone4(hp: HParams) -> Decoder:
 
 
 def exaone_moe(hp: HParams) -> Decoder:
-    """Experts beside one that all tokens use."""
+    """Experts, and one shared expert."""
     windows = hp.windows(4, 128)
     ropes = None, Rope.read(hp)
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)

@@ -1,4 +1,4 @@
-"""Families whose attention, or whose shared expert, goes through a gate."""
+"""Families with gated attention or a gated shared expert."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POSTS = ("post_attention_norm", "post_ffw_norm")
 
 
 def qwen2moe(hp: HParams) -> Decoder:
-    """Qwen 1.5 and 2 with experts, of which one that all tokens use is gated by a number for each token."""
+    """Qwen 1.5 and 2 with experts; the shared one is gated by a number for each token."""
     n_ff = hp.per_layer("feed_forward_length")
 
     def layer(il: int) -> Sum:
@@ -30,7 +30,7 @@ def qwen2moe(hp: HParams) -> Decoder:
 
 
 def afmoe(hp: HParams) -> Decoder:
-    """Arcee's Trinity: windows on three of four layers, the fourth without positions."""
+    """Arcee's Trinity: windows on three of four layers, no positions on the fourth."""
     windows = hp.windows(4)
     ropes = Rope.read(hp, factors=False), Rope.read(hp, base=hp.window_rope_base, factors=False)
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
@@ -49,7 +49,7 @@ def afmoe(hp: HParams) -> Decoder:
 
 
 def muse_glimmer(hp: HParams) -> Decoder:
-    """Norms after the parts have an epsilon of their own; embeddings are normed."""
+    """Norms after the parts have their own epsilon; embeddings are normed."""
     windows = hp.windows(4)
     ropes = None, Rope.read(hp, base=hp.window_rope_base, interleaved=True, factors=False)
     after = RMS(1e-8)
@@ -66,7 +66,7 @@ def muse_glimmer(hp: HParams) -> Decoder:
 
 
 def spark2_5(hp: HParams) -> Decoder:
-    """A gate for each head; windows by the file's pattern, with a base of their own."""
+    """A gate for each head; windows by the file's pattern, with their own rotary base."""
     windows = hp.windows(1)
     ropes = Rope.read(hp, factors=False), Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
 
@@ -78,7 +78,7 @@ def spark2_5(hp: HParams) -> Decoder:
 
 
 def laguna(hp: HParams) -> Decoder:
-    """A gate for each head, or each column; windowed layers have other heads, and positions that are not stretched."""
+    """A gate for each head, or each column; windowed layers have other numbers of heads, and unscaled positions."""
     windows = hp.windows(4, dense_first=True)
     local = Rope.read(hp, base=hp.window_rope_base, scaled=False, windowed=True, factors=False)
     ropes = Rope.read(hp, factors=False), local

@@ -39,7 +39,7 @@ def gemma2(hp: HParams) -> Decoder:
 
 
 def gemma3(hp: HParams) -> Decoder:
-    """A window on five of six layers, which rotate with a base of their own; norms of queries and keys, no caps."""
+    """A window on five of six layers, which have their own rotary base; norms of queries and keys, no caps."""
     windows = hp.windows(6, 4096)
     base = hp.number("rope.freq_base_swa", 10000.0)
     ropes = Rope.read(hp), Rope.read(hp, base=base, scaled=False, windowed=True)
@@ -55,7 +55,8 @@ def gemma3(hp: HParams) -> Decoder:
 
 
 def _attention_scale(hp: HParams, wide_head_layers: int) -> float:
-    """Scores are scaled by head_dim, but in the model of 27 billion, known by its layers, by n_embd / n_heads."""
+    """Scores are scaled by head_dim, except in the model of 27 billion parameters, known by its layers: by n_embd /
+    n_heads."""
     wide = hp.n_layers == wide_head_layers
     return hp.number("attention.scale", 1 / math.sqrt(hp.n_embd / hp.n_heads[0] if wide else hp.head_dims()[0]))
 

@@ -1,4 +1,4 @@
-"""Gemma 4: layers that share keys and values, embeddings of each layer's own, experts beside a plain feed-forward."""
+"""Gemma 4: layers that share keys and values, per-layer embeddings, experts beside a plain feed-forward network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyllm.errors import ModelError
 
 
 def gemma4(hp: HParams) -> Decoder:
-    """The last layers read the keys and values of the last layer of their kind, windowed or not, that has its own."""
+    """The last layers read the keys and values of the last layer with its own, windowed or not as they are."""
     windows, n_own = hp.windows(6), hp.n_layers - hp.integer("attention.shared_kv_layers", 0)
     ropes = Rope.read(hp), Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
     n_row = hp.integer("embedding_length_per_layer_input", 0)

@@ -9,7 +9,7 @@ from pyllm.archs.mixers.feed_forward import feed_forward
 
 
 def glm4(hp: HParams) -> Decoder:
-    """Pairs of neighbours are rotated, but halves in models that see."""
+    """Rotated pairs are neighbours; in vision models halves apart."""
     return transformer(
         hp,
         lambda il: Attention.read(hp, il, interleaved=not hp.has_sections),

@@ -15,7 +15,7 @@ from pyllm.archs.rope import Rope
 def _scaled(
     hp: HParams, attention: Callable[[int], Attention], *, embed: float = 1.0, part: float = 1.0, logits: float = 1.0
 ) -> Decoder:
-    """Logits are divided by their scale. The factors given hold where the file has none."""
+    """Logits are divided by their scale. The given factors apply where the file has none."""
     return transformer(
         hp,
         attention,
@@ -27,7 +27,7 @@ def _scaled(
 
 
 def granite(hp: HParams) -> Decoder:
-    """Some models go without positions."""
+    """Some models have no positions."""
     rope = Rope.read(hp, interleaved=True) if hp.flag("rope.scaling.finetuned", True) else None
     return _scaled(hp, lambda il: Attention.read(hp, il, rope=rope))
 
@@ -48,7 +48,7 @@ def granite_swa(hp: HParams) -> Decoder:
 
 
 def minicpm(hp: HParams) -> Decoder:
-    """Its first files have no scales, but were trained with these."""
+    """Its first files lack the scales that the model was trained with; these are they."""
     part = 1.4 / math.sqrt(hp.n_layers)
     return _scaled(
         hp, lambda il: Attention.read(hp, il, interleaved=True), embed=12.0, part=part, logits=hp.n_embd / 256

@@ -12,7 +12,7 @@ from pyllm.archs.mixers.feed_forward import FFN, Experts
 
 
 def grok(hp: HParams) -> Decoder:
-    """Grok 2 has a feed-forward beside the experts. Factors where the file has none are Grok 1's."""
+    """Grok 2 has a feed-forward network beside the experts. Default factors are Grok 1's."""
     scale, cap = hp.number("attention.output_scale", 128**-0.5), hp.number("attn_logit_softcapping", 30.0)
 
     def ffn(il: int) -> Mixer:

@@ -22,7 +22,7 @@ def hunyuan(hp: HParams) -> Decoder:
 
 
 def hunyuan_moe(hp: HParams) -> Decoder:
-    """Experts beside one that all tokens use."""
+    """Experts, and one shared expert."""
     n_ff, shared = hp.per_layer("feed_forward_length"), hp.integer("expert_shared_feed_forward_length", 0)
     return transformer(
         hp,
@@ -32,7 +32,7 @@ def hunyuan_moe(hp: HParams) -> Decoder:
 
 
 def hy_v3(hp: HParams) -> Decoder:
-    """Layers with a router have experts, and one that all tokens use; the first are dense."""
+    """Layers with a router have experts and a shared one; the first layers are dense."""
     shared = hp.integer("expert_shared_feed_forward_length", 0)
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
 

@@ -1,4 +1,4 @@
-"""JetBrains' Mellum 2: experts, and windows on three of four layers, whose positions are not stretched."""
+"""JetBrains' Mellum 2: experts, and windows on three of four layers, with unscaled positions."""
 
 from __future__ import annotations
 

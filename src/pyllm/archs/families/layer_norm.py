@@ -1,4 +1,4 @@
-"""Families with layer norms: attention, then feed-forward, or both beside each other."""
+"""Families with layer norms: attention and feed-forward in sequence or in parallel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plain(hp: HParams, *, act: str = "silu", gated: bool = False, tied: bool | N
 
 
 def parallel(hp: HParams, *, attn_norm: str = "attn_norm", ffn_norm: str = "attn_norm") -> Decoder:
-    """Attention and an ungated feed-forward both read the stream, through one norm or each through its own."""
+    """Parallel attention and ungated feed-forward, with one norm for both or one for each."""
 
     def layer(il: int) -> tuple[Part, ...]:
         attention, feed_forward = Attention.read(hp, il), FFN.read(hp, il, act="gelu", gated=False)
@@ -39,7 +39,7 @@ def falcon(hp: HParams) -> Decoder:
 
 
 def starcoder2(hp: HParams) -> Decoder:
-    """Windows on all layers, as transformers has them; llama.cpp's converter leaves them out of files."""
+    """Windows on all layers, as in transformers; llama.cpp's converter omits them."""
     window = hp.integer("attention.sliding_window", 0, most=1 << 31)
     return plain(hp, act="gelu", window=window)
 
@@ -49,7 +49,7 @@ def gptneox(hp: HParams) -> Decoder:
 
 
 def stablelm(hp: HParams) -> Decoder:
-    """The model of 12 billion has one norm for both parts, and norms of each head's queries and keys."""
+    """The model of 12 billion parameters has one norm for both parts, and norms of each head's queries and keys."""
     qk_norm = "head" if hp.has("blk.0.attn_q_norm.weight") else "none"
 
     def layer(il: int) -> tuple[Part, ...]:

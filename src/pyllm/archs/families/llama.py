@@ -1,4 +1,4 @@
-"""Llama and what shares its layout: Llama 1 to 3, Mistral, Mixtral, Ministral 3, SmolLM."""
+"""Llama and models of its layout: Llama 1 to 3, Mistral, Mixtral, Ministral 3, SmolLM."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pyllm.errors import ModelError
 
 
 def llama(hp: HParams) -> Decoder:
-    """Dense, or (Mixtral) a mixture of experts where the file counts some."""
+    """Dense, or a mixture of experts if the file has an expert count (Mixtral)."""
     return transformer(
         hp, lambda il: Attention.read(hp, il, interleaved=True), lambda il: feed_forward(hp, il, scaled=True)
     )
 
 
 def mistral3(hp: HParams) -> Decoder:
-    """Ministral 3: beyond the context of the first training it would scale queries by position."""
+    """Ministral 3: beyond the original context it would scale queries by position."""
     n_ctx_orig = Scaling.read(hp, hp.n_ctx_train).n_ctx_orig
     if hp.number("attention.temperature_scale", 0.0) and hp.n_ctx > n_ctx_orig:
         raise ModelError(
@@ -29,7 +29,7 @@ def mistral3(hp: HParams) -> Decoder:
 
 
 def smollm3(hp: HParams) -> Decoder:
-    """Every fourth layer goes without rotary positions."""
+    """Every fourth layer has no rotary positions."""
     rope = Rope.read(hp, interleaved=True)
     return transformer(
         hp,

@@ -1,4 +1,4 @@
-"""MiMo V2: windows and sinks by layer, whose heads differ; experts but on the first layers."""
+"""MiMo V2: windows and sinks by layer, with other numbers of heads; experts except on the first layers."""
 
 from __future__ import annotations
 

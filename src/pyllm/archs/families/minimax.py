@@ -1,4 +1,4 @@
-"""MiniMax M2: experts, chosen by sigmoid; queries and keys are normed over all heads."""
+"""MiniMax M2: experts with sigmoid routing; queries and keys are normed over all heads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nanbeige: the stack of layers is run several times, each time with keys and values of its own."""
+"""Nanbeige: the stack of layers runs several times, each time with its own keys and values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_LOOPS = 64
 
 
 def nanbeige(hp: HParams) -> Decoder:
-    """Between two runs the stream is normed as before the head, unless the file says otherwise."""
+    """Between two runs the stream passes the final norm, unless the file says otherwise."""
     once = transformer(
         hp, lambda il: Attention.read(hp, il, interleaved=True), lambda il: FFN.read(hp, il, scaled=True)
     )

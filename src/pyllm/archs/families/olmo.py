@@ -11,7 +11,7 @@ from pyllm.archs.rope import Rope
 
 
 def olmo2(hp: HParams) -> Decoder:
-    """OLMo 3 adds windows on three of four layers, whose positions are not stretched."""
+    """OLMo 3 adds windows on three of four layers, with unscaled positions."""
     windows = hp.windows(4)
     ropes = Rope.read(hp), Rope.read(hp, scaled=False, windowed=True)
     return transformer(

@@ -1,4 +1,4 @@
-"""Families that differ from Llama and Qwen by an option or two."""
+"""Families that differ from Llama and Qwen in an option or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PLaMo 1: attention and feed-forward side by side; PLaMo 3: norms on both sides of parts, and windows."""
+"""PLaMo 1: parallel attention and feed-forward; PLaMo 3: norms on both sides of parts, and windows."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pyllm.archs.rope import Rope
 
 
 def plamo(hp: HParams) -> Decoder:
-    """One norm for both."""
+    """One norm for both parts."""
     return Decoder.read(hp, lambda il: (Part(Sum((Attention.read(hp, il), FFN.read(hp, il))), "attn_norm"),))
 
 
 def plamo3(hp: HParams) -> Decoder:
-    """A window on seven of eight layers, which rotate with a base of their own."""
+    """A window on seven of eight layers, which have their own rotary base."""
     windows = hp.windows(8) if hp.integer("attention.sliding_window", 0) else [0] * hp.n_layers
     base = hp.number("rope.freq_base_swa", 10000.0)
     ropes = Rope.read(hp), Rope.read(hp, base=base, scaled=False, windowed=True)

@@ -1,4 +1,4 @@
-"""Qwen 1 to 3, dense and mixtures of experts, and the language models of those that see."""
+"""Qwen 1 to 3, dense and mixtures of experts, and the language models of vision models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllm.archs.mixers.feed_forward import FFN, feed_forward, mixture
 
 
 def qwen(hp: HParams) -> Decoder:
-    """The first: files give twice the columns of a feed-forward matrix."""
+    """The first Qwen: files state twice the columns of a feed-forward matrix."""
     return transformer(
         hp,
         lambda il: Attention.read(hp, il),
@@ -31,7 +31,7 @@ def qwen3moe(hp: HParams) -> Decoder:
 
 
 def qwen3vl(hp: HParams) -> Decoder:
-    """The language model; what pictures add to the first layers is not read."""
+    """The language model; its inputs from images are not read."""
     return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), lambda il: feed_forward(hp, il))
 
 

@@ -1,4 +1,4 @@
-"""SmallThinker: the router reads what enters the layer, so that experts can be fetched while it attends."""
+"""SmallThinker: the router reads the layer's input, so that experts can be loaded during attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyllm.archs.mixers.feed_forward import mixture
 from pyllm.archs.rope import Rope
 
 _WINDOW = 4096
-"""Whatever the file says, as in llama.cpp: it only says whether there are windows."""
+"""Window size, as in llama.cpp; the file only says whether there are windows."""
 
 
 def smallthinker(hp: HParams) -> Decoder:

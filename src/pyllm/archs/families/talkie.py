@@ -1,4 +1,5 @@
-"""Talkie: norms without weights, a gain for each head's queries, and in each layer a share of the embeddings."""
+"""Talkie: norms without weights, a gain for each head's queries, and in each layer a scaled addition of the
+embeddings."""
 
 from __future__ import annotations
 

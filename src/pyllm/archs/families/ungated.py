@@ -19,7 +19,7 @@ def arcee(hp: HParams) -> Decoder:
 
 
 def apertus(hp: HParams) -> Decoder:
-    """xIELU, whose numbers differ by layer; files have its alphas before their softplus."""
+    """xIELU, with parameters by layer; files hold its alphas before their softplus."""
     alpha_n, alpha_p, beta, eps = (hp.numbers(f"xielu.{name}") for name in ("alpha_n", "alpha_p", "beta", "eps"))
 
     def feed_forward(il: int) -> FFN:

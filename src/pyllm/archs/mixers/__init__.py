@@ -1,1 +1,1 @@
-"""Mixers: what the parts of a layer compute, in modules by kind."""
+"""Mixers: the computations of a layer's parts, in modules by kind."""

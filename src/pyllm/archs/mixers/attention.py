@@ -29,31 +29,32 @@ class Attention:
     head_dim: int
     v_head_dim: int
     scale: float
-    """What scores are multiplied by."""
+    """Factor of the scores."""
     rope: Rope | None
-    """None: a layer without positions."""
+    """None: no positions."""
     window: int = 0
     qk_norm: Literal["none", "head", "width", "gain"] = "none"
-    """Norm of queries and keys: of each head, over all heads, or of each head with one weight ("gain") or none."""
+    """Norm of queries and keys: of each head; over all heads ("width"); of each head with one weight ("gain"); or
+    none."""
     keys_as_values: bool = False
-    """Values are the keys before norm and rotation; there is no attn_v."""
+    """Values are the keys before norm and rotation; without attn_v."""
     v_norm: bool = False
     """Norm of each head's values, without weights."""
     kv_from: int | None = None
-    """Layer whose keys and values are read in place of own ones."""
+    """Layer whose keys and values are read in place of its own."""
     rope_first: bool = False
-    """Queries and keys are rotated before that norm."""
+    """Rotation comes before the norm."""
     softcap: float = 0.0
     sinks: bool = False
     """Each head has a sink, `attn_sinks.weight`."""
     gate: str | None = None
-    """What comes out times this activation of `attn_gate`(x), which has a number for each column or each head."""
+    """The output is multiplied by this activation of `attn_gate`(x), with a number for each column or head."""
     sub_norm: str | None = None
     """Norm before the output projection."""
     out_scale: float = 1.0
-    """Multiplies what comes out."""
+    """Factor of the output."""
     scaled: bool = True
-    """The scales of the file hold for queries, keys and values too."""
+    """The file's scales apply to queries, keys and values too."""
 
     @classmethod
     def read(
@@ -66,9 +67,9 @@ class Attention:
         ropes: tuple[Rope | None, Rope | None] | None = None,
         **options: Any,
     ) -> Self:
-        """Layer `il`'s, with the sizes of the file.
+        """The mixer of layer `il`, with the file's sizes.
 
-        In place of the file's positions, options have `rope`; or `ropes`, of layers without and with a window.
+        Options may replace the file's positions: `rope`, or `ropes` for layers without and with a window.
         """
         n_heads, n_kv_heads = hp.n_heads[il], hp.n_kv_heads[il]
         if not (n_heads and n_kv_heads):
@@ -124,7 +125,7 @@ class Attention:
         return g.times(g.linear(y, f"{blk}attn_output", g.hp.n_embd), self.out_scale)
 
     def _qkv(self, g: Graph, blk: str, x: Value) -> Sequence[Value]:
-        """Queries, keys and values of [tokens, n_embd]; by one product where the file has one matrix for them."""
+        """Queries, keys and values of x [tokens, n_embd]; one product where the file has a fused matrix."""
         widths = {
             "q": self.n_heads * self.head_dim,
             "k": self.n_kv_heads * self.head_dim,
@@ -151,7 +152,7 @@ class Attention:
         return out
 
     def _turned(self, g: Graph, blk: str, **heads: Value) -> Iterable[Value]:
-        """Queries (q) and keys (k), all normed and then rotated, or the other way round."""
+        """Queries (q) and keys (k), normed and rotated, in either order."""
         if self.rope_first:
             heads = {c: self._rotate(g, y) for c, y in heads.items()}
         heads = {c: self._normed(g, y, f"{blk}attn_{c}_norm") for c, y in heads.items()}

@@ -13,7 +13,7 @@ from pyllm.program.ops.linear import Linear
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """scale * (a(x) + b(x) + ...). What attends stands first: rows are selected after the last that does."""
+    """scale * (a(x) + b(x) + ...). Attention comes first: output rows are selected after the last attention."""
 
     mixers: tuple[Mixer, ...]
     scale: float = 1.0
@@ -27,7 +27,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Normed:
-    """post(mix(norm(x))); norms are named by their tensors, None: none. `kind`: of norms, None: the model's."""
+    """post(mix(norm(x))). Norms are named by their tensors, None: no norm. `kind`: of norms, None: the model's."""
 
     mix: Mixer
     norm: str | None = None
@@ -41,7 +41,7 @@ class Normed:
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """mix(x) * act(gate(x)), a number for each token; the gate is a vector of the file."""
+    """mix(x) * act(gate(x)), with one number for each token; the gate is a vector of the file."""
 
     mix: Mixer
     gate: str
@@ -54,7 +54,7 @@ class Gated:
 
 @dataclass(frozen=True, slots=True)
 class OfEmbedding:
-    """mix(the stream before the first layer), whatever the part is given."""
+    """mix(the stream before the first layer), whatever the part's input."""
 
     mix: Mixer
 
@@ -64,7 +64,7 @@ class OfEmbedding:
 
 @dataclass(frozen=True, slots=True)
 class OfLayerInput:
-    """mix(the stream as it entered the layer), whatever the part is given."""
+    """mix(the layer's input), whatever the part's input."""
 
     mix: Mixer
 

@@ -1,4 +1,4 @@
-"""Embeddings of each layer's own, and factors of the stream."""
+"""Per-layer embeddings, and factors of the stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PerLayerEmbedding:
     for all layers and normed by layer. (Gemma 3n, Gemma 4)"""
 
     n: int
-    """Columns of a layer's row."""
+    """Columns of a layer's embedding."""
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         rows = g.once("per layer", lambda: self._rows(g))
@@ -29,7 +29,7 @@ class PerLayerEmbedding:
         return g.linear(g.rec(GatedActivation(gate=gate, up=row, act="gelu")), f"{blk}proj", g.hp.n_embd)
 
     def _rows(self, g: Graph) -> Value:
-        """[tokens, n_layers * n]; half of the variance is each summand's."""
+        """[tokens, n_layers * n]; scaled so that each summand contributes half the variance."""
         n_vocab = g.rec.shape("token_embd.weight")[0]
         g.rec.require("per_layer_token_embd.weight", (n_vocab, g.hp.n_layers * self.n))
         of_token = g.rec(Embed(table=Weight("per_layer_token_embd.weight"), scale=math.sqrt(self.n)))

@@ -27,13 +27,13 @@ class FFN:
     act: str = "silu"
     gated: bool = True
     parameters: tuple[float, ...] = ()
-    """Of an activation without a gate that has some."""
+    """Parameters of an ungated activation."""
     kind: str = ""
-    """Ends the names of its tensors, "_shexp" for experts that all tokens use."""
+    """Suffix of its tensors' names: "_shexp" for shared experts."""
     sub_norm: str | None = None
     """Norm before the last product."""
     scaled: bool | Literal["down"] = False
-    """Matrices have the scales of the file, `ffn_*.scale`; llama.cpp reads them in some families only."""
+    """The file's scales `ffn_*.scale` are used; llama.cpp reads them in some families only."""
 
     @classmethod
     def read(cls, hp: HParams, il: int, **options: Any) -> Self:
@@ -49,12 +49,12 @@ class FFN:
         return self._linear(g, y, f"{blk}ffn_down{self.kind}", g.hp.n_embd)
 
     def _ungated(self, g: Graph, blk: str, x: Value) -> Value:
-        """[tokens, n_ff]."""
+        """Ungated activations [tokens, n_ff]."""
         y = self._linear(g, x, f"{blk}ffn_up{self.kind}", self.n_ff)
         return g.rec(Activation(x=y, act=self.act, parameters=self.parameters))
 
     def _gated(self, g: Graph, blk: str, x: Value) -> Value:
-        """[tokens, n_ff], through a gate."""
+        """Gated activations [tokens, n_ff]."""
         rec, n_ff, gate, up = g.rec, self.n_ff, f"{blk}ffn_gate{self.kind}", f"{blk}ffn_up{self.kind}"
         if not rec.has(f"{gate}.weight") and rec.shape(f"{up}.weight")[:1] == (2 * n_ff,):
             y = self._linear(g, x, up, 2 * n_ff)
@@ -64,7 +64,7 @@ class FFN:
         return rec(GatedActivation(gate=gated, up=ungated, act=self.act))
 
     def _linear(self, g: Graph, x: Value, stem: str, width: int) -> Value:
-        """A product whose scale holds for the bias too, as in llama.cpp."""
+        """A product whose scale also applies to the bias, as in llama.cpp."""
         g.rec.require_rows(f"{stem}.weight", width)
         y = g.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=g.optional(f"{stem}.bias")))
         scale = g.scale(stem, self.scaled is True or (self.scaled == "down" and "ffn_down" in stem))
@@ -83,13 +83,13 @@ class Experts:
     weight_scale: float = 1.0
     act: str = "silu"
     routed_by_layer_input: bool = False
-    """The router reads the stream as it entered the layer, not what the experts read."""
+    """The router reads the layer's input, not the experts' input."""
     scaled: bool = False
     """As for `FFN`."""
     norm: str | None = None
-    """Norm of what the experts read, and the router does not."""
+    """Norm of the experts' input, not of the router's."""
     router_norm: str | None = None
-    """Norm of what the router reads, by its tensor under the layer's name; logits are divided by sqrt(n_embd) then."""
+    """Norm of the router's input, by its tensor under the layer's name; logits are then divided by sqrt(n_embd)."""
 
     @classmethod
     def read(cls, hp: HParams, il: int, **options: Any) -> Self:
@@ -126,7 +126,7 @@ class Experts:
         )
 
     def _router(self, g: Graph, blk: str, x: Value) -> Value:
-        """Logits of the experts."""
+        """Router logits of the experts."""
         if self.router_norm is None:
             return g.linear(x, f"{blk}ffn_gate_inp", self.n_experts)
         x = g.norm(x, blk + self.router_norm)
@@ -141,7 +141,7 @@ class Experts:
         return g.rows(fused, 0, n), g.rows(fused, n, 2 * n)
 
     def _scale(self, g: Graph, blk: str, name: str) -> Weight | None:
-        """Scales of the experts [n_experts]; with a fused matrix, those of "up" hold for both halves."""
+        """Scales of the experts [n_experts]; with a fused matrix, those of "up" apply to both halves."""
         fused = g.rec.has(f"{blk}ffn_gate_up_exps.weight") and name != "down"
         stem = f"{blk}ffn_{name}_exps" if not fused else f"{blk}ffn_gate_up_exps"
         scale = f"{blk}ffn_up_exps.scale" if fused else f"{stem}.scale"
@@ -149,8 +149,8 @@ class Experts:
 
 
 def mixture(hp: HParams, il: int, *, n_shared: int | None = None, scale_of_sum: float = 1.0, **options: Any) -> Mixer:
-    """Layer `il`'s experts, and beside them those that all tokens use, of `n_shared` columns (None: as many as the
-    file says). `scale_of_sum` multiplies both together."""
+    """Layer `il`'s experts and shared experts of `n_shared` columns (None: the file's number). `scale_of_sum`
+    multiplies their sum."""
     experts = Experts.read(hp, il, **options)
     if n_shared is None:
         n_shared = hp.integer("expert_shared_feed_forward_length", 0)
@@ -162,7 +162,8 @@ def mixture(hp: HParams, il: int, *, n_shared: int | None = None, scale_of_sum: 
 
 
 def feed_forward(hp: HParams, il: int, *, act: str = "silu", scaled: bool = False, **experts: Any) -> Mixer:
-    """Layer `il`'s experts where the file counts some and its first dense layers are over, else a plain one."""
+    """Layer `il`'s experts, if the file has any and the layer is not one of the first dense ones; else a plain
+    network."""
     if hp.n_experts and il >= hp.integer("leading_dense_block_count", 0):
         return mixture(hp, il, act=act, scaled=scaled, **experts)
     return FFN.read(hp, il, act=act, scaled=scaled)

@@ -1,4 +1,4 @@
-"""What a model says of its own quantization: importances, sensitivities, the best formats of a size.
+"""Quantization measured on the running model: importance, sensitivities, the best formats for a size.
 
-A room above the rest of `quant`: it runs models.
+This package runs models, so it is above the rest of `quant`.
 """

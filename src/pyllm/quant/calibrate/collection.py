@@ -1,7 +1,7 @@
-"""Collecting an importance matrix: a model reads a text, and the inputs of its weights are summed up.
+"""Collection of an importance matrix: a model reads a text, and the squared inputs of its weights are summed.
 
-The text is cut into windows of n_ctx tokens that do not overlap, each read from an empty context, its first token
-replaced by BOS where the model adds one, as llama.cpp's imatrix tool does. What is left over at the end is not read.
+The text is cut into non-overlapping windows of n_ctx tokens, each read from an empty context, its first token replaced
+by BOS where the model adds one, as in llama.cpp's imatrix tool. A rest at the end is not read.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _PAGE_SIZE = 32
 
 
 class Collector:
-    """A model compiled to collect; use it in a `with` block, or `close` it.
+    """A model compiled for collection; use it in a `with` block, or `close` it.
 
-    `n_ctx`: tokens of a window. `n_batch`: most tokens of a step; as many windows as fit are read side by side.
-    `process_output`: collect the output matrix's importance, too. Everything else, and errors, as for `pyllm.load`.
+    `n_ctx`: tokens of a window. `n_batch`: most tokens of a step, which takes as many windows as fit. `process_output`:
+    collect the output matrix's importance too. Other arguments and errors as for `pyllm.load`.
     """
 
     def __init__(
@@ -103,11 +103,10 @@ class Collector:
         n_windows: int | None = None,
         parse_special: bool = False,
     ) -> Iterator[tuple[int, int]]:
-        """Read a text (or token ids), yielding after each step how many of its windows are done, and of how many.
+        """Read a text (or token ids); yields after each step the number of its windows read, and their total.
 
-        `dataset` is what the matrix will call it. `skip`: windows at the beginning that are not read; `n_windows`:
-        most that are. `parse_special`: text such as `<|im_start|>` means that token. An interrupt loses the step
-        that it came in, and nothing else.
+        `dataset`: the text's name in the matrix. `skip`: windows skipped at the beginning; `n_windows`: most windows
+        read. `parse_special`: text such as `<|im_start|>` means that token. An interrupt loses only the current step.
 
         Raises RequestError where no whole window is left; ModelError where activations are not finite.
         """
@@ -128,7 +127,7 @@ class Collector:
         return self._steps(windows[: n_windows or total].copy(), dataset)
 
     def matrix(self) -> ImportanceMatrix:
-        """What has been collected so far."""
+        """The importance collected so far."""
         sums: ImportanceSums = self._executable.importance()
         kept = {
             file_name(name): Sums(squares, counts)  # rows of a tensor have the inputs of all
@@ -168,7 +167,7 @@ class Collector:
             yield start + len(side), len(windows)
 
     def _run(self, windows: np.ndarray[tuple[int, int], np.dtype[np.int32]]) -> None:
-        """Windows side by side in one step; a window that is longer than a step, piece by piece."""
+        """Read windows side by side in one step; a window longer than a step, piece by piece."""
         most = len(self._batch.tokens) // len(windows)
         for start in range(0, self.n_ctx, most):
             self._batch.clear()
@@ -182,5 +181,5 @@ class Collector:
 
 
 def _output_weight(program: Program) -> str | None:
-    """The matrix that makes logits of final states."""
+    """The output matrix, which computes logits."""
     return next((op.weight for op in program.ops if isinstance(op, Linear) and op.x == program.hidden), None)

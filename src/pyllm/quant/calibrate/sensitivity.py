@@ -1,12 +1,12 @@
-"""How much a model's predictions suffer from errors in each of its matrices, measured by quantizing one at a time.
+"""Sensitivity of a model's predictions to errors of each matrix, measured by quantizing one at a time.
 
-To first order, quantizing a matrix moves the model's predictions by a KL divergence that grows with the square of the
-relative error of its weights, and divergences of several matrices add up. So one probe of each matrix tells what any
-format of it will cost: its relative squared error times the sensitivity that is measured here.
+To first order, quantizing a matrix moves the predictions by a KL divergence proportional to the squared relative error
+of its weights, and divergences of several matrices add up. So one probe of each matrix predicts the cost of any format:
+its squared relative error times the measured sensitivity.
 
-Matrices of one kind change little from layer to layer in most of a model. So not all are probed: those of the first two
-layers and the last, and between two of them the one in the middle. Where that is about what the two say, so are the
-others, by interpolation; where it is not, each half is looked at in the same way.
+Matrices of one kind change little from layer to layer in most of a model. So the first two layers and the last are
+probed, and between two probed layers the middle one. If its value is about what interpolation predicts, the others are
+interpolated; if not, each half is treated in the same way.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 _PAGE_SIZE = 32
 _SCORED_EVERY = 2
-"""Neighbouring tokens tell much the same."""
+"""Only every n-th token is scored: neighbours carry similar information."""
 _MOST_LOGITS = 1 << 24
-"""Computed for a probe: where the vocabulary is large, fewer tokens are scored."""
+"""Most logits computed for a probe: with a large vocabulary, fewer tokens are scored."""
 _ABOUT = 1.5
-"""Factor by which sensitivities may differ that are about the same; they span orders of magnitude."""
+"""Factor within which sensitivities count as equal; they span orders of magnitude."""
 
 F32 = NDArray[np.float32]
 T = TypeVar("T")
@@ -58,11 +58,11 @@ def sensitivities(
     n_threads: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """By name of a matrix: KL divergence (nats per token) over the relative squared error that caused it.
+    """By name of a matrix: KL divergence (nats per token) divided by the squared relative error that caused it.
 
-    The model reads `n_windows` windows of `n_ctx` tokens, taken evenly from `text` (or token ids; None: pyllm's own
-    mix), once as it is in eight bits and once with the matrices of some of `groups` quantized to `probe`, or to Q4_0
-    where rows are not whole blocks of that; others' sensitivities are interpolated. Errors are weighted by `imatrix`.
+    The model reads `n_windows` windows of `n_ctx` tokens, spread evenly over `text` (or token ids; None: pyllm's own
+    mix): once with weights in eight bits, and once for each of some `groups` of matrices quantized to `probe` (Q4_0
+    where rows are not whole blocks of it); other sensitivities are interpolated. Errors are weighted by `imatrix`.
     Groups that the model's program does not use are left out.
 
     Raises RequestError where the text is too short, BackendError where the backend cannot replace weights.
@@ -97,7 +97,7 @@ def sensitivities(
 
 
 def _series(groups: Sequence[Sequence[str]]) -> list[list[Sequence[str]]]:
-    """Groups of one kind together, by layer; a group that is of no layer is alone."""
+    """Groups of one kind, by layer; a group without a layer is alone."""
     kinds: dict[str, list[tuple[int, Sequence[str]]]] = {}
     for group in groups:
         layer = layer_of(group[0])
@@ -107,7 +107,7 @@ def _series(groups: Sequence[Sequence[str]]) -> list[list[Sequence[str]]]:
 
 
 def along(series: Sequence[T], measure: Callable[[T], float], about: float = _ABOUT) -> list[float]:
-    """measure(x) of each x of a series, or what is measured around it where that is good to a factor of `about`."""
+    """measure(x) for each x of a series, or an interpolated value where that is good to a factor of `about`."""
     n = len(series)
     logs: dict[int, float] = {}
 
@@ -117,7 +117,7 @@ def along(series: Sequence[T], measure: Callable[[T], float], about: float = _AB
         return logs[i]
 
     def between(first: int, last: int) -> None:
-        """Fill in what is between two that are known."""
+        """Fill in the values between two known ones."""
         if last - first < 2:
             return
         middle = (first + last) // 2
@@ -142,7 +142,7 @@ def along(series: Sequence[T], measure: Callable[[T], float], about: float = _AB
 def _probed(
     encoder: Encoder, tensor: TensorInfo, probe: str, imatrix: ImportanceMatrix | None
 ) -> tuple[TensorInfo, float]:
-    """A tensor as the probe's format has it, in Q8_0; the relative squared error."""
+    """A tensor rounded to the probe's format, stored in Q8_0; and the squared relative error."""
     columns = tensor.shape[-1]
     format = formats.get(probe if columns % formats.get(probe).block_size == 0 else "Q4_0")
     importance = None if imatrix is None else imatrix.importance(tensor.name, columns)
@@ -153,7 +153,7 @@ def _probed(
 def _encoded(
     encoder: Encoder, tensor: TensorInfo, format: QuantFormat, importance: F32 | None
 ) -> tuple[TensorInfo, float]:
-    """A tensor in another format, and the relative squared error; `importance` is [n_matrices, columns]."""
+    """A tensor in another format, and the squared relative error; `importance` is [n_matrices, columns]."""
     columns = tensor.shape[-1]
     rows = tensor.data.reshape(
         -1, columns // formats.get(tensor.format).block_size * formats.get(tensor.format).block_bytes
@@ -188,7 +188,7 @@ def _windows(file: GGUFFile, text: str | Sequence[int] | None, n_windows: int, n
 
 
 class _Model:
-    """The model with some weights in base formats, and what it predicts on the windows."""
+    """The model with some weights in base formats, and its predictions on the windows."""
 
     def __init__(
         self,
@@ -229,11 +229,11 @@ class _Model:
         self._predicted = np.empty((len(logits), coded_width(logits.shape[1])), np.uint16)
         self._nothing = np.zeros(len(logits), np.int32)  # targets, of which nothing is asked
         scores = self._scorer.score(logits, self._nothing, self._predicted)
-        # Predictions are kept in 16 bits, from which they themselves are a little away.
+        # Predictions are kept in 16 bits, so their own divergence from these is not 0.
         self._rounding = float(self._scorer.compare(logits, scores, self._predicted)[0].mean())
 
     def divergence(self, old: Sequence[TensorInfo], new: Sequence[TensorInfo]) -> float:
-        """Mean KL divergence of the predictions with `new` in place of `old` from those without."""
+        """Mean KL divergence of the predictions with `new` in place of `old` from the original ones."""
         self._executable.replace({t.name: t for t in new})
         try:
             logits = self._executable.run(self._batch)

@@ -1,4 +1,4 @@
-"""Quantizing to a size that is named: the best formats for a model's matrices within a number of bytes."""
+"""Quantization to a given size: the best formats for a model's matrices within a number of bytes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile
 
 _COARSE_BELOW = 3.25
-"""Bits per weight below which matrices are probed with about two bits, not three."""
+"""Bits per weight below which matrices are probed with about two bits instead of three."""
 _FURTHEST_BELOW = 2.5
-"""Formats of so many bits less than the average are not tried: what they save is not worth what they spoil."""
+"""Formats with this many bits less than the average are not tried: they cost more than they save."""
 _SHARE_OF_PROBES = 0.75
-"""Of the progress, where the model is probed."""
+"""Share of the progress for probes of the model."""
 
 
 def formats_for_size(
@@ -47,11 +47,11 @@ def formats_for_size(
 ) -> list[Choice]:
     """The format of each tensor, in file order, for a file of at most `n_bytes`, or tensors of `bits_per_weight`.
 
-    Errors are measured on samples of all matrices in all formats, and what they do to the model by quantizing
-    one after the other while it reads `text` (token ids; None: pyllm's own mix). `fast` leaves that out and takes
-    what errors typically do. Nothing is measured where all tensors fit as they are. `options.pure` means nothing here.
+    Errors are measured on samples of all matrices in all formats; their effect on the model, by quantizing one matrix
+    after another while the model reads `text` (token ids; None: pyllm's own mix). `fast` skips the latter and assumes
+    typical effects. Nothing is measured where all tensors fit unchanged. `options.pure` has no effect.
 
-    Raises FormatError where a model cannot be so small or no size is given, RequestError where the text is too short.
+    Raises FormatError where the size is impossible or missing, RequestError where the text is too short.
     """
     task = Task.of(sources_of(file), options, allow_requantize)
     alignment = int(file.metadata.get("general.alignment", 32))
@@ -112,9 +112,9 @@ def quantize_to_size(
     progress: Progress | None = None,
     on_tensor: Callable[[TensorResult], None] | None = None,
 ) -> Summary:
-    """Quantize a GGUF file to one of at most `n_bytes`, or to `bits_per_weight`, with the formats that do least harm.
+    """Quantize a GGUF file to at most `n_bytes`, or to `bits_per_weight`, with the formats that harm the model least.
 
-    As `formats_for_size` and `pyllm.quantize` otherwise.
+    Other arguments and errors as for `formats_for_size` and `pyllm.quantize`.
     """
     from pyllm.gguf import open_gguf
 
@@ -148,7 +148,7 @@ def quantize_to_size(
 
 
 def _part(progress: Progress | None, start: float, end: float) -> Progress | None:
-    """Progress of what is a part of the whole."""
+    """Progress of a part as progress of the whole."""
     if progress is None:
         return None
     return lambda what, share: progress(what, start + share * (end - start))

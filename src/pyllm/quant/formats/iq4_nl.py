@@ -24,7 +24,7 @@ assert LAYOUT.itemsize == 18
 
 
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
-"""What the 16 codes stand for (`kvalues_iq4nl`)."""
+"""Values of the 16 codes (`kvalues_iq4nl`)."""
 
 
 class IQ4_NL(QuantFormat):

@@ -25,7 +25,7 @@ assert LAYOUT.itemsize == 17
 
 
 VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.int8)
-"""What the 16 codes stand for (`kvalues_mxfp4`): E2M1 numbers, doubled."""
+"""Values of the 16 codes (`kvalues_mxfp4`): E2M1 numbers, doubled."""
 
 
 class MXFP4(QuantFormat):

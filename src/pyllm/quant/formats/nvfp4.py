@@ -29,7 +29,7 @@ assert LAYOUT.itemsize == 36
 
 @cache
 def scales() -> NDArray[np.float32]:
-    """Half of what each of the 256 scales stands for: float32 [256]."""
+    """Half the value of each of the 256 scales: float32 [256]."""
     code = np.arange(256)
     exponent, mantissa = code >> 3 & 15, code & 7
     value = np.where(exponent == 0, np.ldexp(mantissa, -10), np.ldexp(8 + mantissa, exponent - 11))

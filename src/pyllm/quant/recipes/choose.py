@@ -1,4 +1,4 @@
-"""A recipe applied to a model: the format of each of its tensors."""
+"""Application of a recipe to a model: the format of each tensor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FEED_FORWARD = (Role.FFN_GATE, Role.FFN_UP, Role.FFN_DOWN)
 
 
 class Tensor(Protocol):
-    """What recipes need to know of a tensor (`TensorInfo`, `TensorSpec` and `SourceTensor` are such)."""
+    """Facts of a tensor for recipes (`TensorInfo`, `TensorSpec` and `SourceTensor` have them)."""
 
     @property
     def name(self) -> str: ...
@@ -41,20 +41,20 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecipeOptions:
-    """What the user wants otherwise than the recipe has it. Formats are ggml's names, in any case."""
+    """Overrides of a recipe. Formats are ggml's names, in any case."""
 
     tensor_types: Sequence[tuple[str, str]] = ()
-    """(pattern, format): tensors in whose name the regular expression is found; the first pair that fits counts."""
+    """(regular expression, format): tensors whose names contain a match; the first matching pair counts."""
     output_format: str | None = None
-    """Of the output matrix, and of token embeddings that serve as one."""
+    """Format of the output matrix, and of tied token embeddings."""
     embedding_format: str | None = None
-    """Of token embeddings; goes before `output_format`."""
+    """Format of token embeddings; precedes `output_format`."""
     pure: bool = False
     """Every matrix takes the recipe's base format."""
     leave_output: bool = False
-    """The output matrix stays as it is."""
+    """The output matrix is not quantized."""
     has_imatrix: bool = False
-    """Some recipes choose differently when an importance matrix is there."""
+    """Whether there is an importance matrix, which some recipes depend on."""
 
     def __post_init__(self) -> None:
         settle(self)
@@ -67,9 +67,9 @@ class Choice:
     name: str
     format: str
     reason: str = ""
-    """Why the format that recipe or user name was not taken: rows that are not whole blocks of it."""
+    """Why the recipe's or user's format was not used: rows are not whole blocks of it."""
     needs_importance: bool = False
-    """Without an importance matrix, the format would spoil this tensor."""
+    """Whether the format is useless without importance."""
 
 
 def recipe_named(name: str) -> Recipe:
@@ -86,10 +86,10 @@ def recipe_named(name: str) -> Recipe:
 def choose(
     recipe: Recipe, metadata: Mapping[str, Any], tensors: Iterable[Tensor], options: RecipeOptions | None = None
 ) -> list[Choice]:
-    """The format of each tensor, in the order of `tensors`; what is not quantized keeps its own.
+    """The format of each tensor, in the order of `tensors`; tensors that are not quantized keep theirs.
 
-    Overrides go before the recipe, the formats of output and embeddings before overrides. Raises FormatError for a
-    format or a pattern that is none, and for a pattern that fits no tensor that is quantized.
+    Overrides precede the recipe, formats of output and embeddings precede overrides. Raises FormatError for an unknown
+    format, an invalid pattern, and a pattern that matches no quantized tensor.
     """
     tensors = list(tensors)
     chooser = _Chooser(recipe, ModelShape.of(metadata), options or RecipeOptions(), tensors)
@@ -100,7 +100,7 @@ def choose(
 
 
 def asked_for(tensors: Iterable[Tensor], options: RecipeOptions) -> dict[str, Choice]:
-    """Tensors whose format the options name, by name; `pure`, which speaks of recipes, is passed over."""
+    """Formats that the options name for tensors, by name; `pure` is ignored."""
     tensors = list(tensors)
     plain = replace(options, pure=False)
     chooser = _Chooser(RECIPES["F16"], ModelShape.of({}), plain, tensors)
@@ -108,9 +108,9 @@ def asked_for(tensors: Iterable[Tensor], options: RecipeOptions) -> dict[str, Ch
 
 
 def fitting(format: str, columns: int, instead: str | None = None) -> str:
-    """`format`, or what stands in for it where rows of `columns` weights are not whole blocks; F16 in the end.
+    """`format`, or its substitute where rows of `columns` weights are not whole blocks; finally F16.
 
-    `instead` is tried in place of the usual stand-in.
+    `instead` replaces the usual substitute.
     """
     for candidate in (format, instead or _FALLBACKS.get(format, "F16")):
         if columns % by_name(candidate).block_size == 0:
@@ -119,7 +119,7 @@ def fitting(format: str, columns: int, instead: str | None = None) -> str:
 
 
 class _Chooser:
-    """Tensors must come layer by layer: how many of its kind came before is part of a tensor's place."""
+    """Chooses formats; tensors must come layer by layer, since rules depend on how many of a kind came before."""
 
     def __init__(self, recipe: Recipe, model: ModelShape, options: RecipeOptions, tensors: Sequence[Tensor]) -> None:
         names = [t.name for t in tensors]
@@ -144,7 +144,7 @@ class _Chooser:
         return self._fitted(tensor, self._by_rules(tensor), instead)
 
     def by_wish(self, tensor: Tensor) -> Choice | None:
-        """What the options name for a tensor, None where they leave it to the recipe."""
+        """The format that the options name for a tensor, None: by the recipe."""
         if not is_quantized(tensor.name, tensor.shape) or (self._options.leave_output and tensor.name == OUTPUT):
             return None
         format = self._asked_for(tensor.name)
@@ -185,7 +185,7 @@ class _Chooser:
         return next((format for condition, format in rules if condition(place)), self._recipe.base)
 
     def _role(self, name: str) -> Role:
-        """The role for rules: embeddings that serve as output matrix are treated as one."""
+        """The role for rules; tied embeddings have the output's."""
         role = role_of(name)
         return Role.OUTPUT if self._is_tied and role is Role.EMBEDDING else role
 

@@ -1,4 +1,4 @@
-"""What rules of recipes may depend on: the place of a tensor in its model, and the model's shape."""
+"""Conditions of recipes' rules: a tensor's place in its model, and the model's shape."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 _EIGHT_TO_ONE = {"llama": 80, "qwen2": 80, "olmo": 80, "deci": 80, "jais2": 68}
-"""Layers of the architectures' models of 70 billion weights; most have eight heads share their values."""
+"""Layers of each architecture's model of 70 billion weights; most have eight query heads per value head."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What recipes ask of a model."""
+    """The facts of a model that recipes depend on."""
 
     arch: str
     n_layers: int
@@ -24,7 +24,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> ModelShape:
-        """The shape by a file's metadata; numbers that are missing count as zero."""
+        """The shape by a file's metadata; missing numbers are zero."""
         arch = str(metadata.get("general.architecture", ""))
 
         def count(key: str, default: int = 0) -> int:
@@ -43,7 +43,7 @@ class ModelShape:
 
     @property
     def is_70b(self) -> bool:
-        """Whether llama.cpp takes it for a 70B model, by architecture and layers."""
+        """Whether llama.cpp counts it as a 70B model, by architecture and layers."""
         return _EIGHT_TO_ONE.get(self.arch) == self.n_layers and (
             self.arch != "llama" or self.n_heads != self.n_kv_heads
         )

@@ -1,4 +1,4 @@
-"""What a tensor is to its model, by its name: the role that recipes speak of, and whether it is quantized at all."""
+"""The role of a tensor, by its name, and whether it is quantized at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Role(Enum):
     ATTN_Q = "attn_q"
     ATTN_K = "attn_k"
     ATTN_V = "attn_v"
-    """Values, alone or fused with queries and keys (attn_qkv) or expanded from a latent (attn_kv_b)."""
+    """Value projections, alone or fused with queries and keys (attn_qkv) or expanded from a latent (attn_kv_b)."""
     ATTN_OUTPUT = "attn_output"
     FFN_GATE = "ffn_gate"
     FFN_UP = "ffn_up"
@@ -69,7 +69,7 @@ _KEPT_PARTS = (
     "a.rvq.codebook",
     "mm.a.code_embd",
 )
-"""Names, and parts of names, of matrices that stay as they are: small ones, on which much depends."""
+"""Names, and parts of names, of matrices that are never quantized: small and critical ones."""
 
 
 def role_of(name: str) -> Role:
@@ -82,7 +82,7 @@ def role_of(name: str) -> Role:
 
 
 def is_quantized(name: str, shape: Sequence[int]) -> bool:
-    """Whether recipes change a tensor: matrices of weights, but none of those that are kept.
+    """Whether recipes quantize a tensor: matrices, except those that are always kept.
 
     `shape` is outermost first. One row counts as a vector, as in llama.cpp.
     """

@@ -1,7 +1,7 @@
-"""The recipes: for each role of a tensor, rules that are tried in turn; where none holds, the recipe's base format.
+"""The recipes: for each role of a tensor, rules that are tried in turn; if none applies, the recipe's base format.
 
-The choices are those of llama.cpp's file types, tensor by tensor (its `llama_model_quantize`); the tests compare them
-with recorded ones of models of many kinds.
+The choices are those of llama.cpp's file types, tensor by tensor (`llama_model_quantize`); the tests compare them with
+recorded choices for models of many kinds.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class Recipe:
 
     name: str
     file_type: int
-    """llama.cpp's number, `general.file_type` of files made so."""
+    """llama.cpp's number of the file type, `general.file_type`."""
     bits: float
     """Bits per weight of a model of Llama 3 8B's shape."""
     base: str
-    """Format of matrices that no rule speaks of."""
+    """Format of matrices without a rule."""
     description: str
     rules: Mapping[Role, tuple[Rule, ...]]
     in_order: bool = False
-    """Feed-forward matrices of expert models are counted one by one; by default those of a layer count as one."""
+    """Whether feed-forward matrices of experts are counted one by one; by default those of a layer count as one."""
 
 
 def _plain(
@@ -70,7 +70,7 @@ def _mixed(
     attn_k: list[Rule] | None = None,
     **rules: list[Rule],
 ) -> Recipe:
-    """A recipe that gives the output matrix `output`, and attention eight bits where eight experts outweigh it."""
+    """A recipe with `output` for the output matrix, and 8-bit attention where eight experts dominate the size."""
     more = {
         "output": [(falcon, "Q8_0"), (always, output)],
         "attn_v": [(eight_experts, "Q8_0"), *(attn_v or [])],
@@ -82,7 +82,7 @@ def _mixed(
 def _tiny(
     name: str, file_type: int, bits: float, base: str, better: str, attn_output: list[Rule] | None = None
 ) -> Recipe:
-    """A recipe below three bits: `better` is the format of what matters more than the rest."""
+    """A recipe below three bits; `better` is the format of the more important tensors."""
     rules = {
         "output": [(falcon, "Q8_0"), (always, "Q5_K")],
         "embedding": [(always, better)],
@@ -192,4 +192,4 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe
 ALIASES: Mapping[str, str] = MappingProxyType(
     {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "MXFP4": "MXFP4_MOE"}
 )
-"""Other names, and the recipes that are meant."""
+"""Aliases and their recipes."""
