@@ -147,8 +147,11 @@ REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
     "rows and tokens": (lambda r, x: r(Add(a=x, b=r(SelectRows(x=x)))), "output rows"),
     "attention of rows": (lambda r, x: attend(r, r(SelectRows(x=x))), "every token"),
     "rope of rows": (lambda r, x: r(Rope(x=r(SelectRows(x=x)), head_dim=8, inv_freq=(1.0,))), "tokens"),
-    "rows of rows": (lambda r, x: r(SelectRows(x=r(SelectRows(x=x)))), "once"),
-    "rows of what rows gave": (lambda r, x: r(SelectRows(x=r(Scale(x=r(SelectRows(x=x)), factor=2.0)))), "once"),
+    "rows of rows": (lambda r, x: r(SelectRows(x=r(SelectRows(x=x)))), "selected already"),
+    "rows of what rows gave": (
+        lambda r, x: r(SelectRows(x=r(Scale(x=r(SelectRows(x=x)), factor=2.0)))),
+        "selected already",
+    ),
     "unselected result": (lambda r, x: r.finish(x, x, n_layers=0), "output rows"),
 }
 

@@ -1,4 +1,4 @@
-"""What to measure: settings crossed into cases the way llama-bench crosses them."""
+"""Cases of a benchmark: settings crossed as by llama-bench."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _PLACED = PlacementOptions()
 
 @dataclass(frozen=True, slots=True)
 class BenchCase:
-    """One measurement: after `n_depth` tokens that are not timed, `n_prompt` tokens at once, then `n_gen` one by one.
+    """One measurement: after `n_depth` untimed tokens, `n_prompt` tokens at once, then `n_gen` one by one.
 
-    With `n_parallel` sequences, each does all of that, side by side in the same steps.
+    With `n_parallel` sequences, each does this, side by side in the same steps.
     """
 
     model: str
@@ -36,7 +36,7 @@ class BenchCase:
 
     @property
     def name(self) -> str:
-        """As llama-bench writes it: `pp512`, `tg128 @ d1024`, `pp512+tg128`; `x16` tells of parallel sequences."""
+        """Name as by llama-bench: `pp512`, `tg128 @ d1024`, `pp512+tg128`; `x16` for parallel sequences."""
         parts = [f"pp{self.n_prompt}"] if self.n_prompt else []
         parts += [f"tg{self.n_gen}"] if self.n_gen else []
         parallel = f" x{self.n_parallel}" if self.n_parallel > 1 else ""
@@ -44,14 +44,14 @@ class BenchCase:
 
     @property
     def n_positions(self) -> int:
-        """Positions that each sequence takes in the KV cache."""
+        """Positions of each sequence in the KV cache."""
         return self.n_depth + self.n_prompt + self.n_gen
 
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """Each tuple lists the values to try; all combinations are run. Prompts and generation are separate cases, `pg`
-    pairs (n_prompt, n_gen) combined ones. A zero in `n_prompt` or `n_gen` means: none of that kind."""
+    """Each tuple lists values to try; all combinations are run. Prompts and generation are separate cases, `pg` pairs
+    (n_prompt, n_gen) combined ones. A zero in `n_prompt` or `n_gen`: no case of that kind."""
 
     models: tuple[str, ...]
     """Paths or names, as `pyllm.load` takes them, or `preset:` and a preset (`preset:llama3-8b:Q4_K_M`)."""
@@ -59,11 +59,11 @@ class BenchOptions:
     n_gen: tuple[int, ...] = (128,)
     pg: tuple[tuple[int, int], ...] = ()
     n_depth: tuple[int, ...] = (0,)
-    """Tokens that the context holds before the measurement."""
+    """Tokens in the context before the measurement."""
     n_parallel: tuple[int, ...] = (1,)
-    """Sequences that run at once (llama-batched-bench's `npl`); rates count the tokens of all of them."""
+    """Parallel sequences (llama-batched-bench's `npl`); rates count the tokens of all."""
     n_threads: tuple[int, ...] = ()
-    """Empty: as many as `pyllm.load` would use."""
+    """Empty: the default of `pyllm.load`."""
     n_batch: tuple[int, ...] = (512,)
     """Most tokens of one step."""
     kv_dtype: tuple[KVDtype, ...] = ("f16",)
@@ -72,14 +72,14 @@ class BenchOptions:
     devices: tuple[tuple[str, ...], ...] = ((),)
     """Sets of GPUs to try; an empty one: all."""
     placement: PlacementOptions = _PLACED
-    """What else is said of devices, for all cases; its `n_gpu_layers`, `n_cpu_moe` and `devices` do not count."""
+    """Other placement options, for all cases; `n_gpu_layers`, `n_cpu_moe` and `devices` are not used."""
     backend: str = "auto"
     adapters: tuple[tuple[str, float], ...] = ()
-    """LoRA adapters that every model runs with: files and scales."""
+    """LoRA adapters of every model: files and scales."""
     repetitions: int = 5
     warmup: bool = True
     delay: float = 0.0
-    """Seconds of rest before each case, for machines that get hot."""
+    """Seconds to wait before each case, so that the machine cools down."""
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -123,7 +123,7 @@ class BenchOptions:
 
 
 def parse_ints(text: str) -> tuple[int, ...]:
-    """Numbers out of a list such as `512,1024`, `1-4`, `1-9+2` (1 3 5 7 9) or `1-8*2` (1 2 4 8), in the order given."""
+    """Numbers of a list such as `512,1024`, `1-4`, `1-9+2` (1 3 5 7 9) or `1-8*2` (1 2 4 8), in order."""
     values: list[int] = []
     for item in text.split(","):
         match = _RANGE.fullmatch(item.strip())
@@ -135,7 +135,7 @@ def parse_ints(text: str) -> tuple[int, ...]:
 
 
 def parse_pairs(text: str) -> tuple[tuple[int, int], ...]:
-    """Pairs out of `512,128`; several are separated by `;` or `/`: `512,128;1024,64`."""
+    """Pairs of `512,128`; several are separated by `;` or `/`: `512,128;1024,64`."""
     pairs = []
     for item in re.split(r"[;/]", text):
         match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", item)
@@ -146,7 +146,7 @@ def parse_pairs(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def parse_gpu_layers(text: str) -> tuple[GPULayers, ...]:
-    """Numbers of GPU layers out of `0,16,99`, `auto`, `all`, `8-32+8`; -1 is auto, as in llama.cpp."""
+    """Numbers of GPU layers of `0,16,99`, `auto`, `all`, `8-32+8`; -1 is auto, as in llama.cpp."""
     words: dict[str, GPULayers] = {"auto": "auto", "all": "all", "-1": "auto"}
     values: list[GPULayers] = []
     for item in text.split(","):
@@ -159,7 +159,7 @@ def parse_gpu_layers(text: str) -> tuple[GPULayers, ...]:
 
 
 def parse_devices(text: str) -> tuple[tuple[str, ...], ...]:
-    """Sets of devices out of `cuda0,cuda0/cuda1` (two sets); `auto` is the set of all."""
+    """Sets of devices of `cuda0,cuda0/cuda1` (two sets); `auto` is the set of all."""
     sets = [tuple(name.strip() for name in item.split("/")) for item in text.split(",")]
     if not all(name for names in sets for name in names):
         raise RequestError(f"'{text}' is no list of devices such as cuda0,cuda0/cuda1")

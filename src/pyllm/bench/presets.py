@@ -1,7 +1,7 @@
-"""Models of real shapes with random weights: a machine can be measured with them before anything is downloaded.
+"""Models of real shapes with random weights: benchmarks without a download.
 
-`open_preset("llama3-8b:Q4_K_M")` has the metadata and the tensors of that model's file, each in the format that the
-recipe gives it, and weights that are random. Sources of the shapes: the models' own config.json.
+`open_preset("llama3-8b:Q4_K_M")` has the metadata and tensors of that model's file, each in the recipe's format, with
+random weights. Sources of the shapes: the models' own config.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Preset:
 
     arch: str
     label: str
-    """The size in words, as files have it."""
+    """Size label, as in files."""
     n_layers: int
     n_embd: int
     n_ff: int
@@ -38,9 +38,9 @@ class Preset:
     n_ctx: int
     rope_base: float
     rope_factor: float = 0.0
-    """Llama 3.1's stretching of long rotations; 0: none."""
+    """Factor of Llama 3.1's rotary scaling; 0: none."""
     tied: bool = False
-    """The embedding table is the output matrix, too."""
+    """The embedding table is also the output matrix."""
     qk_norm: bool = False
     head_dim: int = 0
     n_experts: int = 0
@@ -69,12 +69,12 @@ PRESETS: Mapping[str, Preset] = {
         qk_norm=True, head_dim=64, n_experts=8, n_used=2, n_ff_expert=256,
     ),
 }  # fmt: skip
-"""Shapes by name; the tiny ones are for trying things out."""
+"""Shapes by name; the tiny ones are for quick trials."""
 ALIASES: Mapping[str, str] = {"1b": "llama3-1b", "3b": "llama3-3b", "8b": "llama3-8b", "70b": "llama3-70b"}
 
 
 class PresetModel:
-    """What a GGUF file of the preset would hold; stands in for a `GGUFFile` where a model is compiled."""
+    """Substitute for a `GGUFFile` of the preset, where a model is compiled."""
 
     def __init__(self, name: str, metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
         self.path = Path(name)
@@ -89,12 +89,12 @@ class PresetModel:
         self.close()
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Free the weights."""
         self.tensors = {}
 
 
 def parse(text: str) -> tuple[str, str]:
-    """A preset's full name and the recipe's, out of `llama3-8b:Q4_K_M`, `8b:q8_0`, `8b`.
+    """A preset's full name and recipe, from `llama3-8b:Q4_K_M`, `8b:q8_0`, `8b`.
 
     Raises ModelError for an unknown preset, FormatError for an unknown recipe.
     """
@@ -130,7 +130,7 @@ _NOTHING = np.zeros(0, np.uint8)
 def _tensors(
     preset: Preset, wanted: Mapping[str, tuple[tuple[int, ...], str]], with_weights: bool
 ) -> dict[str, TensorInfo]:
-    """Vectors are what leaves the size of activations as it is: norms of one, real rotary factors."""
+    """Vectors keep the size of activations: norms of one, real rotary factors."""
     matrices = {name: (math.prod(shape), format) for name, (shape, format) in wanted.items() if len(shape) > 1}
     most: dict[str, int] = {}
     for n, format in matrices.values():
@@ -214,9 +214,9 @@ def _shapes(p: Preset) -> dict[str, tuple[int, ...]]:
 
 
 def _rope_factors(p: Preset) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What Llama 3.1's scaling divides each rotary frequency by: float32 [head / 2].
+    """Divisors of rotary frequencies by Llama 3.1's scaling: float32 [head / 2].
 
-    Wavelengths below 2048 positions stay, those above 8192 are stretched by the whole factor, between it is blended.
+    Wavelengths below 2048 positions are kept, those above 8192 scaled by the whole factor, with a blend between.
     Source: `rope_scaling` of type "llama3" (low_freq_factor 1, high_freq_factor 4, 8192 original positions).
     """
     frequencies = p.rope_base ** -(np.arange(0, p.head, 2, dtype=np.float64) / p.head)

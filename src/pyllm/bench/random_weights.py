@@ -1,7 +1,7 @@
-"""Random weights in any format, made without encoding: valid blocks whose weights have mean 0 and a wanted deviation.
+"""Random weights in any format, made without encoding: valid blocks whose weights have mean 0 and a given deviation.
 
 A tensor's data is a view of one shared map per format, in which a small pool of random blocks repeats. Views begin at
-different blocks. So a model of any size takes the memory of its largest tensor of each format, and appears at once.
+different blocks. So a model of any size takes the memory of its largest tensor of each format, and is ready at once.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pyllm.quant.base import QuantFormat
 from pyllm.units import size
 
 DEVIATION = 1 / 64
-"""Standard deviation of the weights: that of a matrix of 4096 columns which keeps the size of what it multiplies."""
+"""Standard deviation of the weights: that of a 4096-column matrix which preserves the norm of its input."""
 _POOL_WEIGHTS = 1 << 19
 _SHIFT = 61
-"""Tensors begin so many blocks apart in the map, so that neighbours of one size are not the same matrix."""
+"""Blocks between the starts of tensors in the map, so that neighbours of one size differ."""
 
 
 class RandomWeights:
-    """Maps of random weights, one for each format; `view` gives tensors out of them."""
+    """Maps of random weights, one for each format; `view` returns tensors."""
 
     def __init__(self, most_weights: Mapping[str, int], seed: int = 0) -> None:
         """`most_weights`: weights of the largest tensor of each format. Raises FormatError, OutOfMemoryError."""
@@ -44,7 +44,7 @@ class RandomWeights:
         return sum(data.nbytes for data in self._maps.values())
 
     def view(self, format: str, n_weights: int) -> NDArray[np.uint8]:
-        """Blocks of so many weights: uint8 [bytes], read-only."""
+        """Blocks of this many weights: uint8 [bytes], read-only."""
         kind = by_name(format)
         shift = self._shifts[format] * _SHIFT % _pool_blocks(kind.block_size)
         self._shifts[format] += 1
@@ -80,7 +80,7 @@ def random_blocks(format: str, seed: int = 0) -> NDArray[np.uint8]:
 
 
 _EXPONENTS: Mapping[str, tuple[str, int]] = {"MXFP4": ("e", 120), "NVFP4": ("d", 3)}
-"""Formats whose scales are no halves: the field, and the code that gives about the wanted deviation."""
+"""Formats whose scales are not float16: the field, and the code of about the given deviation."""
 
 _TERNARY = ("TQ2_0", "Q2_0")
 """Formats of three values in two bits."""
@@ -97,7 +97,7 @@ def _floats(format: str, values: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _scale(quant: QuantFormat, blocks: NDArray[Any]) -> None:
-    """Set a block's scale, and its offset where it has one, for the wanted mean and deviation of all weights."""
+    """Set a block's scale, and its offset if it has one, for the given mean and deviation of all weights."""
     scale, *offsets = [name for name in blocks.dtype.names or () if blocks.dtype[name].kind == "f"]
     blocks[scale] = 1.0
     for name in offsets:
@@ -119,7 +119,7 @@ def _scale(quant: QuantFormat, blocks: NDArray[Any]) -> None:
 
 
 def _scale_iq1_m(quant: QuantFormat, blocks: NDArray[Any]) -> None:
-    """The same for IQ1_M, whose scale lies in the upper four bits of four numbers, the lowest bits first."""
+    """The same for IQ1_M, whose scale is in the upper four bits of four numbers, lowest bits first."""
 
     def put(scale: float) -> None:
         bits = int(np.float16(scale).view(np.uint16))
@@ -133,7 +133,7 @@ def _scale_iq1_m(quant: QuantFormat, blocks: NDArray[Any]) -> None:
 def _filled(pool: NDArray[np.uint8], n_bytes: int) -> NDArray[np.uint8]:
     """A shared anonymous map of `n_bytes` in which the pool repeats: uint8 [n_bytes], read-only.
 
-    Shared, because a backend that has read a tensor drops its pages: those of a shared map stay what they are.
+    Shared, because a backend drops a tensor's pages after reading: those of a shared map keep their content.
     """
     try:
         data = np.frombuffer(mmap.mmap(-1, n_bytes), np.uint8)

@@ -24,7 +24,7 @@ class Report(Protocol):
 
 
 class MarkdownReport:
-    """A table whose columns line up; settings get a column where several values of them are tried."""
+    """An aligned table; settings with several values get a column."""
 
     def __init__(self, options: BenchOptions) -> None:
         self._columns = [("model", 30), ("size", 10), ("params", 10), ("backend", 10), ("threads", 7)]
@@ -70,7 +70,7 @@ class MarkdownReport:
 
 
 class CSVReport:
-    """One line a result, without the single samples; a header first."""
+    """One line per result, without the samples; a header first."""
 
     def __init__(self, options: BenchOptions) -> None:
         self._header_written = False
@@ -109,7 +109,7 @@ class JSONReport:
 
 
 class JSONLinesReport:
-    """An object a line."""
+    """One object per line."""
 
     def __init__(self, options: BenchOptions) -> None:
         pass
@@ -141,7 +141,7 @@ def main_run(
 ) -> list[BenchResult]:
     """Measure and report: `write` gets the report line by line, without line ends, as results come.
 
-    A report that is cut short by an error or by Ctrl-C is still closed, so that JSON stays readable.
+    A report interrupted by an error or Ctrl-C is still closed, so that JSON stays valid.
     """
     if output not in _REPORTS:
         raise RequestError(f"'{output}' is no report; use one of {', '.join(FORMATS)}")

@@ -1,4 +1,4 @@
-"""What was measured, under llama-bench's field names."""
+"""Results of measurements, under llama-bench's field names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pyllm.bench.options import BenchCase
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a report says of a model and of the machine that ran it."""
+    """Facts of a model, and of the machine that ran it, for reports."""
 
     filename: str
     type: str
@@ -20,10 +20,10 @@ class ModelFacts:
     """Bytes of all tensors."""
     n_params: int
     backend: str
-    """Those that computed, in words: `cuda`, `cuda,cpu`."""
+    """Backends that computed: `cuda`, `cuda,cpu`."""
     cpu_info: str
     version: str
-    """pyllm's."""
+    """pyllm's version."""
     gpu_info: str = ""
     devices: tuple[str, ...] = ()
     """Names of the devices that computed."""
@@ -39,7 +39,7 @@ class BenchResult:
     facts: ModelFacts
     n_threads: int
     test_time: str
-    """When the case began, UTC, ISO 8601."""
+    """Start of the case, UTC, ISO 8601."""
     samples_ns: tuple[int, ...]
 
     @property
@@ -68,7 +68,7 @@ class BenchResult:
         return _stddev(self.samples_ts)
 
     def as_dict(self) -> dict[str, Any]:
-        """llama-bench's JSON fields, as far as they mean something here, and `n_parallel`."""
+        """llama-bench's JSON fields, as far as they apply, and `n_parallel`."""
         case, facts, placement = self.case, self.facts, self.case.placement
         return {
             "build_commit": f"pyllm-{facts.version}",
@@ -107,7 +107,7 @@ class BenchResult:
 
 
 def _stddev(values: tuple[int, ...] | tuple[float, ...]) -> float:
-    """Of a sample (n - 1), 0 for a single value; as llama-bench computes it."""
+    """Standard deviation of a sample (n - 1), 0 for a single value; as by llama-bench."""
     if len(values) < 2:
         return 0.0
     mean = sum(values) / len(values)

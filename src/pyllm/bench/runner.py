@@ -1,4 +1,4 @@
-"""Runs cases straight on a compiled model, without the engine: what is timed is the steps alone."""
+"""Runs cases directly on a compiled model, without the engine: only steps are timed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def run(
     on_result: Callable[[BenchResult], None] | None = None,
     progress: Progress | None = None,
 ) -> list[BenchResult]:
-    """Measure all cases in order; `on_result` sees each as soon as it is done. Raises what loading a model raises."""
+    """Measure all cases in order; `on_result` gets each result when it is done. Raises the errors of loading a
+    model."""
     return run_cases(options.cases(), options, on_result, progress)
 
 
@@ -43,7 +44,7 @@ def run_cases(
     on_result: Callable[[BenchResult], None] | None = None,
     progress: Progress | None = None,
 ) -> list[BenchResult]:
-    """The same for cases of one's own; `options` says how to measure. Neighbours share a loaded model if they can."""
+    """The same for given cases; `options` say how to measure. Neighbours share a loaded model if possible."""
     results: list[BenchResult] = []
     for _, group in groupby(cases, key=lambda c: (c.model, c.n_batch, c.kv_dtype, c.n_threads, c.placement)):
         for result in _run_group(list(group), options, progress):
@@ -54,7 +55,7 @@ def run_cases(
 
 
 def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Progress | None) -> Iterator[BenchResult]:
-    """Cases that share a compiled model, whose KV cache is as large as the largest of them needs."""
+    """Run cases that share a compiled model, whose KV cache fits the largest of them."""
     first = cases[0]
     n_seqs = max(c.n_parallel for c in cases)
     capacities = ExecutionOptions(
@@ -84,8 +85,8 @@ def _run_group(cases: Sequence[BenchCase], options: BenchOptions, progress: Prog
 
 
 def open_model(model: str, progress: Progress | None = None, *, with_weights: bool = True) -> GGUFFile | PresetModel:
-    """The file of a path or a name, or the preset of `preset:NAME:RECIPE` (without weights: sizes only); to be
-    closed."""
+    """Open the file of a path or a name, or the preset of `preset:NAME:RECIPE` (without weights: sizes only); the
+    caller closes it."""
     if model.startswith(PRESET_PREFIX):
         from pyllm.bench.presets import open_preset
 
@@ -120,9 +121,9 @@ def _measure(case: BenchCase, work: Workload, facts: ModelFacts, options: BenchO
 
 @dataclass
 class Workload:
-    """Steps of random tokens over `case.n_parallel` sequences, each in pages of its own.
+    """Steps of random tokens over `case.n_parallel` sequences, each in its own pages.
 
-    What lies in the pages before a measurement's first position stays there, so a depth is filled only once.
+    Pages before a measurement's first position keep their content, so a depth is filled only once.
     """
 
     executable: Executable
@@ -138,7 +139,7 @@ class Workload:
         self._pages = [np.arange(s * each, (s + 1) * each) for s in range(self.case.n_parallel)]
 
     def prompt(self, position: int, n: int) -> None:
-        """Each sequence reads `n` tokens from `position` on; steps are filled up, sequence after sequence."""
+        """Each sequence reads `n` tokens from `position` on; steps are filled sequence by sequence."""
         room = len(self._batch.tokens)
         self._batch.clear()
         for pages in self._pages:
@@ -155,7 +156,7 @@ class Workload:
             self._step()
 
     def generate(self, position: int, n: int) -> None:
-        """Each sequence makes `n` tokens, one a step, with logits; the next token is random, not sampled."""
+        """Each sequence generates `n` tokens, one per step, with logits; the next token is random, not sampled."""
         for i in range(n):
             tokens = self._tokens(len(self._pages))
             for s, pages in enumerate(self._pages):

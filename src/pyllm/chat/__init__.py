@@ -18,7 +18,7 @@ _KEY = "tokenizer.chat_template"
 def from_gguf(metadata: Mapping[str, Any], tokenizer: Tokenizer | None = None) -> ChatTemplate | None:
     """The chat template of a file (`tokenizer.chat_template` and its named variants); None if it has none.
 
-    Values that are no text count as not there. Raises TemplateError where the default template does not parse.
+    Values that are not text are ignored. Raises TemplateError where the default template does not parse.
     """
     sources = {
         key.removeprefix(_KEY + "."): metadata[key]

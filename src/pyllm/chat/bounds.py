@@ -1,7 +1,7 @@
-"""What Python's own methods and jinja2's filters would make of their arguments, bounded before they make it.
+"""Bounds on results of Python's methods and jinja2's filters, checked before the call.
 
-`METHODS` names the methods of texts, lists and dictionaries that templates may call; a rule looks at what it is called
-with, and may put a list in the place of what can be read only once. Where no rule is needed there is None.
+`METHODS` names the methods of texts, lists and dictionaries that templates may call; a rule checks the arguments of a
+call, and may replace an iterator by a list. None: no rule is needed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from pyllm.errors import TemplateError
 
 Arguments = tuple[Any, ...]
 Rule = Callable[[Arguments, Mapping[str, Any]], Arguments | None]
-"""Gets the arguments, the method's owner or the filtered value first. Returns others to use in place of these."""
+"""Gets the arguments, the method's owner or the filtered value first. Returns replacements for them, or None."""
 
 _SLOW = 100_000
-"""Characters for filters that take their time for each."""
+"""Most characters for slow filters."""
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _CODECS = ("utf-8", "utf8", "ascii", "latin-1")
 _PERCENT = re.compile(r"%(?:\([^()]*\))?[#0\- +]*(\*|\d+)?(?:\.(\*|\d*))?[hlL]?.?", re.DOTALL)
@@ -45,7 +45,7 @@ def argument(args: Arguments, kwargs: Mapping[str, Any], at: int, name: str = ""
 
 
 def whole(value: Any) -> int:
-    """A number of a call; of another kind it counts for nothing: the call itself will refuse it."""
+    """A whole number among a call's arguments; other types count as 0, since the call itself refuses them."""
     return value if isinstance(value, int) else 0
 
 
@@ -66,7 +66,7 @@ def _strip(args: Arguments, kwargs: Mapping[str, Any]) -> None:
 
 
 def _from_the_right(args: Arguments, kwargs: Mapping[str, Any]) -> None:
-    """Searching backwards compares all with all; forwards it does not."""
+    """Backward searches are quadratic; forward ones are not."""
     work(len(args[0]) * size(argument(args, kwargs, 1, "sep")))
 
 
@@ -154,7 +154,7 @@ def _sort(args: Arguments, kwargs: Mapping[str, Any]) -> None:
 
 
 def _key(args: Arguments, kwargs: Mapping[str, Any]) -> None:
-    """Only a tuple takes long to look up."""
+    """Only tuples are slow to hash."""
     if len(args) > 1 and isinstance(args[1], tuple):
         weigh(args[1])
 
@@ -224,7 +224,7 @@ METHODS: dict[type, dict[str, Rule | None]] = {
 
 
 def methods_of(owner: Any) -> dict[str, Rule | None] | None:
-    """The methods that templates may call on such a value; None where it is no value of Python's own."""
+    """The methods that templates may call on a value; None where it is not of a built-in type."""
     for kind in type(owner).__mro__:
         if kind in METHODS:
             return METHODS[kind]
@@ -235,14 +235,14 @@ def methods_of(owner: Any) -> dict[str, Rule | None] | None:
 
 
 def _looks(args: Arguments, kwargs: Mapping[str, Any]) -> None:
-    """Goes over the entries of a value and writes none of them out."""
+    """A filter that iterates over a value's entries without writing them out."""
     if isinstance(args[0], str):
         entries(len(args[0]))
         current().charge(PIECE * len(args[0]))
 
 
 def _compares_all(args: Arguments, kwargs: Mapping[str, Any]) -> None:
-    """Goes over the entries of a value, which are compared or hashed."""
+    """A filter that iterates over a value's entries and compares or hashes them."""
     _looks(args, kwargs)
     weigh(*args, *kwargs.values())
 
@@ -299,7 +299,7 @@ def _format(args: Arguments, kwargs: Mapping[str, Any]) -> None:
 
 
 def check_percent(value: str, arguments: Any) -> None:
-    """Bound what `value % arguments` makes. Raises TemplateError."""
+    """Bound the result of `value % arguments`. Raises TemplateError."""
     weight = weigh(arguments)
     if _NESTED_KEY.search(value):
         raise TemplateError("the chat template uses a format string that pyllm does not allow")
@@ -328,11 +328,11 @@ FILTERS: dict[str, Rule | None] = {
     "trim": _trim,
     "wordwrap": _wordwrap,
 }
-"""Rules of jinja2's filters; those that are not here write their value out, or compare what it holds."""
+"""Rules of jinja2's filters; filters not listed write their value out, or compare its entries."""
 
 
 def bounded(name: str, args: Arguments, kwargs: Mapping[str, Any]) -> Arguments:
-    """The arguments of a filter, looked at by its rule, else weighed."""
+    """The arguments of a filter, checked by its rule, or weighed."""
     if name not in FILTERS:
         weigh(*args, *kwargs.values())
         return args
@@ -341,7 +341,7 @@ def bounded(name: str, args: Arguments, kwargs: Mapping[str, Any]) -> Arguments:
 
 
 def result_of(value: Any) -> Any:
-    """What a filter gave: generators and iterators as `Listed`."""
+    """The result of a filter: generators and iterators become `Listed`."""
     if isinstance(value, str | bytes | list | tuple | dict | Listed) or not hasattr(value, "__next__"):
         return made(value)
     return Listed(value)

@@ -1,7 +1,7 @@
-"""What one rendering of a template may use: processor time, and the size of values.
+"""The budget of one rendering of a template: processor time, and the size of values.
 
 Every loop turn, call, filter, comparison, slice and joined text reports to a `Budget`. Between two reports at most one
-operation runs, on values of at most these sizes.
+operation runs, on values of bounded size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jinja2.utils import Namespace
 from pyllm.errors import TemplateError
 
 MAX_SECONDS = 5.0
-"""Processor time of the thread that renders: a busy machine does not count."""
+"""Processor time of the rendering thread, so a busy machine does not count."""
 MAX_TEXT = 1 << 24
 """Characters in one text, or in all texts that one value holds."""
 MAX_ENTRIES = 1 << 20
@@ -26,22 +26,22 @@ MAX_ENTRIES = 1 << 20
 MAX_BITS = 1 << 16
 """Bits of a whole number."""
 MAX_TOTAL = 1 << 29
-"""Bytes of all values that a rendering makes."""
+"""Bytes of all values made by a rendering."""
 MAX_WORK = 1 << 29
 """Characters that one operation may compare."""
 
 _PER_ENTRY = MAX_TEXT // MAX_ENTRIES
 _OBJECT = 256  # bytes that values of other kinds count for: namespaces, macros
 PIECE = 80
-"""Bytes that a short text takes."""
+"""Bytes of a short text."""
 
 T = TypeVar("T")
 
 
 class Listed:
-    """What `map`, `select` and their like give: to be read once, and true even where nothing is left, as generators.
+    """Result of `map`, `select` and similar filters: to be read once, and true even when empty, like a generator.
 
-    Unlike these it is computed at once and holds no other one, so chains of them are no deeper than one.
+    Unlike a generator it is computed at once and holds no other one, so chains of filters are not nested.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
@@ -62,19 +62,19 @@ class Listed:
 
 
 class Budget:
-    """What is left."""
+    """The rest of a budget."""
 
     def __init__(self) -> None:
         self._ends = time.thread_time() + MAX_SECONDS
         self._left = MAX_TOTAL
 
     def step(self) -> None:
-        """Raises TemplateError where the time is over."""
+        """Raise TemplateError where the time is used up."""
         if time.thread_time() > self._ends:
             raise TemplateError(f"the chat template did not finish within {MAX_SECONDS:g} seconds")
 
     def charge(self, n_bytes: int) -> None:
-        """Raises TemplateError where more was made than a rendering may make."""
+        """Raise TemplateError where a rendering has made too much."""
         self._left -= n_bytes
         if self._left < 0:
             raise too_much()
@@ -85,7 +85,7 @@ _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 @contextmanager
 def new_budget() -> Iterator[None]:
-    """A whole budget for what runs within."""
+    """A context with a full budget."""
     token = _budget.set(Budget())
     try:
         yield
@@ -94,12 +94,12 @@ def new_budget() -> Iterator[None]:
 
 
 def current() -> Budget:
-    """The budget of the rendering at hand."""
+    """The budget of the current rendering."""
     return _budget.get() or Budget()
 
 
 def made(value: T) -> T:
-    """Account for a value that an operation made, and hand it on."""
+    """Charge for a value that an operation made; returns it."""
     budget = current()
     budget.step()
     if value is None or isinstance(value, bool | float):
@@ -139,33 +139,33 @@ def listed(values: Iterable[Any]) -> list[Any]:
 
 
 def text(n: int) -> None:
-    """A text of so many characters is to be made."""
+    """Check that a text of this many characters may be made."""
     if n > MAX_TEXT:
         raise too_much()
 
 
 def entries(n: int) -> None:
-    """So many entries are to be made."""
+    """Check that this many entries may be made."""
     if n > MAX_ENTRIES:
         raise too_much()
 
 
 def bits(value: int) -> None:
-    """A whole number is to be made, or to be calculated with."""
+    """Check that a whole number may be made, or calculated with."""
     if value.bit_length() > MAX_BITS:
         raise TemplateError("the chat template calculates with larger numbers than any prompt has")
 
 
 def work(n: int) -> None:
-    """So many characters are to be compared."""
+    """Check that this many characters may be compared."""
     if n > MAX_WORK:
         raise TemplateError("the chat template compares more text than any prompt may hold")
 
 
 def weigh(*values: Any) -> int:
-    """Characters of these values when they are written out; an entry counts for some.
+    """Size of these values in characters when written out; an entry counts for several.
 
-    A list that holds one list many times counts it each time, as writing, comparing and hashing would.
+    A list that occurs many times counts each time, as in writing, comparing and hashing.
     """
     weight, todo = 0, list(values)
     while todo:
@@ -183,7 +183,7 @@ def weigh(*values: Any) -> int:
 
 
 def depth(value: Any) -> int:
-    """Lists and dictionaries within each other. The value must have been weighed."""
+    """Nesting depth of lists and dictionaries. The value must have been weighed."""
     deepest, todo = 0, [(value, 0)]
     while todo:
         value, above = todo.pop()
@@ -208,5 +208,5 @@ def _held(value: Any) -> Iterable[Any]:
 
 
 def too_much() -> TemplateError:
-    """The error of whatever is too large."""
+    """The error for a value that is too large."""
     return TemplateError("the chat template makes more text than any prompt may hold")

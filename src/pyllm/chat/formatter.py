@@ -1,4 +1,4 @@
-"""`str.format` for templates: jinja2's sandboxed formatter, with a bound on what it makes."""
+"""`str.format` for templates: jinja2's sandboxed formatter, with bounded results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def formatted(environment: SandboxedEnvironment, owner: str, method: str) -> Cal
 
 
 class _Bounded(SandboxedFormatter):
-    """Widths, and the texts so far, are counted."""
+    """A formatter that counts widths and the text so far."""
 
     _n = 0
 

@@ -1,4 +1,4 @@
-"""What templates may call beside jinja2's own: the helpers of transformers and llama.cpp, and bounded stand-ins."""
+"""Functions for templates beside jinja2's own: the helpers of transformers and llama.cpp, and bounded replacements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyllm.errors import TemplateError
 
 
 class TemplateNamespace(Namespace):
-    """jinja2's own, without names that Python gives a meaning."""
+    """jinja2's namespace, without Python's special names."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # so that "self" is a name like others
         self, *given = args
@@ -93,7 +93,7 @@ def tojson(
 
 
 def _as_list(value: Any) -> list[Any]:
-    """What JSON has no word for, but templates hand over: what `map` gives, the keys of a dictionary."""
+    """JSON for values that templates may pass: the result of `map`, the keys of a dictionary."""
     if isinstance(value, Listed | type({}.keys()) | type({}.values()) | type({}.items()) | range):
         return listed(value)
     raise TypeError(f"object of type {type(value).__name__} is not JSON serializable")
@@ -115,7 +115,7 @@ def fromjson(value: str) -> Any:
 def total(
     environment: SandboxedEnvironment, values: Iterable[Any], attribute: str | int | None = None, start: Any = 0
 ) -> Any:
-    """jinja2's, with a bound on each of the additions."""
+    """jinja2's `sum`, with a bound on each addition."""
     if attribute is not None:
         values = map(make_attrgetter(environment, attribute), values)
     for value in turns(values):

@@ -1,4 +1,4 @@
-"""A chat's messages: what callers may hand over, and the turns that a long history is shortened by."""
+"""A chat's messages: accepted types, and the turns by which a long history is shortened."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ALWAYS = ("system", "developer")
 
 
 def messages_of(name: str, value: Any) -> list[dict[str, Any]]:
-    """Messages as dictionaries, a text as one message of the user. Raises RequestError where they are none."""
+    """Messages as dictionaries; a text is one message of the user. Raises RequestError for other values."""
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if isinstance(value, Mapping):
@@ -47,9 +47,9 @@ Tools = Annotated[Sequence[Mapping[str, Any]], Kind("a list of dictionaries", _t
 
 
 def turns(messages: Sequence[Message]) -> list[range]:
-    """Where the turns of a chat are: a message of the user with all that answers it, up to the next one.
+    """The turns of a chat: a message of the user with its answers, up to the next one.
 
-    What comes before the first message of the user is a turn, too, but for the system's messages there.
+    Messages before the first one of the user are a turn too, except the system's.
     """
     starts = [i for i, message in enumerate(messages) if message["role"] == "user"]
     first = next((i for i, message in enumerate(messages) if message["role"] not in _ALWAYS), len(messages))
@@ -59,7 +59,7 @@ def turns(messages: Sequence[Message]) -> list[range]:
 
 
 def without(messages: Sequence[Message], left_out: Sequence[range]) -> list[Message]:
-    """The messages without some of the turns; the system's messages stay."""
+    """The messages without some turns; the system's messages stay."""
     gone = {i for turn in left_out for i in turn}
     return [message for i, message in enumerate(messages) if i not in gone or message["role"] in _ALWAYS]
 
@@ -77,7 +77,7 @@ def _message(name: str, value: Any) -> dict[str, Any]:
 
 
 def _dictionary(name: str, value: Any, words: str) -> dict[str, Any]:
-    """A dictionary, or what is as good as one: a dataclass, a model of pydantic."""
+    """A dictionary, or the equivalent of a dataclass or pydantic model."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(getattr(value, "message", None), Mapping):

@@ -1,4 +1,4 @@
-"""A caller's messages, tools and variables as templates get them: plain values of their own."""
+"""Copies of a caller's messages, tools and variables for templates: plain values."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from pyllm.errors import TemplateError
 
 
 def variables_of(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables, copied; functions stay what they are."""
+    """Copies of variables; functions stay as they are."""
     return {name: value if callable(value) else plain(value) for name, value in variables.items()}
 
 
 def plain(value: Any) -> Any:
-    """A copy made of None, text, numbers, lists, tuples and dictionaries; dataclasses and pydantic's models are these.
+    """A copy made of None, text, numbers, lists, tuples and dictionaries, to which dataclasses and pydantic models are
+    converted.
 
-    Raises TemplateError for other objects: what their methods do is not known.
+    Raises TemplateError for other objects, whose methods are not trusted.
     """
     return mapped(value, lambda text: text)
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """The same with every text changed; of dictionaries' keys only those that are no names: templates ask for names."""
+    """A copy with every text changed; of dictionaries' keys only those that are not names, since templates look names
+    up."""
     try:
         return _mapped(value, change)
     except RecursionError:

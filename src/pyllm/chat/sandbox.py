@@ -1,9 +1,8 @@
-"""A jinja2 environment for templates that come with a downloaded file: the helpers they expect, and bounded work.
+"""A jinja2 environment for templates from downloaded files: the helpers that they expect, and bounded work.
 
-Templates are code of strangers. jinja2's sandbox keeps them from Python's insides; of Python's own values they reach
-only the methods that `bounds` names. What jinja2 leaves open is work without end, which a `Budget` bounds: whatever can
-take time or memory reports to it, and is looked at before it runs. A hostile template ends soon after the five seconds
-of its budget, with a TemplateError.
+Templates are untrusted code. jinja2's sandbox hides Python's internals; of built-in values only the methods in `bounds`
+are reachable. jinja2 does not bound work; a `Budget` does: whatever may take time or memory reports to it, and is
+checked before it runs. A hostile template ends shortly after the five seconds of its budget, with a TemplateError.
 
 Lists and dictionaries can be changed, as templates for llama.cpp expect. They must be copies of the caller's.
 """
@@ -29,13 +28,13 @@ from pyllm.chat.formatter import formatted
 from pyllm.errors import TemplateError
 
 MAX_SOURCE = 1 << 17
-"""Characters of a template; the longest that models come with have a quarter of it."""
+"""Most characters of a template; the longest ones of models have a quarter of it."""
 
 _CALLS_ITS_OWN = (Macro, LoopContext)
 
 
 def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
-    """Render within a budget. Raises TemplateError, whatever it was that went wrong, in one line.
+    """Render within a budget. Any failure raises TemplateError, in one line.
 
     Lists and dictionaries in `variables` may be changed by the template.
     """
@@ -52,7 +51,7 @@ def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
 
 
 def compile_template(source: str) -> jinja2.Template:
-    """Parse a template. Raises TemplateError where it is no jinja2."""
+    """Parse a template. Raises TemplateError where it is not valid jinja2."""
     if len(source) > MAX_SOURCE:
         raise TemplateError(f"the chat template has {len(source)} characters; {MAX_SOURCE} are allowed")
     with new_budget():
@@ -69,7 +68,7 @@ def compile_template(source: str) -> jinja2.Template:
 
 
 def variables_of(source: str) -> set[str]:
-    """Names that a template which parses reads and does not set itself."""
+    """Names that a (valid) template reads and does not set itself."""
     return meta.find_undeclared_variables(_environment().parse(source))
 
 
@@ -124,7 +123,7 @@ class _Environment(sandbox.SandboxedEnvironment):
 
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
-        """What jinja2 joins the text of a template, a macro or a block by."""
+        """Joins the pieces of a template's, macro's or block's text, for jinja2."""
         pieces, n = [], 0
         for part in parts:
             n += len(part)
@@ -134,7 +133,7 @@ class _Environment(sandbox.SandboxedEnvironment):
 
 
 class _Reporting(NodeTransformer):
-    """Puts a report into all that jinja2 has no hook for: loops, joined texts, comparisons, slices, literals."""
+    """Adds reports where jinja2 has no hook: loops, joined texts, comparisons, slices, literals."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -210,19 +209,19 @@ def _environment() -> _Environment:
 
 @jinja2.pass_context
 def _output(context: Any, value: Any) -> Any:
-    """What a template writes. (It asks for the context so that jinja2 does not call it for constants.)"""
+    """Report output of a template. (It takes the context so that jinja2 does not call it for constants.)"""
     return _part(value)
 
 
 def _part(value: Any) -> Any:
-    """A value about to become text."""
+    """Report a value about to become text."""
     if not isinstance(value, str):
         weigh(value)
     return made(value)
 
 
 def _compared(value: Any) -> Any:
-    """A value about to be compared or hashed."""
+    """Report a value about to be compared or hashed."""
     current().step()
     if isinstance(value, list | tuple | dict | Namespace):
         weigh(value)
@@ -230,7 +229,7 @@ def _compared(value: Any) -> Any:
 
 
 def _searched(value: Any) -> Any:
-    """A value in which one is looked for; a dictionary does not compare them all."""
+    """Report a value to be searched; a dictionary does not compare all entries."""
     return value if isinstance(value, dict) else _compared(value)
 
 
@@ -254,7 +253,7 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _looked_at(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments of a call, bounded by the rule of the method that it is."""
+    """The arguments of a method call, checked by the method's rule."""
     owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
     if isinstance(function, BuiltinMethodType | MethodType) and isinstance(owner, str | bytes | list | tuple | dict):
         methods = bounds.methods_of(owner) or {}
@@ -269,7 +268,7 @@ def _looked_at(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _check_operation(operator: str, left: Any, right: Any) -> None:
-    """Bound what an operation makes."""
+    """Bound the result of an operation."""
     if operator == "%" and isinstance(left, bytes):
         raise TemplateError("the chat template formats bytes, which pyllm does not allow")
     if operator == "%" and isinstance(left, str):

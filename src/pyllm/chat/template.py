@@ -25,14 +25,14 @@ _HOLDING = (list, tuple, Mapping)
 
 
 class ChatTemplate:
-    """A jinja2 template with the tokenizer that it was written for. Safe to use from several threads.
+    """A jinja2 template with its tokenizer. Safe to use from several threads.
 
-    `sources` maps names of variants to templates; "default" is what is rendered, "tool_use" where there are tools.
-    Templates run in a sandbox with bounded time and size (`pyllm.chat.sandbox`). What a caller gives is copied: no
-    template changes it, and nothing is kept from one rendering to the next.
+    `sources` maps names of variants to templates; "default" is the usual one, "tool_use" is for tools. Templates run in
+    a sandbox with bounded time and size (`pyllm.chat.sandbox`). A caller's values are copied: no template changes them,
+    and nothing is kept between renderings.
 
-    Raises TemplateError where there is no default template, or it does not parse. Where another one does not parse,
-    the default one works all the same, and `problems` says so.
+    Raises TemplateError where there is no default template, or it does not parse. Another variant that does not parse
+    is listed in `problems`, and the default one still works.
     """
 
     @checked
@@ -52,12 +52,12 @@ class ChatTemplate:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with variants that do not parse, a sentence each."""
+        """Errors of variants that do not parse, one text each."""
         return tuple(str(v.error) for v in self._variants.values() if v.error is not None)
 
     @property
     def takes_tools(self) -> bool:
-        """Whether tools reach the model: the template shows them."""
+        """Whether the template passes tools to the model."""
         variant = self._variants.get("tool_use", self._variants["default"])
         return variant.error is None and variant.takes_tools
 
@@ -71,12 +71,12 @@ class ChatTemplate:
     ) -> str:
         """The prompt as text.
 
-        `messages` are {"role": …, "content": …} and whatever else the template knows; a text alone is one message of
-        the user. `tools` are functions as JSON schemas. `variables` reach the template as they are
-        ("enable_thinking"). With `add_generation_prompt` the text ends where the assistant begins to answer.
+        `messages` are {"role": …, "content": …} and other keys that the template knows; a text alone is one message of
+        the user. `tools` are functions as JSON schemas. `variables` are passed to the template unchanged
+        ("enable_thinking"). With `add_generation_prompt` the text ends where the assistant's answer begins.
 
-        Raises TemplateError with the reason where the template refuses its input or fails, or has no place for tools
-        that are given.
+        Raises TemplateError with the reason where the template refuses its input or fails, or has no place for given
+        tools.
         """
         return self._render([plain(message) for message in messages], add_generation_prompt, tools, variables)
 
@@ -87,7 +87,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
     ) -> str:
-        """`render` for messages of its own."""
+        """`render` for messages that may be changed."""
         tools = [plain(tool) for tool in tools] if tools else None
         variant = self._variants["default"]
         if tools:
@@ -117,15 +117,16 @@ class ChatTemplate:
         special_in_messages: bool = False,
         **variables: Any,
     ) -> list[int]:
-        """The prompt as token ids. BOS stands at the beginning once, if the model wants it, whoever wrote it.
+        """The prompt as token ids. BOS comes first, once, if the model wants it, whether the template or the tokenizer
+        adds it.
 
-        Control tokens are those that the template itself writes. Where a message holds the text of one ("<|im_end|>"),
-        it is read as plain text, so that what a user or a tool says cannot pose as another role: each such text in
-        the messages, the tools, and lists and dictionaries among the variables (documents) is marked before rendering
-        and the mark removed before tokenizing. Without such text the ids are those of the rendered text. What cannot be
-        held: a template that builds a control token out of parts of a message, control tokens of one character, and
-        user-defined tokens ("<tool_call>" in some vocabularies), which are text to a model.
-        `special_in_messages` lets control tokens in messages be control tokens, as llama.cpp does.
+        Only the template itself writes control tokens. The text of one in a message ("<|im_end|>") is read as plain
+        text, so that a user's or tool's words cannot pose as another role: each such text in the messages, the tools,
+        and lists and dictionaries among the variables (documents) is marked before rendering and the mark removed
+        before tokenizing. Without such text the ids are those of the rendered text. Not prevented: a template that
+        builds a control token from parts of a message, control tokens of one character, and user-defined tokens
+        ("<tool_call>" in some vocabularies), which are text to a model. `special_in_messages` allows control tokens in
+        messages, as llama.cpp does.
 
         Raises TemplateError as `render`, or where there is no tokenizer.
         """
@@ -141,7 +142,7 @@ class ChatTemplate:
         return encode_prompt(tokenizer, text, mark)
 
     def _marked(self, value: Any, mark: str) -> Any:
-        """A copy of `value` in which the texts of control tokens are broken by `mark` after their first character."""
+        """A copy of `value` with `mark` after the first character of each control token's text."""
         tokenizer = self._tokenizer
         return value if tokenizer is None else mapped(value, lambda text: tokenizer.broken(text, mark))
 
@@ -174,7 +175,7 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _free_mark(values: Any) -> str:
-    """A character that occurs nowhere in the texts of `values`."""
+    """A character that is not in the texts of `values`."""
     texts = list(texts_in(values))
     for mark in _MARKS:
         if not any(mark in text for text in texts):

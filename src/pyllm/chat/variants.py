@@ -31,11 +31,11 @@ _PROBES: tuple[list[dict[str, Any]], ...] = (
     [_USER, {"role": "assistant", "content": "Hello"}, _USER],
     [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
 )
-"""Conversations of which a template that has a place for tools accepts one and shows them in it."""
+"""Conversations for probing: a template with a place for tools accepts one of them and shows the tools."""
 
 
 class Variant:
-    """A template by its name. `error` says why it does not parse; rendering then raises that.
+    """A template by its name. `error`: why it does not parse; rendering then raises it.
 
     `tokens` are the texts of tokens that templates know by name ("bos_token").
     """
@@ -64,10 +64,10 @@ class Variant:
 
     @cached_property
     def takes_tools(self) -> bool:
-        """Whether a tool can be seen in what the template writes; tried once, on short conversations.
+        """Whether the template's output shows a tool; probed once, on short conversations.
 
-        A template that refuses all of them, with tools and without, is believed to have a place for tools, and so is
-        one that is called after its use.
+        A template that refuses all of them, with and without tools, is assumed to have a place for tools, and so is the
+        variant for tools.
         """
         if self.name == "tool_use":
             return True
@@ -76,7 +76,7 @@ class Variant:
             try:
                 text = self._probe(messages, [_TOOL])
             except TemplateError:
-                # Refused because of the tool: the template knows of tools, and its own words will say what it wants.
+                # Refused because of the tool: the template knows tools, and its own message says what it wants.
                 if self._accepts(messages):
                     return True
                 continue
@@ -87,7 +87,7 @@ class Variant:
 
     @property
     def other_tool_variables(self) -> list[str]:
-        """Variables that the template reads and whose names speak of tools ("xml_tools")."""
+        """Variables of the template whose names suggest tools ("xml_tools")."""
         from pyllm.chat import sandbox
 
         return sorted(v for v in sandbox.variables_of(self._source) if v.endswith("_tools"))

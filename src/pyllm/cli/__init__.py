@@ -1,7 +1,7 @@
 """The command line. Each command is a file here that has `command`, imported when it is called or listed.
 
-What went wrong is one line on standard error, and the exit code tells the kind: 1 failure, 2 usage, 130 Ctrl-C, 141
-nobody reads the output any more, 143 ended by another process.
+An error is one line on standard error; exit codes: 1 failure, 2 usage, 130 Ctrl-C, 141 the reader of the output has
+gone, 143 ended by another process.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def group() -> None:
 
 
 def _leave_in_order() -> None:
-    """Have a process that is asked to end clean up, as after Ctrl-C; what the caller ignores (nohup) stays ignored."""
+    """Make termination signals clean up as Ctrl-C does; signals ignored by the caller (nohup) stay ignored."""
 
     def leave(number: int, _frame: Any) -> None:
         sys.exit(128 + number)
@@ -107,7 +107,7 @@ def _leave_in_order() -> None:
 def _format_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """pyllm's warnings are shown in one line, as errors are."""
+    """Format pyllm's warnings in one line, like errors."""
     if issubclass(category, PyllmWarning):
         return f"warning: {message}\n"
     return _usual_format(message, category, filename, lineno, line)

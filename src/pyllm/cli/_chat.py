@@ -1,4 +1,4 @@
-"""A conversation: its history, what is done with it, and the commands that begin with a slash."""
+"""A conversation: its history, and the commands that begin with a slash."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Conversation:
-    """Messages so far, and the model that answers them."""
+    """The messages so far, and the model."""
 
     def __init__(self, llm: LLM, request: Mapping[str, Any], system: str | None) -> None:
         self._llm = llm
@@ -27,7 +27,7 @@ class Conversation:
         self._messages: list[dict[str, str]] = []
         self._last: Completion | None = None
         self._told = False
-        """Whether it was said that the oldest messages are left out."""
+        """Whether the note about left-out messages was shown."""
         self._commands: dict[str, Callable[[str], None]] = {
             "help": self._help,
             "system": self._set_system,
@@ -44,7 +44,7 @@ class Conversation:
         write(f"{name}, {self._llm.n_ctx} tokens of context{gpus}. /help shows the commands, /exit leaves.\n")
 
     def hold(self, lines: Iterator[str]) -> None:
-        """Answer line after line, until there are no more or /exit is one."""
+        """Answer lines until the input ends or /exit."""
         for line in lines:
             text = line.strip()
             if text in ("/exit", "/quit", "/bye"):
@@ -78,7 +78,7 @@ class Conversation:
             raise
 
     def _answer(self) -> None:
-        """Stream an answer to the last message. Ctrl-C ends it early; what was said stays said."""
+        """Stream an answer to the last message. Ctrl-C ends it early; the part shown stays in the history."""
         stream = self._llm.chat(self._with_system(), stream=True, truncate="oldest", **self._request)
         if stream.n_dropped and not self._told:
             self._told = True

@@ -1,4 +1,4 @@
-"""What all commands have: --debug, llama.cpp's names for options, an environment variable for each setting."""
+"""Features of all commands: --debug, llama.cpp's option names, an environment variable for each setting."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ _OF_ONE_CALL = {
     "--in-place", "--json", "--kl-divergence", "--kl-divergence-base", "--list", "--lora-scaled", "--merge", "--name",
     "--out", "--overwrite", "--preset", "--prompt", "--set", "--show-statistics", "--unset",
 }  # fmt: skip
-"""Options without an environment variable: they name what one call reads or writes, or let it replace something."""
+"""Options without an environment variable: those of a single call, which name inputs or outputs, or allow replacing a
+file."""
 _FILE_OUTPUT = "OUT"
 
 
 class Lines(click.types.StringParamType):
-    """A text; an environment variable holds several, one a line."""
+    """A text; an environment variable holds several, one per line."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return [line for line in rv.splitlines() if line]
@@ -49,7 +50,7 @@ class Command(click.Command):
             return super().make_context(*args, **kwargs)
 
     def make_parser(self, ctx: click.Context) -> Any:
-        """The parser, which also knows the other names of options."""
+        """The parser, with aliases of options."""
         parser = super().make_parser(ctx)
         for param in self.get_params(ctx):
             names = [name for own in param.opts for name in ALIASES.get(own, ()) if name not in param.opts]
@@ -60,7 +61,7 @@ class Command(click.Command):
         return parser
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The options, and hidden ones that say what to do in place of those of llama.cpp that are not there.
+        """The options, and hidden ones for llama.cpp's options that pyllm lacks, which say what to do instead.
 
         Those have one dash and several letters: click would read `-fa` as `-f a`.
         """
@@ -87,7 +88,7 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            # Not that of standard output, which is a ReaderLeft; click would end without a word.
+            # Standard output raises ReaderLeft instead; click would exit silently.
             raise click.ClickException(f"a process or a connection ended early: {error}") from error
         except (PyllmError, click.ClickException) as error:
             if set_there := _from_environment(ctx):
@@ -127,7 +128,7 @@ def _set_debug(ctx: click.Context, _param: click.Parameter, value: bool) -> None
 
 
 def _from_environment(ctx: click.Context) -> list[str]:
-    """The variables that set an option of this call."""
+    """Environment variables that set an option of this call."""
     return [
         str(param.envvar)
         for param in ctx.command.params
@@ -136,7 +137,7 @@ def _from_environment(ctx: click.Context) -> list[str]:
 
 
 class _Foreign(click.Option):
-    """An option that pyllm has not, which says what to do instead."""
+    """An option that pyllm lacks; says what to do instead."""
 
     def __init__(self, name: str) -> None:
         super().__init__(

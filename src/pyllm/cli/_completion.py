@@ -1,4 +1,4 @@
-"""Completion by bash of names that hold a colon, such as smollm2:135m; all else of it is click's."""
+"""Completion in bash of names with a colon, such as smollm2:135m; click does the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from click.shell_completion import BashComplete, add_completion_class
 
 
 class _Bash(BashComplete):
-    """bash takes a colon for the end of a word: it hands over "smollm2", ":", "1", and replaces what is behind it."""
+    """bash splits words at colons: it passes "smollm2", ":", "1", and replaces only the part after the colon."""
 
     _n_cut = 0
     """Characters of the word that bash does not replace."""
@@ -29,5 +29,5 @@ class _Bash(BashComplete):
 
 
 def prepare() -> None:
-    """To be called before click completes."""
+    """Register the completion; called before click completes."""
     add_completion_class(_Bash)

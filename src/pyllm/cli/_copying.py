@@ -1,4 +1,4 @@
-"""What `pyllm split` and `pyllm merge` share: a model written again, in other parts."""
+"""Shared by `pyllm split` and `pyllm merge`: writing a model in other parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def copy(
     max_bytes: int | None = None,
     max_tensors: int | None = None,
 ) -> None:
-    """Write `source` to `target`, split where a limit is given, and say what was written."""
+    """Write `source` to `target`, split at the given limits, and print what was written."""
     from pyllm import hub, open_gguf
     from pyllm.cli._output import table, write
     from pyllm.cli._progress import Display

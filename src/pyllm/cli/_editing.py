@@ -1,4 +1,4 @@
-"""`pyllm show --set`: a model file with other metadata."""
+"""`pyllm show --set`: writing a model file with other metadata."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _TYPES = {
     "bool": "BOOL",
     "str": "STRING",
 }
-"""Types by what they are called after a key; with [] behind, arrays of them."""
+"""Types by their suffix after a key; with [] arrays of them."""
 _BOOLS = {"true": True, "false": False}
 
 
 def edit(
     model: str, path: Path, sets: tuple[str, ...], unsets: tuple[str, ...], output: str | None, overwrite: bool
 ) -> None:
-    """Write `path` to `output` (None: to itself) with keys set and unset, and say what changed."""
+    """Write `path` to `output` (None: in place) with keys set and unset, and print the changes."""
     from pyllm import open_gguf
     from pyllm.cli._output import note, write
     from pyllm.cli._progress import Display
@@ -137,7 +137,7 @@ def _items(key: str, text: str) -> list[Any]:
 
 
 def _guessed(key: str, text: str) -> Value:
-    """A value of a new key, with the type that its text suggests."""
+    """A value of a new key, with a type guessed from its text."""
     from pyllm.gguf import Value
 
     if text.lower() in _BOOLS:

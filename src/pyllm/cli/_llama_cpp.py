@@ -1,4 +1,4 @@
-"""llama.cpp's names for options: other names of options that pyllm has, and what to do about those that it has not."""
+"""llama.cpp's option names: aliases of pyllm's options, and advice for options that pyllm lacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALIASES = {
     "--system-file": ("-sysf", "--system-prompt-file"),
     "--typical-p": ("--typical",),
 }
-"""By pyllm's long name. They work wherever that option is, and help does not list them."""
+"""By pyllm's long name. Aliases work wherever the option does, and are not listed in help."""
 
 _ALWAYS = "pyllm always does so; leave it out"
 _DIFFERENT = {
@@ -83,7 +83,7 @@ _DIFFERENT = {
         "--chat-template-kwargs tells the model's template: '{\"enable_thinking\": false}' with many models"
     ),
 }
-"""What is done otherwise: names, and a sentence for who types one of them. Some are Ollama's."""
+"""Names of missing options, and the advice for each; some are Ollama's."""
 
 DIFFERENT = {name: text for names, text in _DIFFERENT.items() for name in names.split()}
 """The same, by name."""

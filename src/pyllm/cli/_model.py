@@ -1,4 +1,4 @@
-"""Loading a model for a command, with what takes a while shown on the terminal."""
+"""Loading a model for a command, with progress on the terminal."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def load(options: dict[str, Any], chat_template: str | None = None, **more: Any) -> LLM:
-    """Load what -m and the options of `engine_options`, `placement_options` and `lora_options` describe, and take them
-    out. `chat_template` takes the place of the model's own."""
+    """Load the model of -m and of `engine_options`, `placement_options` and `lora_options`, and remove these options.
+    `chat_template` replaces the model's own."""
     import pyllm
     from pyllm import hub
 

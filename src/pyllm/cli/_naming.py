@@ -1,4 +1,4 @@
-"""Which words of a command name a model: `pyllm run qwen2.5-coder:0.5b "hi"` is for people who leave out -m."""
+"""Models named by the first word of a command: `pyllm run qwen2.5-coder:0.5b "hi"`, without -m."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 
 _TAGGED = re.compile(r"[a-z][\w.-]*:\d+(\.\d+)?[bm](-[\w.-]+)?", re.IGNORECASE | re.ASCII)
-"""A name with a size behind a colon, llama3.2:3b-instruct."""
+"""A name with a size after a colon, llama3.2:3b-instruct."""
 _REPOSITORY = re.compile(r"(hf\.co|huggingface\.co)/[\w.-]+/\S+", re.ASCII)
 
 
 def names_model(word: str) -> bool:
-    """Whether a word cannot but mean a model: a GGUF file, hf.co/user/repo, a known name, or a name with a size.
+    """Whether a word can only mean a model: a GGUF file, hf.co/user/repo, a known name, or a name with a size.
 
-    A known family alone ("mistral") may be a word of a prompt; it counts where it holds a digit ("smollm2").
+    A known family alone ("mistral") may be a word of a prompt; it counts if it contains a digit ("smollm2").
     """
     if not word or len(word) > 4096 or (word != word.strip()):
         return False
@@ -26,12 +26,12 @@ def names_model(word: str) -> bool:
 
 
 def is_known(word: str) -> bool:
-    """Whether the catalog has a model of this name, with or without what stands behind the colon."""
+    """Whether the catalog has a model of this name, with or without its tag."""
     return any(word.lower() in (name, name.partition(":")[0]) for name in _catalog())
 
 
 def known_models() -> list[str]:
-    """Names that a shell may complete: those of the catalog, and of what was fetched."""
+    """Names for shell completion: those of the catalog, and of fetched models."""
     from pyllm import hub
     from pyllm.errors import PyllmError
 
@@ -42,7 +42,7 @@ def known_models() -> list[str]:
 
 
 def split_words(model: str | None, words: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
-    """The model and the other words: the first word is the model where it names one and no -m does."""
+    """The model and the other words: the first word is the model if it names one and -m is not given."""
     from pyllm.cli._options import is_given
     from pyllm.cli._output import note
 

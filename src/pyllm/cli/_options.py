@@ -1,4 +1,4 @@
-"""Options that several commands share. Those of sampling are made from the fields of `SamplingParams`."""
+"""Options shared by several commands. Sampling options are made from the fields of `SamplingParams`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyllm.config import KVDtype, PlacementOptions, SamplingParams
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHORT = {"temperature": ("--temp", "--temperature"), "seed": ("-s", "--seed")}
-"""Flags of fields that have another name on the command line, or a short one."""
+"""Flags of fields with another or a short name on the command line."""
 _HELP = {
     "logit_bias": "Make a token more likely, or less (-inf: never); may be repeated.",
     "repeat_penalty": "Above 1: tokens of the last --repeat-last-n become less likely.",
@@ -34,13 +34,13 @@ _HELP = {
     "temperature": "How freely to choose; 0: always the most likely token.",
     "seed": "A number to get the same answer again [default: another one each time].",
 }
-"""What flags of sampling do."""
+"""Help texts of sampling flags."""
 _NEUTRAL = {"seed": None, "top_k": 0}
-"""What -1 stands for."""
+"""Meanings of -1."""
 
 MAIN_GPU = "The GPU, counted from 0, that has the last layers and the output head."
 ALL_LAYERS = 1 << 20
-"""More layers than any model has."""
+"""A number of layers above any model's."""
 _KV = get_args(KVDtype)
 
 
@@ -97,13 +97,13 @@ def hub_name(repo: str) -> str:
 
 
 def is_given(*names: str) -> bool:
-    """Whether one of these options is in the words of the command."""
+    """Whether the command line contains one of these options."""
     context = click.get_current_context()
     return any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in names)
 
 
 def output_option(function: F) -> F:
-    """--output text|json, and --json, which is the same, as `as_json`."""
+    """--output text|json, and --json for short, as `as_json`."""
 
     @wraps(function)
     def with_format(output_format: str, is_json: bool, **options: Any) -> Any:
@@ -121,7 +121,8 @@ def output_option(function: F) -> F:
 
 
 def engine_options(function: F, ctx: str = "") -> F:
-    """How the model runs: --backend, --ctx, --threads, --kv. `ctx` says what the context is, where not as trained."""
+    """Options of execution: --backend, --ctx, --threads, --kv. `ctx`: help on the context, where it is not the trained
+    length."""
 
     @wraps(function)
     def with_kv(kv: str | None, kv_values: str | None, **options: Any) -> Any:
@@ -157,7 +158,7 @@ def engine_options(function: F, ctx: str = "") -> F:
 
 
 def placement_options(function: F) -> F:
-    """Which device computes what, with llama.cpp's flags; `placement` collects them."""
+    """Options of placement, with llama.cpp's flags; `placement` collects them."""
     for option in reversed(
         (
             click.option(
@@ -196,7 +197,7 @@ def placement_options(function: F) -> F:
 
 
 def placement(options: dict[str, Any]) -> PlacementOptions:
-    """Takes the placement out of a command's `options`. Raises click.UsageError for what makes no sense."""
+    """Remove the placement from a command's `options` and return it. Raises click.UsageError for invalid values."""
     n_cpu_moe = options.pop("n_cpu_moe")
     names = [name.strip() for text in options.pop("device") for name in text.split(",")]
     if not all(names):
@@ -213,9 +214,9 @@ def placement(options: dict[str, Any]) -> PlacementOptions:
 
 
 def overrides(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """(pattern, device) pairs out of `ffn_.*_exps=cpu,output=cuda1`.
+    """(pattern, device) pairs of `ffn_.*_exps=cpu,output=cuda1`.
 
-    A comma separates two where both sides hold an equals sign, so that patterns may hold commas, too. Raises
+    A comma separates two pairs if both sides contain an equals sign, so patterns may contain commas. Raises
     click.UsageError.
     """
     pairs = []
@@ -238,7 +239,7 @@ def overrides(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
 
 
 def shares(text: str | None) -> tuple[float, ...]:
-    """Numbers out of `3,1` or `3/1`."""
+    """Numbers of `3,1` or `3/1`."""
     try:
         values = tuple(float(part) for part in re.split("[,/]", text)) if text else ()
     except ValueError:
@@ -249,7 +250,7 @@ def shares(text: str | None) -> tuple[float, ...]:
 
 
 def lora_options(function: F) -> F:
-    """--lora and --lora-scaled, as often as there are adapters; `adapters` collects them."""
+    """--lora and --lora-scaled, each repeatable; `adapters` collects them."""
     scaled = click.option(
         "--lora-scaled", type=(str, float), multiple=True, metavar="FILE SCALE", help="The same, times SCALE."
     )
@@ -259,7 +260,7 @@ def lora_options(function: F) -> F:
 
 
 def adapters(options: dict[str, Any]) -> list[tuple[str, float]]:
-    """Takes the adapters out of a command's `options`: files and scales."""
+    """Remove the adapters from a command's `options` and return files and scales."""
     return [*((file, 1.0) for file in options.pop("lora", ())), *options.pop("lora_scaled", ())]
 
 
@@ -280,7 +281,8 @@ def sampling_options(function: F) -> F:
 
 
 def sampling(options: dict[str, Any]) -> SamplingParams:
-    """Takes the sampling options out of a command's `options`. Raises RequestError where one is out of bounds."""
+    """Remove the sampling options from a command's `options` and return them. Raises RequestError where one is out of
+    bounds."""
     given = {f.name: options.pop(f.name) for f in fields(SamplingParams)}
     given["logit_bias"] = dict(given["logit_bias"])
     given = {name: _NEUTRAL.get(name, value) if value == -1 else value for name, value in given.items()}
@@ -288,7 +290,7 @@ def sampling(options: dict[str, Any]) -> SamplingParams:
 
 
 def answer_options(function: F) -> F:
-    """What an answer is told, where it ends, and how the template is filled; `request` collects them."""
+    """Options of an answer: system message, end, and template variables; `request` collects them."""
     for option in reversed(
         (
             click.option(
@@ -314,7 +316,7 @@ def answer_options(function: F) -> F:
 
 
 def request(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the sampling options and those of an answer out of a command's `options`: keywords of `LLM.chat`."""
+    """Remove the sampling and answer options from a command's `options`; returns keywords of `LLM.chat`."""
     found: dict[str, Any] = {"sampling": sampling(options), "stop": tuple(map(text_option, options.pop("stop")))}
     max_tokens = options.pop("max_tokens")
     if max_tokens is not None:
@@ -327,7 +329,7 @@ def request(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def system(options: dict[str, Any]) -> str | None:
-    """Takes the system message out of a command's `options`."""
+    """Remove the system message from a command's `options` and return it."""
     text, file = options.pop("system"), options.pop("system_file")
     if text is not None and file is not None:
         raise click.UsageError("give the system message with --system or --system-file, not both")
@@ -337,7 +339,7 @@ def system(options: dict[str, Any]) -> str | None:
 
 
 def chat_template(options: dict[str, Any]) -> str | None:
-    """Takes the chat template out of a command's `options`: the text of the file, if one is named.
+    """Remove the chat template from a command's `options` and return the file's text, if one is named.
 
     Raises TemplateError where it does not parse.
     """

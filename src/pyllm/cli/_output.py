@@ -1,4 +1,4 @@
-"""Writing text: plain where it is piped, without what could command a terminal where it is one."""
+"""Output of text: unchanged to pipes, without control sequences to terminals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyllm.llm.results import Completion, Usage
 
 # Control characters of a model's or a file's text could move the cursor, rename the window or type commands: on a
-# terminal they are shown as pictures. Tab and line feed stay; so does nothing of C1 (ESC [ in one byte) and DEL.
+# terminal they are shown as symbols. Tab and line feed stay; C1 (ESC [ in one byte) and DEL are replaced too.
 _NEUTRAL = {c: 0x2400 + c for c in range(0x20) if chr(c) not in "\t\n"} | {0x7F: 0x2421}
 _NEUTRAL |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
@@ -79,13 +79,13 @@ def refuse(error: click.UsageError) -> None:
 
 
 def where(llm: LLM) -> str:
-    """The devices that compute, and how many layers are on GPUs where not all are."""
+    """The computing devices, and the number of layers on GPUs if not all are."""
     names, n, n_all = "+".join(llm.devices), llm.n_gpu_layers, llm.architecture.n_layers + 1
     return f"{names}, {n} of {n_all} layers on GPUs" if 0 < n < n_all else names
 
 
 def cut_off(llm: LLM, result: Completion) -> str:
-    """Why an answer ended before its model was done, empty where it did not."""
+    """Why an answer was cut off; empty where it was not."""
     if result.finish_reason != "length":
         return ""
     if result.usage.n_prompt + result.usage.n_generated > llm.n_ctx:

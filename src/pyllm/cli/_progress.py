@@ -1,4 +1,4 @@
-"""What takes a while, on standard error: a bar on a terminal, lines elsewhere, if there is something to wait for."""
+"""Progress on standard error: a bar on a terminal, lines elsewhere, once there is something to wait for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pyllm.cli._output import note
 from pyllm.config import Progress
 
 _PATIENCE = 0.4
-"""Seconds that pass silently."""
+"""Seconds before anything is shown."""
 _LINE_EVERY = 5.0
 """Seconds between lines, at least ..."""
 _LINE_SHARE = 0.1
@@ -20,7 +20,7 @@ _LINE_SHARE = 0.1
 
 
 class Lines:
-    """Progress where no bar can be drawn, in logs: a line after some seconds, and the fewer the longer it takes."""
+    """Progress in lines, for logs: the first after some seconds, later ones ever less often."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -36,10 +36,10 @@ class Lines:
 
 
 class Display:
-    """Context manager whose `progress` is a `pyllm.config.Progress`, or None where nobody looks.
+    """Context manager whose `progress` is a `pyllm.config.Progress`, or None where no terminal shows it.
 
-    The bar is drawn by a thread: compiling reports once, and then nothing for seconds. `lines`: where standard error is
-    no terminal, lines are written instead; for what takes minutes.
+    A thread draws the bar: compiling reports once, and then nothing for seconds. `lines`: without a terminal, write
+    lines instead; for work of minutes.
     """
 
     def __init__(self, lines: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What is seen of a file being quantized: a bar on a terminal, a line per tensor elsewhere, and tables."""
+"""Display of quantization: a bar on a terminal, a line per tensor elsewhere, and tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SHOWN = 3
 
 
 class Board:
-    """Context manager whose `progress` and `on_tensor` show how quantizing goes, on standard error.
+    """Context manager whose `progress` and `on_tensor` show the progress of quantization on standard error.
 
     `formats` are those of the new file, `sources` those of the old one, both by tensor.
     """
@@ -42,10 +42,10 @@ class Board:
         self._task: Any = None
         self._lines = None if sys.stderr.isatty() else Lines()
         self.summary: Summary | None = None
-        """What was done, once it is."""
+        """The summary, once quantization is done."""
 
     def progress(self, what: str, share: float) -> None:
-        """`what` is a tensor, or what is done before the first."""
+        """`what`: a tensor, or work before the first."""
         if self._lines is not None:
             self._lines.report(what, share)
             return
@@ -62,7 +62,7 @@ class Board:
         self._bar.update(self._task, completed=share, description=what, error=self._error, speed=speed)
 
     def on_tensor(self, result: TensorResult) -> None:
-        """A tensor is done."""
+        """Show a finished tensor."""
         self._n_done += 1
         self._error = "" if result.is_copy else f"error {_percent(result.error.relative)}"
         if self._lines is not None:
@@ -103,7 +103,7 @@ class Board:
 
 @contextmanager
 def show_work(plan: Plan, n_bytes_before: int, as_json: bool) -> Iterator[Board]:
-    """Show how a plan is carried out: a board, whose `summary` is to be set, and what became of it all afterwards."""
+    """Show the execution of a plan: a board, whose `summary` is to be set, and the result afterwards."""
     start = time.perf_counter()
     n_weights = sum(t.n_elements for t in plan.specs)
     sources = {t.name: before for t, before in zip(plan.specs, plan.source_formats, strict=True)}
@@ -125,7 +125,7 @@ def show_work(plan: Plan, n_bytes_before: int, as_json: bool) -> Iterator[Board]
 
 
 def show_plan(plan: Plan, n_bytes: int, n_bytes_before: int, as_json: bool) -> None:
-    """What a plan would do: every tensor, and how large the file gets."""
+    """Show a plan: every tensor, and the file's size."""
     if as_json:
         tensors = [
             {"name": t.name, "shape": list(t.shape), "source_format": before, "format": t.format, "bytes": t.n_bytes}
@@ -170,7 +170,7 @@ def plan_table(specs: Iterable[TensorSpec]) -> str:
 
 
 def report(fallbacks: Mapping[str, str], unweighted: Iterable[str]) -> None:
-    """Notes of what is otherwise than asked for."""
+    """Notes about deviations from the request."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in fallbacks.items():
         by_reason.setdefault(reason, []).append(name)

@@ -1,4 +1,4 @@
-"""The standard streams of the process: there, whatever it was started with, and clear about why writing fails."""
+"""The standard streams of the process: always usable, with clear errors of writing."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _NAMES = {0: "stdin", 1: "stdout", 2: "stderr"}
 
 
 class ReaderLeft(Exception):
-    """Whoever read standard output has gone: there is nothing more to do, and nothing to say."""
+    """The reader of standard output has gone: the program ends silently."""
 
 
 def prepare() -> None:
     """Make standard input, output and error usable.
 
-    Services and windowed programs start without some of them. A file or a socket that is opened next would get the
-    free descriptor, and what is meant for a stream would end there. So what is missing is the null device.
+    Services and windowed programs may start without some of them. The next opened file or socket would get the free
+    descriptor, and output would go there. So missing streams become the null device.
     """
     env.open_missing_descriptors()
     for number, name in _NAMES.items():
         with contextlib.suppress(OSError, AttributeError):  # AttributeError: Windows before Python 3.12
             if not os.get_blocking(number):
-                # Left so by another program on the same terminal or pipe; writing would fail whenever that is slow.
+                # Set by another program on the same terminal or pipe; writing would fail whenever that is slow.
                 os.set_blocking(number, True)
         if getattr(sys, name) is None:
             setattr(sys, name, _opened(number))
     chosen = env.names_io_encoding()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # What the terminal's encoding lacks must not end an answer; files get UTF-8 unless the user says otherwise.
+            # Characters outside the terminal's encoding must not end an answer; files get UTF-8 unless told otherwise.
             is_free = not (chosen or stream.isatty())
             stream.reconfigure(errors="replace", **({"encoding": "utf-8"} if is_free else {}))
 
@@ -71,15 +71,15 @@ def writing() -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """A line on standard error; where that cannot be written, it is lost, and nothing else."""
+    """A line on standard error; write errors are ignored."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def settle() -> bool:
-    """Write out what is pending, so that Python need not complain when it ends; gives whether that went well.
+    """Flush the streams, so that Python does not complain at exit; returns whether that succeeded.
 
-    What cannot be written is dropped.
+    Unwritable output is dropped.
     """
     went_well = True
     for stream in (sys.stdout, sys.stderr):

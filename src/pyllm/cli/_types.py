@@ -108,7 +108,7 @@ class GPULayersType(click.ParamType):
 
 
 def gpu_layers(word: str) -> GPULayers:
-    """What -ngl says. -1 is auto, as in llama.cpp. Raises ValueError."""
+    """The value of -ngl; -1 is auto, as in llama.cpp. Raises ValueError."""
     word = word.strip().lower()
     if word in ("auto", "-1"):
         return "auto"
@@ -137,7 +137,7 @@ class JSONObjectType(click.ParamType):
 
 
 class ModelType(click.types.StringParamType):
-    """A model: a file, a name of the catalog, or hf.co/user/repo[:quant]. Shells complete names, and files."""
+    """A model: a file, a name of the catalog, or hf.co/user/repo[:quant]. Shells complete names and files."""
 
     name = "MODEL"
 

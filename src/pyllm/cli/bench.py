@@ -124,7 +124,7 @@ def command(
 
 
 def _models(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Models named; a comma separates two, unless it belongs to a file's name."""
+    """The named models; a comma separates two, unless it is part of a file's name."""
     return tuple(m for value in values for m in ([value] if Path(value).exists() else value.split(",")))
 
 

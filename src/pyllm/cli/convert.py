@@ -22,7 +22,7 @@ _SHARED = (
     "threads",
     "dry_run",
 )
-"""Options of `pyllm quantize` that mean the same here."""
+"""Options shared with `pyllm quantize`."""
 
 
 @_command.command("convert", short_help="Make a GGUF file of a Hugging Face folder.")
@@ -109,7 +109,7 @@ def _convert_adapter(arguments: tuple[str, ...], lora: bool, base: str | None, o
 
 
 def _arguments(arguments: tuple[str, ...], dry_run: bool) -> tuple[str, str | None, str | None]:
-    """Folder, target (None: nothing is to be written) and recipe (None: the checkpoint's precision)."""
+    """Folder, target (None: nothing is written) and recipe (None: the checkpoint's precision)."""
     if dry_run and 1 <= len(arguments) <= 3:
         recipe = arguments[-1] if len(arguments) > 1 and not arguments[-1].lower().endswith(".gguf") else None
         return arguments[0], None, recipe

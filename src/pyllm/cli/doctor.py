@@ -1,4 +1,4 @@
-"""`pyllm doctor`: what pyllm finds on this machine, and why something is missing."""
+"""`pyllm doctor`: pyllm's view of this machine, and why something is missing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from pyllm.cli import _command
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "gguf", "tokenizers", "huggingface_hub")
-"""What the versions of are shown, beside the packages that backends require."""
+"""Packages whose versions are shown, beside those required by backends."""
 _FEATURES = (
     "sse2 ssse3 sse4.2 avx f16c fma avx2 avxvnni avx512f avx512bw avx512vl avx512vnni avx512bf16 avx512fp16 amx-int8 "
     "neon dotprod i8mm fullfp16 bf16 sve sve2"
 )
-"""Instruction sets that kernels care about, as LLVM names them."""
+"""Instruction sets that kernels use, by LLVM's names."""
 
 
 @_command.command("doctor", short_help="Show what pyllm finds on this machine.")
@@ -77,7 +77,7 @@ def _machine() -> Iterator[tuple[str, str]]:
 
 
 def _processor() -> Iterator[tuple[str, str]]:
-    """What LLVM, which compiles the kernels, calls the processor."""
+    """LLVM's name of the processor."""
     try:
         from llvmlite import binding
     except ImportError as error:
@@ -128,7 +128,7 @@ def _backends() -> Iterator[tuple[str, str]]:
 
 
 def _devices() -> Iterator[tuple[str, ...]]:
-    """What --device and --override-tensor may name, and what each has."""
+    """Devices for --device and --override-tensor, with their memory."""
     from pyllm.backends import devices
     from pyllm.units import size
 

@@ -1,4 +1,4 @@
-"""`pyllm fit`: what a model takes on which device, before it is loaded."""
+"""`pyllm fit`: the memory of a model by device, before it is loaded."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 @_options.engine_options
 @_options.placement_options
 def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, **options: Any) -> None:
-    """Place a model as loading it would, and print what it takes: weights and KV cache by layer; by device also work
-    memory, and what is free; and the most memory that the process will take. Nothing is loaded.
-    """
+    """Place a model as loading it would, and print its memory: weights and KV cache by layer; by device also work
+    memory and free memory; and the peak of the process. Nothing is loaded."""
     from pyllm import hub
     from pyllm.bench.runner import PRESET_PREFIX, open_model
     from pyllm.cli._output import write, write_json

@@ -1,4 +1,4 @@
-"""`pyllm imatrix`: which of a model's weights matter on a text, for `pyllm quantize --imatrix`."""
+"""`pyllm imatrix`: the importance of a model's weights on a text, for `pyllm quantize --imatrix`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`pyllm list`: the models that are here, and those that can be had by name."""
+"""`pyllm list`: local models, and those available by name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _UNCHECKED = "* on Hugging Face; not among the models that pyllm is tested with,
 @_command.command("list", short_help="Show the models that are here, and others to fetch.")
 @_options.output_option
 def command(as_json: bool) -> None:
-    """Show the models that are here, those that other programs fetched from Hugging Face included, then the others.
+    """Show local models, including those that other programs fetched from Hugging Face, then the others.
 
-    A model that is not here is fetched by the first command that uses it, or by `pyllm pull`.
+    A missing model is fetched by the first command that uses it, or by `pyllm pull`.
     """
     from pyllm import hub
     from pyllm.cli._output import table, write

@@ -1,4 +1,4 @@
-"""`pyllm perplexity`: how well a model predicts a text, and how far it is from another, by llama.cpp's method."""
+"""`pyllm perplexity`: perplexity of a text, and KL divergence from another model, by llama.cpp's method."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def command(
 
 
 def _print_json(results: Iterator[PerplexityEstimate] | Iterator[Divergence]) -> None:
-    """The last one's figures."""
+    """Print the figures of the last estimate."""
     from pyllm.cli._output import write
 
     *_, last = results

@@ -1,4 +1,4 @@
-"""`pyllm pull`: fetch models, or check those that are here."""
+"""`pyllm pull`: fetch models, or verify local ones."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pyllm.cli._types import ModelType
 @click.argument("models", nargs=-1, type=ModelType(), metavar="[MODEL]...")
 @_options.offline_option
 def command(models: tuple[str, ...]) -> None:
-    """Fetch MODEL (default: the catalog's first choice) and print where it lies.
+    """Fetch MODEL (default: the catalog's first choice) and print its path.
 
-    A model that is here already is checked against its SHA-256. An interrupted download continues.
+    A local model is checked against its SHA-256. An interrupted download continues.
     """
     from pyllm import hub
     from pyllm.cli._output import write

@@ -70,9 +70,9 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> None:
     """Quantize the GGUF file SRC to DST by RECIPE, such as Q4_K_M, or to a size (--bpw 4.25, --size 900M).
 
-    SRC should be in F16, BF16 or F32. An importance matrix makes all but the largest recipes better, and the
-    smallest need one. A size is filled with the formats that change the model's predictions least: each matrix
-    is tried while the model reads a text. A file that is not complete never has the name DST.
+    SRC should be in F16, BF16 or F32. An importance matrix improves all but the largest recipes, and the smallest need
+    one. For a size, the formats are chosen that change the model's predictions least: each matrix is tried while the
+    model reads a text. An incomplete file never has the name DST.
     """
     from pyllm import hub, open_gguf
     from pyllm.cli._progress import Display
@@ -109,7 +109,7 @@ def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> 
 def _arguments(
     arguments: tuple[str, ...], dry_run: bool, bpw: float | None, n_bytes: int | None
 ) -> tuple[str, str | None, str | None]:
-    """Source, target (None where it was left out) and recipe (None where a size takes its place)."""
+    """Source, target (None: not given) and recipe (None: a size is given)."""
     if bpw is not None and n_bytes is not None:
         raise click.UsageError("--bpw and --size both name a size")
     to_size = bpw is not None or n_bytes is not None

@@ -95,7 +95,7 @@ def _start(llm: LLM, text: str, system: str | None, raw: bool, request: dict[str
 
 
 def _check_raw(options: dict[str, Any]) -> None:
-    """Refuse options of a chat."""
+    """Refuse options that need a chat."""
     for name in ("system", "system_file", "chat_template_file", "chat_template_kwargs"):
         if _options.is_given(name):
             raise click.UsageError(f"--{name.replace('_', '-')} is part of a chat; it does not go with --raw")
@@ -103,7 +103,7 @@ def _check_raw(options: dict[str, Any]) -> None:
 
 
 def _has_input() -> bool:
-    """Whether standard input holds something to read now: a pipe that nobody writes to must not block."""
+    """Whether standard input has data now: a pipe without a writer must not block."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError, AttributeError):
@@ -118,7 +118,7 @@ def _has_input() -> bool:
 
 
 def _print_stream(stream: CompletionStream) -> None:
-    """The answer, and a line end unless it has one."""
+    """Print the answer, and a line end unless it has one."""
     from pyllm.cli._output import write
 
     last = "\n"
@@ -153,7 +153,7 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
 
 
 def _note_full_context(llm: LLM, stream: CompletionStream, max_tokens: int | None) -> None:
-    """Say that an answer ended with the context, unless it has all tokens that were asked for."""
+    """Note that an answer ended with the context, unless it has all requested tokens."""
     from pyllm.cli._output import cut_off, note
 
     if stream.result.usage.n_generated != max_tokens and (why := cut_off(llm, stream.result)):

@@ -1,4 +1,4 @@
-"""`pyllm show`: what is inside a model file."""
+"""`pyllm show`: metadata and tensors of a model file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile, TensorInfo
 
 _WIDTH = 60
-"""Characters of a value that are shown; --key shows all."""
+"""Characters shown of a value; --key shows all."""
 
 
 @_command.command("show", short_help="Show what is inside a model file.")
@@ -135,7 +135,7 @@ def _report(file: GGUFFile, each: bool) -> str:
 
 
 def _template_problems(metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is wrong with the model's chat templates."""
+    """Errors of the model's chat templates."""
     from pyllm import chat
     from pyllm.errors import TemplateError
 
@@ -197,7 +197,7 @@ def _short(value: Any) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """A float32 as it was meant (1e-05), not as the float64 that it has become."""
+    """A float32 in its shortest form (1e-05), not as the float64 that it became."""
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 

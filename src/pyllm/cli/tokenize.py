@@ -36,7 +36,7 @@ def command(
     no_special: bool,
     parse_special: bool,
 ) -> None:
-    """Print the tokens of TEXT (or of standard input), one a line: its id, and its text in quotes.
+    """Print the tokens of TEXT (or of standard input), one per line: its id, and its text in quotes.
 
     A first word that names a model is MODEL, unless -m is given.
     """

@@ -1,1 +1,1 @@
-"""How well a model predicts a text: perplexity, KL divergence, and the rows of logits that both score."""
+"""Evaluation of a model's predictions on a text: perplexity, KL divergence, and the scoring of logits for both."""

@@ -1,6 +1,6 @@
-"""How far a model's predictions are from those of another, mostly the one that it was quantized from.
+"""KL divergence of a model's predictions from a base model's, usually the one that it was quantized from.
 
-The other's distributions are in a file that llama.cpp's perplexity tool writes and reads, too:
+The base distributions are in a file of the format of llama.cpp's perplexity tool:
 
     "_logits_" | uint32 n_ctx | int32 n_vocab | int32 n_windows | int32 tokens [n_windows, n_ctx]
     uint16 [n_windows, scored tokens, `coded_width(n_vocab)`]: see `pyllm.evaluation.scoring.Scorer`
@@ -36,7 +36,7 @@ _MOST_CTX, _MOST_VOCAB = 1 << 24, 1 << 24
 
 
 class BaseFile:
-    """A file of distributions, open to read. Raises RequestError where it is none, or not whole."""
+    """An open file of distributions. Raises RequestError where it is not one, or is incomplete."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -73,7 +73,7 @@ class BaseFile:
 def write_base(
     llm: LLM, windows: NDArray[np.int32], path: str | os.PathLike[str], overwrite: bool = False
 ) -> Iterator[PerplexityEstimate]:
-    """Perplexity of windows [n, n_ctx], estimate by estimate, writing the distributions; see `perplexity`."""
+    """Perplexity of windows [n, n_ctx], estimate by estimate, while writing the distributions; see `perplexity`."""
     path, (n, n_ctx) = Path(path), windows.shape
     n_bytes = _file_bytes(n, n_ctx, llm.n_vocab)
     if path.exists() and not overwrite:
@@ -130,7 +130,7 @@ class Uncertain:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where a comparison stands after some windows; the last one is the result. Arrays are by scored token [n]."""
+    """State of a comparison after some windows; the last one is the result. Arrays are by scored token [n]."""
 
     n_windows: int
     """Windows compared so far."""
@@ -139,15 +139,15 @@ class Divergence:
     nll: F64
     """Negative log likelihood of the text's token, by this model ..."""
     nll_base: F64
-    """... and by the other."""
+    """... and by the base model."""
     kld: F64
-    """KL divergence of this model's distribution from the other's."""
+    """KL divergence of this model's distribution from the base model's."""
     same_top: NDArray[np.bool_]
-    """Whether both find the same token most likely."""
+    """Whether the most likely tokens are the same."""
 
     @property
     def delta_p(self) -> F64:
-        """By how much this model finds the text's token more probable than the other does [n]."""
+        """Probability of the text's token by this model minus that by the base model [n]."""
         return np.exp(-self.nll) - np.exp(-self.nll_base)
 
     @property
@@ -160,13 +160,13 @@ class Divergence:
 
     @property
     def correlation(self) -> float:
-        """Between the two models' negative log likelihoods."""
+        """Correlation of the two models' negative log likelihoods."""
         errors = _mean(self.nll).error * _mean(self.nll_base).error
         return self._covariance / errors if errors > 0 else 1.0
 
     @property
     def log_ratio(self) -> Uncertain:
-        """Logarithm of the ratio of the perplexities; tokens that are hard for both cancel out in its error."""
+        """Logarithm of the ratio of the perplexities; the difficulty of tokens for both cancels out in its error."""
         return _mean(self.nll - self.nll_base)
 
     @property
@@ -175,7 +175,7 @@ class Divergence:
 
     @property
     def difference(self) -> Uncertain:
-        """Of the perplexities."""
+        """Difference of the perplexities."""
         a, b = self.ppl, self.ppl_base
         variance = a.error**2 + b.error**2 - 2 * a.value * b.value * self._covariance
         return Uncertain(a.value - b.value, math.sqrt(max(0.0, variance)))
@@ -196,13 +196,13 @@ class Divergence:
 
     @property
     def top_share(self) -> Uncertain:
-        """Share of tokens for which both find the same one most likely."""
+        """Share of tokens for which the most likely tokens are the same."""
         p, n = float(self.same_top.mean()), len(self.same_top)
         return Uncertain(p, math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else 0.0)
 
     @property
     def _covariance(self) -> float:
-        """Of the two mean negative log likelihoods."""
+        """Covariance of the two mean negative log likelihoods."""
         n = len(self.nll)
         if n < 2:
             return 0.0
@@ -256,11 +256,11 @@ _DELTA_POINTS = [*_HEAD, ("75.0%  ", 0.75), _TAIL[0], ("25.0%  ", 0.25), *_TAIL[
 
 
 def kl_divergence(llm: LLM, base: str | os.PathLike[str], n_windows: int | None = None) -> Iterator[Divergence]:
-    """Compare a model with the distributions in a file that `perplexity(base=...)` of another, or llama.cpp, wrote.
+    """Compare a model with base distributions in a file, written by `perplexity(base=...)` or by llama.cpp.
 
-    Yields the comparison after each window; `n_windows` None: all that the file has. The model is fastest when it was
-    loaded with `perplexity.load_options`. Raises RequestError where the file is no such file, not whole, of another
-    vocabulary, or of windows that do not fit the model as it was loaded.
+    Yields the comparison after each window; `n_windows` None: all of the file. Fastest when the model was loaded with
+    `perplexity.load_options`. Raises RequestError where the file is not of this format, is incomplete, has another
+    vocabulary, or windows that do not fit the loaded model.
     """
     file = BaseFile(base)
     if file.n_vocab != llm.n_vocab:

@@ -1,8 +1,8 @@
-"""Perplexity of a text, computed as llama.cpp's perplexity tool does, so that numbers can be compared.
+"""Perplexity of a text, computed as by llama.cpp's perplexity tool, so that numbers are comparable.
 
-The text is cut into windows of n_ctx tokens that do not overlap. Each is read from an empty context, its first token
+The text is cut into non-overlapping windows of n_ctx tokens. Each is read from an empty context, its first token
 replaced by BOS where the model adds one, and only the second half is scored: positions n_ctx/2 .. n_ctx-2 predict the
-token after them, each with at least n_ctx/2 tokens before it.
+next token, each with at least n_ctx/2 tokens before it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 TakeWindowRows = Callable[[int, int, NDArray[np.float32], NDArray[np.int32]], None]
 N_CTX = 512
-"""Tokens of a window, unless something else is said."""
+"""Default tokens of a window."""
 
 
 @dataclass(frozen=True, slots=True)
 class PerplexityEstimate:
-    """Where the estimate stands after some windows; the last one is the result."""
+    """The estimate after some windows; the last one is the result."""
 
     n_windows: int
     """Windows scored so far."""
@@ -40,7 +40,7 @@ class PerplexityEstimate:
     nll: float
     """Mean negative log likelihood per token, natural logarithm."""
     nll_variance: float
-    """Of a single token's."""
+    """Variance of a single token's negative log likelihood."""
 
     @property
     def ppl(self) -> float:
@@ -68,14 +68,14 @@ def perplexity(
     base: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> Iterator[PerplexityEstimate]:
-    """Estimates after each window; `n_windows` None: as many as the text holds. Token ids are taken in place of text.
+    """Yields the estimate after each window; `n_windows` None: as many as the text has. Token ids are accepted as text.
 
-    `base`: write the model's distributions to this file, for `kl_divergence` of other models from it; it is there
-    when the last estimate is, whole or not at all. It is large: 2 bytes for each scored token and word of the
-    vocabulary. The model is fastest when it was loaded with `load_options`.
+    `base`: write the model's distributions to this file, for `kl_divergence` of other models; it exists, complete,
+    after the last estimate. It takes 2 bytes for each scored token and token of the vocabulary. Fastest when the model
+    was loaded with `load_options`.
 
-    Raises RequestError when the text is too short, n_ctx does not fit the model as it was loaded, or `base` is there
-    already (unless `overwrite`) or does not fit on the disk.
+    Raises RequestError where the text is too short, n_ctx does not fit the loaded model, or `base` exists already
+    (unless `overwrite`) or does not fit on the disk.
     """
     check_window(llm, n_ctx)
     if n_windows is not None and n_windows < 1:
@@ -96,19 +96,19 @@ def perplexity(
 
 
 def load_options(n_ctx: int = N_CTX) -> dict[str, int]:
-    """Arguments for `pyllm.load` with which windows are scored at the speed of prompts."""
+    """Arguments for `pyllm.load` with which windows are scored at the speed of prefill."""
     side = max(1, -(-512 // n_ctx)) + 1
     return {"n_ctx": n_ctx, "max_seqs": side, "n_kv": side * (n_ctx + 32), "n_batch": 512, "n_rows": 256}
 
 
 def check_window(llm: LLM, n_ctx: int) -> None:
-    """Raises RequestError where windows of this size cannot be scored."""
+    """Raise RequestError where windows of this size cannot be scored."""
     if not 4 <= n_ctx <= llm.n_ctx:
         raise RequestError(f"windows of {n_ctx} tokens do not fit: the model was loaded for 4 to {llm.n_ctx} positions")
 
 
 def score_windows(llm: LLM, windows: NDArray[np.int32], take: TakeWindowRows) -> Iterator[int]:
-    """Compute windows [n, n_ctx] several at a time, yielding the number of each when it is done, in order.
+    """Compute windows [n, n_ctx] several at a time; yields the number of each finished window, in order.
 
     take(window, i, rows, targets) gets logits [m, n_vocab] of a window's scored tokens from the i-th on, and the tokens
     that they predict; the rows are overwritten by the next step.
@@ -127,12 +127,12 @@ def score_windows(llm: LLM, windows: NDArray[np.int32], take: TakeWindowRows) ->
 
 
 def n_scored(n_ctx: int) -> int:
-    """Tokens of a window that are scored."""
+    """Number of scored tokens of a window."""
     return n_ctx - 1 - n_ctx // 2
 
 
 def estimate(nll: NDArray[np.float64], n_total: int) -> PerplexityEstimate:
-    """From negative log likelihoods [windows, tokens]."""
+    """The estimate from negative log likelihoods [windows, tokens]."""
     return PerplexityEstimate(len(nll), n_total, nll.size, float(nll.mean()), float(nll.var()))
 
 

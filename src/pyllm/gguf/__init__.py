@@ -1,4 +1,4 @@
-"""GGUF files: metadata and tensors over a memory map, nothing decoded before it is asked for; written whole."""
+"""GGUF files: metadata and tensors over a memory map, decoded on demand; and writing them, complete or not at all."""
 
 from pyllm.gguf.reader import GGUFFile, open_gguf
 from pyllm.gguf.tensor import TensorInfo

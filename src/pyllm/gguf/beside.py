@@ -1,4 +1,4 @@
-"""Files that belong to another one and are found by name: the parts of a split model, the shards of a checkpoint."""
+"""Files found by name beside another one: the parts of a split model, the shards of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def beside(path: Path, name: str) -> Path | None:
-    """The file called `name` in the folder of `path`, else one whose name differs in case only; None if none is there.
+    """The file `name` in the folder of `path`, or one whose name differs only in case; None if there is none.
 
-    Copies by way of other systems change the case of names, most often of endings ("model-00001-of-00002.GGUF").
+    Copies through other systems change the case of names, mostly of suffixes ("model-00001-of-00002.GGUF").
     """
     exact = path.with_name(name)
     if exact.is_file():

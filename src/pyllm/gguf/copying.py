@@ -1,4 +1,4 @@
-"""A GGUF file written again: in other parts, or with other metadata; tensors byte for byte."""
+"""Copies of a GGUF file: in other parts, or with other metadata; tensors byte for byte."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyllm.gguf.reader import GGUFFile
 from pyllm.gguf.writer import GGUFWriter, TensorSpec, Value, copy_metadata
 
 _PIECE = 16 << 20
-"""Bytes that are written at once."""
+"""Bytes written at a time."""
 
 
 def copying(
@@ -23,9 +23,9 @@ def copying(
     split_bytes: int | None = None,
     split_tensors: int | None = None,
 ) -> GGUFWriter:
-    """A writer for a file's tensors, with its own metadata or another; nothing is written yet.
+    """A writer for a file's tensors, with its metadata or others; nothing is written yet.
 
-    `split_bytes`, `split_tensors`: most of a file; None: one file. `in_place`: the target may be the file itself.
+    `split_bytes`, `split_tensors`: limits of one file; None: no split. `in_place`: the target may be the source itself.
     """
     return GGUFWriter(
         target,
@@ -39,7 +39,7 @@ def copying(
 
 
 def copy_model(file: GGUFFile, writer: GGUFWriter, progress: Progress | None = None) -> None:
-    """Write a file's tensors with a writer that `copying` made for it. Raises GGUFError; then nothing stays."""
+    """Write a file's tensors with a writer from `copying`. Raises GGUFError; then nothing is left behind."""
     tensors = list(file.tensors.values())
     n_bytes = max(1, sum(t.n_bytes for t in tensors))
     done = 0

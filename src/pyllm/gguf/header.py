@@ -1,5 +1,5 @@
-"""The header of one GGUF file: magic, version, counts, metadata, and where each tensor lies. Nothing is decoded that
-is not needed to find the end, and nothing is allocated on the word of a count that the file's size contradicts.
+"""The header of one GGUF file: magic, version, counts, metadata, and the tensors' places. Only what is needed to find
+the end is decoded, and counts that contradict the file's size allocate nothing.
 
 Source: the GGUF specification (docs/gguf.md in the ggml repository), versions 2 and 3.
 """
@@ -34,7 +34,7 @@ _OTHER_MAGICS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorRecord:
-    """A tensor as the header has it: `start` and `n_bytes` in the file, `shape` outermost first."""
+    """A tensor's entry in the header: `start` and `n_bytes` in the file, `shape` outermost first."""
 
     name: str
     shape: tuple[int, ...]
@@ -45,7 +45,7 @@ class TensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One file's header. `data_start` is the offset that the tensors' offsets count from."""
+    """One file's header. `data_start` is the base of the tensors' offsets."""
 
     version: int
     alignment: int

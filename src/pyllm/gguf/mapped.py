@@ -1,4 +1,4 @@
-"""A file in memory: a read-only map, and little-endian reads from it that cannot leave it."""
+"""A memory-mapped file: a read-only map, and bounds-checked little-endian reads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MappedFile:
         self.closed = False
 
     def error(self, offset: int, what: str) -> GGUFError:
-        """A GGUFError that names the file, the offset and what was wrong there."""
+        """A GGUFError with the file, the offset and `what` is wrong there."""
         return GGUFError(f"{self.path}: at byte {offset}: {what}")
 
     def check_open(self) -> None:
@@ -61,10 +61,10 @@ class MappedFile:
         return int(_U64.unpack_from(self.map, offset)[0])
 
     def advise(self, start: int, stop: int, advice: str, *, inside: bool) -> None:
-        """Tell the system how bytes [start, stop) will be used; `advice` names a constant of `mmap`.
+        """Advise the system on the use of bytes [start, stop); `advice` names a constant of `mmap`.
 
-        Whole pages only: those `inside` the range, or all that it touches. Nothing happens where the platform has
-        no such call.
+        Whole pages only: those `inside` the range, or all that it touches. Does nothing where the platform has no such
+        call.
         """
         option = getattr(mmap, advice, None)
         if option is None or self.closed:
@@ -77,7 +77,7 @@ class MappedFile:
                 self.map.madvise(option, first, last - first)
 
     def close(self) -> None:
-        """Unmap, now or as soon as the last view is gone."""
+        """Unmap, now or when the last view is gone."""
         self.closed = True
         self.bytes = np.empty(0, np.uint8)
         with contextlib.suppress(BufferError):

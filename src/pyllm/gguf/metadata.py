@@ -1,4 +1,4 @@
-"""A file's metadata: a mapping from keys to values that decodes strings and arrays when they are asked for."""
+"""A file's metadata: a mapping from keys to values; strings and arrays are decoded on demand."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ DTYPES: dict[ValueType, np.dtype[Any]] = {
     ValueType.INT64: np.dtype("<i8"),
     ValueType.FLOAT64: np.dtype("<f8"),
 }
-"""How values of a fixed size are stored."""
+"""Types of values of fixed size, as stored."""
 
 _MAX_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where a value lies. `offset` is that of its first item (or character, of a string), `count` their number.
+    """The place of a value. `offset`: of its first item (or a string's first character); `count`: their number.
 
     `item_type` is that of an array's items, None for other values.
     """
@@ -116,11 +116,11 @@ def arrays_in(file: MappedFile, field: Field) -> list[Field]:
 class Metadata(Mapping[str, Any]):
     """Keys and values of a file, in file order.
 
-    Numbers and booleans are Python values, strings str (bytes that are not UTF-8 replaced), arrays of numbers
-    read-only numpy arrays of the stored type, arrays of strings lists of str (bytes that are not UTF-8 as lone
-    surrogates, "surrogateescape": tokens may be any bytes), nested arrays lists of these. A value is decoded when
-    first asked for, then kept; `field` names its type without. Raises ClosedError for what is asked for after the
-    file was closed. `file` is what they are read from.
+    Numbers and booleans are Python values, strings are str (bytes that are not UTF-8 replaced), arrays of numbers are
+    read-only numpy arrays of the stored type, arrays of strings are lists of str (bytes that are not UTF-8 as lone
+    surrogates, "surrogateescape": tokens may be any bytes), nested arrays are lists of these. A value is decoded at
+    first use, then kept; `field` gives its type without decoding. Raises ClosedError for values read after the file was
+    closed. `file` is the file that they are read from.
     """
 
     def __init__(self, file: MappedFile, fields: dict[str, Field]) -> None:

@@ -1,7 +1,8 @@
-"""What a GGUF file, or each file of a split model, will hold: its header as bytes, its tensors, its size.
+"""Plan of a GGUF file, or of each file of a split model: its header as bytes, its tensors, its size.
 
-Source: the GGUF specification (docs/gguf.md in the ggml repository), version 3; split files as llama.cpp's gguf-split
-names and marks them: the first has the model's metadata, each has its number, their count and that of all tensors.
+Source: the GGUF specification (docs/gguf.md in the ggml repository), version 3; split files are named and marked as by
+llama.cpp's gguf-split: the first has the model's metadata, each has its number, their count and the number of all
+tensors.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _MAX_PARTS = 65535  # split.count is a uint16
 class TensorSpec:
     """A tensor to write; `shape` is outermost first, `format` as ggml writes it ("Q4_K").
 
-    Raises FormatError where the format is unknown or rows are not whole blocks of it, GGUFError where GGUF cannot have
-    such a name or shape.
+    Raises FormatError where the format is unknown or rows are not whole blocks of it, GGUFError where GGUF does not
+    allow the name or shape.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Part:
 
 
 def part_path(path: Path, i: int, count: int) -> Path:
-    """Name of part `i` (from 0) of a model that would be called `path`: NAME-00001-of-00003.gguf."""
+    """Name of part `i` (from 0) of the model `path`: NAME-00001-of-00003.gguf."""
     stem = path.stem if path.suffix.lower() == ".gguf" else path.name
     return path.with_name(f"{stem}-{i + 1:05d}-of-{count:05d}.gguf")
 
@@ -84,9 +85,9 @@ def plan(
     most_bytes: int | None,
     most_tensors: int | None,
 ) -> list[Part]:
-    """The files: one called `path`, or several where one would have more than `most_bytes` or `most_tensors`.
+    """The files: `path` alone, or several where it would exceed `most_bytes` or `most_tensors`.
 
-    Each takes as many tensors as it may, in order, and one at least.
+    Each takes as many tensors as allowed, in order, and at least one.
     """
     _check_unique(tensors)
     always = {ALIGNMENT: Value(ValueType.UINT32, alignment)} if ALIGNMENT in metadata or alignment != 32 else {}
@@ -114,7 +115,7 @@ def _grouped(
     most_bytes: int | None,
     most_tensors: int | None,
 ) -> list[list[TensorSpec]]:
-    """Tensors by file. `heads`: bytes of the first file's header without its tensors, and of the others'."""
+    """Tensors by file. `heads`: bytes of the first file's header without tensors, and of the others'."""
     groups: list[list[TensorSpec]] = [[]]
     header, data = heads[0], 0
     for t in tensors:
@@ -147,7 +148,7 @@ def _marks(no: int, count: int, n_tensors: int) -> dict[str, Value]:
 
 
 def _encoded(fields: Mapping[str, Value]) -> list[bytes]:
-    """Entries as a file has them. Raises GGUFError, which names the key."""
+    """Metadata entries as bytes. Raises GGUFError with the key."""
     out = []
     for key, value in fields.items():
         _check_name(key, "a metadata key")

@@ -21,8 +21,8 @@ _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf",
 def open_gguf(path: FilePath) -> GGUFFile:
     """Open a GGUF file; of a split model, the first part (`-00001-of-00003.gguf`), which opens all others.
 
-    The others lie beside it; the case of their names may differ.
-    Only the header is read. Raises GGUFError, which names the file, the offset and what was wrong.
+    The other parts are beside it; the case of their names may differ. Only headers are read. Raises GGUFError with the
+    file, the offset and what is wrong.
     """
     return GGUFFile(path)
 
@@ -30,8 +30,8 @@ def open_gguf(path: FilePath) -> GGUFFile:
 class GGUFFile:
     """An open GGUF file (or a split model's files), mapped into memory.
 
-    `metadata` is that of the (first) file, `tensors` those of all parts in file order. After `close` both refuse,
-    but what was taken from them before stays valid.
+    `metadata` is that of the (first) file, `tensors` those of all parts in file order. After `close` both raise
+    ClosedError, but objects taken from them before stay valid.
     """
 
     @checked
@@ -75,9 +75,9 @@ class GGUFFile:
         return sum(f.size for f in self._files)
 
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
-        """Give a tensor's mapped pages (of its bytes start to stop) back to the system; they are read again if used.
+        """Release a tensor's mapped pages (of its bytes start to stop); they are read again on use.
 
-        Pages that are shared with what lies beside are kept. Does nothing where the platform cannot.
+        Pages shared with neighbours are kept. Does nothing where the platform cannot.
         """
         self._advise(name, start, stop, "MADV_DONTNEED", inside=True)
 
@@ -86,7 +86,7 @@ class GGUFFile:
         self._advise(name, start, stop, "MADV_WILLNEED", inside=False)
 
     def close(self) -> None:
-        """Unmap the files (as soon as no tensor's data is used any more). Calling it again does nothing."""
+        """Unmap the files (when no tensor's data is in use any more). Further calls do nothing."""
         self._tensors = {}
         for file in self._files:
             file.close()

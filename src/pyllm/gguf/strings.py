@@ -1,9 +1,9 @@
 """Arrays of strings: finding their end and decoding them, a hundred thousand in a few milliseconds.
 
-A string is a uint64 length and that many bytes, so the next one is found only by reading this one. Nearly all
-lengths are below 256, though: seven zero bytes after the length's first, which text itself does not have. So the places
-where seven zeros follow are guessed to be the lengths, all at once, and the guess is then checked by following the
-lengths; from where it fails strings are read one by one for a while. The result is exact either way.
+A string is a uint64 length and that many bytes, so the next one is found only by reading this one. But nearly all
+lengths are below 256: seven zero bytes follow the length's first byte, which does not occur in text. So all places
+before seven zeros are taken for lengths at once, and the guess is checked by following the lengths; from the first
+failure on, some strings are read one by one. The result is exact either way.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def decode(file: MappedFile, start: int, count: int) -> list[str]:
 
 
 def _chunks(file: MappedFile, pos: int, count: int) -> Iterator[tuple[Heads, int]]:
-    """Runs of consecutive strings: (heads, offset after the last of them)."""
+    """Runs of consecutive strings: (heads, offset after the last one)."""
     plain = 32
     while count > 0:
         heads = _guess(file.bytes, pos, count)
@@ -61,7 +61,7 @@ def _chunks(file: MappedFile, pos: int, count: int) -> Iterator[tuple[Heads, int
 
 
 def _guess(data: NDArray[np.uint8], pos: int, count: int) -> Heads:
-    """Heads from `pos` on, at most count + 1, as far as the guess holds; empty if it does not at all."""
+    """Heads from `pos` on, at most count + 1, as far as the guess is right; empty if it is wrong at once."""
     chunk = data[pos : pos + _CHUNK]
     zero = chunk == 0
     two = zero[1:-1] & zero[2:]  # two[i]: bytes i + 1, i + 2

@@ -1,4 +1,4 @@
-"""Numbers that GGUF files use for types: of metadata values, and of tensors with their block sizes.
+"""Type numbers of GGUF files: of metadata values, and of tensors with their block sizes.
 
 Source: the GGUF specification (docs/gguf.md in the ggml repository) and `enum ggml_type` in ggml.h.
 """
@@ -83,7 +83,7 @@ TYPES: tuple[GGMLType, ...] = tuple(
         (42, "Q2_0", 64, 18),
     )
 )
-"""Every tensor type that ggml has today, those included that pyllm cannot decode."""
+"""All tensor types of ggml, including those that pyllm cannot decode."""
 
 REMOVED: dict[int, str] = {
     4: "Q4_2",
@@ -95,7 +95,7 @@ REMOVED: dict[int, str] = {
     37: "IQ4_NL_4_8",
     38: "IQ4_NL_8_8",
 }
-"""Types that ggml gave up; files with them must be made again."""
+"""Types removed from ggml; files with them must be converted again."""
 
 BY_ID: dict[int, GGMLType] = {t.id: t for t in TYPES}
 BY_NAME: dict[str, GGMLType] = {t.name: t for t in TYPES}

@@ -1,4 +1,4 @@
-"""Metadata values to write: a value with its type, and as bytes.
+"""Metadata values to write: a value with its type, and its bytes.
 
 Source: the GGUF specification (docs/gguf.md in the ggml repository), "File Structure".
 """
@@ -38,11 +38,11 @@ class Value:
 
     @classmethod
     def of(cls, value: Any) -> Value:
-        """A value with the type that suits it.
+        """A value with a suitable type.
 
-        int: UINT32, INT32 where negative, 64 bits where it must be; items of lists: INT32 where they fit, as the gguf
-        package has it; float: FLOAT32; numpy arrays: their own type, half precision as FLOAT32. Raises GGUFError for
-        what GGUF has no type for, empty lists too: they do not say what they hold.
+        int: UINT32, INT32 where negative, 64 bits where needed; items of lists: INT32 where they fit, as in the gguf
+        package; float: FLOAT32; numpy arrays: their own type, half precision as FLOAT32. Raises GGUFError for values
+        without a type in GGUF, and for empty lists, whose item type is unknown.
         """
         if isinstance(value, bool | np.bool_):
             return cls(ValueType.BOOL, bool(value))
@@ -82,7 +82,7 @@ class Value:
         raise GGUFError(f"GGUF metadata has no type for {_shown(value)}: an array's items are of one type")
 
     def to_bytes(self) -> bytes:
-        """The value as a file has it, after the number of its type. Raises GGUFError where it does not fit its type."""
+        """The value's bytes, after the number of its type. Raises GGUFError where it does not fit its type."""
         try:
             return self._to_bytes()
         except (ValueError, TypeError, OverflowError, AttributeError):
@@ -107,13 +107,13 @@ class Value:
 
 
 def string(text: str) -> bytes:
-    """A string as files have it: its length in bytes, and these."""
+    """A string's bytes: its length, then its text."""
     raw = text.encode("utf-8", "surrogateescape")
     return _U64.pack(len(raw)) + raw
 
 
 def copy_metadata(metadata: Metadata) -> dict[str, Value]:
-    """A file's metadata, to be written again: every value with its type, text byte for byte."""
+    """A file's metadata, ready to be written: every value with its type, text byte for byte."""
     return {key: _copy(metadata.file, metadata.field(key)) for key in metadata}
 
 

@@ -1,4 +1,4 @@
-"""Writing GGUF files: the header at once, tensors as they come, and the final name only for what is whole."""
+"""Writing of GGUF files: the header at once, tensors as they come; a file gets its name when it is complete."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class GGUFWriter:
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What each file will hold."""
+        """The planned content of each file."""
         return tuple(self._parts)
 
     @property
@@ -96,9 +96,9 @@ class GGUFWriter:
             view = view[len(taken) :]
 
     def check(self) -> None:
-        """Raises GGUFError where a target may not be written or the disk has not enough room; writes nothing.
+        """Raise GGUFError where a target cannot be written or the disk has too little room; writes nothing.
 
-        What killed processes left in the folder is removed, as it takes room.
+        Files that killed processes left in the folder are removed first.
         """
         for path in self.paths:
             self._check_target(path)
@@ -124,7 +124,7 @@ class GGUFWriter:
             self._remove()
 
     def _walk(self) -> Iterator[int]:
-        """Opens and closes the files as it goes; yields how many bytes the next tensor needs."""
+        """Opens and closes files in turn; yields the number of bytes of the next tensor."""
         for part in self._parts:
             self._open(part)
             self._put(memoryview(part.header))
@@ -154,7 +154,7 @@ class GGUFWriter:
             self._on_its_way = self._written
 
     def _close(self) -> None:
-        """What was written is on the disk before the file gets its name."""
+        """Flush the file to the disk before it gets its name."""
         assert self._file is not None
         try:
             self._file.sync()
@@ -185,7 +185,7 @@ class GGUFWriter:
             raise
 
     def _remove(self) -> None:
-        """Take away all that was made."""
+        """Remove all files made so far."""
         for path, temporary in self._temporary.items():
             temporary.remove()
             if path in self._placed:
@@ -225,7 +225,7 @@ def _checked_alignment(alignment: int | None, metadata: Mapping[str, Value]) -> 
 
 
 def _store_soon(file: int, n_bytes: int) -> None:
-    """Have the system begin to store the last bytes written, so that there is little to wait for in the end."""
+    """Start writing the latest bytes to the disk, so that the final flush is short."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             # For data that is not on the disk yet, Linux takes this as a wish to have it there.
@@ -234,7 +234,7 @@ def _store_soon(file: int, n_bytes: int) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Have the names on the disk, too, where the system can."""
+    """Flush the folder's entries, where the system can."""
     with contextlib.suppress(OSError):
         folder = os.open(path, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
-"""Names → files: a model's name is a path, a name of the catalog, or `hf.co/user/repo[:quant]`.
+"""Models by name: a path, a name of the catalog, or `hf.co/user/repo[:quant]`.
 
-`resolve` gives the file, fetching it once where needed; `pull` fetches and verifies; `models` lists; `remove` deletes.
-Nothing is fetched where `env.offline` says so. Nothing here knows what is inside a model file.
+`resolve` returns the file, fetching it once if needed; `pull` fetches and verifies; `models` lists; `remove` deletes.
+Nothing is fetched where `env.offline` forbids it. This package does not read model files.
 """
 
 from __future__ import annotations

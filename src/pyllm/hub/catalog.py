@@ -1,4 +1,4 @@
-"""The catalog: names of models that pyllm can fetch, and where from. Its format is described in models/README.md."""
+"""The catalog: names of models that pyllm can fetch, and their sources. The format is described in models/README.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyllm.errors import HubError
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model that can be fetched: what it must be, and its sources in the order to try them."""
+    """A model that can be fetched: its size and hash, and its sources in the order to try."""
 
     name: str
     sources: tuple[Mapping[str, Any], ...]
@@ -22,7 +22,7 @@ class Entry:
     size: int | None = None
     """Bytes; an estimate where there is no `sha256`. None: not known before the source is asked."""
     sha256: str | None = None
-    """None: as the source says when the file is fetched."""
+    """None: taken from the source when the file is fetched."""
     file: str = ""
     """Name in the folder of models, for sources that put it there."""
     description: str = ""
@@ -32,19 +32,19 @@ class Entry:
 
     @property
     def checked(self) -> bool:
-        """Whether the very bytes were tried with pyllm, and no others are accepted."""
+        """Whether these exact bytes were tried with pyllm, and no others are accepted."""
         return self.sha256 is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """All entries by name, and the name that stands for no name."""
+    """All entries by name, and the default name."""
 
     default: str
     entries: Mapping[str, Entry]
 
     def find(self, name: str) -> Entry | None:
-        """The entry of that name, whatever its case; without a tag, or with the tag `latest`, the family's first."""
+        """The entry of a name, in any case; without a tag, or with the tag `latest`, the family's first."""
         key = name.lower()
         if key in self.entries:
             return self.entries[key]
@@ -55,7 +55,7 @@ class Catalog:
 
 
 def catalog_path() -> Path:
-    """Where the catalog lies: in the package when installed from a wheel, in models/ of a source checkout."""
+    """Path of the catalog: in the package when installed from a wheel, in models/ of a source checkout."""
     here = Path(__file__).resolve().parent
     packaged = here / "catalog.json"
     return packaged if packaged.exists() else here.parents[2] / "models" / "catalog.json"

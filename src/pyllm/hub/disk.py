@@ -1,4 +1,4 @@
-"""What downloads ask of a disk: room, locks between processes, hashes, and errors that say which folder it was."""
+"""Disk operations of downloads: room, locks between processes, hashes, and errors that name the folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pyllm.config import Progress
 from pyllm.errors import HubError
 
 Report = Callable[[int], None]
-"""Told how many bytes there are."""
+"""Called with the number of bytes so far."""
 _CHUNK = 1 << 22
 _POLL = 0.2
-"""Seconds between two looks at a lock that is taken."""
+"""Seconds between attempts to take a lock."""
 
 
 def report(progress: Progress | None, verb: str, name: str, size: int) -> Report:
@@ -35,7 +35,7 @@ def report(progress: Progress | None, verb: str, name: str, size: int) -> Report
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file `path`; calls `waiting` each time it is found taken. A dead process holds nothing."""
+    """Hold the lock file `path`; calls `waiting` at each failed attempt. The lock of a dead process is free."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def stored_in(folder: Path, variable: str) -> Iterator[None]:
-    """Turns errors of the disk into HubErrors that name the folder, and the variable that moves it."""
+    """Turns disk errors into HubErrors that name the folder and the variable that moves it."""
     try:
         yield
     except OSError as error:
@@ -79,9 +79,9 @@ def check_room(folder: Path, needed: int, variable: str) -> None:
 
 
 def grow(part: Path, final: Path, expected: str, size: int, append: Callable[[BinaryIO], None], told: Report) -> None:
-    """Let `append` complete `part`, of which a beginning may be here; it is named `final` if its hash is right.
+    """Let `append` complete `part`, which may hold a beginning; rename it to `final` if its hash is right.
 
-    `told` follows the checking. Raises HubError where the hash is wrong; nothing is left then.
+    `told` is called while the hash is checked. Raises HubError where the hash is wrong; then the file is removed.
     """
     # Twice: the beginning that was here may be from a damaged attempt.
     for _ in range(2):

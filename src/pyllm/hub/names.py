@@ -1,4 +1,5 @@
-"""Names of Hugging Face's models: `hf.co/user/repo[:quant]`, `hf.co/user/repo/file.gguf`, and which file is meant."""
+"""Names of models on Hugging Face: `hf.co/user/repo[:quant]`, `hf.co/user/repo/file.gguf`, and the file that they
+mean."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0", "Q5_K_M", "Q6_K", "Q8_0", "MXF
 
 
 def canonical(name: str) -> str | None:
-    """The name in the form that begins with `hf.co/`, out of a link as well; None where it is no such name."""
+    """The name in the form `hf.co/…`, also from a link; None for any other name."""
     start = _WEB.match(name)
     if not start:
         return None
@@ -38,8 +39,8 @@ def split_name(name: str) -> tuple[str, str | None]:
 def choose(files: Iterable[str], wanted: Sequence[str | None], repo: str) -> list[str]:
     """The model file among a repository's file names, or the files of one split model in order.
 
-    `wanted` are file names and quants, the first that fits counts; None stands for the usual one. Raises HubError where
-    none or several fit.
+    `wanted`: file names and quants, the first match counts; None: the default quants. Raises HubError where no file or
+    several match.
     """
     models: dict[str, list[str]] = {}
     for file in sorted(f for f in files if is_model(f)):
@@ -60,7 +61,7 @@ def choose(files: Iterable[str], wanted: Sequence[str | None], repo: str) -> lis
 
 
 def is_model(file: str) -> bool:
-    """Whether a file of a repository may be a model: encoders of images and importance matrices are none."""
+    """Whether a repository's file may be a model; image encoders and importance matrices are not."""
     name = PurePosixPath(file).name.lower()
     return name.endswith(".gguf") and "mmproj" not in name and "imatrix" not in name
 
@@ -77,13 +78,13 @@ def model_name(repo: str, file: str) -> str:
 
 
 def quant(file: str) -> str:
-    """The quant that a file's name ends in, or nothing."""
+    """The quant at the end of a file's name, or ""."""
     match = _QUANT.search(PurePosixPath(_SHARD.sub(".gguf", file)).stem)
     return match[1].upper() if match else ""
 
 
 def _is_quant(file: str, wanted: str) -> bool:
-    """Whether the file's path or name is the one that is wanted, or its name ends in the quant's name."""
+    """Whether a file's path or name is the wanted one, or ends in the wanted quant."""
     stem = PurePosixPath(file).stem.lower()
     want = _SHARD.sub(".gguf", wanted).lower()
     if "/" in want:

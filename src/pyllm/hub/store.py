@@ -1,4 +1,4 @@
-"""Models by name: find, fetch, check, list, remove. Where the files are, the kinds of `pyllm.hub.sources` know."""
+"""Models by name: find, fetch, check, list, remove. The kinds of `pyllm.hub.sources` know the files' places."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from pyllm.hub.sources import kind_of
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model by name: what the catalog says of it, and where it lies, if it is here."""
+    """A model by name: its catalog entry, and its local path, if any."""
 
     name: str
     path: Path | None
     """None: not fetched yet. The first file of a split model."""
     size: int | None
-    """Bytes, of all files on disk or to be fetched; an estimate for what is neither here nor checked."""
+    """Bytes of all files, local or to be fetched; an estimate where neither local nor verified."""
     format: str
     entry: Entry | None
     """None: fetched by an `hf.co/` name, or by another program."""
 
 
 def default_name() -> str:
-    """The model that is meant when none is named."""
+    """The default model."""
     return catalog.load().default
 
 
 def is_remote(name: str) -> bool:
-    """Whether a name stands for a file on Hugging Face (`hf.co/…`, or a link), whatever it ends in."""
+    """Whether a name stands for a file on Hugging Face (`hf.co/…`, or a link), whatever its ending."""
     return names.canonical(name) is not None
 
 
 def is_catalogued(name: str | os.PathLike[str]) -> bool:
-    """Whether a name, with its tag, is in the catalog: it means that model and no file of the current folder."""
+    """Whether a name, with its tag, is in the catalog; it then means that model, not a file of the current folder."""
     return isinstance(name, str) and ":" in name and name.lower() in catalog.load().entries
 
 
 def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> Path:
-    """The file of a model, fetched first where it is not here yet. Split models give their first file.
+    """The file of a model, fetched first if needed; of a split model, its first file.
 
-    Raises HubError where there is no such file or name, or where it cannot be fetched.
+    Raises HubError for an unknown file or name, or where it cannot be fetched.
     """
     path = env.user_path(name)
     if not is_catalogued(name):
@@ -64,9 +64,9 @@ def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> P
 
 
 def pull(name: str, progress: Progress | None = None) -> Path:
-    """Fetch a model of the catalog or of Hugging Face; one that is here is checked against its SHA-256.
+    """Fetch a model of the catalog or of Hugging Face; a local one is checked against its SHA-256.
 
-    Raises HubError where the name is unknown, or the file cannot be fetched or is not what it should be.
+    Raises HubError where the name is unknown, the file cannot be fetched, or its hash is wrong.
     """
     entry = _entry(name)
     for source in entry.sources:
@@ -81,7 +81,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
 
 def models() -> list[LocalModel]:
-    """What is here, then every other name of the catalog."""
+    """Local models, then all other names of the catalog."""
     from pyllm.hub.sources import huggingface
 
     local: list[LocalModel] = []
@@ -101,9 +101,10 @@ def models() -> list[LocalModel]:
 
 
 def remove(name: str) -> list[Path]:
-    """Delete a fetched model, or what there is of it; gives what was deleted. Raises HubError where there is nothing.
+    """Delete a fetched model, or its partial download; returns the deleted files. Raises HubError where there is
+    nothing.
 
-    Only what lies in the folder of models and in Hugging Face's cache is deleted, by the names that `models` gives.
+    Only files in the models folder and in Hugging Face's cache are deleted, by the names that `models` lists.
     """
     if names.canonical(name) is None and catalog.load().find(name) is None and Path(name).is_file():
         raise HubError(f"{name} is your own file; delete it yourself")
@@ -115,7 +116,7 @@ def remove(name: str) -> list[Path]:
 
 
 def _entry(name: str) -> Entry:
-    """What is known of a name. Raises HubError where that is nothing."""
+    """The entry or file of a name. Raises HubError for an unknown name."""
     if (link := names.canonical(name)) is not None:
         repo, wanted = names.split_name(link)
         return Entry(link, ({"kind": "huggingface", "repo": repo, "file": wanted},))

@@ -1,8 +1,8 @@
-"""Importance matrices: for each weight, how large the inputs of its columns are on some text.
+"""Importance matrices: for each weight, the mean squares of its columns' inputs on some text.
 
-An encoder weighs a column's errors by the mean of its squared inputs. The files are llama.cpp's: GGUF files with two
-tensors for each weight, NAME.in_sum2 (sums of squares) and NAME.counts (tokens in them), or the older ".dat" files.
-Source: tools/imatrix and common/imatrix-loader in the llama.cpp repository.
+An encoder weighs a column's errors by them. The files are llama.cpp's: GGUF files with two tensors for each weight,
+NAME.in_sum2 (sums of squares) and NAME.counts (tokens in them), or the older ".dat" files. Source: tools/imatrix and
+common/imatrix-loader in the llama.cpp repository.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pyllm.gguf.reader import GGUFFile
 from pyllm.gguf.tensor import TensorInfo
 
 CHUNK_SIZE = 512
-"""Tokens of a chunk where nothing else is said; older files do not say."""
+"""Default tokens of a chunk; older files do not state them."""
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MOST_NAME = 256
@@ -29,7 +29,7 @@ _MOST_NAME = 256
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What was collected for one weight."""
+    """Sums collected for one weight."""
 
     squares: NDArray[np.float64]
     """[n_matrices, columns]: sums of squared inputs; n_matrices is the number of experts, or 1."""
@@ -42,7 +42,7 @@ class Sums:
 
 
 class ImportanceMatrix:
-    """Sums by the name of their weight, and where they come from.
+    """Sums by weight, and their origin.
 
     `datasets` are the texts' names, `chunks` the number of windows read, `chunk_size` their tokens.
     """
@@ -61,7 +61,7 @@ class ImportanceMatrix:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImportanceMatrix:
-        """Read a file of either kind, told apart by its content. Raises GGUFError: what is wrong, and where."""
+        """Read a file of either kind, distinguished by content. Raises GGUFError."""
         file = MappedFile(Path(path))
         try:
             legacy = file.map[:4] != b"GGUF"
@@ -73,7 +73,7 @@ class ImportanceMatrix:
             return _read_gguf(gguf)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
-        """Write a GGUF file, whole or not at all. Sums and counts are rounded to float32, as the files have them."""
+        """Write a GGUF file, complete or not at all. Sums and counts are rounded to float32, the files' type."""
         from pyllm.gguf.types import ValueType
         from pyllm.gguf.writer import GGUFWriter, TensorSpec, Value
 
@@ -96,7 +96,7 @@ class ImportanceMatrix:
 
     @classmethod
     def merge(cls, parts: Iterable[ImportanceMatrix]) -> ImportanceMatrix:
-        """The matrix of all texts together. Raises RequestError where a weight's sums have different shapes."""
+        """Merge matrices of several texts. Raises RequestError where a weight's sums have different shapes."""
         out: ImportanceMatrix | None = None
         for part in parts:
             if out is None:
@@ -112,7 +112,7 @@ class ImportanceMatrix:
 
     @property
     def most_counted(self) -> int:
-        """Tokens in the sum that has most; without experts, tokens read."""
+        """Largest number of tokens in a sum; without experts, the tokens read."""
         return max((int(s.counts.max(initial=0)) for s in self.sums.values()), default=0)
 
     def add(self, name: str, new: Sums) -> None:
@@ -132,10 +132,10 @@ class ImportanceMatrix:
         self.sums[name] = Sums(old.squares + new.squares, old.counts + new.counts)
 
     def importance(self, name: str, columns: int | None = None) -> NDArray[np.float32] | None:
-        """Mean of squared inputs of a weight's columns, float32 [n_matrices, columns]; None where there is nothing.
+        """Mean squared inputs of a weight's columns, float32 [n_matrices, columns]; None without data.
 
-        An expert that no token reached gets the mean of the others. `columns`, where given, divides rows of files
-        that count all experts together. Raises RequestError where that does not go.
+        An expert that no token reached gets the mean of the others. `columns`, if given, splits rows of files that
+        count all experts together. Raises RequestError where that is impossible.
         """
         sums = self.sums.get(name)
         if sums is None or not sums.counts.any():
@@ -159,7 +159,7 @@ def _f32(values: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float32]
 
 
 def _split(sums: Sums, n: int) -> Sums:
-    """Sums of experts that were counted together, by expert."""
+    """Sums by expert, of experts that were counted together."""
     if len(sums.counts) == n:
         return sums
     return Sums(sums.squares.reshape(n, -1), np.repeat(sums.counts, n))
@@ -212,7 +212,7 @@ def _positive(value: object) -> int:
 
 
 def _read_legacy(file: MappedFile) -> ImportanceMatrix:
-    """The older files: each weight's mean squares times its number of chunks, experts in one long row."""
+    """Read an older file: each weight's mean squares times its number of chunks, experts in one long row."""
     n_entries = file.u32(0, "the number of weights")
     at, sums = 4, {}
     # A weight takes 17 bytes at least.
@@ -227,7 +227,7 @@ def _read_legacy(file: MappedFile) -> ImportanceMatrix:
         file.need(at, 4 * n, f"importance of {n} columns")
         squares = np.frombuffer(file.map, "<f4", n, at)
         at += 4 * n
-        # Zero chunks: these are means of unknown weight, and count as one.
+        # Zero chunks: means of unknown weight, counted as one chunk.
         counts = np.array([max(chunks, 1) * CHUNK_SIZE], np.float64)
         sums[name] = _checked(squares[None].astype(np.float64) * CHUNK_SIZE, counts, name, file.path)
     out = ImportanceMatrix(sums)

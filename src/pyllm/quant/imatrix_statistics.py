@@ -1,6 +1,6 @@
-"""Figures that describe an importance matrix, weight by weight and layer by layer.
+"""Statistics of an importance matrix, by weight and by layer.
 
-They are those of llama.cpp's imatrix tool (--show-statistics), over the means of squared inputs of all columns.
+They are those of llama.cpp's imatrix tool (--show-statistics), over the mean squared inputs of all columns.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from pyllm.quant.imatrix import ImportanceMatrix
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _ACTIVE = 1e-5
-"""Mean squares up to this count as nothing."""
+"""Mean squares up to this count as zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightStatistics:
-    """Over the columns of one weight (of all experts that saw tokens): m is the mean of a column's squared inputs."""
+    """Statistics over the columns of one weight (of all experts that saw tokens); m is the mean of a column's squared
+    inputs."""
 
     name: str
     layer: int | None
-    """Number of its block, where it has one."""
+    """Number of its block, if any."""
     n: int
     """Columns."""
     total: float
@@ -35,25 +36,25 @@ class WeightStatistics:
     mean: float
     deviation: float
     active: float
-    """Share of columns where m is more than nothing."""
+    """Share of columns with non-zero m."""
     entropy: float
-    """Of m as a distribution over columns, in bits."""
+    """Entropy of m as a distribution over columns, in bits."""
     outliers: float
     """Share of columns whose m is more than a standard deviation above the mean."""
     similarity: float | None
-    """Cosine between its sums and those of the same weight one layer before, where there is one."""
+    """Cosine of its sums and those of the same weight one layer before, if there is one."""
     n_unseen: int
     """Experts that no token reached."""
 
     @property
     def entropy_share(self) -> float:
-        """Entropy as a share of the most that so many columns can have."""
+        """Entropy divided by its maximum for this number of columns."""
         return self.entropy / float(np.log2(self.n)) if self.n > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStatistics:
-    """Means over a layer's weights, by their number of columns."""
+    """Means over a layer's weights, weighted by their number of columns."""
 
     layer: int
     total: float
@@ -62,13 +63,13 @@ class LayerStatistics:
 
 
 def weight_statistics(matrix: ImportanceMatrix) -> list[WeightStatistics]:
-    """One for each weight that has data, by layer, then by name; weights outside of blocks last."""
+    """Statistics of each weight with data, by layer, then by name; weights outside of blocks last."""
     found = [_describe(matrix, name) for name in matrix.sums]
     return sorted((s for s in found if s), key=lambda s: (s.layer is None, s.layer or 0, s.name))
 
 
 def layer_statistics(weights: Sequence[WeightStatistics]) -> list[LayerStatistics]:
-    """One for each block, in order."""
+    """Statistics of each block, in order."""
     out = []
     for layer in sorted({w.layer for w in weights if w.layer is not None}):
         own = [w for w in weights if w.layer == layer]

@@ -1,4 +1,4 @@
-"""Tools for whoever writes a backend or an op: tiny random models, ragged batches, and what every backend must pass.
+"""Tools for authors of backends and ops: tiny random models, ragged batches, and conformance checks of backends.
 
     from pyllm.testing import conformance
 

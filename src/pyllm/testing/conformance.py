@@ -1,7 +1,7 @@
-"""What every backend must pass: ops, formats and small models, compared with the reference backend.
+"""Conformance checks of backends: ops, formats and small models, compared with the reference backend.
 
-A check compares each sequence with what the reference backend gives for it alone and whole, however it is cut and
-whatever shares its steps. Where a backend is `exact_in_company`, company changes no bit.
+A check compares each sequence with the reference backend's result for it alone and uncut, however it is cut and
+whatever shares its steps. For a backend with `exact_in_company`, the batch must not change a bit.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ F32 = NDArray[np.float32]
 Check = Callable[[], None]
 
 EXACT = 1e-7
-"""NMSE of an op, or of a small model, with weights and KV in float32."""
+"""Limit of NMSE of an op, or of a small model, with float32 weights and KV cache."""
 LIMITS = {"F32": 1e-9, "F16": 1e-6, "BF16": 1e-5}
-"""NMSE of one product by the format of its weights."""
+"""Limit of NMSE of one product, by the format of its weights."""
 QUANTIZED = 2e-4
-"""NMSE of one product with integer weights: a backend may quantize activations to 8 bits as well, which costs 1e-4."""
+"""Limit of NMSE of one product with integer weights; quantized activations (8 bits) cost 1e-4."""
 
 MODELS = {
     "plain": Shape(),
@@ -55,17 +55,17 @@ MODELS = {
     "experts": Shape(n_experts=5, n_used=3),
     "headless": Shape(head=False),
 }
-"""Small models in the manner of the real ones."""
+"""Small models of the architecture of real ones."""
 
 _KV_LIMITS = {"f16": 1e-5, "q8_0": 1e-3}
 _LENGTHS = {"a": 37, "b": 21, "c": 9}
 _PIECES = (33, 1, 3)
-"""How sequence a is cut."""
+"""Lengths of the pieces of sequence a."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A backend that is checked. Limits of errors are multiplied by `tolerance`."""
+    """A backend under test. Error limits are multiplied by `tolerance`."""
 
     backend: str
     tolerance: float = 1.0
@@ -80,10 +80,10 @@ class Subject:
 
 
 def checks(backend: str, *, tolerance: float = 1.0, cross: bool = False) -> dict[str, Check]:
-    """What a backend must pass, by name: each returns, or raises AssertionError.
+    """Checks of a backend, by name: each returns, or raises AssertionError.
 
-    `cross`: the rest of all formats, which takes minutes. `tolerance` multiplies the limits of errors, for a backend
-    that computes in less than float32.
+    `cross`: all formats, which takes minutes. `tolerance` multiplies error limits, for a backend that computes in less
+    than float32.
     """
     subject = Subject(backend, tolerance)
     return {name: partial(check, subject) for name, check in (_cross() if cross else _usual()).items()}
@@ -128,7 +128,7 @@ def _cross() -> dict[str, Callable[[Subject], None]]:
 
 
 def _op(name: str, subject: Subject) -> None:
-    """A case of an op: whole, in pieces, and in company."""
+    """Check a case of an op: uncut, in pieces, and in a mixed batch."""
     model = one_op(ops.cases()[name])
     wanted = _alone(name)
     exe = compiled(subject.backend, model, model.tensors())
@@ -171,7 +171,7 @@ def _cut(pages: Sequence[int]) -> list[Step]:
 
 
 def _company(pages_a: Sequence[int], pages_b: Sequence[int], pages_c: Sequence[int]) -> list[list[Step]]:
-    """The same pieces beside other prompts, generated tokens, and sequences of which few rows are wanted."""
+    """The pieces beside other prompts, sequences in decode, and sequences with few output rows."""
     a, b, c = _cut(pages_a), _tokens("b"), _tokens("c")
     return [
         [Step(b[:17], 0, pages_b, "last"), a[0]],
@@ -182,7 +182,7 @@ def _company(pages_a: Sequence[int], pages_b: Sequence[int], pages_c: Sequence[i
 
 @lru_cache(None)
 def _alone(name: str) -> dict[str, F32]:
-    """What the reference backend gives for each sequence, alone and whole."""
+    """The reference backend's result for each sequence, alone and uncut."""
     model = one_op(ops.cases()[name])
     batches = [[Step(_tokens(sequence), 0, [3, 8, 5])] for sequence in _LENGTHS]
     return dict(zip(_LENGTHS, run_all(compiled("reference", model, model.tensors()), batches), strict=True))
@@ -192,7 +192,7 @@ def _alone(name: str) -> dict[str, F32]:
 
 
 def _format(name: str, fmt: str, subject: Subject) -> None:
-    """A case with weights of this format: many rows, then few, for which a backend may have kernels of each kind."""
+    """Check a case with weights of this format: many rows, then few, which may take different kernels."""
     case = ops.format_cases()[name]
     limit = case.n_products * LIMITS.get(fmt, QUANTIZED) or 1e-12
     exe = compiled(subject.backend, case.model(), case.tensors(fmt))
@@ -230,7 +230,7 @@ def _of_model(name: str, want: Literal["logits", "hidden"]) -> list[F32]:
 
 
 def _model_mixed(subject: Subject) -> None:
-    """Matrices of one layer in formats of all kinds."""
+    """Check a layer with matrices in formats of all kinds."""
     model = transformer()
     pairs = run_both(subject.backend, model, batches=_two_steps(160), tensors=mixed_tensors(model))
     assert_close(pairs, 20 * QUANTIZED * subject.tolerance)
@@ -242,7 +242,7 @@ def _model_format(fmt: str, subject: Subject) -> None:
 
 
 def _kv(dtype: str, subject: Subject) -> None:
-    """KV memory of this type: close to that of float32, or refused."""
+    """Check a KV cache of this type: close to float32, or refused."""
     model, options = transformer(), replace(OPTIONS, kv_dtype=dtype)  # type: ignore[arg-type]
     if dtype in backends.get(subject.backend).kv_dtypes:
         assert_close(run_both(subject.backend, model, options=options), _KV_LIMITS[dtype] * subject.tolerance)
@@ -251,7 +251,7 @@ def _kv(dtype: str, subject: Subject) -> None:
 
 
 def _no_rows(subject: Subject) -> None:
-    """A step of which no row is wanted stores its KV."""
+    """Check that a step without output rows stores its keys and values."""
     model = transformer()
     tokens = random_tokens(20, n_tokens(model))
     batches = [[Step(tokens[:19], 0, [4, 2, 7], "none")], [Step(tokens[19:], 19, [4, 2, 7])]]
@@ -261,7 +261,7 @@ def _no_rows(subject: Subject) -> None:
 
 
 def _shared_pages(subject: Subject) -> None:
-    """Two sequences go on from one prefix whose pages they share."""
+    """Check two sequences that share the pages of a prefix."""
     model = transformer()
     tokens = random_tokens(50, n_tokens(model))
     prefix = Step(tokens[:32], 0, [6, 3], "last")
@@ -273,12 +273,12 @@ def _shared_pages(subject: Subject) -> None:
 
 
 def _host() -> DeviceInfo:
-    """The processor, on which the rest of a model is."""
+    """The CPU, for the rest of a split model."""
     return next(splitting.device(name) for name in ("cpu", "reference") if backends.get(name).devices())
 
 
 def _split_layers(n: int | str, subject: Subject) -> None:
-    """So many layers on the backend, the others on the host."""
+    """Check a model with this many layers on the backend, the others on the CPU."""
     model = transformer(splitting.SMALL)
     tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
     exe = splitting.compiled(model, tensors, devices, n_gpu_layers=n)
@@ -286,7 +286,7 @@ def _split_layers(n: int | str, subject: Subject) -> None:
 
 
 def _split_headless(subject: Subject) -> None:
-    """The part with the end of a model gives its final states."""
+    """Check that the part with the model's end returns hidden states."""
     model = transformer(replace(splitting.SMALL, head=False))
     tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
     exe = splitting.compiled(model, tensors, devices, n_gpu_layers=2)
@@ -294,7 +294,7 @@ def _split_headless(subject: Subject) -> None:
 
 
 def _split_anywhere(seed: int, subject: Subject) -> None:
-    """Every op on a device drawn for it: a value of any kind crosses, any fusion may be cut apart."""
+    """Check random placement of every op: any value may cross, any fusion may be split."""
     model = transformer(replace(splitting.SHAPES["gemma"], n_layers=2))
     tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
     drawn = np.random.default_rng(seed).integers(0, 2, len(model.program.ops))
@@ -307,11 +307,11 @@ def _split_anywhere(seed: int, subject: Subject) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unheard(Op):
-    """An op that no backend has."""
+    """An op without a rule in any backend."""
 
 
 def _unknown_op(subject: Subject) -> None:
-    """A program with an op that the backend lacks is refused, never computed in another way."""
+    """Check that a program with an unknown op is refused."""
     model = one_op(lambda b, x: x)
     (*ops_before, last) = model.program.ops
     program = replace(model.program, ops=(*ops_before, _Unheard(out=last.out, layer=last.layer)))
@@ -333,7 +333,7 @@ def _refused(compile_it: Callable[[], Executable], what: str) -> None:
 
 
 def _idle_interrupt(subject: Subject) -> None:
-    """An interrupt while nothing runs changes nothing."""
+    """Check that an interrupt between steps has no effect."""
     model = transformer(splitting.SMALL)
     exe, steps = compiled(subject.backend, model, model.tensors()), [Step([1, 2, 3], 0, [0])]
     try:
@@ -345,7 +345,8 @@ def _idle_interrupt(subject: Subject) -> None:
 
 
 def _memory(subject: Subject) -> None:
-    """KV memory is what was said before; a closed executable holds nothing, and may be closed again."""
+    """Check that the KV cache has its predicted size, and that a closed executable holds nothing and may be closed
+    again."""
     model = transformer(splitting.SMALL)
     tensors = model.tensors()
     needed = backends.get(subject.backend).memory_needed(model.program, tensors, OPTIONS)
@@ -358,7 +359,7 @@ def _memory(subject: Subject) -> None:
 
 
 def _importance(subject: Subject) -> None:
-    """Sums of squares are the reference's, or collecting them is refused."""
+    """Check that importance equals the reference's, or is refused."""
     model, options = transformer(splitting.SMALL), replace(OPTIONS, collect_importance=True)
     if not backends.get(subject.backend).collects_importance:
         _refused(lambda: compiled(subject.backend, model, model.tensors(), options), "collecting importance")
@@ -378,7 +379,7 @@ def _importance(subject: Subject) -> None:
 
 
 def _replacement(subject: Subject) -> None:
-    """Other weights give what a model of these gives, or replacing is refused."""
+    """Check that replaced weights give a new model's results, or that replacing is refused."""
     model, steps = transformer(splitting.SMALL), [Step([5, 6, 7], 0, [2])]
     tensors, other = model.tensors(), model.tensors(seed=1)
     changed = tensors | {name: other[name] for name in ("blk.0.attn_q.weight", "blk.3.ffn_down.weight")}

@@ -1,4 +1,4 @@
-"""Tiny models: programs recorded over declared shapes, whose weights are made up afterwards in any format."""
+"""Tiny models: programs recorded over declared shapes, with random weights in any format."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from pyllm.testing.tensors import random_tensor
 
 @dataclass
 class Model:
-    """A program over declared tensors; `tensors(format)` makes them up, so that one program serves all formats.
+    """A program over declared tensors; `tensors(format)` generates them, so one program serves all formats.
 
-    Matrices take the format that is asked for, vectors stay F32.
+    Matrices have the requested format, vectors stay F32.
     """
 
     shapes: dict[str, tuple[int, ...]]
     program: Program
     scales: dict[str, float] = field(default_factory=dict)
-    """Spread of a tensor's values, where 1 / sqrt(columns) is not it."""
+    """Standard deviation of a tensor's values, where it is not 1 / sqrt(columns)."""
 
     def tensors(self, fmt: str = "F32", seed: int = 0) -> dict[str, TensorInfo]:
         out = {}
@@ -46,7 +46,7 @@ class Model:
 
 
 class Builder(Recorder):
-    """A recorder to which tensors are declared as the program is written: `b.t("w", 64, 32)` returns the name."""
+    """A recorder with tensors declared on the way: `b.t("w", 64, 32)` returns the name."""
 
     def __init__(self) -> None:
         self.declared: dict[str, Shaped] = {}
@@ -58,18 +58,19 @@ class Builder(Recorder):
         return Weight(name)
 
     def model(self, hidden: Value, logits: Value | None, n_layers: int = 1, **scales: float) -> Model:
-        """The program of what was recorded; `scales` as in `Model`."""
+        """The recorded program as a model; `scales` as in `Model`."""
         (n_vocab, _) = next(iter(self.declared.values())).shape
         program = self.finish(hidden, logits, n_layers=n_layers, n_vocab=n_vocab)
         return Model({n: tuple(s.shape) for n, s in self.declared.items()}, program, scales)
 
 
 Record = Callable[[Builder, Value], Value]
-"""What records the ops of a case: `record(builder, x [tokens, width])`; returns the value that is looked at."""
+"""Records the ops of a case: `record(builder, x [tokens, width])`; returns the value to compare."""
 
 
 def one_op(record: Record, *, width: int = 64, n_vocab: int = 96, embed_std: float = 1.0) -> Model:
-    """A program that embeds, does what `record` says, and gives that as its logits; of output rows, if all are left."""
+    """A program that embeds, runs the ops of `record`, and returns their value as logits; of the output rows, selected
+    last unless `record` does so."""
     b = Builder()
     x = b(Embed(table=b.t("table", n_vocab, width)))
     b.layer = 0
@@ -84,11 +85,11 @@ MIXED = {
     "attn_output": "Q2_K", "ffn_gate": "Q3_K", "ffn_up": "IQ2_XS", "ffn_down": "Q6_K", "blk.1.attn_q": "Q1_0",
     "blk.1.attn_k": "MXFP4", "blk.1.attn_v": "Q5_K",
 }  # fmt: skip
-"""Formats of all kinds, by parts of tensors' names, the last that fits: every way in which weights are packed."""
+"""Formats of all kinds, by parts of tensors' names, the last match counts: covers every way of packing weights."""
 
 
 def mixed_tensors(model: Model) -> dict[str, TensorInfo]:
-    """A transformer's tensors in the formats of MIXED, those that it does not name in F32."""
+    """A transformer's tensors in the formats of MIXED, unmatched ones in F32."""
     made = {f: model.tensors(f) for f in {*MIXED.values(), "F32"}}
     chosen = {name: [f for part, f in MIXED.items() if part in name] for name in model.shapes}
     return {name: made[fs[-1] if fs else "F32"][name] for name, fs in chosen.items()}
@@ -96,7 +97,7 @@ def mixed_tensors(model: Model) -> dict[str, TensorInfo]:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes and options of `transformer`; a whole small model in the manner of the real ones."""
+    """Sizes and options of `transformer`, a complete small model."""
 
     n_layers: int = 2
     n_embd: int = 256
@@ -121,7 +122,7 @@ class Shape:
 
 
 def transformer(shape: Shape = Shape()) -> Model:
-    """A decoder of these sizes; rows are selected after the last attention, as architectures do."""
+    """A decoder of these sizes; output rows are selected after the last attention, as in architectures."""
     s, b = shape, Builder()
     x = b(Embed(table=b.t("token_embd.weight", s.n_vocab, s.n_embd)))
     for il in range(s.n_layers):

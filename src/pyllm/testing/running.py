@@ -1,4 +1,4 @@
-"""Ragged batches, a backend run on them, and the reference backend beside it."""
+"""Ragged batches, run on a backend and on the reference backend."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Step:
 def compiled(
     backend: str, model: Model, tensors: Mapping[str, TensorInfo], options: ExecutionOptions = OPTIONS
 ) -> Executable:
-    """The model on a backend; close it when done."""
+    """Compile a model on a backend; the caller closes it."""
     return backends.get(backend).compile(model.program, tensors, options)
 
 
 def run(exe: Executable, steps: Iterable[Step], want: Literal["logits", "hidden"] = "logits") -> F32:
-    """One batch of these sequences; a copy of the result."""
+    """Run one batch of these sequences; returns a copy of the result."""
     batch = Batch(exe.options)
     for step in steps:
         batch.add(step.tokens, step.position, step.pages, step.want, step.generated)
@@ -56,13 +56,13 @@ def run(exe: Executable, steps: Iterable[Step], want: Literal["logits", "hidden"
 
 
 def random_tokens(n: int, n_vocab: int, seed: int = 0) -> list[int]:
-    """Token ids, the same for a seed."""
+    """Random token ids by a seed."""
     return [int(t) for t in np.random.default_rng(seed).integers(0, n_vocab, n)]
 
 
 def ragged_batches(n_vocab: int, seed: int = 0) -> list[list[Step]]:
-    """Batches as an engine would send them: a prompt; two prompts in chunks of odd sizes beside single tokens;
-    pages out of order, shared by nobody."""
+    """Batches as from an engine: a prompt; two prompts in chunks of odd sizes beside single tokens; pages out of order,
+    unshared."""
     a, b, c = (random_tokens(n, n_vocab, seed + i) for i, n in enumerate((37, 21, 9)))
     pa, pb, pc = [9, 2, 11], [5, 1], [15, 3]
     return [
@@ -82,7 +82,7 @@ def run_both(
     want: Literal["logits", "hidden"] = "logits",
     tensors: Mapping[str, TensorInfo] | None = None,
 ) -> list[tuple[F32, F32]]:
-    """(what `backend` gives, what the reference gives) for each batch in turn, KV in float32 for both."""
+    """(result of `backend`, result of the reference) for each batch in turn, with float32 KV caches."""
     tensors = model.tensors(fmt) if tensors is None else tensors
     batches = ragged_batches(n_tokens(model)) if batches is None else batches
     got = run_all(compiled(backend, model, tensors, options), batches, want)
@@ -93,7 +93,7 @@ def run_both(
 def run_all(
     exe: Executable, batches: Iterable[Sequence[Step]], want: Literal["logits", "hidden"] = "logits"
 ) -> list[F32]:
-    """The results of all batches; then it is closed."""
+    """Results of all batches; closes the executable."""
     try:
         return [run(exe, batch, want) for batch in batches]
     finally:
@@ -101,7 +101,7 @@ def run_all(
 
 
 def assert_close(pairs: Iterable[tuple[F32, F32]], limit: float) -> None:
-    """NMSE of each pair at most `limit`, everything finite."""
+    """Assert NMSE of each pair of at most `limit`, and finite values."""
     for i, (got, wanted) in enumerate(pairs):
         assert got.shape == wanted.shape, f"batch {i}: shape {got.shape}, not {wanted.shape}"
         assert np.isfinite(wanted).all(), f"batch {i}: the reference is not finite"

@@ -1,4 +1,4 @@
-"""Small models split over devices, and what they are compared with."""
+"""Small models split over devices, and comparison of their results."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ SHAPES = {
     "experts": replace(SMALL, n_experts=5, n_used=3),
 }
 EXACT = 1e-7
-"""NMSE with float weights, as for whole models."""
+"""Limit of NMSE with float weights, as for whole models."""
 QUANTIZED = 4e-4
-"""With others, against the cpu: both may quantize activations to 8 bits, each in its own way, and random weights do
-not forgive as trained ones do. (The cpu alone is 1e-4 from the reference here.)"""
+"""Limit with other weights, against the cpu: both may quantize activations to 8 bits, differently, and random weights
+amplify errors more than trained ones. (Here the cpu alone is 1e-4 from the reference.)"""
 
 
 def device(backend: str) -> DeviceInfo:
@@ -42,7 +42,7 @@ def compiled(
     options: ExecutionOptions = OPTIONS,
     **choice: Any,
 ) -> Executable:
-    """The model, as much as is asked for of it on the devices after the first."""
+    """Compile a model with the given layers on the devices after the first."""
     names = tuple(d.name for d in devices[1:])
     wanted = PlacementOptions(devices=names, **choice)
     return split.compile_placed(model.program, tensors, wanted, devices, options)[0]
@@ -51,7 +51,7 @@ def compiled(
 def placed(
     model: Model, tensors: Mapping[str, TensorInfo], devices: Sequence[DeviceInfo], device_of_op: Sequence[str]
 ) -> Executable:
-    """The model with each op on the device of this name."""
+    """Compile a model with each op on its named device."""
     return split.compile(placement.cut(model.program, device_of_op), tensors, OPTIONS, devices)
 
 
@@ -64,7 +64,7 @@ def check(
     batches: Sequence[Sequence[Step]] | None = None,
     want: Any = "logits",
 ) -> None:
-    """It gives what one backend alone gives, for each batch in turn; then it is closed."""
+    """Check that it gives one backend's results, for each batch in turn; closes it."""
     batches = running.ragged_batches(80) if batches is None else batches
     whole = running.compiled(alone, model, tensors)
     try:

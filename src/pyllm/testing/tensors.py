@@ -1,6 +1,6 @@
-"""Random tensors in any format, of a sane spread: raw block bytes are random, their float scales are set.
+"""Random tensors in any format, of a realistic deviation: block bytes are random, their float scales are set.
 
-A format needs nothing here beyond its layout.
+A format needs only its layout here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ F32 = NDArray[np.float32]
 def random_tensor(
     name: str, shape: tuple[int, ...], fmt: str = "F32", *, std: float, mean: float = 0.0, seed: int = 0
 ) -> TensorInfo:
-    """Random weights of about this spread. Float formats are normal; blocks of others are random bytes."""
+    """Random weights of about this standard deviation. Float formats are normal; blocks of others are random bytes."""
     rng = np.random.default_rng([seed, *name.encode()])
     if fmt in ("F32", "F16", "BF16"):
         values = (mean + std * rng.standard_normal(shape)).astype(np.float32)

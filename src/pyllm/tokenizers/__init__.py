@@ -15,12 +15,12 @@ _IDS_ONLY = "the model can be used by token ids only"
 
 
 def from_gguf(metadata: Mapping[str, Any], n_rows: int | None = None) -> Tokenizer:
-    """The tokenizer that a file's metadata describes (keys `tokenizer.ggml.*`).
+    """The tokenizer described by a file's metadata (keys `tokenizer.ggml.*`).
 
-    `n_rows`: rows of the model's token table. Many models have more rows than tokens; the ids of those rows are tokens
-    without text.
+    `n_rows`: rows of the model's token table. Many models have more rows than tokens; ids of the additional rows are
+    tokens without text.
 
-    Raises TokenizerError where there is no usable vocabulary: none at all, a kind that is not known, damaged lists.
+    Raises TokenizerError where there is no usable vocabulary: none at all, an unknown kind, damaged lists.
     """
     # What makes a tokenizer, and nothing that is tied to the file; a pickled tokenizer is this.
     metadata = {k: metadata[k] for k in metadata if k.startswith("tokenizer.ggml.") or k == "general.name"}

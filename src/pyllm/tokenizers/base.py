@@ -1,4 +1,4 @@
-"""What all tokenizers share: special tokens, BOS and EOS, ids to text, streaming. A kind adds `_encode_words`."""
+"""The base of all tokenizers: special tokens, BOS and EOS, ids to text, streaming. A kind adds `_encode_words`."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Pieces = Annotated[Iterable[str | int], Kind("a list of texts and token ids", _p
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back, as the model's GGUF metadata states it.
+    """Text to token ids and back, as defined by the model's GGUF metadata.
 
-    Safe to use from several threads. A text's lone surrogates, which no UTF-8 can hold, are read as U+FFFD.
+    Safe to use from several threads. Lone surrogates of a text, which UTF-8 cannot represent, are read as U+FFFD.
     """
 
     source: tuple[Any, ...] = ()  # what `from_gguf` made it of
@@ -56,7 +56,7 @@ class Tokenizer(ABC):
         self._switch = Switch(self._compiled)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as the metadata that it was made of, and made of it again."""
+        """Pickled as its metadata, and rebuilt from it."""
         from pyllm.tokenizers import from_gguf
 
         return from_gguf, self.source
@@ -87,24 +87,24 @@ class Tokenizer(ABC):
         return (self._specials if parse_special else self._always).cut(text)
 
     def broken(self, text: str, mark: str) -> str:
-        """A text with `mark` after the first character of every control token that is written in it.
+        """A text with `mark` after the first character of every control token in it.
 
-        Without the mark, and read as plain text, it is the same; tokens of one character stay.
+        Read as plain text and without the mark it is unchanged; tokens of one character stay.
         """
         return self._control.broken(text, mark)
 
     @checked
     def encode_pieces(self, pieces: Pieces) -> list[int]:
-        """Token ids of what `partition` returns; its plain pieces are not searched for special tokens again."""
+        """Token ids of pieces from `partition`; plain pieces are not searched for special tokens again."""
         ids: list[int] = []
         self._encode_pieces(pieces, ids)
         return ids
 
     @checked
     def decode(self, ids: TokenIds, skip_special: bool = True) -> str:
-        """Text of token ids; bytes that are no UTF-8 become U+FFFD. Control tokens are left out unless asked for.
+        """Text of token ids; bytes that are not UTF-8 become U+FFFD. Control tokens are left out unless requested.
 
-        Where the vocabulary puts a space before a text, the one at its beginning is taken away again.
+        A space that the vocabulary puts before a text is removed.
         """
         table = self._visible if skip_special else self._bytes
         data = b"".join(map(table.__getitem__, ids))
@@ -114,17 +114,17 @@ class Tokenizer(ABC):
 
     @checked
     def stream(self, skip_special: bool = True, continues: bool = False) -> StreamDecoder:
-        """A decoder to push tokens into as they come. `continues`: they follow a text, so a first space belongs."""
+        """A streaming decoder. `continues`: the tokens follow a text, so a leading space belongs to it."""
         return StreamDecoder(self, skip_special, strip=self._strip_first and not continues)
 
     @checked
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token stands for; its name for a control token."""
+        """A token's bytes; the name of a control token."""
         return self._bytes[token_id]
 
     @checked
     def token_text(self, token_id: int) -> str:
-        """The same as text; bytes that are no character of their own become U+FFFD."""
+        """A token's text; incomplete characters become U+FFFD."""
         return self._bytes[token_id].decode("utf-8", "replace")
 
     @checked
@@ -134,7 +134,7 @@ class Tokenizer(ABC):
 
     @checked
     def is_special(self, token_id: int) -> bool:
-        """Whether a token is control or unknown: it steers the model and is no text."""
+        """Whether a token is a control or unknown token: not text."""
         return self.vocab.types[self._check(token_id)] in (CONTROL, UNKNOWN)
 
     @cached_property
@@ -192,7 +192,7 @@ class Tokenizer(ABC):
                 ids.append(piece)
 
     def _compiled(self) -> tuple[Sequence[Kernel], Callable[[], Encoder]]:
-        """Compiled code that does what `_encode_words` does; see `Recipe`."""
+        """The compiled equivalent of `_encode_words`; see `Recipe`."""
         raise ValueError("there is none for this kind")
 
     @abstractmethod
@@ -201,9 +201,9 @@ class Tokenizer(ABC):
 
 
 class StreamDecoder:
-    """Text of tokens as they come: a character is given when its last byte has come, never in parts.
+    """Incremental decoding: a character is returned when its last byte has arrived, never in parts.
 
-    What all calls return, joined, is `decode` of all tokens.
+    The results of all calls, joined, are `decode` of all tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, strip: bool = False) -> None:
@@ -212,7 +212,7 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        """The text that this token completes, maybe none."""
+        """The text completed by this token, maybe empty."""
         data = self._table[token_id]
         if self._strip and data:
             self._strip = False
@@ -220,13 +220,13 @@ class StreamDecoder:
         return self._utf8.decode(data)
 
     def flush(self) -> str:
-        """What is left: U+FFFD for a character that was never finished."""
+        """The rest: U+FFFD for an incomplete character."""
         return self._utf8.decode(b"", final=True)
 
 
 def words_of(texts: Iterable[str]) -> tuple[re.Pattern[str], list[str]]:
-    """An expression for parts of texts that no token reaches beyond, with the spaces before them; and the characters
-    from which some token goes on into a space."""
+    """A regular expression for parts of texts that no token crosses, with their leading spaces; and the characters from
+    which some token continues into a space."""
     crossing = sorted(
         {a for text in texts if _SPACE in text.lstrip(_SPACE) for a, b in pairwise(text) if b == _SPACE != a}
     )
@@ -235,7 +235,7 @@ def words_of(texts: Iterable[str]) -> tuple[re.Pattern[str], list[str]]:
 
 
 class _Memo(dict[int, bytes]):
-    """A table that works its entries out when they are first asked for."""
+    """A dictionary whose entries are computed at first use."""
 
     def __init__(self, find: Callable[[int], bytes]) -> None:
         super().__init__()

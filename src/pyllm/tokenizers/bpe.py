@@ -1,7 +1,7 @@
-"""Byte-level BPE (GPT-2, Llama 3, Qwen, …): text is cut into words, a word's bytes are merged by rank.
+"""Byte-level BPE (GPT-2, Llama 3, Qwen, …): text is split into words, and a word's bytes are merged by rank.
 
-Words are few and come again, so that ids are kept by word; what is left is cutting text, a regular expression. This is
-the code for short texts, and the reference for `pyllm.tokenizers.compiled.merging`, which does the same for long ones.
+Words repeat, so ids are cached by word; the rest is splitting text, by a regular expression. This is the code for short
+texts, and the reference for `pyllm.tokenizers.compiled.merging`, which does the same for long ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NEVER = 1 << 62  # rank of a pair that does not merge
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """GPT-2's way to write bytes as visible characters: visible Latin-1 is itself, the rest U+0100 on."""
+    """GPT-2's alphabet for bytes: visible Latin-1 characters stand for themselves, the rest are U+0100 and up."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in visible]
     return {b: chr(b) for b in visible} | {b: chr(256 + i) for i, b in enumerate(hidden)}
@@ -89,7 +89,7 @@ class BPETokenizer(Tokenizer):
         return self._tokens(merge(word, self._ranks))
 
     def _tokens(self, symbols: list[str]) -> tuple[int, ...]:
-        """Ids of merged symbols; one that is no token is written in bytes; what has no byte token is dropped."""
+        """Ids of merged symbols; a symbol that is no token is written in bytes; bytes without a token are dropped."""
         ids = self.vocab.ids
         out: list[int] = []
         for symbol in symbols:
@@ -122,7 +122,7 @@ class BPETokenizer(Tokenizer):
 
 
 def merge(word: str, ranks: Mapping[str, int]) -> list[str]:
-    """Merge a word's characters by rank, lowest first, of equal ranks the leftmost; the symbols that remain.
+    """Merge a word's characters by rank, lowest first, of equal ranks the leftmost; returns the remaining symbols.
 
     `ranks` maps "left right" to a rank. n log n in the word's length.
     """

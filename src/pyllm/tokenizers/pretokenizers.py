@@ -1,4 +1,4 @@
-"""How byte-level BPE vocabularies cut text into words before merging, by the name in `tokenizer.ggml.pre`.
+"""Pre-tokenizers: how byte-level BPE vocabularies split text into words before merging, by `tokenizer.ggml.pre`.
 
 A pre-tokenizer is a list of regular expressions applied one after the other: each cuts every piece that the ones before
 it left, matches and the gaps between them both stay pieces (the "isolated" split of Hugging Face's tokenizers). The
@@ -57,13 +57,13 @@ _DEEPSEEK_LETTERS = (
 
 
 def _word(letters: str, digits: str, tail: str = r"[\r\n]*", *, suffix: str = _SUFFIX) -> str:
-    """The expression that GPT-4's tokenizer made common: letters with one sign before them, digits, signs, blanks."""
+    """The common expression of GPT-4's tokenizer: letters with one sign before them, digits, signs, blanks."""
     start = suffix + "|" if suffix else ""
     return rf"{start}[^\r\n\p{{L}}\p{{N}}]?{letters}|{digits}| ?[^\s\p{{L}}\p{{N}}]+{tail}|{_BLANKS}"
 
 
 def _cased(suffix: str, digits: str, tail: str = r"[\r\n/]*") -> str:
-    """Words cut where the case changes (GPT-4o, Tekken): upper then lower, contractions stay with their word."""
+    """Words split where the case changes (GPT-4o, Tekken): upper then lower case; contractions stay with their word."""
     lead = r"[^\r\n\p{L}\p{N}]?"
     return (
         rf"{lead}{_UPPER}*{_LOWER}+{suffix}|{lead}{_UPPER}+{_LOWER}*{suffix}"
@@ -154,7 +154,8 @@ def names() -> list[str]:
 
 
 def get(name: str) -> PreTokenizer:
-    """The pre-tokenizer called `name`; TokenizerError if there is none, as a wrong guess would degrade every answer."""
+    """The pre-tokenizer `name`. Raises TokenizerError for an unknown name, since a wrong guess would degrade every
+    answer."""
     try:
         return _TABLE[name]
     except KeyError:
@@ -165,7 +166,7 @@ def get(name: str) -> PreTokenizer:
 
 
 def splitter(pre: PreTokenizer) -> Callable[[str], list[str]]:
-    """A function that cuts a text into words; joined, they are the text again."""
+    """A function that splits a text into words; joined, they are the text."""
     import regex
 
     patterns = (pre.fused,) if pre.fused else pre.patterns

@@ -1,4 +1,4 @@
-"""Finding the tokens that are written in a text as they are: control tokens, user-defined tokens."""
+"""Search for tokens written literally in a text: control tokens, user-defined tokens."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _Claim = tuple[int, int, int]  # start, end, id
 
 
 class Finder:
-    """Cuts texts at tokens: longer ones everywhere first, each from the left, as llama.cpp does.
+    """Splits texts at tokens: longer ones everywhere first, each from the left, as llama.cpp does.
 
-    `ids` maps texts to ids; `swallowing` tokens take the blanks after them along. The time is linear in the text,
-    however many tokens there are and occur.
+    `ids` maps texts to ids; `swallowing` tokens include the blanks after them. Linear in the text, for any number of
+    tokens and matches.
     """
 
     def __init__(self, ids: Mapping[str, int], swallowing: frozenset[int]) -> None:
@@ -35,7 +35,7 @@ class Finder:
         self._rivals: dict[str, str] = {}
 
     def cut(self, text: str) -> list[str | int]:
-        """The tokens' ids, and the pieces of text between them; no piece is empty."""
+        """Ids of the tokens, and the non-empty pieces of text between them."""
         if not text:
             return []
         pieces: list[str | int] = []
@@ -50,14 +50,14 @@ class Finder:
         return pieces
 
     def broken(self, text: str, mark: str) -> str:
-        """The text with `mark` after the first character of every token in it, also of those that overlap."""
+        """The text with `mark` after the first character of every token in it, including overlapping ones."""
         pattern = self._longest_in(text)
         return text if pattern is None else re.sub(f"(?={pattern.pattern}).", rf"\g<0>{mark}", text, flags=re.DOTALL)
 
     def _longest_in(self, text: str) -> re.Pattern[str] | None:
-        """Matches the longest token at a place of this text; None where there is none.
+        """A function that matches the longest token at a place of this text; None where there is none.
 
-        Most of thousands of tokens are ruled out by how they begin, and then cost nothing.
+        Most of thousands of tokens are excluded by their beginnings, at no cost.
         """
         present = frozenset(prefix for prefix in self._by_prefix if prefix in text)
         if not present:
@@ -71,7 +71,7 @@ class Finder:
         return pattern
 
     def _rivals_of(self, token: str) -> str:
-        """The characters after a token that an earlier one, which begins within it, may go on with."""
+        """The characters after a token with which an earlier, overlapping token may continue."""
         if token not in self._rivals:
             found = set()
             for i in range(1, len(token)):
@@ -103,7 +103,7 @@ class Finder:
         return claims
 
     def _by_rank(self, text: str, pattern: re.Pattern[str]) -> list[_Claim]:
-        """By definition: one token after the other, each where it is still free."""
+        """By the definition: one token after another, wherever it is still free."""
         longest = re.compile(f"(?=({pattern.pattern}))")
         waiting: dict[int, list[int]] = {}
         for match in longest.finditer(text):
@@ -142,7 +142,7 @@ class Finder:
 
 
 def _expression(tokens: Sequence[str]) -> str:
-    """An expression for the longest of some texts, which come longest first."""
+    """An expression that matches the longest of some texts, given longest first."""
     tree: dict[str, Any] = {}
     for token in tokens:
         node = tree
@@ -156,7 +156,7 @@ def _expression(tokens: Sequence[str]) -> str:
 
 
 def _branches(node: dict[str, Any], depth: int) -> str:
-    """What texts begin with in common is read once. Raises RecursionError where groups would be nested too deeply."""
+    """Factors out common prefixes of texts. Raises RecursionError where groups would nest too deeply."""
     if depth == 0:
         raise RecursionError
     texts = []
@@ -173,7 +173,7 @@ def _branches(node: dict[str, Any], depth: int) -> str:
 
 
 def _swallow(text: str, at: int, taken: bytearray) -> int:
-    """Where the blanks from `at` on end; they are taken."""
+    """End of the blanks from `at` on, which are swallowed."""
     while at < len(text) and not taken[at] and text[at] in _BLANKS:
         taken[at] = 1
         at += 1

@@ -1,7 +1,7 @@
-"""SentencePiece BPE (Llama 2, Mistral, Gemma, Phi-3): pairs that together are a token merge, best score first.
+"""SentencePiece BPE (Llama 2, Mistral, Gemma, Phi-3): pairs that form a token are merged, best score first.
 
-The algorithm is llama.cpp's (`llm_tokenizer_spm`): no list of merges, a pair may merge if its text is a token, of equal
-scores the leftmost goes first, and what is no token in the end is written as bytes.
+The algorithm is llama.cpp's (`llm_tokenizer_spm`): there is no list of merges, a pair may merge if its text is a token,
+the leftmost of equal scores first; symbols that are no token in the end are written as bytes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class SPMTokenizer(Tokenizer):
 
 
 def merge(word: str, costs: Mapping[str, float]) -> list[str]:
-    """Merge neighbours whose joined text is in `costs`, cheapest first, of equal costs the leftmost; what remains."""
+    """Merge neighbours whose joined text is in `costs`, cheapest first, the leftmost of equal costs; returns the
+    remaining symbols."""
     symbols = list(word)
     n = len(symbols)
     before, after = list(range(-1, n - 1)), [*range(1, n), -1]

@@ -1,7 +1,7 @@
-"""SentencePiece Unigram (T5, XLM-R): of all ways to cut a text into tokens, the one whose scores sum up highest.
+"""SentencePiece Unigram (T5, XLM-R): the segmentation of a text into tokens with the highest sum of scores.
 
-Source: "Subword Regularization" (Kudo, 2018); details (unknown characters, blanks, the normalizer) as sentencepiece's
-`unigram_model.cc` and `normalizer.cc` have them.
+Source: "Subword Regularization" (Kudo, 2018); details (unknown characters, blanks, the normalizer) as in
+sentencepiece's `unigram_model.cc` and `normalizer.cc`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class UGMTokenizer(Tokenizer):
         return text.replace(" ", _SPACE)
 
     def _cut(self, text: str) -> list[int]:
-        """Ids of the best way to cut a text; of equal ones the first that a search by length finds."""
+        """Ids of the best segmentation of a text; of equal ones the first found by a search by length."""
         n, get, ids = len(text), self._scores.get, self.vocab.ids
         best = [0.0, *[-np.inf] * n]
         begin = [0] * (n + 1)
@@ -116,10 +116,10 @@ class UGMTokenizer(Tokenizer):
 
 
 class _CharsMap:
-    """SentencePiece's precompiled normalization: the longest prefixes that it lists are replaced.
+    """SentencePiece's precompiled normalization: the longest listed prefix is replaced.
 
     The table: uint32 size of a double-array trie (darts-clone) in bytes, the trie's uint32 units, then replacements as
-    UTF-8 strings that end in a zero byte. The trie maps bytes to where a replacement begins.
+    UTF-8 strings that end in a zero byte. The trie maps bytes to the offset of a replacement.
     """
 
     def __init__(self, table: Any) -> None:
@@ -149,7 +149,7 @@ class _CharsMap:
         return out.decode("utf-8", "replace")
 
     def _longest(self, data: bytes, at: int) -> tuple[int, int]:
-        """Length of the longest listed prefix of data[at:], and where its replacement begins; (0, 0) for none."""
+        """Length of the longest listed prefix of data[at:], and the offset of its replacement; (0, 0) for none."""
         units, n = self._units, len(self._units)
         found = (0, 0)
         place = _offset(units[0])

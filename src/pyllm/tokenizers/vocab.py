@@ -1,4 +1,4 @@
-"""A vocabulary as GGUF metadata states it: token texts, kinds, scores, and the tokens with a role."""
+"""A vocabulary from GGUF metadata: token texts, kinds, scores, and the tokens with a role."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Vocab:
         return len(self.texts)
 
     def find(self, text: str) -> int | None:
-        """Id of the token stored as `text`, of whatever kind; None if there is none."""
+        """Id of the token stored as `text`, of any kind; None if there is none."""
         i = self.ids.get(text)
         return self.special_ids.get(text) if i is None else i
 
@@ -108,7 +108,7 @@ class Vocab:
         return default if value is None else bool(value)
 
     def role(self, *names: str) -> int | None:
-        """Id that the metadata gives to a role, else the vocabulary kind's default, else None.
+        """Id of a role by the metadata, else by the vocabulary kind's default, else None.
 
         An id outside the vocabulary counts as absent.
         """
@@ -120,7 +120,7 @@ class Vocab:
         return default if default is not None and default < len(self.texts) else None
 
     def _control(self, text: str) -> int | None:
-        """Id of a token with a role known by its text; whatever kind the file says, it is a control token."""
+        """Id of a token with a role known by its text; whatever kind the file states, it is a control token."""
         i = self.ids.get(text)
         if i is not None:
             self.types[i] = CONTROL
@@ -159,12 +159,12 @@ class Vocab:
 
 
 def ends_generation(text: str) -> bool:
-    """Whether a token of this text ends an answer, in any vocabulary that has it, without a key that says so."""
+    """Whether a token of this text ends an answer in any vocabulary, without a key that says so."""
     return text in _END_OF_GENERATION
 
 
 def string_list(metadata: Mapping[str, Any], key: str) -> list[str]:
-    """A list of strings of the metadata, else TokenizerError."""
+    """A list of strings of the metadata. Raises TokenizerError."""
     value = metadata.get(key)
     if not isinstance(value, list) or not set(map(type, value)) <= {str}:
         raise TokenizerError(f"{key} is missing or not a list of strings; the model can be used by token ids only")
@@ -172,7 +172,7 @@ def string_list(metadata: Mapping[str, Any], key: str) -> list[str]:
 
 
 def _numbers(metadata: Mapping[str, Any], key: str, n: int, default: int) -> NDArray[Any]:
-    """A list of at least `n` numbers, cut to `n`; all `default` where the file has none."""
+    """At least `n` numbers, cut to `n`; all `default` where the file has none."""
     value = metadata.get(key)
     if value is None:
         return np.full(n, default)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _BLANK, _DROPPED, _ALONE, _LETTER = 1, 2, 3, 4
 
-# CJK ideographs, each a word of its own; 0x2B920 is a slip in the library that trained models were tokenized with.
+# CJK ideographs, each a word of its own; 0x2B920 repeats an error of the library that models were trained with.
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
     (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
@@ -24,9 +24,9 @@ _IDEOGRAPHS = (
 
 
 class WPMTokenizer(Tokenizer):
-    """`tokenizer.ggml.model` = "bert". Tokens that begin a word are stored with "▁" before them.
+    """`tokenizer.ggml.model` = "bert". Tokens that begin a word are stored with a leading "▁".
 
-    What `decode` gives is the text in lower case with one space between words.
+    `decode` returns the text in lower case, with one space between words.
     """
 
     _strip_first = True
@@ -73,7 +73,7 @@ class WPMTokenizer(Tokenizer):
         return WPM_KERNELS, make
 
     def _kind(self, char: str) -> int:
-        """What a character is to a text: a blank, dropped, a word alone, or a letter of one."""
+        """Kind of a character: a blank, dropped, a word alone, or a letter of a word."""
         kind = unicodedata.category(char)
         if char in " \t\n\r" or kind[0] == "Z":
             return _BLANK

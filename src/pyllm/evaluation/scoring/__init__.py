@@ -1,4 +1,4 @@
-"""What rows of logits say about tokens: likelihoods, and how far two models' distributions are apart."""
+"""Scoring of rows of logits: likelihoods of tokens, and KL divergence between two models."""
 
 from pyllm.evaluation.scoring.rows import RowScores, Scorer, coded_width
 

@@ -26,7 +26,7 @@ def coded_width(n_vocab: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class RowScores:
-    """Of each row, all [n]."""
+    """Scores of rows, all [n]."""
 
     nll: NDArray[np.float64]
     """Negative log likelihood of the target."""
@@ -37,10 +37,10 @@ class RowScores:
 
 
 class Scorer:
-    """Threads that score rows. One caller at a time; `close` ends them.
+    """A thread pool that scores rows. One caller at a time; `close` ends the threads.
 
-    Distributions are coded as llama.cpp's perplexity tool does: a row is `coded_width` uint16s, two float32 (scale,
-    least), then a code for each token, whose log-probability is scale * code + least.
+    Distributions are coded as in llama.cpp's perplexity tool: a row is `coded_width` uint16s, two float32 (scale,
+    least), then a code for each token, whose log probability is scale * code + least.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -50,8 +50,8 @@ class Scorer:
     def score(
         self, rows: NDArray[np.float32], targets: NDArray[np.int32], codes: NDArray[np.uint16] | None = None
     ) -> RowScores:
-        """Rows [n, n_vocab], each contiguous, row i predicting targets[i]; `codes` [n, coded_width] takes the
-        distributions. Raises ModelError where logits are no numbers."""
+        """Score rows [n, n_vocab], each contiguous, row i predicting targets[i]; `codes` [n, coded_width] takes the
+        distributions. Raises ModelError where logits are NaN or infinite."""
         n, n_vocab = rows.shape
         targets = np.ascontiguousarray(targets, np.int32)
         statistics = np.empty((n, _STATISTICS), np.float64)
@@ -72,8 +72,8 @@ class Scorer:
     def compare(
         self, rows: NDArray[np.float32], scores: RowScores, codes: NDArray[np.uint16]
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Of rows with their scores, and coded distributions [n, coded_width] of another model for the same places:
-        KL divergence of the rows from those [n], and the other's most likely tokens [n]."""
+        """Compare rows, with their scores, to coded distributions [n, coded_width] of another model at the same
+        positions: KL divergence of the rows from those [n], and the other's most likely tokens [n]."""
         header = np.ascontiguousarray(codes[:, :_HEADER]).view(np.float32)
         parameters = np.column_stack([scores.log_sum, header[:, 0], header[:, 1]]).astype(np.float64)
         results = np.empty((len(rows), 2), np.float64)
@@ -82,7 +82,7 @@ class Scorer:
         return results[:, 0], results[:, 1].astype(np.int64)
 
     def close(self) -> None:
-        """End the threads. Calling it again does nothing."""
+        """End the threads. Further calls do nothing."""
         self._pool.close()
 
     def __enter__(self) -> Scorer:

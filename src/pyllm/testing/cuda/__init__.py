@@ -1,8 +1,8 @@
 """CUDA devices without a card: kernels are built by a C++ compiler and run on the processor, for tests.
 
 `PYLLM_CUDA_EMULATOR=n` makes n of them for the cuda backend, which asks `EMULATOR`; with
-`PYLLM_CUDA_EMULATOR_STRESS=seed` they are as unkind as a card may be (`stressed`). `open_emulated` gives a launcher
-without the backend.
+`PYLLM_CUDA_EMULATOR_STRESS=seed` they reorder and delay work as far as a card may (`stressed`). `open_emulated` gives a
+launcher without the backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["EMULATOR", "EmulatedLauncher", "Emulator", "open_emulated"]
 
 
 class Emulator:
-    """The devices that the environment asks for, as `pyllm.backends.cuda.device.Emulator` says."""
+    """The emulated devices of the environment, as `pyllm.backends.cuda.device.Emulator`."""
 
     def devices(self) -> list[DeviceInfo]:
         compiler_path()

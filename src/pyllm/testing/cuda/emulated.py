@@ -1,7 +1,7 @@
-"""A device that is emulated: kernels built by g++ with emulator/cuda_emu.h, run on numpy's memory, in order.
+"""An emulated device: kernels built by g++ with emulator/cuda_emu.h, run in order on host memory.
 
-What it is for: tests on machines without a card, and trying the CUDA backend there. It is far slower than the CPU
-backend. Memory that kernels get starts as NaN bytes, and writes just outside it are found when it is released.
+It is for tests on machines without a card, and for trials of the CUDA backend; it is far slower than the CPU backend.
+Memory given to kernels starts as NaN bytes, and writes just outside it are reported when it is released.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pyllm.errors import BackendError, OutOfMemoryError
 from pyllm.jit import objects
 
 MEMORY = 8 << 30
-"""Bytes that an emulated device has; taken from the host's as they are allocated."""
+"""Bytes of an emulated device; taken from the host's as they are allocated."""
 N_SM, MAX_SHARED = 4, 163 << 10
 _EMULATOR = Path(__file__).parent / "emulator"
 ALIGNMENT, _GUARD, _MARK = 256, 256, 0xA5
@@ -47,13 +47,13 @@ _LAUNCH = np.dtype(
     align=True,
 )
 _LONGEST = 1800.0
-"""Seconds that the compiler may take for a file."""
+"""Most seconds of compiling a file."""
 _MANY_THREADS = 4096
-"""Emulated threads from which on a launch is worth more than one thread of the host."""
+"""Emulated threads from which a launch runs on several host threads."""
 
 
 class _Library:
-    """A file of kernels as a shared object. Who runs a kernel borrows a copy of it, whose state is then his alone."""
+    """A kernel file as a shared object. Each running kernel borrows its own copy, since a copy has global state."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -146,7 +146,7 @@ class EmulatedLauncher(Launcher):
         return int(memory.ctypes.data + start)
 
     def _room(self, n_bytes: int) -> tuple[NDArray[np.uint8], int]:
-        """Memory for as many bytes from an aligned place on, and that place."""
+        """Memory for this many bytes at an aligned address, and the address."""
         size = -(-n_bytes // ALIGNMENT) * ALIGNMENT
         memory = np.empty(size + 2 * _GUARD + ALIGNMENT, np.uint8)
         return memory, _GUARD + -(memory.ctypes.data + _GUARD) % ALIGNMENT
@@ -160,7 +160,7 @@ class EmulatedLauncher(Launcher):
             raise BackendError(f"a kernel wrote outside {n_bytes:,} bytes of memory that it was given")
 
     def _check(self, address: int, n_bytes: int) -> None:
-        """Raise BackendError unless all of it was allocated here."""
+        """Raise BackendError unless the whole range was allocated here."""
         inside = any(a <= address and address + n_bytes <= a + n for a, (n, _) in self._blocks.items())
         if n_bytes and not inside and not self._closed:
             raise BackendError(f"{n_bytes:,} bytes at {address:#x} are not within memory of {self.name}")
@@ -286,11 +286,11 @@ class EmulatedLauncher(Launcher):
             raise BackendError(f"{kernel.source}: {error}")
 
     def _seed(self) -> int:
-        """For the order in which a kernel's threads and blocks run; 0: one after the other."""
+        """Seed of the order of a kernel's threads and blocks; 0: in sequence."""
         return 0
 
     def _beside(self, fault: int) -> str:
-        """Where an address is that a kernel must not use, in words."""
+        """Description of an address that a kernel must not use."""
         distances = [(fault - a - n if fault >= a + n else fault - a, n) for a, (n, _) in self._blocks.items()]
         if not fault or not distances:
             return ""
@@ -308,7 +308,7 @@ def open_emulated(index: int = 0, memory: int = MEMORY) -> EmulatedLauncher:
 
 
 def build(name: str, defines: Defines) -> Path:
-    """The shared object of a file of kernels, built at first use. Raises BackendError with the compiler's words."""
+    """The shared object of a kernel file, built at first use. Raises BackendError with the compiler's output."""
     source, program = compiler.source(name), compiler_path()
     native = "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
     # kernels run for a moment and are many: a second spent on optimizing them is not won back
@@ -323,7 +323,7 @@ def build(name: str, defines: Defines) -> Path:
 
 
 def _compiled(name: str, defines: Defines, command: Sequence[str]) -> bytes:
-    """The content of a shared object. Raises BackendError with the compiler's words."""
+    """The content of a shared object. Raises BackendError with the compiler's output."""
     try:
         with tempfile.TemporaryDirectory(prefix="pyllm-") as folder:
             out = Path(folder, "kernels.so")
@@ -340,7 +340,7 @@ def _compiled(name: str, defines: Defines, command: Sequence[str]) -> bytes:
 
 
 def _shared_object(name: str, make: Callable[[], bytes]) -> Path:
-    """A file of the kernel cache that can be loaded, made unless it is there whole. Raises BackendError."""
+    """A loadable file of the kernel cache, built unless it is there. Raises BackendError."""
     path = objects.path(compiler.cache_folder(), name) or objects.keep(compiler.cache_folder(), name, make())
     if path is None:
         raise BackendError("emulating CUDA takes a folder for built kernels; set PYLLM_KERNEL_CACHE to one")
@@ -362,7 +362,7 @@ def _emulator_text() -> str:
 
 @cache
 def _processor() -> str:
-    """What -march=native depends on."""
+    """The processor's identity, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

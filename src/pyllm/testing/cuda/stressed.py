@@ -1,11 +1,11 @@
-"""An emulated device at its worst: what a card may do and seldom does, and what it never forgives, by a seed.
+"""A stressed emulated device: rare but allowed behaviour of a card, and reports of misuse of memory, by a seed.
 
 - What is enqueued runs when it must, or any time before: copies read and write the host's memory late. An array that is
   downloaded holds NaN bytes until then.
 - Threads of a block run in random order wherever they wait, and so do blocks (emulator/stress.h).
 - Memory ends, or begins, at a page that must not be touched; a kernel that does is reported with its thread.
 
-Whatever the seed, results must be the same to the last bit. `PYLLM_CUDA_EMULATOR_STRESS=seed` makes every emulated
+For every seed, results must be the same to the last bit. `PYLLM_CUDA_EMULATOR_STRESS=seed` makes every emulated
 device one of these.
 """
 
@@ -29,7 +29,7 @@ from pyllm.errors import BackendError
 from pyllm.testing.cuda.emulated import ALIGNMENT, MEMORY, EmulatedLauncher
 
 _FAULTS = threading.Lock()
-"""Held while a kernel runs: faults are the process's."""
+"""Held while a kernel runs: faults belong to the process."""
 
 
 class _StressedEvent(Event):
@@ -53,7 +53,7 @@ class _StressedEvent(Event):
 
 
 class StressedLauncher(EmulatedLauncher):
-    """An emulated device whose stream, threads and memory are as unkind as a card's may be."""
+    """An emulated device whose stream, threads and memory behave as badly as a card's may."""
 
     def __init__(self, index: int = 0, memory: int = MEMORY, seed: int = 1) -> None:
         super().__init__(index, memory)
@@ -72,7 +72,7 @@ class StressedLauncher(EmulatedLauncher):
         return None
 
     def run_some(self) -> None:
-        """Some of what is enqueued, perhaps nothing. Raises what goes wrong there, and drops the rest."""
+        """Run some enqueued work, maybe none. Raises its errors, and drops the rest."""
         for _ in range(self._random.choice((0, 1, 3, 100))):
             if not self._queue:
                 break

@@ -1,7 +1,7 @@
-"""Cases of every op, in modules named as the ops' own: `CASES` maps a name to what records it.
+"""Test cases of every op, in modules named as the ops' own: `CASES` maps a name to its recording function.
 
-A module is found by its name, a case by its entry: neither is listed anywhere else. Ops that multiply by matrices or
-look rows up have `FORMATS` as well: cases that are tried with weights of every format.
+A module is found by its name, a case by its entry; there is no other list. Ops with matrices or tables also have
+`FORMATS`: cases for weights of every format.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ USUAL = ("F32", "F16", "BF16", "Q8_0", "Q4_1", "Q5_K", "IQ2_XS", "MXFP4")
 
 @dataclass(frozen=True)
 class FormatCase:
-    """A case that is tried in every format, few rows at a time and many."""
+    """A case for every format, with few rows and with many."""
 
     record: Record
     width: int = 512
-    """Columns of the op's input: whole blocks of every format."""
+    """Columns of the op's input; whole blocks of every format."""
     in_f32: tuple[str, ...] = ("table",)
     """Matrices that stay F32."""
     n_products: int = 1
-    """Products that follow each other; each may round its input. 0: the weights as they are decoded."""
+    """Successive products, each of which may round its input. 0: only decoding."""
     usual: tuple[str, ...] = USUAL
-    """Formats of the usual checks; the others are the cross's."""
+    """Formats of the usual checks; `cross` checks all others."""
 
     def model(self) -> Model:
         return one_op(self.record, width=self.width)
@@ -53,7 +53,7 @@ def cases() -> dict[str, Record]:
 
 @cache
 def format_cases() -> dict[str, FormatCase]:
-    """All cases that are tried in every format, by "module-case"."""
+    """All cases for every format, by "module-case"."""
     return {
         f"{m.__name__.rpartition('.')[2]}-{name}": case
         for m in _modules()

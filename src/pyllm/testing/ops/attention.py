@@ -28,7 +28,7 @@ def _attention(
 
 
 def _shared(b: Builder, x: Value) -> Value:
-    """The second op reads the keys and values of the first, with queries and a window of its own."""
+    """Two attention ops; the second reads the keys and values of the first, with its own queries and window."""
     sizes: dict[str, Any] = {"n_heads": 4, "n_kv_heads": 2, "head_dim": 32, "v_head_dim": 16, "scale": 0.2}
     q, k, v = (b(Linear(x=x, weight=b.t(name, rows, x.width))) for name, rows in (("q", 128), ("k", 64), ("v", 32)))
     first = b(Attention(q=q, k=k, v=v, **sizes))

@@ -10,7 +10,7 @@ from pyllm.testing.models import Builder, Record
 
 
 def _gated(act: str, gate: float = 1.0, up: float = 2.0) -> Record:
-    """Gate and counterpart are x times these factors."""
+    """A gated activation of x times two factors."""
 
     def record(b: Builder, x: Value) -> Value:
         return b(GatedActivation(gate=b(Scale(x=x, factor=gate)), up=b(Scale(x=x, factor=up)), act=act))
@@ -19,7 +19,7 @@ def _gated(act: str, gate: float = 1.0, up: float = 2.0) -> Record:
 
 
 def _narrow(width: int, act: str) -> Record:
-    """A gate of fewer columns than what it gates."""
+    """A gate with fewer columns than its input."""
 
     def record(b: Builder, x: Value) -> Value:
         return b(GatedActivation(gate=b(Slice(x=x, start=8, width=width)), up=x, act=act))

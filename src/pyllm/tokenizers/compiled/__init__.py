@@ -1,1 +1,1 @@
-"""Encoding of long texts by compiled code, which lets other threads run: the same ids as by the plain code."""
+"""Encoding of long texts by compiled code, without blocking other threads; the ids equal those of the plain code."""

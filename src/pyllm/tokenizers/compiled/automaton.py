@@ -1,9 +1,9 @@
-"""A deterministic automaton that matches as a backtracking engine would, made while it is used.
+"""A deterministic automaton, built on demand, that matches like a backtracking engine.
 
-A state is the places in the program where a match may go on, in order of preference. A step of it says whether a match
-ends before the next character, and what is left after it; what comes after a place where the preferred match ends is
-dropped. So the last end that was seen when no place is left is the end of the preferred match. Tables grow by what
-texts ask for: states, and classes of characters that no set tells apart, by blocks of 256.
+A state is a list of program positions where a match may continue, in order of preference. A step tells whether a match
+ends before the next character, and gives the remaining positions; those after a position where the preferred match ends
+are dropped. So the last end seen when no position remains is the end of the preferred match. Tables grow on demand:
+states, and classes of characters that no set distinguishes, by blocks of 256.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _BLOCK = 256
 
 
 class TooLarge(ValueError):
-    """More states or classes than the tables take."""
+    """More states or classes than the tables hold."""
 
 
 class Automaton:
     """One expression's tables: `classes` uint8 [0x110000], `starts` int32 [STRIDE], `steps` int32 [states, STRIDE].
 
-    Entries are 0 until `add_class`, `add_start`, `add_step` work them out. Several threads may read them meanwhile.
+    Entries are 0 until `add_class`, `add_start` or `add_step` computes them. Several threads may read them meanwhile.
     Raises Unsupported.
     """
 
@@ -45,7 +45,7 @@ class Automaton:
         self._lock = threading.Lock()
 
     def add_class(self, code: int) -> None:
-        """Work out the classes of a block of characters."""
+        """Compute the classes of a block of characters."""
         with self._lock:
             first = code // _BLOCK * _BLOCK
             kinds = []
@@ -59,12 +59,12 @@ class Automaton:
             self.classes[first : first + _BLOCK] = kinds
 
     def add_start(self, before: int) -> None:
-        """Work out the state in which a match begins after a character of class `before`."""
+        """Compute the state in which a match begins after a character of class `before`."""
         with self._lock:
             self.starts[before] = self._state((0,), before)
 
     def add_step(self, state: int, kind: int) -> None:
-        """Work out the step from a state by a character of class `kind`."""
+        """Compute the step from a state by a character of class `kind`."""
         with self._lock:
             places, before = self._places[state]
             found: dict[int, None] = {}  # what takes the character, in order
@@ -74,7 +74,7 @@ class Automaton:
             self.steps[state, kind] = self._state(after, kind) * 4 + 2 * ends + 1
 
     def _follow(self, places: tuple[int, ...], before: int, after: int, found: dict[int, None]) -> bool:
-        """Go from places to what takes a character; True if the match ends on the way, where it stops."""
+        """Follow positions to those that consume a character; True if the match ends on the way, which stops there."""
         seen: set[int] = set()
         todo = list(reversed(places))
         while todo:

@@ -1,4 +1,4 @@
-"""Calling kernels, and the strings of a vocabulary as they take them."""
+"""Calls of kernels, and a vocabulary's strings in their layout."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def address(value: Any) -> int:
 
 
 def joined(texts: Sequence[str], spaces: bool) -> tuple[bytes, NDArray[np.int32]]:
-    """Texts in UTF-8, one after the other, and where each ends, int32. Where `spaces`, "▁" becomes a space."""
+    """Texts in UTF-8, concatenated, and their ends, int32. `spaces`: "▁" becomes a space."""
     whole = texts[0] if len(texts) == 1 else "".join(texts)
     data = (whole.replace(_SPACE, " ") if spaces else whole).encode()
     if len(data) > _MOST_BYTES:
@@ -52,7 +52,7 @@ def joined(texts: Sequence[str], spaces: bool) -> tuple[bytes, NDArray[np.int32]
 
 
 def _byte_ends(data: bytes, n_chars: int, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Where each of the texts that are joined in `data`, which goes on after them, ends."""
+    """Ends of the texts that are joined in `data`, which may continue after them."""
     ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
     if np.frombuffer(data, np.uint8).max(initial=0) < 0x80:
         return ends
@@ -61,9 +61,9 @@ def _byte_ends(data: bytes, n_chars: int, texts: Sequence[str]) -> NDArray[np.in
 
 
 class Strings:
-    """Strings one after the other: `offsets` int32 [n + 1] into `blob`, which is UTF-8.
+    """Concatenated strings: `offsets` int32 [n + 1] into `blob`, which is UTF-8.
 
-    Where `spaces`, the "▁" of the vocabulary is a space, and what is written with a space there is not found.
+    `spaces`: the vocabulary's "▁" is a space, and strings that contain a space themselves are not found.
     """
 
     def __init__(self, texts: Iterable[str], spaces: bool = False) -> None:
@@ -85,7 +85,7 @@ class Strings:
 
 
 class Bytes(Strings):
-    """Strings of bytes, each written as a character of an alphabet; all characters must be of it."""
+    """Strings of bytes, each byte written as a character of an alphabet; all characters must belong to it."""
 
     def __init__(self, texts: Iterable[str], alphabet: Mapping[str, int]) -> None:
         texts = list(texts)
@@ -94,7 +94,7 @@ class Bytes(Strings):
 
 
 def as_list(ids: NDArray[np.int32]) -> list[int]:
-    """Ids as Python's, made in pieces, so that other threads get their turn."""
+    """Ids as Python ints, made in pieces so that other threads can run."""
     out: list[int] = []
     for i in range(0, len(ids), _PIECE):
         out += ids[i : i + _PIECE].tolist()
@@ -102,12 +102,12 @@ def as_list(ids: NDArray[np.int32]) -> list[int]:
 
 
 def kept_words(n: int) -> NDArray[np.int64]:
-    """Room to keep where the ids of a text's words are, for a text of `n` bytes; what `kernels.table.recall` reads."""
+    """Memory of a text's words and their ids, for a text of `n` bytes; read by `kernels.table.recall`."""
     return np.zeros((1 << min(15, max(6, (n // 8).bit_length())), 4), np.int64)
 
 
 def room_for(n: int) -> int:
-    """Slots of a hash table for n entries, a power of two, at most half of them taken."""
+    """Slots of a hash table for n entries: a power of two, at most half full."""
     return 1 << max(4, (2 * n - 1).bit_length())
 
 

@@ -74,7 +74,7 @@ class WPM:
     def _words(
         self, data: bytes, ends: NDArray[np.int32]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int32], NDArray[np.int32]]:
-        """Words, where each ends, and how many there are up to the end of each text."""
+        """Words, their ends, and the number of words up to the end of each text."""
         # A character alone gets the three bytes of a sign before it, a letter may be one byte longer in lower case.
         out, word_ends = np.empty(4 * len(data) + 16, np.uint8), np.empty(len(data) + 1, np.int32)
         counts = np.empty(len(ends), np.int32)
@@ -99,9 +99,9 @@ class WPM:
 class UGM:
     """Encodes as `UGMTokenizer` does.
 
-    `scores` of the tokens that a text may be cut into; `charsmap`: the normalizer's units and replacements, or None;
-    `crossing`: characters from which a token goes on into a space. Raises ValueError for what only the plain code can
-    do.
+    `scores`: of the tokens that a text may be split into; `charsmap`: the normalizer's units and replacements, or None;
+    `crossing`: characters from which a token continues into a space. Raises ValueError for cases that need the plain
+    code.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class UGM:
 
 
 def _decomposed(text: str) -> str:
-    """Unicode's form D, a stretch at a time, so that other threads get their turn."""
+    """Unicode's form D, a stretch at a time, so that other threads can run."""
     return "".join(unicodedata.normalize("NFD", part) for part in _stretches(text))
 
 

@@ -1,8 +1,8 @@
-"""Regular expressions of pre-tokenizers as programs: what they use of the syntax, and nothing else.
+"""Regular expressions of pre-tokenizers as programs; only the syntax that they use.
 
 Alternatives in order of preference, greedy repetitions, sets of characters, and assertions about one character before
-or after. A program is a list of steps; `Sets` tells which sets a character is in, by asking the `regex` package, whose
-expressions these are.
+or after. A program is a list of steps; `Sets` tells which sets contain a character, by asking the `regex` package,
+whose syntax this is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MANY = 2048  # steps that a program may have
 
 
 class Unsupported(ValueError):
-    """An expression that this module has no program for."""
+    """An expression without a program in this module."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Step:
 
 
 class Sets:
-    """The sets of characters that programs name, as the expressions write them."""
+    """The sets of characters in programs, as written in the expressions."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -47,7 +47,7 @@ class Sets:
         return self.texts.index(text)
 
     def of(self, chars: str) -> list[int]:
-        """Of each character, which sets it is in, a bit each."""
+        """For each character, the sets that contain it, as bits."""
         found = dict.fromkeys(chars, 0)
         for i, pattern in enumerate(self._compiled):
             for char in pattern.findall(chars):
@@ -65,7 +65,7 @@ def program(expression: str, sets: Sets) -> list[Step]:
 
 
 class _Parser:
-    """Recursive descent; each method returns the steps of what it read, which begin at step `at`."""
+    """Recursive descent; each method returns the steps of the text that it read, which begin at step `at`."""
 
     def __init__(self, expression: str, sets: Sets) -> None:
         self.left = _TOKEN.findall(expression)[::-1]

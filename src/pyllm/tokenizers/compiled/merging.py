@@ -56,14 +56,14 @@ class _Merger:
         self._shared[:6] = slots, n - 1, 0, strings.offsets, strings.blob, ids
 
     def _filter(self, strings: Strings) -> None:
-        """Let texts be cut where no token has both neighbours."""
+        """Allow splits of texts where no token has both neighbours."""
         bits = max(room_for(64 * len(strings)), 1 << 16)
         found = np.zeros(bits // 8, np.uint8)
         Arguments(_NEIGHBOURS, len(strings), strings.offsets, strings.blob, found, bits - 1)()
         self._shared[14:16] = found, bits - 1
 
     def _encode(self, data: bytes, ends: NDArray[np.int32], words: NDArray[np.int32]) -> tuple[list[int], list[int]]:
-        """Ids of texts that end at `ends`, which are cut into words that end at `words`."""
+        """Ids of texts with ends `ends`, split into words with ends `words`."""
         n = int(ends[-1])
         out, counts = np.empty(n + 1, np.int32), np.empty(len(words), np.int32)
         kept = kept_words(n)
@@ -87,7 +87,7 @@ class _Merger:
 
 
 class BPE(_Merger):
-    """Encodes as `BPETokenizer` does. Raises ValueError for what only the plain code can do, Unsupported among it."""
+    """Encodes as `BPETokenizer` does. Raises ValueError (Unsupported included) for cases that need the plain code."""
 
     def __init__(
         self,
@@ -141,9 +141,9 @@ class BPE(_Merger):
 
 
 class SPM(_Merger):
-    """Encodes as `SPMTokenizer` does. Raises ValueError for what only the plain code can do.
+    """Encodes as `SPMTokenizer` does. Raises ValueError for cases that need the plain code.
 
-    `costs` of tokens that a pair may become, float [n] in the order of `ids`; NaN for those that none may.
+    `costs` of the tokens that a pair may become, float [n] in the order of `ids`; NaN: none may.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
-"""Which code encodes a tokenizer's texts: the plain one at first, compiled one when there is much to do.
+"""The choice between plain and compiled code for a tokenizer's texts: compiled code once there is enough text.
 
-A short text never waits: kernels are compiled, and the vocabulary's tables made, in a thread beside the plain code.
+A short text never waits: kernels are compiled, and the vocabulary's tables are built, in a thread beside the plain
+code.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ _WORTH_COMPILING = 1 << 20  # characters of a text that is worth waiting for ker
 
 class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Ids of all texts, and how many of them there are up to the end of each.
+        """Ids of all texts, and their number up to the end of each text.
 
-        Raises ValueError for what only the plain code can do.
+        Raises ValueError for cases that need the plain code.
         """
 
 
 Recipe = Callable[[], tuple[Sequence["Kernel"], Callable[[], Encoder]]]
-"""Kernels, and what makes an encoder once they are loaded. Raises ValueError where there can be none."""
+"""Kernels, and a function that makes an encoder once they are loaded. Raises ValueError where there can be none."""
 
 
 class Switch:
-    """The compiled encoder of a tokenizer, if and when there is one. Safe to use from several threads."""
+    """The compiled encoder of a tokenizer, if there is one. Safe to use from several threads."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -45,7 +46,7 @@ class Switch:
         self._thread: threading.Thread | None = None
 
     def encode(self, texts: Sequence[str]) -> tuple[list[int], list[int]] | None:
-        """As `Encoder.encode`; None where the plain code is to do it."""
+        """As `Encoder.encode`; None: use the plain code."""
         n = sum(map(len, texts))
         self._seen += n
         if not self._over:
@@ -59,7 +60,7 @@ class Switch:
             return None
 
     def _consider(self, n: int) -> None:
-        """Whether to make the encoder, before a text of `n` characters, or beside it."""
+        """Whether to build the encoder before a text of `n` characters, or beside it."""
         if n >= _WORTH_COMPILING or (n >= _NOW and self._kernels_are_there()):
             self.build()
         elif self._seen >= _SOON and self._thread is None:
@@ -67,7 +68,7 @@ class Switch:
             self._thread.start()
 
     def build(self) -> bool:
-        """Make the encoder, compiling what is missing; whether there is one."""
+        """Build the encoder, compiling missing kernels; returns whether there is one."""
         with self._building:
             if not self._over:
                 try:
@@ -90,6 +91,6 @@ class Switch:
             return False
 
     def _give_up(self, why: BaseException) -> None:
-        """The plain code does everything from now on; it gives the same."""
+        """Use the plain code from now on; its results are the same."""
         self._encoder, self._over = None, True
         logging.getLogger("pyllm").debug("texts are encoded by Python code, not by compiled code: %s", why)

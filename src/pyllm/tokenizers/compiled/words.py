@@ -1,4 +1,4 @@
-"""Cutting texts into words as a pre-tokenizer's expressions do, compiled."""
+"""Compiled splitting of texts into words, by a pre-tokenizer's expressions."""
 
 from __future__ import annotations
 
