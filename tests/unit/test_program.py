@@ -147,7 +147,7 @@ REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
     "rows and tokens": (lambda r, x: r(Add(a=x, b=r(SelectRows(x=x)))), "output rows"),
     "attention of rows": (lambda r, x: attend(r, r(SelectRows(x=x))), "every token"),
     "rope of rows": (lambda r, x: r(Rope(x=r(SelectRows(x=x)), head_dim=8, inv_freq=(1.0,))), "tokens"),
-    "rows of rows": (lambda r, x: r(SelectRows(x=r(SelectRows(x=x)))), "selected already"),
+    "rows of rows": (lambda r, x: r(SelectRows(x=r(SelectRows(x=x)))), "already"),
     "rows of what rows gave": (
         lambda r, x: r(SelectRows(x=r(Scale(x=r(SelectRows(x=x)), factor=2.0)))),
         "selected already",
