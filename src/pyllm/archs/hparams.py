@@ -92,7 +92,7 @@ class HParams:
 
     def windows(self, period: int, default: int = 0, *, dense_first: bool = False) -> list[int]:
         """Window of each layer in positions, 0: unlimited. The file's window (`default` if it has none) applies to the
-        layers of its pattern; without one, to all but every `period`-th, the last or the first of a period (0: none)."""
+        layers of its pattern; without one, to all but every `period`-th, the last or first of a period (0: none)."""
         window = self.integer("attention.sliding_window", default, most=_MOST_POSITIONS)
         flags = self.pattern("attention.sliding_window_pattern", self.n_layers, period, dense_first=dense_first)
         return [window if flag else 0 for flag in flags]
