@@ -84,9 +84,8 @@ class QuantFormat(ABC):
         negative. None: large weights of a group count more than small ones, by 1 + |weight| / (2 rms of
         the group). That costs about 1 % of plain squared error; on SmolLM2 it lowered KL divergence in 7 of 8 trials,
         whose own noise was of the same order. Q1_0 and MXFP4 take all ones.
-        Scales are finite float16: larger weights are clamped. Magnitudes are clamped to 1e15, except in formats
-        without blocks. Raises FormatError where rows are not whole blocks or weights are
-        not finite.
+        Scales are finite float16: larger weights are clamped. Magnitudes are clamped to 1e15, except in formats without
+        blocks. Raises FormatError where rows are not whole blocks or weights are not finite.
         """
         from pyllm.quant.encoder import Encoder
 

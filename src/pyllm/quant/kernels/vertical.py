@@ -1,9 +1,9 @@
-"""Search for scales, 16 groups of weights side by side: one lane of a vector is one group.
+"""Search for scales, 16 groups of weights at a time: one vector lane per group.
 
-A chunk of a row, 16 groups of `n` weights (16 or 32), is transposed into scratch, so that what one would write for a
-single group runs for 16 of them, without sums across lanes. A scale that several groups share is the same in a
-run of lanes. Here are the pieces that formats are made of: `chunks` (the walk over a row), `Scale` (weights are a
-level times a scale), `Affine` (the same plus an offset) and how levels are chosen.
+A chunk of a row, 16 groups of `n` weights (16 or 32), is transposed into scratch, so that the code for a single group
+runs for 16, without sums across lanes. A scale shared by several groups is equal in a run of lanes. The building blocks
+of formats are here: `chunks` (the walk over a row), `Scale` (weights are a level times a scale), `Affine` (the same
+plus an offset), and the choice of levels.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How a row of activations is stored for quantized linears: 8-bit with scales and sums, or bfloat16.
+"""Quantized activations: a row stored as 8-bit integers with scales and sums, or as bfloat16.
 
 A record is 2 * Kp bytes, Kp = columns rounded up to 32, G = Kp / 32:
 
-    wide 0   int8 q[Kp] | float32 scale[G] | float32 scale * sum[G] | int32 sum16[2 G]
-    wide 1   bfloat16 [Kp]
+    wide 0, decode path    int8 q[Kp] | float32 scale[G] | float32 scale * sum[G] | int32 sum16[2 G]
+    wide 1, prefill path   bfloat16 [Kp]
 
 scale is absmax / 127 of 32 columns, q = round(x / scale); sums are of q, over 32 and over 16 columns: they carry the
 offsets and minima of the weight formats, whose stored integers are unsigned.

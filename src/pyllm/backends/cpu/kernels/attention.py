@@ -1,9 +1,9 @@
-"""Paged causal attention with a running softmax, for any mix of prompt chunks and single tokens.
+"""Paged causal attention with an online softmax, for any mix of prefill chunks and decode tokens.
 
 A work item is one kv head, a tile of rows (tokens x query heads that share the kv head), and a range of positions. Keys
 and values are read in blocks; each block serves all rows of the tile. Long ranges that would leave threads idle are
-divided: parts go to a shared buffer, and whoever finishes a tile's last part combines them. The cache is laid out as
-`kernels/kv.py` says.
+divided: parts go to a shared buffer, and the thread that finishes a tile's last part combines them. `kernels/kv.py`
+describes the cache.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from pyllm.jit.simd.amx import tile_release, tile_shapes
 read = reader(Attend)
 
 PART = 256
-"""Positions below which a range is not divided."""
+"""Smallest range of positions that is divided."""
 ROW_COST = 8
 """Reading a position costs as much as computing this many rows."""
 WIDE_ROWS = 24
-"""Tiles of fewer rows are not worth converting keys and values for."""
+"""Smallest number of rows for which converting keys and values to bfloat16 pays."""
 
 
 @register_jitable
@@ -52,7 +52,7 @@ def _first_seen(position, window):
 
 @register_jitable
 def _parts(length, rows, target):
-    """Into how many parts a tile's range is divided, and positions of a part."""
+    """Number of parts of a tile's range, and positions of a part."""
     n = min((length * (rows + ROW_COST) + target - 1) // target, (length + PART - 1) // PART)
     size = ((length + n - 1) // n + 31) // 32 * 32
     return (length + size - 1) // size, size
@@ -60,7 +60,7 @@ def _parts(length, rows, target):
 
 @register_jitable
 def _target_cost(step, tokens, group, n_kv, window, n_threads):
-    """Cost that an item should not exceed."""
+    """Upper target of an item's cost."""
     total = 0
     for s in range(load_i64(step + 32)):
         first = load_i32(load_i64(step + 64) + 8 * s)
@@ -215,7 +215,7 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
 
 
 def _endings(places: Scratch) -> tuple[Any, Any, Any]:
-    """Functions that end a whole tile, keep a part of one, and combine the parts of one."""
+    """Functions that finish a whole tile, store a part, and combine parts."""
     ld, tail, rows_at = places.ld, 4 * places.width, places.rows
 
     @register_jitable
@@ -242,7 +242,7 @@ def _endings(places: Scratch) -> tuple[Any, Any, Any]:
 
     @register_jitable
     def keep_part(args, scratch, part, rows):
-        """Outputs, maxima and sums of a part, for the one who combines."""
+        """Store outputs, maxima and sums of a part, for the combining thread."""
         a = read(args)
         v_padded = (a.v_head_dim + 15) // 16
         outputs = scratch + rows_at + a.cap_rows * ld
@@ -273,7 +273,7 @@ def attend(kv: str, width: int) -> Any:
 
 
 def attend_wide(width: int) -> Any:
-    """`attend` of a cache in half precision, with AMX tiles for what has rows enough."""
+    """`attend` for a float16 cache, with AMX tiles where there are enough rows."""
     return _kernel("f16", Scratch(width, True))
 
 

@@ -1,4 +1,4 @@
-"""Numbers that the attention kernels and their plan share; imports no numba."""
+"""Constants shared by the attention kernels and their plan; imports no numba."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 BLOCK = 128
 """Positions whose scores are computed at a time."""
 PARTS_PER_THREAD = 8
-"""Into how many items for each thread the work is divided, where it is divisible."""
+"""Work items per thread, where the work is divisible."""
 _LIST = 8 * (BLOCK // 16 + 2)
 
 
@@ -17,12 +17,12 @@ def tile_rows(group: int, wide: bool) -> int:
 
 
 TILE_ROWS = {False: 48, True: 96}
-"""Most rows (tokens x query heads) that share what is read of the cache, in usual and in wide kernels."""
+"""Most rows (tokens x query heads) that share reads of the cache, in usual and in AMX kernels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Offsets in a thread's scratch. Rows of queries, outputs and scores lie `ld` bytes apart."""
+    """Offsets in a thread's scratch. Rows of queries, outputs and scores are `ld` bytes apart."""
 
     width: int
     """At least head_dim and v_head_dim; a multiple of 128."""
@@ -30,7 +30,7 @@ class Scratch:
 
     iota = 0
     alpha = 64
-    """What outputs so far are to be multiplied by, for 32 rows."""
+    """Factors of the outputs so far, for 32 rows."""
     keys = 192
     """Addresses of a block's keys, for each 16 positions; then of its values, and of what to fetch ahead."""
     values = keys + _LIST

@@ -1,4 +1,4 @@
-"""The running softmax of attention, row by row. Scores are exponents of 2: their scale includes log2(e)."""
+"""The online softmax of attention, row by row. Scores are exponents of 2: their scale includes log2(e)."""
 
 from __future__ import annotations
 
@@ -133,9 +133,9 @@ def _largest(row, n):
 
 
 def softener(places: Scratch, packed: bool) -> Any:
-    """Function that makes weights of the scores of up to 16 rows from r0 on, the first row that of the group's `head`
-    for a token at block position `last`. Maxima and sums of the running softmax follow; `alpha` in scratch is what
-    earlier sums and outputs are to be multiplied by. Packed weights go to their own place, as bfloat16."""
+    """Function that turns scores of up to 16 rows from r0 on into weights; the first row is that of the group's `head`
+    for a token at block position `last`. Maxima and sums of the online softmax are updated; `alpha` in scratch is the
+    factor of earlier sums and outputs. Packed weights are written separately, as bfloat16."""
     ld, scores, weights_at, iota_at, alpha_at = places.ld, places.scores, places.weights, places.iota, places.alpha
 
     @register_jitable

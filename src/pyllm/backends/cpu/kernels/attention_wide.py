@@ -1,8 +1,8 @@
-"""Scores and weighted values of many rows on AMX tiles, from bfloat16 with sums in float32.
+"""Scores and weighted values of many rows on AMX tiles, from bfloat16 with float32 sums.
 
 Each block of keys and values is converted once for all rows of a tile. Scores are exponents, so queries and keys are
-taken in two halves, together 16 bits of precision (all that half-precision keys have), and three products; weights and
-values are rounded once, like the activations that the linear layers of such a step read.
+split into two bfloat16 halves, together 16 bits of precision (all of a float16 key), and take three products; weights
+and values are rounded once, like the activations of the linear layers on this path.
 """
 
 from __future__ import annotations

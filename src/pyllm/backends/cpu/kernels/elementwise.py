@@ -1,4 +1,4 @@
-"""Sums, factors, caps, copies and gated activations: whatever treats each number by itself."""
+"""Elementwise ops: sums, factors, caps, copies, activations and gated activations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ read_elementwise, read_gated = reader(Elementwise), reader(Gated)
 read_quantize, read_xielu = reader(Quantize), reader(XIELU)
 
 _COLUMNS = 4096
-"""Columns of one work item: wide rows (logits) are shared among threads."""
+"""Columns of one work item: long rows (logits) are shared among threads."""
 
 
 @register_jitable
@@ -183,7 +183,7 @@ def gate_of(act: str) -> Any:
 
 @register_jitable
 def _spread(row, c, spread):
-    """Columns c .. c + 15 of a row whose numbers hold for `spread` columns each."""
+    """Columns c .. c + 15 of a row in which one number applies to `spread` columns."""
     if spread == 1:
         return load_f32x16(row + 4 * c)
     return splat_f32(load_f32(row + 4 * (c // spread)))
@@ -191,18 +191,18 @@ def _spread(row, c, spread):
 
 @register_jitable
 def _expand(row, out, columns, spread):
-    """Each number of a row, `spread` times."""
+    """Each number of a row, repeated `spread` times."""
     for c in range(columns):
         store_f32(out + 4 * c, load_f32(row + 4 * (c // spread)))
 
 
 def gated(act: str) -> Callable[[int, int, int], None]:
-    """y = act(gate) * up, and its activation record."""
+    """y = act(gate) * up, and its quantized activations."""
     return _rows_kernel(gate_of(act))
 
 
 def activation(act: str) -> Callable[[int, int, int], None]:
-    """y = act(x), and its activation record. Up is x, too."""
+    """y = act(x), and its quantized activations. Up is x, too."""
     function: Any = _FUNCTIONS[act]
 
     @register_jitable
@@ -213,7 +213,7 @@ def activation(act: str) -> Callable[[int, int, int], None]:
 
 
 def mul_weight() -> Callable[[int, int, int], None]:
-    """y = x * weight, and its activation record. Gate is the weight, with 0 bytes a row."""
+    """y = x * weight, and its quantized activations. Gate is the weight, with 0 bytes between rows."""
 
     @register_jitable
     def product(w, x):
@@ -223,7 +223,7 @@ def mul_weight() -> Callable[[int, int, int], None]:
 
 
 def _rows_kernel(function: Any) -> Callable[[int, int, int], None]:
-    """y = function(gate, up), and its activation record."""
+    """y = function(gate, up), and its quantized activations."""
 
     def k(args, thread, n_threads):
         a = read_gated(args)
@@ -278,7 +278,7 @@ def xielu() -> Callable[[int, int, int], None]:
 
 
 def quantize() -> Callable[[int, int, int], None]:
-    """Activation records of rows."""
+    """Quantized activations of rows."""
 
     def k(args, thread, n_threads):
         a = read_quantize(args)

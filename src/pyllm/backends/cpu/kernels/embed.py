@@ -1,4 +1,4 @@
-"""Rows of the token table, decoded from GGUF blocks where they lie in the file."""
+"""Rows of the token table, decoded from the GGUF blocks in the file's map."""
 
 from __future__ import annotations
 

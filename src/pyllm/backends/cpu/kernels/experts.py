@@ -1,6 +1,7 @@
-"""Mixture of experts around its matrix products: choose, sort tokens by expert, gather their rows, sum what comes back.
+"""Mixture of experts around its matrix products: routing, sorting tokens by expert, gathering rows, and the weighted
+sum.
 
-n_used slots a token: slot token * n_used + j is its j-th choice. Sorted by expert (then by token), slots become rows.
+n_used slots per token: slot token * n_used + j is its j-th choice. Sorted by expert (then by token), slots become rows.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ read_adjust = reader(Adjust)
 read_combine = reader(Combine)
 
 _LEAST_SUM = 2.0**-14
-"""What a sum of weights is at least taken for, as llama.cpp does (the smallest normal half)."""
+"""Lower bound of a sum of weights, as in llama.cpp (the smallest normal float16)."""
 
 
 @register_jitable
@@ -145,7 +146,7 @@ def sort() -> Callable[[int, int, int], None]:
 
 
 def gather() -> Callable[[int, int, int], None]:
-    """Each row's input: a copy of its token's record or numbers."""
+    """Each row's input: a copy of its token's record or values."""
 
     def k(args, thread, n_threads):
         a = read_gather(args)

@@ -1,8 +1,9 @@
-"""Queries rotated in place, keys normed and rotated into the cache, values into the cache: one op before attention.
+"""The store of keys and values: queries rotated in place, keys normed and rotated into the cache, values into the
+cache.
 
 The cache of one layer is [pages][kv heads][keys | values]. Keys: [position / unit][head_dim rounded up to 16][unit],
 where a unit is 32 positions (16 in pages of an odd number of 16); values: [v_head_dim / 32][page size][32]. So a kernel
-that takes 32 positions, or 32 dimensions, at a time reads memory from one end to the other.
+that takes 32 positions, or 32 dimensions, at a time reads memory sequentially.
 """
 
 from __future__ import annotations
@@ -67,15 +68,15 @@ assert VF32.element == F32
 
 @register_jitable
 def key_unit(page_size):
-    """Positions whose keys lie side by side."""
+    """Positions whose keys are interleaved."""
     return 32 if page_size % 32 == 0 else 16
 
 
 def store(kv: str) -> Any:
     """The kernel for a cache of type `kv`.
 
-    K 0: keys and values are another op's, and only queries are turned.
-    One item is one kv head at up to 16 positions of a sequence, a group of the cache.
+    K 0: keys and values are another op's, and only queries are rotated. One item is one kv head at up to 16 positions
+    of a sequence, a group of the cache.
     """
     half_floats = kv == "f16"
     size = 2 if half_floats else 4

@@ -5,9 +5,9 @@ to be unrolled. One kernel holds a tile for many tokens, one for two and one for
 product). Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values
 once more.
 
-While a tile computes, the panels after its own come into the second-level cache: processors foresee what is read of
-long rows, but those of some thousand columns are over before they have learned it (Zen 4, a token, 1536 columns of
-Q4_K: 14 GB/s a core without, 21 with). Rows longer than `AHEAD` are left to them.
+While a tile computes, the next panels are prefetched into the second-level cache: hardware prefetchers learn long rows,
+but rows of a few thousand columns end too early (Zen 4, a token, 1536 columns of Q4_K: 14 GB/s a core without, 21
+with). Rows longer than `AHEAD` are left to the hardware.
 
 Y = X W.T + bias + residual; each group computes the tokens first .. first + n of its range.
 """
@@ -27,7 +27,7 @@ from pyllm.jit.simd import atomic_add, load_i64
 read = reader(Linear)
 
 AHEAD = 96 << 10
-"""Most bytes of a tile's panels that are fetched ahead."""
+"""Most bytes of a tile's panels that are prefetched."""
 
 
 def linear(layout: str, panels: int, tokens: int) -> Any:
@@ -156,13 +156,13 @@ def _integer_body(spec: Layout, r: int, t: int) -> list[str]:
 
 
 def _fetch(pad: str, places: list[str], n_bytes: int) -> list[str]:
-    """Cache lines that lie `ahead` of these places."""
+    """Prefetch the cache lines `ahead` bytes after these addresses."""
     lines = [f"{pad}  prefetch({place} + ahead + {at})" for place in places for at in range(0, n_bytes, 64)]
     return [f"{pad}if ahead != 0:", *lines]
 
 
 def _group(spec: Layout, r: int, t: int) -> list[str]:
-    """32 columns: integer products, then scales. Columns with scales of their own take turns, to spare registers."""
+    """32 columns: integer products, then scales. Columns with different scales alternate, to save registers."""
     lines = [line for i in range(r) for line in group(spec, i)]
     parts = order(spec)
     for half, quads in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Norms of rows, or of each head of a row: with the sum before it and the activation record after it in one pass."""
+"""Norms of rows, or of each head of a row, fused with the sum before and the quantization after."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ read = reader(Norm)
 
 @register_jitable
 def _add_rows(a, b, out, n):
-    """out = a + b, and the padding up to 16 columns."""
+    """out = a + b, including the padding to 16 columns."""
     for c in range(0, n, 16):
         store_f32x16(out + 4 * c, load_f32x16(a + 4 * c) + load_f32x16(b + 4 * c))
 
@@ -105,7 +105,7 @@ def _normalize_centred(x, y, weight, bias, eps, n):
 
 
 def norm(centred: int) -> Callable[[int, int, int], None]:
-    """h = x + b (if b), y = norm(h), record of y. `centred`: less the mean, and plus a bias."""
+    """h = x + b (if b), y = norm(h), quantized y. `centred`: the mean is subtracted, and a bias added."""
 
     def k(args, thread, n_threads):
         a = read(args)

@@ -1,4 +1,4 @@
-"""What the processor does at most, multiply-adds and reads: the measure of other kernels in benchmarks."""
+"""Peak rates of the processor, multiply-adds and reads: the reference of benchmarks."""
 
 from __future__ import annotations
 

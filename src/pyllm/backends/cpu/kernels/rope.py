@@ -1,5 +1,4 @@
-"""Rotary positions: the table of cosines and sines of one step, and the rotation of a head, with a norm before it where
-asked.
+"""Rotary positions: a step's table of cosines and sines, and the rotation of a head, with an optional norm before it.
 
 A table has one row per token. Pairs (i, i + half): cos [half] | sin [half]. Interleaved pairs (2i, 2i + 1): each cosine
 twice [2 half] | each sine twice, first negated [2 half]. Either part is padded to a multiple of 16 floats.

@@ -13,14 +13,14 @@ from pyllm.jit.simd import atomic_add, fma, load_f32x16, load_i64, store_f32x16,
 read = reader(SumSquares)
 
 _BLOCK = 32
-"""Rows that are summed plainly; the sums of blocks are added with their rounding errors kept."""
+"""Rows summed plainly; sums of blocks are added with compensation."""
 _WIDTH = 64
 """Columns of a work item: four vectors."""
 
 
 @register_jitable
 def _add_to(at, errors, value):
-    """The sum at `at` plus a value; what rounding loses is added up at `errors` (Knuth's two-sum)."""
+    """Add a value to the sum at `at`; rounding errors are accumulated at `errors` (Knuth's two-sum)."""
     old = load_f32x16(at)
     new = old + value
     kept = new - old

@@ -1,8 +1,8 @@
-"""Matrix products for many tokens on processors with AMX: weights decoded to bfloat16 tiles, sums in float32.
+"""Matrix products of the prefill path on AMX: weights decoded to bfloat16 tiles, sums in float32.
 
 A work item is some pairs of panels by some tokens. For each stretch of columns its panels are decoded into scratch
-memory that stays in the second-level cache; then every 32 tokens meet every pair in four accumulator tiles, which are
-carried between stretches in memory. Activations are the bfloat16 records of `activation.py`.
+memory that stays in the second-level cache; then every 32 tokens are multiplied by every pair in four accumulator
+tiles, whose sums are kept in memory between stretches. Activations are the bfloat16 records of `activation.py`.
 
 Y = X W.T + bias + residual.
 """
@@ -36,12 +36,13 @@ _SUMS = 128 * WIDE_TOKENS  # bytes of one pair's sums in scratch memory: tokens 
 
 
 def linear_wide(layout: str) -> Any:
-    """The product as it is."""
+    """The plain product."""
     return _kernel(LAYOUTS[layout], None)
 
 
 def gated_wide(layout: str, act: str) -> Any:
-    """Of a matrix whose first half of rows are gates: act(gate) * up, stored as bfloat16 records in Y."""
+    """Fused gate and up projection, for a matrix whose first half of rows are gates: act(gate) * up, stored as bfloat16
+    records in Y."""
     return _kernel(LAYOUTS[layout], gate_of(act))
 
 
@@ -62,7 +63,7 @@ def _kernel(spec: Layout, act: Any) -> Any:
         scratch = a.scratch + thread * a.ld_scratch
         blocks = a.columns // block_columns
         panel_bytes = (blocks * block_bytes + 63) // 64 * 64
-        # Gates and their counterparts are a pair, half a matrix apart; otherwise neighbours are.
+        # Gate and up panels are a pair, half a matrix apart; otherwise neighbours are.
         apart = a.n_panels // 2 if gated else 1
         n_pairs = (a.n_panels + 1) // 2
         n_tokens = load_i64(a.rows + 8)
