@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
+from arch_models import ArchModel
 from pyllm.errors import FormatError, RequestError
 from pyllm.gguf import open_gguf
 from pyllm.gguf.types import by_name
@@ -138,6 +140,28 @@ def test_sensitivities_are_kl_divergences(model: Path) -> None:
         p, q = (_logprobs(file, {name: q8.encode(w)}) for w in (weights, probed))
     divergence = float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)[1::2]))
     assert found[name] == pytest.approx(divergence / error, rel=1e-3)
+
+
+def test_matrices_of_which_the_program_uses_rows_are_measured(tmp_path: Path) -> None:
+    """Experts' gate and up in one tensor, as Gemma 4's files have them, matter as much as the two of their rows do."""
+    tiny = ArchModel.load("gemma4-moe")
+    fused, n_ff = "blk.0.ffn_gate_up_exps.weight", tiny.shapes["blk.0.ffn_down_exps.weight"][-1]
+    apart = ["blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight"]
+    whole = tiny.weights[fused]
+    parts = dict(zip(apart, (whole[:, :n_ff].copy(), whole[:, n_ff:].copy()), strict=True))
+    other = replace(
+        tiny, shapes={k: v for k, v in tiny.shapes.items() if k != fused} | {k: v.shape for k, v in parts.items()}
+    )
+    found = {}
+    for path, names in (
+        (tiny.write(tmp_path / "fused.gguf"), [fused]),
+        (other.write(tmp_path / "apart.gguf", parts), apart),
+    ):
+        with open_gguf(path) as file:
+            found |= sensitivities(file, [names], TOKENS[:64], n_windows=1, n_ctx=64, n_threads=1, backend="reference")
+    # The same divergence, over one relative error and over the sum of two.
+    assert found[fused] == pytest.approx(2 * found[apart[0]], rel=0.01)
+    assert found[fused] > 0
 
 
 def _logprobs(file: Any, replaced: dict[str, Any]) -> np.ndarray:

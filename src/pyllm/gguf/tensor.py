@@ -47,13 +47,20 @@ class TensorInfo:
     def rows(self, start: int, stop: int) -> TensorInfo:
         """Rows `start` to `stop` of a matrix, or of each matrix of a stack, as a tensor without a copy.
 
-        The rows are part of its name: `blk.0.ffn_gate_up_exps.weight[0:512]`; `file_name` undoes that.
+        The rows are part of its name: `blk.0.ffn_gate_up_exps.weight[0:512]`; `file_name` and `part` undo that.
         """
         *stack, n_rows, n_columns = self.shape
         n = math.prod(stack)
         data = self.data.reshape(n, n_rows, -1)[:, start:stop]
         data = data.reshape(n, -1) if n > 1 else data.reshape(-1)
         return TensorInfo(f"{self.name}[{start}:{stop}]", (*stack, stop - start, n_columns), self.format, data)
+
+    def part(self, name: str) -> TensorInfo:
+        """The tensor, or a view of some of its rows, by name."""
+        if name == self.name:
+            return self
+        start, _, stop = name.removeprefix(f"{self.name}[").removesuffix("]").partition(":")
+        return self.rows(int(start), int(stop))
 
 
 def file_name(name: str) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pyllm.config import ExecutionOptions, Progress
 from pyllm.errors import RequestError
-from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.tensor import TensorInfo, file_name
 from pyllm.jit.processors import default_threads
 from pyllm.quant import formats
 from pyllm.quant.recipes.roles import layer_of
@@ -72,7 +72,7 @@ def sensitivities(
 
     threads = n_threads or default_threads()
     windows = _windows(file, text, n_windows, n_ctx)
-    used = set(archs.load(file.metadata, file.tensors, n_ctx).program.weights())
+    used = {file_name(name) for name in archs.load(file.metadata, file.tensors, n_ctx).program.weights()}
     groups = [group for group in groups if used.issuperset(group)]
     names = [name for group in groups for name in group]
     found: dict[str, float] = {}
@@ -221,6 +221,10 @@ class _Model:
         self._executable: Executable = backends.get(backend).compile(
             architecture.program, architecture.tensors, options
         )
+        self._names: dict[str, list[str]] = {}
+        """Of the program's weights, by the file's tensor in which they lie."""
+        for name in architecture.program.weights():
+            self._names.setdefault(file_name(name), []).append(name)
         self._batch = Batch(options)
         for i, window in enumerate(windows):
             self._batch.add(window, 0, range(i * pages, (i + 1) * pages), wanted)
@@ -234,14 +238,17 @@ class _Model:
 
     def divergence(self, old: Sequence[TensorInfo], new: Sequence[TensorInfo]) -> float:
         """Mean KL divergence of the predictions with `new` in place of `old` from the original ones."""
-        self._executable.replace({t.name: t for t in new})
+        self._replace(new)
         try:
             logits = self._executable.run(self._batch)
             scores = self._scorer.score(logits, self._nothing)
             divergences, _ = self._scorer.compare(logits, scores, self._predicted)
             return max(0.0, float(divergences.mean()) - self._rounding)
         finally:
-            self._executable.replace({t.name: t for t in old})
+            self._replace(old)
+
+    def _replace(self, tensors: Sequence[TensorInfo]) -> None:
+        self._executable.replace({name: t.part(name) for t in tensors for name in self._names[t.name]})
 
     def close(self) -> None:
         self._executable.close()
