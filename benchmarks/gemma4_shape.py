@@ -1,17 +1,20 @@
-"""A file of Gemma 4 E4B's shape with random weights, cut to some layers, to compare speeds without a download.
+"""A file of Gemma 4's shape with random weights, cut to some layers, to compare speeds without a download.
 
-    python benchmarks/gemma4_shape.py OUT.gguf [--layers 8] [--recipe Q4_K_M]
+    python benchmarks/gemma4_shape.py OUT.gguf [--size e4b] [--layers 8] [--recipe Q4_K_M]
     python benchmarks/versus_llamacpp.py --model OUT.gguf --only-speed
+    python benchmarks/gemma4_shape.py OUT.json --size e4b --layers 4 --vocabulary 4096
 
-Sizes are the published configuration's: windows of 512 on five of six layers, heads of 256 columns there and 512 on the
-others, embeddings of 256 columns for each layer; of 42 layers the last 18 read earlier keys and values, here the last
-three of seven. The file has no vocabulary but its size.
+Sizes are the published configurations': E2B and E4B have embeddings for each layer and layers that read earlier keys
+and values, 26B-A4B has experts beside a plain feed-forward and no matrix of values on layers without a window. The
+file has no vocabulary but its size. A .json file describes the model for tests/golden/make_archs.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,87 +27,142 @@ from pyllm.gguf.types import by_name
 from pyllm.gguf.writer import Value
 from pyllm.quant.recipes import choose, recipe_named
 
-N_EMBD, N_FF, N_VOCAB, N_HEADS, N_KV, N_ROW = 2560, 10240, 262144, 8, 2, 256
 HEAD, HEAD_WINDOWED = 512, 256
 
 
-def metadata(windowed: list[bool], n_shared: int) -> dict[str, Any]:
-    values = {
-        "block_count": len(windowed),
+@dataclass(frozen=True)
+class Size:
+    """A published configuration; `shared` of `n_layers` layers read the keys and values of earlier ones."""
+
+    n_layers: int
+    shared: int
+    n_embd: int
+    n_ff: int
+    n_heads: int
+    n_kv: int
+    n_kv_global: int
+    period: int
+    """Every so many layers, one has no window."""
+    window: int
+    n_row: int = 0
+    """Columns of a layer's own embeddings."""
+    shared_ff: int = 1
+    """Layers that share keys and values have feed-forwards so many times as wide."""
+    keys_as_values: bool = False
+    """On layers without a window."""
+    n_experts: int = 0
+    n_used: int = 0
+    n_ff_expert: int = 0
+    n_vocab: int = 262144
+
+    def windowed(self) -> list[bool]:
+        """By layer; the last one has no window, however the model is cut."""
+        pattern = [(il + 1) % self.period != 0 for il in range(self.n_layers)]
+        return [*pattern[:-1], False] if self.n_layers > 1 else pattern
+
+    def cut(self, n_layers: int) -> Size:
+        """The same with fewer layers; in proportion they share, those of whose kind an earlier one does not."""
+        full = [(il + 1) % self.period == 0 for il in range(n_layers)]
+        own = full.index(True) + 1 if True in full else n_layers
+        return replace(self, n_layers=n_layers, shared=min(n_layers * self.shared // self.n_layers, n_layers - own))
+
+
+SIZES = {
+    "e2b": Size(35, 20, 1536, 6144, 8, 1, 1, 5, 512, n_row=256, shared_ff=2),
+    "e4b": Size(42, 18, 2560, 10240, 8, 2, 2, 6, 512, n_row=256),
+    "26b-a4b": Size(
+        30, 0, 2816, 2112, 16, 8, 2, 6, 1024, keys_as_values=True, n_experts=128, n_used=8, n_ff_expert=704
+    ),
+}
+
+
+def metadata(s: Size) -> dict[str, Any]:
+    windowed, n_own = s.windowed(), s.n_layers - s.shared
+    values: dict[str, Any] = {
+        "block_count": s.n_layers,
         "context_length": 131072,
-        "embedding_length": N_EMBD,
-        "embedding_length_per_layer_input": N_ROW,
-        "feed_forward_length": N_FF,
-        "attention.head_count": N_HEADS,
-        "attention.head_count_kv": N_KV,
+        "embedding_length": s.n_embd,
+        "embedding_length_per_layer_input": s.n_row,
+        "feed_forward_length": [s.n_ff * (s.shared_ff if il >= n_own else 1) for il in range(s.n_layers)],
+        "attention.head_count": s.n_heads,
+        "attention.head_count_kv": [s.n_kv if local else s.n_kv_global for local in windowed],
         "attention.key_length": HEAD,
         "attention.value_length": HEAD,
         "attention.key_length_swa": HEAD_WINDOWED,
         "attention.value_length_swa": HEAD_WINDOWED,
         "attention.layer_norm_rms_epsilon": 1e-6,
-        "attention.sliding_window": 512,
+        "attention.sliding_window": s.window,
         "attention.sliding_window_pattern": windowed,
-        "attention.shared_kv_layers": n_shared,
+        "attention.shared_kv_layers": s.shared,
         "rope.dimension_count": HEAD,
         "rope.dimension_count_swa": HEAD_WINDOWED,
         "rope.freq_base": 1e6,
         "rope.freq_base_swa": 1e4,
         "final_logit_softcapping": 30.0,
-        "vocab_size": N_VOCAB,
+        "vocab_size": s.n_vocab,
     }
-    return {
-        "general.architecture": "gemma4",
-        "tokenizer.ggml.model": "no_vocab",
-        **{f"gemma4.{key}": value for key, value in values.items()},
-    }
-
-
-def shapes(windowed: list[bool], n_shared: int) -> dict[str, tuple[int, ...]]:
-    n_layers = len(windowed)
-    out: dict[str, tuple[int, ...]] = {
-        "token_embd": (N_VOCAB, N_EMBD),
-        "per_layer_token_embd": (N_VOCAB, N_ROW * n_layers),
-        "per_layer_model_proj": (N_ROW * n_layers, N_EMBD),
-        "per_layer_proj_norm": (N_ROW,),
-        "output_norm": (N_EMBD,),
-        "rope_freqs": (HEAD // 2,),
-    }
-    for il, local in enumerate(windowed):
-        head = HEAD_WINDOWED if local else HEAD
-        layer: dict[str, tuple[int, ...]] = {
-            "attn_norm": (N_EMBD,),
-            "attn_q": (N_HEADS * head, N_EMBD),
-            "attn_q_norm": (head,),
-            "attn_output": (N_EMBD, N_HEADS * head),
-            "post_attention_norm": (N_EMBD,),
-            "ffn_norm": (N_EMBD,),
-            "ffn_gate": (N_FF, N_EMBD),
-            "ffn_up": (N_FF, N_EMBD),
-            "ffn_down": (N_EMBD, N_FF),
-            "post_ffw_norm": (N_EMBD,),
-            "inp_gate": (N_ROW, N_EMBD),
-            "proj": (N_EMBD, N_ROW),
-            "post_norm": (N_EMBD,),
-            "layer_output_scale": (1,),
+    if s.n_experts:
+        values |= {
+            "expert_count": s.n_experts,
+            "expert_used_count": s.n_used,
+            "expert_feed_forward_length": s.n_ff_expert,
         }
-        if il < n_layers - n_shared:
-            layer |= {"attn_k": (N_KV * head, N_EMBD), "attn_v": (N_KV * head, N_EMBD), "attn_k_norm": (head,)}
-        out |= {f"blk.{il}.{name}": shape for name, shape in layer.items()}
-    return {f"{name}.weight": shape for name, shape in out.items()}
+    return {"general.architecture": "gemma4", **{f"gemma4.{key}": value for key, value in values.items()}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--recipe", default="Q4_K_M")
-    a = parser.parse_args()
-    windowed = [(il + 1) % 6 != 0 for il in range(a.layers)]
-    if a.layers > 1:
-        windowed[-1] = False
-    n_shared = min(a.layers * 3 // 7, sum(1 for il in range(a.layers) if il > 5))
-    values, wanted = metadata(windowed, n_shared), shapes(windowed, n_shared)
-    recipe = recipe_named(a.recipe)
+def shapes(s: Size) -> dict[str, tuple[int, ...]]:
+    out: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (s.n_vocab, s.n_embd),
+        "output_norm.weight": (s.n_embd,),
+        "rope_freqs.weight": (HEAD // 2,),
+    }
+    if s.n_row:
+        out |= {
+            "per_layer_token_embd.weight": (s.n_vocab, s.n_row * s.n_layers),
+            "per_layer_model_proj.weight": (s.n_row * s.n_layers, s.n_embd),
+            "per_layer_proj_norm.weight": (s.n_row,),
+        }
+    for il, local in enumerate(s.windowed()):
+        out |= {f"blk.{il}.{name}": shape for name, shape in _layer(s, il, local).items()}
+    return out
+
+
+def _layer(s: Size, il: int, local: bool) -> dict[str, tuple[int, ...]]:
+    own, head = il < s.n_layers - s.shared, HEAD_WINDOWED if local else HEAD
+    n_ff, n_kv = s.n_ff * (1 if own else s.shared_ff), s.n_kv if local else s.n_kv_global
+    vectors = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"]
+    layer: dict[str, tuple[int, ...]] = {
+        "attn_q.weight": (s.n_heads * head, s.n_embd),
+        "attn_q_norm.weight": (head,),
+        "attn_output.weight": (s.n_embd, s.n_heads * head),
+        "ffn_gate.weight": (n_ff, s.n_embd),
+        "ffn_up.weight": (n_ff, s.n_embd),
+        "ffn_down.weight": (s.n_embd, n_ff),
+        "layer_output_scale.weight": (1,),
+    }
+    if own:
+        layer |= {"attn_k.weight": (n_kv * head, s.n_embd), "attn_k_norm.weight": (head,)}
+    if own and (local or not s.keys_as_values):
+        layer["attn_v.weight"] = (n_kv * head, s.n_embd)
+    if s.n_row:
+        layer |= {"inp_gate.weight": (s.n_row, s.n_embd), "proj.weight": (s.n_embd, s.n_row)}
+        vectors.append("post_norm")
+    if s.n_experts:
+        vectors += ["pre_ffw_norm_2", "post_ffw_norm_1", "post_ffw_norm_2"]
+        layer |= {
+            "ffn_gate_inp.weight": (s.n_experts, s.n_embd),
+            "ffn_gate_inp.scale": (s.n_embd,),
+            "ffn_gate_up_exps.weight": (s.n_experts, 2 * s.n_ff_expert, s.n_embd),
+            "ffn_down_exps.weight": (s.n_experts, s.n_embd, s.n_ff_expert),
+            "ffn_down_exps.scale": (s.n_experts,),
+        }
+    return layer | {f"{name}.weight": (s.n_embd,) for name in vectors}
+
+
+def write(out: Path, size: Size, recipe_name: str) -> None:
+    """The file, its matrices in the recipe's formats."""
+    values, wanted = metadata(size) | {"tokenizer.ggml.model": "no_vocab"}, shapes(size)
+    recipe = recipe_named(recipe_name)
     plain = [TensorInfo(name, shape, "F32", np.zeros(0, np.uint8)) for name, shape in wanted.items()]
     formats = {choice.name: choice.format for choice in choose(recipe, values, plain)}
     most: dict[str, int] = {}
@@ -114,15 +172,33 @@ def main() -> None:
     weights = RandomWeights(most)
     specs, data = [], []
     for name, shape in wanted.items():
-        format = formats[name] if len(shape) > 1 else "F32"
-        specs.append(TensorSpec(name, shape, format))
         whole = len(shape) > 1
+        format = formats[name] if whole else "F32"
+        specs.append(TensorSpec(name, shape, format))
         data.append(weights.view(format, math.prod(shape)) if whole else np.ones(shape, np.float32).view(np.uint8))
         assert data[-1].nbytes == by_name(format).n_bytes(math.prod(shape))
-    with GGUFWriter(a.out, {key: Value.of(value) for key, value in values.items()}, specs) as writer:
+    with GGUFWriter(out, {key: Value.of(value) for key, value in values.items()}, specs) as writer:
         for array in data:
             writer.write(array)
-    print(f"{a.out}: {a.out.stat().st_size / 1e6:.0f} MB, {a.layers} layers, {n_shared} of them share keys and values")
+    print(f"{out}: {out.stat().st_size / 1e6:.0f} MB, {size.n_layers} layers, {size.shared} share keys and values")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="e4b")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, help="so many tokens instead of the published 262144")
+    parser.add_argument("--window", type=int, help="instead of the published one")
+    parser.add_argument("--recipe", default="Q4_K_M")
+    a = parser.parse_args()
+    size = SIZES[a.size].cut(a.layers)
+    size = replace(size, n_vocab=a.vocabulary or size.n_vocab, window=a.window or size.window)
+    if a.out.suffix == ".json":
+        held = {"seed": 1, "metadata": metadata(size) | {"tokenizer.ggml.model": "test"}, "tensors": shapes(size)}
+        a.out.write_text(json.dumps(held, indent=1) + "\n")
+    else:
+        write(a.out, size, a.recipe)
 
 
 if __name__ == "__main__":

@@ -98,12 +98,13 @@ class ArchModel:
         }
 
     def write(self, path: Path, weights: Mapping[str, NDArray[np.float32]] | None = None) -> Path:
-        """Write the GGUF file, with other `weights` where they are given."""
+        """Write the GGUF file, with other `weights` where they are given; a tensor at a time is in memory."""
         specs = [TensorSpec(name, shape, "F32") for name, shape in self.shapes.items()]
         metadata = {key: Value.of(value) for key, value in self.all_metadata.items()}
         with GGUFWriter(path, metadata, specs, overwrite=True) as writer:
-            for weight in (self.weights | dict(weights or {})).values():
-                writer.write(weight)
+            for name, shape in self.shapes.items():
+                given = (weights or {}).get(name)
+                writer.write(values(self.seed, name, shape) if given is None else given)
         return path
 
     def nmse(self, logits: NDArray[np.float32]) -> float:

@@ -5,6 +5,7 @@
     python tests/golden/make_archs.py NAME … --variant regrouped  other head counts, experts and widths
     python tests/golden/make_archs.py NAME … --variant yarn --set rope.scaling.type=yarn rope.scaling.factor=8.0
     python tests/golden/make_archs.py NAME …                      files that are there, anew
+    python tests/golden/make_archs.py published/FILE.json --large    a large model, in place, without the other checks
 
 The folder is what `test-llama-archs -o FOLDER` of llama.cpp writes. NAME.gguf gives metadata and shapes; keys that say
 nothing (zero, empty, not finite, -1) are left out where llama.cpp gives the same logits without them. A variant is
@@ -207,10 +208,13 @@ def regrouped(model: ArchModel) -> dict[str, Any]:
     return changes
 
 
+def with_logits(model: ArchModel, llama: LlamaCpp) -> ArchModel:
+    return replace(model, logits=sample(llama.logits(model)))
+
+
 def checked(model: ArchModel, llama: LlamaCpp) -> tuple[ArchModel, str]:
     """The model with llama.cpp's logits, and what was noticed; Refused where these depend on the last bits."""
-    wanted = llama.logits(model)
-    model = replace(model, logits=sample(wanted))
+    model = with_logits(model, llama)
     other = replace(model, seed=model.seed + 1000).weights
     nudged = {name: w * (1 + np.float32(1e-6) * np.sign(other[name])) for name, w in model.weights.items()}
     change = model.nmse(llama.logits(model, nudged))
@@ -269,11 +273,15 @@ def main() -> None:
     parser.add_argument("--variant", metavar="NAME")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--large", action="store_true")
     a = parser.parse_args()
     with TemporaryDirectory() as folder:
         llama = LlamaCpp(Path(folder))
         for what in a.models:
             try:
+                if a.large:
+                    save(with_logits(described(what, a, llama), llama), Path(what))
+                    continue
                 model, notes = checked(described(what, a, llama), llama)
             except Refused as why:
                 print(f"{what}: not made, {str(why).strip()[-400:]}", flush=True)
