@@ -354,6 +354,14 @@ def test_what_a_file_cannot_say_is_noted(tmp_path: Path) -> None:
         assert model.notes == ["windows of 16 positions are left out: beyond that, attention sees more than trained"]
 
 
+@pytest.mark.parametrize(
+    "name", ["mtp_block.0.mlp.up_proj", "mtp_emb_norm.0", "mtp_hidden_norm.0", "mtp_linear_proj.0"]
+)
+def test_parts_that_predict_further_tokens_are_left_out(name: str) -> None:
+    config = json.loads((GOLDEN / "ernie4_5-moe" / "config.json").read_text())
+    assert families.family_of(config)(config).own_name(f"model.{name}.weight") is None
+
+
 def test_token_tables_have_as_many_rows_as_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyllm.gguf.values import Value
     from pyllm_convert import conversion

@@ -37,7 +37,7 @@ class Exaone4(Family):
             raise ModelError("config.json has a window for no layer; exaone4 files say so by a sliding_window of null")
         if self.n_layers != _LAYERS_WITH_WINDOWS:
             self.notes.append(
-                f"windows of {n} positions; llama.cpp knows them in models of {_LAYERS_WITH_WINDOWS} layers alone"
+                f"the windows of {n} positions are heeded by pyllm; llama.cpp has them for 64 layers alone"
             )
         return {"attention.sliding_window": n, "attention.sliding_window_pattern": pattern}
 
