@@ -10,7 +10,7 @@
 Names are imported when they are first used: `import pyllm` itself loads neither numpy nor a backend.
 """
 
-# Nothing is imported, not even `typing`: with `python -m pyllm` the current folder is still in the search path here.
+# Imports nothing, not even `typing`: with `python -m pyllm` the current folder is still in the search path here.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any

@@ -77,7 +77,7 @@ def compile_placed(
             n, on_gpu = placement.n_gpu_layers, any(d.name == error.device and d.is_gpu for d in devices)
             if not n or all(d.is_gpu for d in devices) or not (on_gpu or error.device in options.devices):
                 raise
-            n = min(n, program.n_layers + 1)  # beyond the head, any number means everything
+            n = min(n, program.n_layers + 1)  # any number beyond the head means all
             if options.n_gpu_layers != "auto":
                 advice = _advice(program, tensors, options, devices, execution, n - 1)
                 raise OutOfMemoryError(f"{error}; {advice}") from error
@@ -242,6 +242,6 @@ class SplitExecutable(Executable):
             return
         self._closed = True
         self._turns.clear()
-        with ExitStack() as closing:  # one that fails does not keep the others open
+        with ExitStack() as closing:  # a failing one does not keep the others open
             for part in self.parts.values():
                 closing.callback(part.close)

@@ -100,7 +100,7 @@ class JSONReport:
 
     def add(self, result: BenchResult) -> Iterable[str]:
         fields = [f"    {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in result.as_dict().items()]
-        # The comma comes with the next object: nobody knows yet whether there is one.
+        # The comma comes with the next object, if there is one.
         yield ("  {\n" if self._n == 0 else "  ,{\n") + ",\n".join(fields) + "\n  }"
         self._n += 1
 

@@ -133,7 +133,7 @@ class Workload:
     def __post_init__(self) -> None:
         self._batch = Batch(self.executable.options)
         self._random = np.random.default_rng(0)
-        # Where a device can choose the most likely tokens itself, generating takes no more than those from it.
+        # Where a device finds candidates itself, decode downloads only those.
         self._want: Literal["logits", "candidates"] = "candidates" if self.executable.n_candidates else "logits"
         each = _pages_each(self.case)
         self._pages = [np.arange(s * each, (s + 1) * each) for s in range(self.case.n_parallel)]

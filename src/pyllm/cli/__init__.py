@@ -76,7 +76,7 @@ class _Commands(click.Group):
             expose_value=False,
             is_eager=True,
             callback=_show_version,
-            help="Show the version and leave.",
+            help="Show the version.",
         ),
         _command.debug_option(),
     ],

@@ -36,7 +36,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The group's setting reaches a command only when called through it, and click remembers which came first.
+        # The group's setting applies only to commands called through it, and click keeps the first one.
         self.context_settings.setdefault("help_option_names", ["-h", "--help"])
         self.params.append(debug_option())
         for param in self.params:

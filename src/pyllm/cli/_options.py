@@ -24,15 +24,15 @@ _SHORT = {"temperature": ("--temp", "--temperature"), "seed": ("-s", "--seed")}
 _HELP = {
     "logit_bias": "Make a token more likely, or less (-inf: never); may be repeated.",
     "repeat_penalty": "Above 1: tokens of the last --repeat-last-n become less likely.",
-    "presence_penalty": "Above 0: tokens that were there become less likely.",
-    "frequency_penalty": "Above 0: tokens become less likely each time they are there.",
-    "repeat_last_n": "How many tokens the penalties look back; -1: all, 0: none.",
+    "presence_penalty": "Above 0: earlier tokens become less likely.",
+    "frequency_penalty": "Above 0: tokens become less likely with each occurrence.",
+    "repeat_last_n": "Tokens that the penalties look back at; -1: all, 0: none.",
     "top_k": "Choose among the k most likely tokens (0: all).",
-    "typical_p": "Choose among tokens that are as surprising as can be expected (1: all).",
+    "typical_p": "Choose among tokens of typical surprise, up to probability p (1: all).",
     "top_p": "Choose among the most likely tokens, until their probabilities add up to p (1: all).",
     "min_p": "Leave out tokens less than p times as likely as the most likely one (0: none).",
-    "temperature": "How freely to choose; 0: always the most likely token.",
-    "seed": "A number to get the same answer again [default: another one each time].",
+    "temperature": "Randomness of the choice; 0: always the most likely token.",
+    "seed": "Seed of random numbers, to repeat an answer [default: a new one each time].",
 }
 """Help texts of sampling flags."""
 _NEUTRAL = {"seed": None, "top_k": 0}
@@ -68,7 +68,7 @@ def offline_option(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=_go_offline,
-        help="Fetch nothing: a model that is not here is an error.",
+        help="Fetch nothing; a missing model is an error.",
     )(function)
 
 
@@ -140,7 +140,7 @@ def engine_options(function: F, ctx: str = "") -> F:
                 default="auto",
                 show_default=True,
                 metavar="NAME",
-                help="What computes: auto, cpu, cuda, mlx, …; `pyllm doctor` lists them.",
+                help="Backend: auto, cpu, cuda, mlx, …; `pyllm doctor` lists them.",
             ),
             click.option(
                 "-c",
@@ -177,7 +177,7 @@ def placement_options(function: F) -> F:
                 "--override-tensor",
                 multiple=True,
                 metavar="PATTERN=DEVICE",
-                help="Where the tensors run whose names match; may be repeated, and hold commas.",
+                help="Device of tensors whose names match; may be repeated, or separated by commas.",
             ),
             click.option(
                 "-ncmoe",
@@ -188,7 +188,7 @@ def placement_options(function: F) -> F:
             ),
             click.option("-cmoe", "--cpu-moe", is_flag=True, help="The experts of all layers stay on the cpu."),
             click.option("-mg", "--main-gpu", type=CountType(0), default=0, help=MAIN_GPU),
-            click.option("-ts", "--tensor-split", metavar="N,N", help="Shares of the layers that the GPUs take."),
+            click.option("-ts", "--tensor-split", metavar="N,N", help="The GPUs' shares of the layers."),
             click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu."),
         )
     ):
@@ -300,8 +300,8 @@ def answer_options(function: F) -> F:
                 metavar="N",
                 help="Most tokens to generate [default, and -1: until the model is done].",
             ),
-            click.option("--system", metavar="TEXT", help="What the model is told first."),
-            click.option("--system-file", metavar="FILE", help="The same, out of a file."),
+            click.option("--system", metavar="TEXT", help="The system message."),
+            click.option("--system-file", metavar="FILE", help="The system message, from a file."),
             click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
             click.option("--chat-template-file", metavar="FILE", help="A chat template in place of the model's own."),
             click.option(

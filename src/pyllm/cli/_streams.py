@@ -63,7 +63,7 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Windows says EINVAL of a pipe that nobody reads.
+        # Windows reports EINVAL for a pipe without a reader.
         if error.errno == errno.EPIPE or (sys.platform == "win32" and error.errno == errno.EINVAL):
             raise ReaderLeft from None
         reason = error.strerror or str(error)

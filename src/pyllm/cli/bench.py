@@ -16,32 +16,38 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @_command.command("bench", short_help="Measure speed, as llama-bench does.")
 @click.argument("named", nargs=-1, type=ModelType(), metavar="[MODEL]...")
 @click.option(
-    "-m", "--model", "models", type=ModelType(), multiple=True, metavar="MODEL", help="May be repeated, hold commas."
+    "-m",
+    "--model",
+    "models",
+    type=ModelType(),
+    multiple=True,
+    metavar="MODEL",
+    help="Repeatable; commas separate several.",
 )
 @click.option("-hf", "-hfr", "--hf-repo", multiple=True, hidden=True)
 @click.option("--preset", "presets", multiple=True, metavar="NAME[:RECIPE]", help="Random weights in a model's shape.")
 @_options.offline_option
 @click.option("-p", "--n-prompt", multiple=True, metavar="N", help=f"Tokens of prompt [default: 512]. {_LIST}")
 @click.option("-n", "--n-gen", multiple=True, metavar="N", help="Tokens to generate [default: 128].")
-@click.option("-pg", "pg", multiple=True, metavar="PP,TG", help="Both, one after the other; may be repeated.")
+@click.option("-pg", "pg", multiple=True, metavar="PP,TG", help="Prompt and generation in one case; may be repeated.")
 @click.option("-d", "--n-depth", multiple=True, metavar="N", help="Tokens in the context before [default: 0].")
 @click.option("-npl", "--n-parallel", multiple=True, metavar="N", help="Sequences side by side [default: 1].")
 @click.option("-t", "--threads", multiple=True, metavar="N", help="Threads [default: physical cores].")
 @click.option("-b", "--batch-size", multiple=True, metavar="N", help="Most tokens of one step [default: 512].")
 @click.option("--kv", multiple=True, metavar="TYPE", help="Cache format: f16, f32 or q8_0 [default: f16].")
-@click.option("-r", "--repetitions", type=CountType(1), default=5, show_default=True, help="Samples of each.")
-@click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="How to report.")
-@click.option("--backend", default="auto", show_default=True, help="What computes: auto, cpu, cuda, mlx, …")
+@click.option("-r", "--repetitions", type=CountType(1), default=5, show_default=True, help="Repetitions of each case.")
+@click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="Report format.")
+@click.option("--backend", default="auto", show_default=True, help="Backend: auto, cpu, cuda, mlx, …")
 @click.option("-ngl", "--n-gpu-layers", multiple=True, metavar="N", help="Layers on GPUs, auto or all [default: auto].")
 @click.option("-dev", "--device", multiple=True, metavar="NAME", help="GPUs to try; cuda0/cuda1 is both together.")
 @click.option("-ncmoe", "--n-cpu-moe", multiple=True, metavar="N", help="First layers whose experts stay on the cpu.")
-@click.option("-ot", "--override-tensor", multiple=True, metavar="PATTERN=DEVICE", help="Where such tensors run.")
+@click.option("-ot", "--override-tensor", multiple=True, metavar="PATTERN=DEVICE", help="Device of matching tensors.")
 @click.option("-mg", "--main-gpu", type=CountType(0), default=0, help=_options.MAIN_GPU)
-@click.option("-ts", "--tensor-split", metavar="N/N", help="Shares of the layers that the GPUs take.")
+@click.option("-ts", "--tensor-split", metavar="N/N", help="The GPUs' shares of the layers.")
 @click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu.")
 @_options.lora_options
-@click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds of rest before each test.")
-@click.option("--no-warmup", is_flag=True, help="Measure at once.")
+@click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds to wait before each case.")
+@click.option("--no-warmup", is_flag=True, help="Skip the warm-up.")
 def command(
     named: tuple[str, ...],
     models: tuple[str, ...],

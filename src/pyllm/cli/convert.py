@@ -27,7 +27,7 @@ _SHARED = (
 
 @_command.command("convert", short_help="Make a GGUF file of a Hugging Face folder.")
 @click.argument("arguments", nargs=-1, metavar="FOLDER DST [RECIPE]")
-@click.option("--name", help="What the model is called [default: as the folder].")
+@click.option("--name", help="Name of the model [default: the folder's].")
 @click.option("--no-tokenizer", is_flag=True, help="Leave out the vocabulary; the file then takes token ids only.")
 @click.option("--lora", is_flag=True, help="FOLDER is a LoRA adapter of PEFT, for the model --base.")
 @click.option("--base", metavar="MODEL", help="With --lora: the model's folder (config.json), or its GGUF file.")

@@ -20,7 +20,7 @@ _FEATURES = (
 """Instruction sets that kernels use, by LLVM's names."""
 
 
-@_command.command("doctor", short_help="Show what pyllm finds on this machine.")
+@_command.command("doctor", short_help="Show this machine as pyllm sees it.")
 def command() -> None:
     """Show versions, processor, memory, backends (and why one is missing), folders and settings."""
     from pyllm.cli._output import table, write

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyllm.llm.fit import DeviceFit, Fit
 
 
-@_command.command("fit", short_help="Show what a model takes on which device.")
+@_command.command("fit", short_help="Show a model's memory by device.")
 @_options.model_argument
 @click.option("--preset", metavar="NAME[:RECIPE]", help="A model's shape in place of a file, such as llama3-8b:Q4_K_M.")
 @click.option("-np", "--parallel", type=CountType(1), default=1, show_default=True, help="Sequences at once.")

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from pyllm.quant.imatrix import ImportanceMatrix
 
 
-@_command.command("imatrix", short_help="Measure which weights matter, for quantizing.")
+@_command.command("imatrix", short_help="Measure the importance of weights, for quantizing.")
 @_options.model_option
 @click.option("-f", "--file", metavar="TEXT", help="The text; - is standard input [default: a small mix of pyllm's].")
-@click.option("-o", "--output", default="imatrix.gguf", show_default=True, metavar="OUT", help="Where to write.")
-@click.option("--chunks", type=click.IntRange(1), help="Read at most so many windows [default: all].")
-@click.option("--skip", type=click.IntRange(0), help="Do not read the first windows.")
-@click.option("--from", "base", metavar="FILE", help="Go on from FILE: add to it, after its windows of the same text.")
+@click.option("-o", "--output", default="imatrix.gguf", show_default=True, metavar="OUT", help="File to write.")
+@click.option("--chunks", type=click.IntRange(1), help="Read at most this many windows [default: all].")
+@click.option("--skip", type=click.IntRange(0), help="Skip this many first windows.")
+@click.option("--from", "base", metavar="FILE", help="Continue FILE: skip its windows of this text, add to its sums.")
 @click.option("--merge", "parts", is_flag=True, help="Add up the importance matrices FILES; no model is read.")
-@click.option("--process-output", is_flag=True, help="The output matrix, too.")
+@click.option("--process-output", is_flag=True, help="Include the output matrix.")
 @click.option("--parse-special", is_flag=True, help="Text such as <|im_start|> means that token.")
-@click.option("--save-every", type=click.IntRange(1), metavar="N", help="Write what there is after every N windows.")
+@click.option("--save-every", type=click.IntRange(1), metavar="N", help="Write the file after every N windows.")
 @click.option("--show-statistics", is_flag=True, help="Describe the importance matrix FILES; nothing is written.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @partial(_options.engine_options, ctx="512")
 @click.argument("files", nargs=-1, metavar="[FILES]...")
 def command(files: tuple[str, ...], parts: bool, show_statistics: bool, output: str, **options: Any) -> None:
@@ -76,7 +76,7 @@ def _collect(output: str, options: dict[str, Any]) -> None:
     before = ImportanceMatrix.load(base) if base else None
     n_ctx = options["ctx"] or 512
     if skip is None:
-        # Windows of this very text that are in the file already.
+        # Windows of this text that the file contains already.
         same = before is not None and before.datasets == [name] and before.chunk_size == n_ctx
         skip = before.chunks if before is not None and same else 0
     with Display(lines=True) as display:

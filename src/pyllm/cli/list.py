@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _UNCHECKED = "* on Hugging Face; not among the models that pyllm is tested with, size estimated"
 
 
-@_command.command("list", short_help="Show the models that are here, and others to fetch.")
+@_command.command("list", short_help="Show local models, and others to fetch.")
 @_options.output_option
 def command(as_json: bool) -> None:
     """Show local models, including those that other programs fetched from Hugging Face, then the others.

@@ -10,7 +10,7 @@ from pyllm.cli import _command, _options
 @_command.command("merge", short_help="Merge the files of a split model into one.")
 @click.argument("source", metavar="FIRST-PART")
 @click.argument("target", metavar="DST")
-@click.option("--overwrite", is_flag=True, help="Replace DST if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 @_options.offline_option
 def command(source: str, target: str, overwrite: bool) -> None:
     """Merge a split model into the file DST. FIRST-PART (NAME-00001-of-00003.gguf) finds the other parts beside it."""

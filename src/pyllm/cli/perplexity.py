@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 @_command.command("perplexity", short_help="Measure how well a model predicts a text.")
 @_options.model_argument
 @click.option("-f", "--file", metavar="FILE", help="The text; - is standard input.")
-@click.option("--chunks", type=click.IntRange(-1), default=-1, help="Score only so many windows [default: all].")
+@click.option("--chunks", type=click.IntRange(-1), default=-1, help="Score only this many windows [default: all].")
 @click.option(
     "--kl-divergence-base",
     "base",
     metavar="BASE",
-    help="Write the model's predictions to BASE; or, with --kl-divergence, read those of another.",
+    help="Write the model's predictions to BASE; with --kl-divergence, read another model's.",
 )
 @click.option("--kl-divergence", "compare", is_flag=True, help="Compare the model's predictions with those in BASE.")
-@click.option("--overwrite", is_flag=True, help="Replace BASE if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace BASE if it exists.")
 @_options.output_option
 @_options.lora_options
 @partial(_options.engine_options, ctx="512; BASE's with --kl-divergence")

@@ -42,29 +42,29 @@ def _list_recipes(ctx: click.Context, _param: click.Parameter, value: bool) -> N
     expose_value=False,
     is_eager=True,
     callback=_list_recipes,
-    help="List the recipes, with bits per weight, and leave.",
+    help="List the recipes, with bits per weight.",
 )
-@click.option("--bpw", type=click.FloatRange(0, min_open=True), help="No recipe: so many bits per weight, on average.")
-@click.option("--size", type=SizeType(), help="No recipe: a file of at most this (900M), as good as can be.")
+@click.option("--bpw", type=click.FloatRange(0, min_open=True), help="In place of a recipe: mean bits per weight.")
+@click.option("--size", type=SizeType(), help="In place of a recipe: the best file of at most this size (900M).")
 @click.option("--calibrate", metavar="TEXT", help="For --bpw, --size: the text to measure with [default: a small mix].")
-@click.option("--fast", is_flag=True, help="For --bpw, --size: do not run the model to find out what matters in it.")
+@click.option("--fast", is_flag=True, help="For --bpw, --size: assume typical sensitivities; do not run the model.")
 @click.option("--imatrix", type=click.Path(), metavar="FILE", help="Importance of weights; see `pyllm imatrix`.")
 @click.option(
     "--tensor-type",
     "tensor_types",
     type=OverrideType(),
     multiple=True,
-    help="Format of tensors in whose name the regular expression PATTERN is found; the first that fits counts.",
+    help="Format of tensors whose names match the regular expression PATTERN; the first match counts.",
 )
 @click.option("--output-tensor-type", "--output-type", type=FormatType(), help="Format of output.weight.")
 @click.option("--token-embedding-type", type=FormatType(), help="Format of the token embeddings.")
 @click.option("--pure", is_flag=True, help="One format for all matrices.")
 @click.option("--leave-output-tensor", is_flag=True, help="Leave output.weight as it is.")
-@click.option("--allow-requantize", is_flag=True, help="Quantize what is quantized already; that loses twice.")
-@click.option("--overwrite", is_flag=True, help="Replace DST if it is there.")
-@click.option("--split-max-size", type=SizeType(), help="Split what is larger into files of at most this (2G).")
+@click.option("--allow-requantize", is_flag=True, help="Allow quantized sources; the losses add up.")
+@click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
+@click.option("--split-max-size", type=SizeType(), help="Split the result into files of at most this size (2G).")
 @click.option("-t", "--threads", type=click.IntRange(1), help="Threads [default: physical cores].")
-@click.option("--dry-run", is_flag=True, help="Show what would be done, and how large it gets; DST may be left out.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and the file's size; DST may be left out.")
 @_options.offline_option
 @_options.output_option
 def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> None:
@@ -96,7 +96,7 @@ def command(arguments: tuple[str, ...], imatrix: str | None, **options: Any) -> 
         path = hub.resolve(source, display.progress)
     with open_gguf(path) as file:
         if target is not None and not options["dry_run"] and options["split_max_size"] is None:
-            # Before anything is measured, which may take minutes.
+            # Before measuring, which may take minutes.
             GGUFWriter(target, {}, (), overwrite=options["overwrite"], sources=file.parts).check()
         planned = _plan(file, recipe, recipe_options, matrix, imatrix, options)
         if options["dry_run"]:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", "prompt_option", metavar="TEXT", help="The prompt, in place of PROMPT.")
 @click.option("-f", "--file", metavar="FILE", help="Text to put after the prompt; - is standard input.")
 @_options.answer_options
-@click.option("--ignore-eos", is_flag=True, help="Go on when the model says that it is done.")
-@click.option("--context-shift", is_flag=True, help="Go on when the context is full: forget its older half.")
-@click.option("--keep", type=CountType(0), default=0, help="First tokens that a context shift never forgets.")
-@click.option("--raw", is_flag=True, help="Continue the prompt as it stands, without the chat template.")
+@click.option("--ignore-eos", is_flag=True, help="Continue past the model's end of text.")
+@click.option("--context-shift", is_flag=True, help="When the context is full, drop its older half and go on.")
+@click.option("--keep", type=CountType(0), default=0, help="Number of first tokens that a context shift keeps.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
 @_options.output_option
 @click.option("--stats", is_flag=True, help="Print speeds to standard error when done.")
 @_options.sampling_options

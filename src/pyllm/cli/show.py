@@ -17,17 +17,17 @@ _WIDTH = 60
 """Characters shown of a value; --key shows all."""
 
 
-@_command.command("show", short_help="Show what is inside a model file.")
+@_command.command("show", short_help="Show a model file's metadata and tensors.")
 @_options.model_argument
 @click.option("--tensors", is_flag=True, help="List every tensor.")
-@click.option("--arch", is_flag=True, help="Show what is understood of the model: layers, equal ones together.")
+@click.option("--arch", is_flag=True, help="Show the architecture: layers, equal ones together.")
 @click.option("--key", metavar="KEY", help="Print this metadata value alone, in full.")
 @_options.output_option
 @click.option("--set", "sets", multiple=True, metavar="KEY[:TYPE]=VALUE", help="Set metadata.")
 @click.option("--unset", "unsets", multiple=True, metavar="KEY", help="Remove metadata.")
 @click.option("-o", "--out", metavar="OUT", help="Write the changed model to OUT.")
-@click.option("--in-place", is_flag=True, help="Replace MODEL by the changed model, once that is whole.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it is there.")
+@click.option("--in-place", is_flag=True, help="Replace MODEL by the changed model, once that is complete.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def command(
     model: str | None,
     tensors: bool,

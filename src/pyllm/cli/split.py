@@ -13,8 +13,8 @@ from pyllm.cli._types import CountType, SizeType
 @click.argument("target", metavar="PREFIX")
 @click.option("--max-size", type=SizeType(), help="Most bytes of a file: 2G, 700MiB.")
 @click.option("--max-tensors", type=CountType(1), help="Most tensors of a file.")
-@click.option("--dry-run", is_flag=True, help="Show what would be written.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option("--dry-run", is_flag=True, help="Show the planned files.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @_options.offline_option
 def command(
     source: str, target: str, max_size: int | None, max_tensors: int | None, dry_run: bool, overwrite: bool

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("-f", "--file", metavar="FILE", help="Read the text from a file; - is standard input.")
 @click.option("--ids", is_flag=True, help="Print the ids alone, as a JSON array in one line.")
 @click.option("--count", is_flag=True, help="Print the number of tokens alone.")
-@click.option("--decode", is_flag=True, help="The text is ids; print what they stand for.")
+@click.option("--decode", is_flag=True, help="The text is ids; print their text.")
 @click.option("--no-special", is_flag=True, help="Add no BOS or EOS token.")
 @click.option("--parse-special", is_flag=True, help="Text such as <|im_start|> means that token.")
 def command(

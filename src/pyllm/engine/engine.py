@@ -354,7 +354,7 @@ class Engine:
         else:
             made = GeneratedToken(token, *logprobs(logits, token, request.logprobs))
         seq.tokens[n] = token
-        # An interrupt cannot come between these three: there is no call before the last.
+        # An interrupt cannot come between these three statements: only the last one calls anything.
         seq.n_tokens = n + 1
         seq.n_generated += 1
         seq.outputs.append(made)

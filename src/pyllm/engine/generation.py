@@ -28,7 +28,7 @@ class Generation(Iterator[GeneratedToken]):
         outputs = seq.outputs
         while not seq.cancelled:
             if outputs:
-                with suppress(IndexError):  # Another thread may have taken or cleared them just now.
+                with suppress(IndexError):  # Another thread may have taken or cleared them meanwhile.
                     token: GeneratedToken = outputs.popleft()
                     return token
             if seq.finish_reason is None:
@@ -37,7 +37,7 @@ class Generation(Iterator[GeneratedToken]):
                 except BaseException:
                     self.cancel()
                     raise
-            elif not outputs:  # Looked at again: the last token may have come just before the end.
+            elif not outputs:  # Checked again: the last token may have come just before the end.
                 if seq.error is not None:
                     raise again(seq.error)
                 break

@@ -139,7 +139,7 @@ class Scheduler:
         pool = self.pool
         size = pool.page_size
         while True:
-            # The last token is always computed: its logits are wanted, and no shared page is ever written.
+            # The last token is always computed, for its logits; shared pages are never written.
             shared = pool.match(seq.tokens[: seq.n_tokens], (seq.n_tokens - 1) // size) if seq.shares else []
             wanted = -(-seq.n_tokens // size) - len(shared)
             # Running sequences may soon need a page each.
@@ -182,7 +182,7 @@ class Scheduler:
         if wanted <= 0:
             return True
         while self.pool.n_available < wanted:
-            # Only younger ones can go, and they are not in the step yet; or it is the youngest itself.
+            # Only younger sequences are preempted, which are not in the step yet, or this one itself.
             if not self._preempt_parked():
                 youngest = self.running[-1]
                 self._preempt(youngest)

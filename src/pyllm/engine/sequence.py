@@ -70,13 +70,13 @@ class Sequence:
         self.n_cached = 0
         self.running = False
         self.hidden = False
-        # This step's share: tokens to compute and rows wanted of them.
+        # Its tokens and output rows in this step.
         self.n_step = 0
         self.n_rows = 0
-        # Where the batch's page table lists it, and how many of its pages.
+        # Its row of the batch's page tables, and the number of its pages there.
         self.row = -1
         self.n_listed = 0
-        # Whose prompt it waits for, and how many pages of it are the same.
+        # The sequence whose prompt it waits for, and the number of common pages.
         self.leader: Sequence | None = None
         self.common = 0
         # Any thread may set `cancelled` and take outputs.

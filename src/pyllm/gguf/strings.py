@@ -18,7 +18,7 @@ from pyllm.gguf.mapped import MappedFile
 
 _U64 = Struct("<Q")
 _CHUNK = 1 << 17  # bytes looked at in one guess
-_SHORT = 256  # a guess that finds fewer strings was not worth it
+_SHORT = 256  # a guess that finds fewer strings does not pay
 _MAX_PLAIN = 1 << 13
 
 Heads = NDArray[np.int64]
@@ -48,7 +48,7 @@ def _chunks(file: MappedFile, pos: int, count: int) -> Iterator[tuple[Heads, int
     while count > 0:
         heads = _guess(file.bytes, pos, count)
         if len(heads) > 1:
-            # The last head is sure, its string's end is not: it begins the next run.
+            # The last head is certain, its string's end is not: it begins the next run.
             yield heads[:-1], (pos := int(heads[-1]))
             count -= len(heads) - 1
         if count == 0 or len(heads) > _SHORT:

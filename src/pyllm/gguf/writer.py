@@ -63,7 +63,7 @@ class GGUFWriter:
         self._missing = 0  # bytes of the present tensor
         self._written = self._on_its_way = 0
         self._file: TemporaryFile | None = None
-        self._temporary: dict[Path, TemporaryFile] = {}  # targets and what they are while they grow
+        self._temporary: dict[Path, TemporaryFile] = {}  # targets and their temporary files
         self._placed: list[Path] = []
 
     @property
@@ -164,7 +164,7 @@ class GGUFWriter:
     def _finish(self) -> None:
         if self._missing or next(self._wanted, 0):
             raise GGUFError(f"{self.path} is not complete: the data of its tensors ended too early")
-        # The first part last: a split model that can be opened is whole.
+        # The first part last: a split model that can be opened is complete.
         for path, temporary in reversed(self._temporary.items()):
             self._check_target(path)
             try:
@@ -228,7 +228,7 @@ def _store_soon(file: int, n_bytes: int) -> None:
     """Start writing the latest bytes to the disk, so that the final flush is short."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
-            # For data that is not on the disk yet, Linux takes this as a wish to have it there.
+            # For dirty pages, Linux takes this as a request to write them.
             start = max(0, os.lseek(file, 0, os.SEEK_CUR) - n_bytes)
             os.posix_fadvise(file, start, n_bytes, os.POSIX_FADV_DONTNEED)
 

@@ -83,7 +83,7 @@ def grow(part: Path, final: Path, expected: str, size: int, append: Callable[[Bi
 
     `told` is called while the hash is checked. Raises HubError where the hash is wrong; then the file is removed.
     """
-    # Twice: the beginning that was here may be from a damaged attempt.
+    # Twice: the partial file may come from a damaged attempt.
     for _ in range(2):
         started_with = size_of(part) or 0
         with open(part, "ab") as file:

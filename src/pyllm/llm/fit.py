@@ -118,7 +118,7 @@ def _fit(
     homes = placed.device_of_op
     by_device = cut(program, homes).programs
     used = [_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device]
-    beside = resident() or _TYPICAL  # the plans that backends just made are what they would have kept
+    beside = resident() or _TYPICAL  # the plans that backends have just made are the ones that they would keep
     return Fit(
         layers=_layers(program, homes, tensors, options, chosen),
         devices=_with_process(used, chosen, beside),
@@ -140,7 +140,7 @@ def _needed(
     from pyllm import backends
 
     if not device.is_gpu or _is_unified(device):
-        # Rows of logits that no step asks for are never touched, and so take no memory of the process.
+        # Output rows that no step uses are never touched, so they take no memory of the process.
         options = replace(options, max_rows=options.max_seqs)
     options = replace(options, device=device.index)
     return backends.get(device.backend).memory_needed(program, tensors, options)

@@ -42,7 +42,7 @@ def find_model(model: str | os.PathLike[str], progress: Progress | None = None) 
     path = env.user_path(model)
     try:
         is_file, is_folder = path.is_file(), path.is_dir()
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, a folder without access
         raise ModelError(f"{path} cannot be opened: {error.strerror}") from error
     if is_file:
         return path
@@ -205,7 +205,7 @@ def check_vocabulary(file: Model) -> None:
     key, rows, metadata = "tokenizer.ggml.tokens", token_rows(file), file.metadata
     if key not in metadata:
         return
-    # A field's count is at hand; decoding all texts is left to the tokenizer's thread.
+    # The field's count suffices; texts are decoded in the tokenizer's thread.
     tokens = metadata.field(key).count if isinstance(metadata, Metadata) else len(metadata[key])
     if rows is not None and tokens > rows:
         raise ModelError(

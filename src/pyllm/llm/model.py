@@ -223,7 +223,7 @@ class LLM:
             waiting = list(reversed(running))
             active: list[CompletionStream] = []
             while active or waiting:
-                # Only those that can be in a step are asked: asking a waiting one would let the others run on
+                # Only running ones are asked: asking a waiting one would let the others run on
                 # past their stop strings.
                 while waiting and len(active) < self._executable.options.max_seqs:
                     active.append(waiting.pop())

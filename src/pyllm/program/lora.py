@@ -120,7 +120,7 @@ class _Writer:
         else:
             assert isinstance(op, Linear)
             inner = self._op(Linear, pair.rank, op, x=self._new[op.x.id], weight=a.name)
-            if pair.factor != 1.0:  # here, where it takes the fewest multiplications
+            if pair.factor != 1.0:  # applied here, where it takes the fewest multiplications
                 inner = self._op(Scale, pair.rank, op, x=inner, factor=pair.factor)
         product = self._op(Linear, out.width, op, x=inner, weight=b.name)
         total = self._op(Add, out.width, op, a=out, b=product)

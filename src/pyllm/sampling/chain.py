@@ -36,10 +36,10 @@ class Sampler:
             0.0,
             0.0,
         )
-        # What raises a logit may bring up any token; what only lowers some leaves the order of the others.
+        # Raising a logit may bring up any token; lowering some keeps the order of the others.
         self._lowers = p.repeat_penalty >= 1 and p.presence_penalty >= 0 and p.frequency_penalty >= 0
         self._lowers = (self._lowers or not self._penalized) and all(b <= 0 for b in p.logit_bias.values())
-        # np.random is loaded when first used, and greedy requests never do.
+        # np.random is loaded at first use; greedy requests never use it.
         self._random = None if self.greedy else np.random.Generator(np.random.PCG64(p.seed))
 
     def n_needed(self, seen: NDArray[np.int32]) -> int | None:
@@ -115,7 +115,7 @@ class Sampler:
     def _draw(self, c: steps.Candidates, peaks: Peaks | None = None) -> int:
         """Draw one of the candidates, by the steps after top_k. `peaks`: of their logits, where these are all."""
         assert self._random is not None
-        # Distances between huge logits may be infinite, which is as good as huge.
+        # Distances between huge logits may overflow to infinity, which is harmless.
         with np.errstate(over="ignore"):
             return steps.draw(self._narrowed(c, peaks), self._random.random())
 
@@ -170,6 +170,6 @@ def _bias_arrays(bias: Mapping[int, float]) -> _Bias | None:
     if not bias:
         return None
     values = np.array(list(bias.values()), np.float64)
-    # Larger ones mean the same, and their sum with a logit stays finite.
+    # Larger ones have the same effect, and their sum with a logit stays finite.
     values = np.where(values == -np.inf, values, np.clip(values, -1e30, 1e30))
     return np.fromiter(bias.keys(), np.intp, len(bias)), values.astype(np.float32)

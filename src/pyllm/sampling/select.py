@@ -49,7 +49,7 @@ class Peaks:
         k = min(k, len(self.logits))
         n = len(self.maxima)
         if 4 * k < n:
-            # k columns hold one each that is no smaller than the k-th largest maximum.
+            # k columns each hold a logit of at least the k-th largest maximum.
             ids = self.at_least(float(np.partition(self.maxima, n - k)[n - k]))
         elif k < len(self.logits):
             ids = np.flatnonzero(self.logits >= np.partition(self.logits, len(self.logits) - k)[len(self.logits) - k])
@@ -80,7 +80,7 @@ def lowest_set(score: Floats, weight: Floats, mass: float) -> Ids:
     """
     sure, edge, before = np.arange(0), np.arange(len(score)), 0.0
     if len(score) > _FEW:
-        # A histogram tells in which narrow range of scores the last one is; only those there are sorted.
+        # A histogram gives the narrow range of the last score; only scores within it are sorted.
         bins = np.minimum(score * np.float32(128), np.float32(_BINS - 1)).astype(np.intp)
         sums = np.cumsum(np.bincount(bins, weight, _BINS))
         last = min(int(sums.searchsorted(mass, "right")), _BINS - 1)
@@ -96,7 +96,7 @@ def _reaches(weight: Floats, mass: float) -> int:
     n = len(weight) // _ROWS * _ROWS if len(weight) > _FEW else 0
     start, before = 0, 0.0
     if n:
-        # A running sum of sums first: one over everything takes several times as long.
+        # First a running sum of sums: one over everything takes several times as long.
         sums = np.cumsum(weight[:n].reshape(-1, _ROWS).sum(axis=1), dtype=np.float64)
         block = int(sums.searchsorted(mass))
         start, before = block * _ROWS, float(sums[block - 1]) if block else 0.0

@@ -59,7 +59,7 @@ def penalties(logits: Floats, seen: NDArray[np.integer], repeat: float, presence
     x = logits[ids].astype(np.float64)
     y = np.where(x <= 0, x * repeat, x / repeat) - counts * frequency - presence
     logits = logits.copy()
-    # A large number must not become an infinite one, and what is forbidden stays so.
+    # A large logit must not overflow, and a forbidden token stays forbidden.
     logits[ids] = np.where(x == -np.inf, x, np.clip(y, -LARGEST, LARGEST))
     return logits
 
@@ -77,7 +77,7 @@ def typical(c: Candidates, p: float) -> Candidates:
     w = c.weights()
     total = float(w.sum())
     surprise = np.float32(c.top + math.log(total)) - c.logits
-    # The largest number stands for inf, which a token of probability 0 has, so that 0 times it is 0.
+    # The largest number replaces inf, the surprise of probability 0, so that 0 times it is 0.
     expected = float(np.dot(w, np.minimum(surprise, np.float32(LARGEST)))) / total
     return c.take(lowest_set(np.abs(surprise - np.float32(expected)), w, p * total), ordered=False)
 
@@ -126,7 +126,7 @@ def draw(c: Candidates, u: float) -> int:
     if not n:
         index, _ = _at(w, u)
     else:
-        # First a column of a matrix of weights, then one of it: a running sum over all takes far longer.
+        # First a column of a matrix of weights, then an entry: a running sum over all takes far longer.
         body, tail = w[: n * _ROWS].reshape(_ROWS, n), w[n * _ROWS :]
         column, u = _at(np.append(body.sum(axis=0), tail.sum()), u)
         index, _ = _at(body[:, column] if column < n else tail, u)

@@ -62,7 +62,7 @@ def _random_blocks(rng: np.random.Generator, shape: tuple[int, ...], fmt: str, s
     return blocks
 
 
-# Scales that are no halves of their own: about `value`, positive where the format has no others.
+# Scales that are not float16: about `value`, positive where the format is unsigned.
 
 
 def _scale_mxfp4(rng: np.random.Generator, blocks: NDArray[Any], value: F32) -> None:

@@ -22,7 +22,7 @@ def from_gguf(metadata: Mapping[str, Any], n_rows: int | None = None) -> Tokeniz
 
     Raises TokenizerError where there is no usable vocabulary: none at all, an unknown kind, damaged lists.
     """
-    # What makes a tokenizer, and nothing that is tied to the file; a pickled tokenizer is this.
+    # The data of a tokenizer, independent of the file; also its pickled form.
     metadata = {k: metadata[k] for k in metadata if k.startswith("tokenizer.ggml.") or k == "general.name"}
     tokenizer = _make(metadata, n_rows)
     tokenizer.source = (metadata, n_rows)

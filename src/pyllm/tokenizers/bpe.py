@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MAX_KEPT = 1 << 17  # words whose ids are kept
 _MAX_KEPT_LENGTH = 64  # characters of a word worth keeping
-_LONG = 40  # characters from which a heap finds the next merge sooner than a look at all of them
+_LONG = 40  # characters from which a heap is faster than scanning for the next merge
 _NEVER = 1 << 62  # rank of a pair that does not merge
 
 
@@ -117,7 +117,7 @@ class BPETokenizer(Tokenizer):
             return super()._text_bytes(text)
         try:
             return bytes([_TO_BYTE[c] for c in text])
-        except KeyError:  # no byte-level text; such tokens stand for themselves
+        except KeyError:  # not byte-level text; such tokens stand for themselves
             return text.encode("utf-8", "surrogateescape")
 
 

@@ -124,7 +124,7 @@ _FAMILIES: tuple[tuple[PreTokenizer, str], ...] = (
         rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_BLANKS}",
     )), "seed-coder"),
     (PreTokenizer((
-        # Within a run of blanks that is being cut in parts no line ends: looking again each time would take n^2.
+        # A run of blanks that is being split contains no line end: searching each time would be quadratic.
         rf"{_SUFFIX}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{_N3}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|(?<![^\S\r\n])\s*[\r\n]+"
         + "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s{1}",
     )), "jais-2"),

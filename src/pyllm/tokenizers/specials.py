@@ -10,7 +10,7 @@ from typing import Any
 _BLANKS = " \t\n\v\f\r"
 _N_PREFIX = 3
 _MAX_PATTERNS = 32
-_DEEP = 80  # groups within groups that `re` reads without trouble
+_DEEP = 80  # nesting of groups that `re` handles
 _Claim = tuple[int, int, int]  # start, end, id
 
 
@@ -22,7 +22,7 @@ class Finder:
     """
 
     def __init__(self, ids: Mapping[str, int], swallowing: frozenset[int]) -> None:
-        # Bytes count, not characters, because they do in llama.cpp.
+        # Length in bytes, as in llama.cpp.
         self._tokens = sorted(filter(None, ids), key=lambda t: (-len(t.encode("utf-8", "surrogatepass")), ids[t]))
         self._ids = [ids[t] for t in self._tokens]
         self._ranks = {t: rank for rank, t in enumerate(self._tokens)}
@@ -95,7 +95,7 @@ class Finder:
         claims: list[_Claim] = []
         for match in pattern.finditer(text):
             token, end = match[0], match.end()
-            # From the left is the same as longer ones first, unless a longer one begins within this one.
+            # Left to right equals longer ones first, unless a longer one begins within this one.
             rivals = self._rivals_of(token)
             if rivals and text[end : end + 1] in rivals and end < len(text):
                 return self._by_rank(text, pattern)

@@ -37,7 +37,7 @@ class SPMTokenizer(Tokenizer):
         byte_texts = {text for text, i in vocab.ids.items() if text.startswith("<0x") and vocab.types[i] == BYTE}
         scores = vocab.scores.tolist()
         self._scores = {t: -scores[i] for t, i in vocab.ids.items() if len(t) > 1 and t not in byte_texts}
-        # Words can be merged, and kept, each by itself.
+        # Words can be merged, and cached, separately.
         self._words, _ = words_of(vocab.ids)
         self._kept: dict[str, tuple[int, ...]] = {}
 
@@ -89,7 +89,7 @@ def merge(word: str, costs: Mapping[str, float]) -> list[str]:
     while heap:
         _, i, size = heapq.heappop(heap)
         j = after[i]
-        # Symbols only grow or vanish: a pair of another size is one that was merged meanwhile.
+        # Symbols only grow or vanish: a pair of another size was merged meanwhile.
         if j < 0 or not symbols[i] or len(symbols[i]) + len(symbols[j]) != size:
             continue
         symbols[i], symbols[j] = symbols[i] + symbols[j], ""

@@ -44,7 +44,7 @@ class UGMTokenizer(Tokenizer):
         self._longest = max(map(len, self._scores), default=1)
         bytes_ = {b: i for t, i in vocab.ids.items() if types[i] == BYTE and (b := _byte_value(t)) is not None}
         self._byte_ids = bytes_ if len(bytes_) == 256 else None
-        # Words can be cut, and kept, each by itself.
+        # Words can be segmented, and cached, separately.
         self._words, self._crossing = words_of(self._scores)
         self._kept: dict[str, list[int]] = {}
 
@@ -59,7 +59,7 @@ class UGMTokenizer(Tokenizer):
                     if len(self._kept) >= _MAX_KEPT:
                         self._kept = {}
                     self._kept[word] = tokens
-            # Unknown characters side by side are one unknown token, from word to word as well.
+            # Adjacent unknown characters are one unknown token, also across words.
             again = bool(tokens) and len(ids) > first and ids[-1] == tokens[0] == unknown
             ids.extend(tokens[again:])
 

@@ -33,7 +33,7 @@ _FIM = {
     "repo": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "file": ("<|file_sep|>",),
 }  # fmt: skip
-_FIM_ENDS = ("pad", "repo", "file")  # a model that writes one of these has left the answer
+_FIM_ENDS = ("pad", "repo", "file")  # a model that writes one of these has ended its answer
 _FIM_KEYS = {  # with the names that old files use
     "prefix": ("fim_pre", "prefix"), "suffix": ("fim_suf", "suffix"), "middle": ("fim_mid", "middle"),
     "pad": ("fim_pad",), "repo": ("fim_rep",), "file": ("fim_sep",),
@@ -74,7 +74,7 @@ class Vocab:
         self.sep_id = self.role("seperator", "separator", "sep")  # the first is how the key is spelled
         self.pad_id = self.role("padding", "pad")
         self.fim_ids: dict[str, int] = self._find_fim()
-        self.shown_ids: set[int] = set()  # control tokens that are part of an answer's text all the same
+        self.shown_ids: set[int] = set()  # control tokens that are nevertheless part of an answer's text
         self.stop_ids: frozenset[int] = frozenset(self._find_stops())
         self.special_ids: dict[str, int] = {}
         for i in np.flatnonzero((self.types == CONTROL) | (self.types == UNKNOWN)).tolist():
@@ -86,7 +86,7 @@ class Vocab:
             self.texts[i]: i for i in np.flatnonzero(self.types == USER_DEFINED).tolist() if self.texts[i]
         }
 
-        # Phi-3's special tokens swallow the blanks after them; its files do not say so, other than by their name.
+        # Phi-3's special tokens swallow the blanks after them; only the model's name tells this.
         name = str(metadata.get("general.name", "")).lower()
         self.swallowing_ids: frozenset[int] = frozenset()
         if "phi-3" in name or "phi3" in name:

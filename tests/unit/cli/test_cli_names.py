@@ -386,5 +386,5 @@ def test_help_speaks_of_the_environment(run: Run) -> None:
 
 def test_the_seeds_help_is_in_words(run: Run) -> None:
     text = " ".join(run("run", "--help").out.split())
-    assert "A number to get the same answer again [default: another one each time]." in text
+    assert "Seed of random numbers, to repeat an answer [default: a new one each time]." in text
     assert "None" not in text

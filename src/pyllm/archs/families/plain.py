@@ -27,7 +27,7 @@ ARCHITECTURES = {
     "internlm2": partial(plain, interleaved=True),
     "paddleocr": plain,
     "pangu-embedded": plain,
-    "phi3": plain,  # its attention.sliding_window is not used: published models do not keep to it, nor does llama.cpp
+    "phi3": plain,  # attention.sliding_window is not used: published models do not follow it, nor does llama.cpp
     "seed_oss": partial(plain, ffn_norm="post_attention_norm"),
     "xverse": partial(plain, interleaved=True),
 }

@@ -29,7 +29,7 @@ class CPUBackend(Backend):
             from pyllm.jit.target import host
 
             target = host()
-        except Exception as e:  # a broken library raises whatever it likes
+        except Exception as e:  # a broken library may raise anything
             reason = f"llvmlite does not load ({e}); `pip install llvmlite numba` would make it available"
             return Probe(self.name, False, reason, device, free_memory())
         if target.isa == "generic":

@@ -176,7 +176,7 @@ class Nvrtc:
                     f"{what.name} with {dict(defines)} does not compile for {arch} (NVRTC "
                     f"{self.version[0]}.{self.version[1]}):\n{log[:4000]}"
                 ) from error
-            # cupy takes the last byte for the end of a string and leaves it out; it is zero, and one more does no harm
+            # cupy drops the last byte as the end of a string; it is zero, and one more is harmless
             return Compiled(bytes(nvrtc.getCUBIN(program)) + b"\0", str(nvrtc.getProgramLog(program)))
         finally:
             nvrtc.destroyProgram(program)

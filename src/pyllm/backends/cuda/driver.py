@@ -115,7 +115,7 @@ def is_installed(package: str) -> bool:
 
 
 def _version_of(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # slow, and wanted only where there is a driver
+    from importlib.metadata import PackageNotFoundError, version  # slow, and needed only where there is a driver
 
     try:
         return version(package)

@@ -48,7 +48,7 @@ class Routing:
     def room(op: MixtureOfExperts, count: Count, most: int) -> Routing:
         """Allocate buffers for up to `most` tokens."""
         n = 4 * most * op.n_used
-        # Products and what is between them read the number without saying so: it is never moved.
+        # Launches read the number without listing it as a buffer, so it is never moved.
         n_slots = Buffer(4, keep=True)
         return Routing(op, count, Buffer(n), Buffer(n), n_slots, Buffer(4 * (op.n_experts + 1)), Buffer(n))
 

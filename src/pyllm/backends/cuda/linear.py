@@ -286,7 +286,7 @@ def _matmul(p: _Product, tile: _Tile, more_than: int, up_to: int, label: str) ->
     half, spec = p.x.half, p.plan.layout
     stages, shared = _stages(p, tile)
     blocks_each = 2 if p.parts.max_shared > _TWO_BLOCKS else 1  # of 256 threads on a multiprocessor
-    # where tiles of tokens are large, what parts of the columns cost is worth it only to fill every multiprocessor
+    # with large tiles of tokens, splitting columns pays only to fill every multiprocessor
     most_tiles = p.parts.n_sm * (1 if tile.tokens == 128 else 2)
 
     def args(shape: StepShape) -> Any:

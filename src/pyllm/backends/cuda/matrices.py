@@ -155,7 +155,7 @@ def pack(launcher: Launcher, p: MatrixPlan, tensors: Sequence[TensorInfo], addre
             launcher.zero(matrix, ALIGNMENT)
             for tensor in tensors:
                 for first, part in _parts(tensor, m, rows, p.decoded):
-                    launcher.upload(staging, part, wait=p.decoded)  # what was decoded lasts only until the next
+                    launcher.upload(staging, part, wait=p.decoded)  # decoded rows last only until the next
                     _pack_rows(launcher, p, staging, row_bytes, rows, matrix, start + first, len(part))
                 start += tensor.shape[-2]
         launcher.synchronize()

@@ -91,7 +91,7 @@ def _plan_group(
         from_ = (np.maximum(begins - window + 1, 0) // size * size).astype(np.int32)
     counts = begins + n - from_  # keys of each sequence, from the page on that the first token sees
     n_keys, cut = int(counts.max()), window > 0 and int(begins.max()) + n > window
-    moves = rounded and cut  # a view would begin elsewhere with every page
+    moves = rounded and cut  # a view's start would change with every page
     if rounded:
         n_keys = min(bucket(window + n + size if cut else n_keys), n_slots)
     positions = (from_[:, None] + np.arange(n_keys)).astype(np.int32)

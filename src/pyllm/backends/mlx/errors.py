@@ -22,7 +22,7 @@ def device_errors(doing: str) -> Iterator[None]:
 
 
 def translated(error: Exception, doing: str) -> BackendError:
-    text = " ".join(str(error).split())[:500] or type(error).__name__  # a shader's errors would come with its source
+    text = " ".join(str(error).split())[:500] or type(error).__name__  # a shader's error includes its source
     if isinstance(error, MemoryError) or any(word in text.lower() for word in _MEMORY):
         return OutOfMemoryError(
             f"mlx ran out of memory {doing} ({text}); a shorter context, fewer sequences or fewer layers take less"

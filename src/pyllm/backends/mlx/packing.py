@@ -74,7 +74,7 @@ def plan(tensor: TensorInfo, half: bool) -> Plan:
     mlx requires columns in multiples of 32 and of the group; other matrices are kept as floats. So are coded ones
     without a kernel: decoding them in each step dominates the time of mlx's CPU build.
     """
-    formats.get(tensor.format)  # raises FormatError where nobody knows it
+    formats.get(tensor.format)  # raises FormatError for an unknown format
     layout = LAYOUTS.get(tensor.format)
     if layout is not None and (tensor.shape[-1] % max(32, layout.group) or (isinstance(layout, Coded) and not half)):
         layout = None
@@ -126,7 +126,7 @@ def _unpacked(planned: Plan, rows: NDArray[np.uint8]) -> Arrays:
     if layout is None:
         return {"w": quant.decode(rows)}
     blocks = np.ascontiguousarray(rows).reshape(-1).view(quant.layout)
-    with np.errstate(all="ignore"):  # scales that are no numbers give weights that are none
+    with np.errstate(all="ignore"):  # NaN scales give NaN weights
         codes, *others = layout.unpack(blocks)
     names = ("scales", "biases") if isinstance(layout, Affine) else ("scales", "halves")
     out: Arrays = {"codes": pack_bits(codes.reshape(len(rows), -1), layout.bits)}

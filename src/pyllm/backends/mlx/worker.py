@@ -32,7 +32,7 @@ class Worker:
                 wait([future])
             raise
         finally:
-            del future  # it holds an error, whose traceback holds this frame
+            del future  # it may hold an error, whose traceback refers to this frame
 
     def close(self) -> None:
         """End the thread after its current work. Further calls do nothing."""

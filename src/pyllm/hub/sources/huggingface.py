@@ -239,7 +239,7 @@ def _hub(repo: str) -> Iterator[None]:
     """Turns errors of the hub and the network into HubErrors; disk errors pass."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it tells of every attempt; the last one's error says enough
+    logger.setLevel(logging.ERROR)  # it logs every attempt; the last error suffices
     try:
         yield
     except HubError:

@@ -146,7 +146,7 @@ def _pip() -> list[str]:
     if python is not None:
         if PathFinder.find_spec("pip", env.search_path()):
             return [*python, "-m", "pip"]
-        # As ensurepip itself does: a wheel of pip is a program.
+        # As ensurepip does: pip's wheel is executable.
         ensurepip = PathFinder.find_spec("ensurepip", env.search_path())
         for folder in (ensurepip and ensurepip.submodule_search_locations) or ():
             for wheel in Path(folder, "_bundled").glob("pip-*.whl"):

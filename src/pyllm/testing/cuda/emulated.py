@@ -73,7 +73,7 @@ class _Library:
 
     def _copy(self) -> ctypes.CDLL:
         path = self._path
-        if self._n_copies:  # a file of its own: else the loader gives the same object again
+        if self._n_copies:  # a file of its own: otherwise the loader returns the same object
             path = _shared_object(f"{path.stem}-{self._n_copies}{path.suffix}", self._code)
         self._n_copies += 1
         library = ctypes.CDLL(str(path), mode=os.RTLD_LOCAL | os.RTLD_NOW)
@@ -311,7 +311,7 @@ def build(name: str, defines: Defines) -> Path:
     """The shared object of a kernel file, built at first use. Raises BackendError with the compiler's output."""
     source, program = compiler.source(name), compiler_path()
     native = "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
-    # kernels run for a moment and are many: a second spent on optimizing them is not won back
+    # kernels are many and short: optimizing them takes longer than it saves
     options = ["-std=c++17", "-O1", native, "-fno-strict-aliasing", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
     options += ["-DEMULATED", *compiler.options_of(defines)]
     digest = source.digest(options, program, _processor(), _emulator_text())
