@@ -167,7 +167,7 @@ def test_kv_stays() -> None:
 
 def test_wrong_choices_say_what_is_wrong() -> None:
     for rule, error, message in (
-        (("(", "cpu"), RequestError, "no regular expression"),
+        (("(", "cpu"), RequestError, "not a regular expression"),
         (("ffn", "tpu0"), BackendError, "no device 'tpu0' among those that are used: gpu0, cpu"),
         (("ffm_down", "cpu"), RequestError, "no tensor of the model matches 'ffm_down'"),
     ):
@@ -177,7 +177,7 @@ def test_wrong_choices_say_what_is_wrong() -> None:
         place(named=("gpu7",))
     with pytest.raises(RequestError, match="a share of the layers for each GPU, gpu0, not 3"):
         place(n_gpu_layers="all", tensor_split=(1.0, 1.0, 1.0))
-    with pytest.raises(RequestError, match="no GPU 1 to be the main one; counted from 0 they are gpu0"):
+    with pytest.raises(RequestError, match="no GPU 1 for main_gpu; counted from 0 they are gpu0"):
         place(n_gpu_layers="all", main_gpu=1)
     with pytest.raises(BackendError, match="no CPU backend"):
         place([gpu()], n_gpu_layers=2)

@@ -63,7 +63,7 @@ def test_dry_run_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["{folder}", "{out}", "IQ2_XXS", "--imatrix", "{folder}/none"], "none"),
         (["{folder}/none", "{out}"], "is no folder"),
         (["{folder}", "{folder}/config.json"], "config.json"),
-        (["{folder}", "{out}", "--tensor-type", "[=Q8_0"], "no regular expression"),
+        (["{folder}", "{out}", "--tensor-type", "[=Q8_0"], "not a regular expression"),
         (["{folder}"], "a folder and a target"),
         (["{folder}", "{out}", "--imatrix", "x"], "goes with a recipe"),
     ],

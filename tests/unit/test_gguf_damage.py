@@ -26,7 +26,7 @@ HUGE = 2**63
 
 DAMAGED: dict[str, tuple[bytes, int | None, str]] = {
     "empty": (b"", 0, "empty"),
-    "one byte": (b"G", 0, "no GGUF file"),
+    "one byte": (b"G", 0, "not a GGUF file"),
     "wrong magic": (g.file(magic=b"FOOL"), 0, "b'FOOL'"),
     "old file": (g.file(magic=b"tjgg"), 0, "before GGUF"),
     "git lfs": (b"version https://git-lfs.github.com/spec/v1\n", 0, "git lfs pull"),
@@ -43,7 +43,7 @@ DAMAGED: dict[str, tuple[bytes, int | None, str]] = {
     "long key": (g.file([struct.pack("<Q", 65536) + bytes(70000)]), 24, "65536 bytes long"),
     "endless key": (g.file([struct.pack("<Q", 60000) + bytes(60)]), 32, "truncated"),
     "key not utf-8": (g.file([g.kv(b"\xff", g.U8, b"\0")]), 32, "not UTF-8"),
-    "key twice": (g.file([KV, KV]), 38, "'k' is there twice"),
+    "key twice": (g.file([KV, KV]), 38, "'k' occurs twice"),
     "value type": (g.file([g.kv("k", 13, bytes(8))]), 37, "value type 13 is unknown"),
     "endless string": (g.file([g.kv("k", g.STRING, struct.pack("<Q", HUGE))]), 45, "a string needs"),
     "item type": (g.file([g.kv("k", g.ARRAY, g.array(99, []))]), 37, "value type 99 is unknown"),
@@ -60,7 +60,7 @@ DAMAGED: dict[str, tuple[bytes, int | None, str]] = {
     "alignment 24": (g.file([g.kv("general.alignment", g.U32, b"\x18\0\0\0")], ONE, DATA), 53, "power of two"),
     "alignment text": (g.file([g.kv("general.alignment", g.STRING, g.string("32"))]), 61, "power of two"),
     "name not utf-8": (g.file([], [g.tensor(b"\xff", (8,))], DATA), 32, "not UTF-8"),
-    "name twice": (g.file([], [*ONE, g.tensor("t", (8,), 0, 32)], DATA + DATA), 57, "'t' is there twice"),
+    "name twice": (g.file([], [*ONE, g.tensor("t", (8,), 0, 32)], DATA + DATA), 57, "'t' occurs twice"),
     "five dimensions": (g.file([], [g.tensor("t", (1,) * 5)], DATA), 33, "5 dimensions"),
     "absurd dimensions": (g.file([], [g.string("t") + b"\xff" * 4], DATA), 33, "dimensions"),
     "tensor type": (g.file([], [g.tensor("t", (8,), 77)], DATA), 24, "unknown type 77"),

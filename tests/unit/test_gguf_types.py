@@ -30,5 +30,5 @@ def test_value_types() -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(FormatError, match="'Q9_K' is no tensor format; known are F32"):
+    with pytest.raises(FormatError, match="'Q9_K' is not a tensor format; known are F32"):
         by_name("Q9_K")

@@ -233,7 +233,7 @@ def test_values_that_do_not_fit_their_type(tmp_path: Path, value: Value, what: s
 def test_specs_are_checked() -> None:
     with pytest.raises(FormatError, match=r"'w' of shape \(2, 33\) cannot be Q4_0: .* blocks of 32"):
         TensorSpec("w", (2, 33), "Q4_0")
-    with pytest.raises(FormatError, match="'Q4_9' is no tensor format"):
+    with pytest.raises(FormatError, match="'Q4_9' is not a tensor format"):
         TensorSpec("w", (2, 32), "Q4_9")
     with pytest.raises(GGUFError, match="at most 4 dimensions"):
         TensorSpec("w", (1, 1, 1, 1, 1), "F32")
@@ -243,7 +243,7 @@ def test_specs_are_checked() -> None:
 
 def test_headers_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    with pytest.raises(GGUFError, match="'b' is there twice"):
+    with pytest.raises(GGUFError, match="'b' occurs twice"):
         GGUFWriter(path, {}, [TWO[1], TWO[1]])
     with pytest.raises(GGUFError, match="a metadata key is text of 1 to 65535 bytes"):
         GGUFWriter(path, {"k" * 70000: Value.of(1)}, [])

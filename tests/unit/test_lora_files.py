@@ -154,8 +154,8 @@ def pair(name: str = Q, rank: int = 2, rows: int = 16, columns: int = 16) -> dic
 
 
 NOT_APPLIED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-    (pair(), {"general.type": "model"}, "no LoRA adapter"),
-    (pair(), {"adapter.type": "control"}, "no LoRA adapter"),
+    (pair(), {"general.type": "model"}, "not a LoRA adapter"),
+    (pair(), {"adapter.type": "control"}, "not a LoRA adapter"),
     (pair(), {"general.architecture": "qwen2"}, "architecture 'qwen2', this one is 'llama'"),
     (pair(), {"adapter.lora.alpha": float("nan")}, "not a finite number"),
     (pair(), {"adapter.lora.alpha": "4"}, "not a finite number"),

@@ -259,7 +259,7 @@ def test_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> 
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"v": "Q8_0"}, "there is no tensor 'v' to be given a format"),
+        ({"v": "Q8_0"}, "there is no tensor 'v' to give a format to"),
         ({"w": "Q4_K"}, "'w' of shape .4, 32. cannot be Q4_K"),
         ({"w": "Q9_0"}, "'Q9_0'"),
         ({"w": "Q8_K"}, "cannot encode Q8_K|cannot be Q8_K"),
@@ -403,7 +403,7 @@ def test_importance_of_another_model(model: Path, tmp_path: Path) -> None:
 
 
 def test_other_refusals(model: Path) -> None:
-    refused(model, "'Q4_K_L' is no recipe, did you mean Q4_K_S or Q4_K_M", FormatError, "Q4_K_L")
+    refused(model, "'Q4_K_L' is not a recipe; did you mean Q4_K_S or Q4_K_M", FormatError, "Q4_K_L")
     refused(model, "f32.gguf exists", GGUFError, target=model)
     refused(model, "f32.gguf is the file that is read", GGUFError, target=model, overwrite=True)
     refused(model, "there is no folder", GGUFError, target=model.parent / "no" / "q.gguf")

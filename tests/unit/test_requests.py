@@ -190,7 +190,7 @@ def test_numbers_that_other_programs_take_are_taken(llm: pyllm.LLM) -> None:
         ({"n_gpu_layers": -2}, "n_gpu_layers must be 0 or more, 'auto' or 'all', not -2"),
         ({"devices": [5]}, r"devices\[0\] must be a text"),
         ({"override_tensors": ["ab"]}, r"override_tensors\[0\] must be a pair of a text and a text, not 'ab'"),
-        ({"override_tensors": [("(", "cpu")]}, "no regular expression"),
+        ({"override_tensors": [("(", "cpu")]}, "not a regular expression"),
         ({"tensor_split": "3,1"}, "tensor_split must be a list of numbers, not '3,1'"),
         ({"adapters": [5]}, r"adapters\[0\] must be a path or a pair of a path and a number, not 5"),
         ({"adapters": [("a.gguf", "x")]}, r"adapters\[0\] must be a path or a pair"),

@@ -232,7 +232,7 @@ def test_what_cannot_be_is_refused(model: Path) -> None:
             formats_for_size(file)
         with pytest.raises(RequestError, match="the text has 100 tokens"):
             formats_for_size(file, bits_per_weight=4.0, text=TOKENS[:100], n_threads=1)
-        with pytest.raises(FormatError, match="no tensor format"):
+        with pytest.raises(FormatError, match="not a tensor format"):
             formats_for_size(file, bits_per_weight=4.0, options=RecipeOptions(output_format="Q4"))
 
 

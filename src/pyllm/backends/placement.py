@@ -149,7 +149,7 @@ class _Site:
             raise RequestError(f"give a share of the layers for each GPU, {_names(gpus)}, not {len(shares)}")
         if gpus and not 0 <= options.main_gpu < len(gpus):
             raise RequestError(
-                f"there is no GPU {options.main_gpu} to be the main one; counted from 0 they are {_names(gpus)}"
+                f"there is no GPU {options.main_gpu} for main_gpu; counted from 0 they are {_names(gpus)}"
             )
         if gpus and not shares:
             gpus.append(gpus.pop(options.main_gpu))  # the last one has the output head
@@ -163,7 +163,9 @@ class _Site:
 
     def host_name(self) -> str:
         if self.host is None:
-            raise BackendError("there is no CPU backend here for what the GPUs do not take; give them all layers")
+            raise BackendError(
+                "there is no CPU backend here for the layers that are not on GPUs; put all layers on GPUs"
+            )
         return self.host.name
 
 
@@ -229,7 +231,7 @@ def _moves(program: Program, options: PlacementOptions, site: _Site) -> dict[int
         try:
             patterns.append((re.compile(text), text, site.device(name)))
         except re.error as error:
-            raise RequestError(f"{text!r} is no regular expression: {error}") from None
+            raise RequestError(f"{text!r} is not a regular expression: {error}") from None
         unused[text] = name
     out = {}
     for i, op in enumerate(program.ops):

@@ -162,7 +162,7 @@ def parse_devices(text: str) -> tuple[tuple[str, ...], ...]:
     """Sets of devices of `cuda0,cuda0/cuda1` (two sets); `auto` is the set of all."""
     sets = [tuple(name.strip() for name in item.split("/")) for item in text.split(",")]
     if not all(name for names in sets for name in names):
-        raise RequestError(f"'{text}' is no list of devices such as cuda0,cuda0/cuda1")
+        raise RequestError(f"'{text}' is not a list of devices such as cuda0,cuda0/cuda1")
     return tuple(() if names == ("auto",) else names for names in sets)
 
 
@@ -177,5 +177,5 @@ def _range(text: str, first: int, last: int, sign: str, step: int) -> Iterator[i
 def as_kv_dtype(text: str) -> KVDtype:
     """A KV cache's type from a command line's word."""
     if text not in get_args(KVDtype):
-        raise RequestError(f"'{text}' is no type of a KV cache; use one of {', '.join(get_args(KVDtype))}")
+        raise RequestError(f"'{text}' is not a KV cache type; use one of {', '.join(get_args(KVDtype))}")
     return cast(KVDtype, text)

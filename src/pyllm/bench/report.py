@@ -144,7 +144,7 @@ def main_run(
     A report interrupted by an error or Ctrl-C is still closed, so that JSON stays valid.
     """
     if output not in _REPORTS:
-        raise RequestError(f"'{output}' is no report; use one of {', '.join(FORMATS)}")
+        raise RequestError(f"'{output}' is not a report format; use one of {', '.join(FORMATS)}")
     report = _REPORTS[output](options)
 
     def emit(lines: Iterable[str]) -> None:

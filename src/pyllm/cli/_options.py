@@ -232,7 +232,7 @@ def overrides(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise click.UsageError(f"--override-tensor: {pattern!r} is no regular expression: {error}") from None
+                raise click.UsageError(f"--override-tensor: {pattern!r} is not a regular expression: {error}") from None
         if rest or not all(pattern and device for pattern, device in pairs):
             raise click.UsageError(f"--override-tensor: {text!r} is not of the form PATTERN=DEVICE")
     return tuple(pairs)
@@ -243,7 +243,7 @@ def shares(text: str | None) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in re.split("[,/]", text)) if text else ()
     except ValueError:
-        raise click.UsageError(f"--tensor-split: {text!r} is no list of numbers such as 3,1") from None
+        raise click.UsageError(f"--tensor-split: {text!r} is not a list of numbers such as 3,1") from None
     if any(not 0 <= v < float("inf") for v in values) or (values and not sum(values)):
         raise click.UsageError(f"--tensor-split: shares are 0 or more, and not all 0; {text!r} has others")
     return values

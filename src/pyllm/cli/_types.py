@@ -58,7 +58,7 @@ class FormatType(click.ParamType):
         if name not in BY_NAME:
             close = difflib.get_close_matches(name, BY_NAME, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(BY_NAME)}"
-            self.fail(f"{value!r} is no tensor format; {hint}", param, ctx)
+            self.fail(f"{value!r} is not a tensor format; {hint}", param, ctx)
         return name
 
 
@@ -74,7 +74,7 @@ class OverrideType(click.ParamType):
         try:
             re.compile(pattern)
         except re.error as error:
-            self.fail(f"{pattern!r} is no regular expression: {error}", param, ctx)
+            self.fail(f"{pattern!r} is not a regular expression: {error}", param, ctx)
         return pattern, FormatType().convert(format, param, ctx)
 
 
@@ -115,7 +115,7 @@ def gpu_layers(word: str) -> GPULayers:
     if word == "all":
         return "all"
     if not word.isascii() or not word.isdigit():
-        raise ValueError(f"{word!r} is no number of layers; use 20, auto or all")
+        raise ValueError(f"{word!r} is not a number of layers; use 20, auto or all")
     return int(word)
 
 

@@ -46,7 +46,7 @@ def command(files: tuple[str, ...], parts: bool, show_statistics: bool, output: 
         raise click.UsageError("--merge adds up files, and only --merge and --show-statistics take them")
     overwrite = options.pop("overwrite")
     if Path(output).exists() and not overwrite and options["base"] != output:
-        raise click.ClickException(f"{output} is there already; --overwrite replaces it")
+        raise click.ClickException(f"{output} exists already; --overwrite replaces it")
     if not Path(output).absolute().parent.is_dir():
         raise click.ClickException(f"there is no folder {Path(output).absolute().parent}")
     if parts:

@@ -74,7 +74,7 @@ def command(
             following = _options.read_text("-")
         text = "\n\n".join(t for t in (_options.text_option(asked or ""), following) if t)
         if not text.strip() and not raw:
-            raise click.UsageError("the prompt is empty")
+            raise click.UsageError("the prompt is empty; give PROMPT, -p or -f")
         with _start(llm, text, system, raw, request) as stream:
             if as_json:
                 _print_json(llm, stream)

@@ -27,5 +27,5 @@ def command(
     from pyllm.cli import _copying
 
     if max_size is None and max_tensors is None:
-        raise click.UsageError("how large the files may be is missing: --max-size 2G, or --max-tensors 128")
+        raise click.UsageError("a limit is missing: --max-size 2G, or --max-tensors 128")
     _copying.copy(source, target, overwrite, dry_run, max_size, max_tensors)

@@ -49,7 +49,7 @@ def command(
         raise click.UsageError("give the text as TEXT, with -p or with -f: one of them")
     if file is not None or (not text and prompt is None):
         if file is None and sys.stdin.isatty():
-            raise click.UsageError("there is no text")
+            raise click.UsageError("the text is missing; give TEXT, -p or -f")
         content = _options.read_text(file or "-")
     else:
         content = _options.text_option(prompt if prompt is not None else " ".join(text))
@@ -79,7 +79,7 @@ def _parse_ids(text: str, tokenizer: Tokenizer) -> list[int]:
     try:
         ids = [int(word) for word in text.replace(",", " ").strip().strip("[]").split()]
     except ValueError:
-        raise click.UsageError("--decode wants ids: numbers, separated by spaces or commas") from None
+        raise click.UsageError("--decode takes ids: numbers separated by spaces or commas") from None
     if bad := [i for i in ids if not 0 <= i < tokenizer.n_vocab]:
         raise click.UsageError(f"{bad[0]} is not an id: they go from 0 to {tokenizer.n_vocab - 1}")
     return ids

@@ -77,7 +77,7 @@ def write_base(
     path, (n, n_ctx) = Path(path), windows.shape
     n_bytes = _file_bytes(n, n_ctx, llm.n_vocab)
     if path.exists() and not overwrite:
-        raise RequestError(f"{path} is there already; it is replaced only when that is asked for")
+        raise RequestError(f"{path} exists already; name another file, or allow overwriting (--overwrite)")
     if not path.absolute().parent.is_dir():
         raise RequestError(f"there is no folder {path.absolute().parent}")
     remove_leftovers(path.parent)

@@ -69,7 +69,7 @@ def read_header(file: MappedFile) -> Header:
         begin = pos
         name, tensor, pos = _raw_tensor(file, pos)
         if name in raw:
-            raise file.error(begin, f"tensor {name!r} is there twice")
+            raise file.error(begin, f"tensor {name!r} occurs twice")
         raw[name] = tensor
     data_start = -(-pos // alignment) * alignment
     tensors = tuple(_place(file, name, t, data_start, alignment) for name, t in raw.items())
@@ -82,7 +82,7 @@ def _version(file: MappedFile) -> int:
     if magic != b"GGUF":
         what = _OTHER_MAGICS.get(magic.lower())
         raise file.error(
-            0, f"this is {what}" if what else f"this is no GGUF file: it begins with {magic!r}, not b'GGUF'"
+            0, f"this is {what}" if what else f"this is not a GGUF file: it begins with {magic!r}, not b'GGUF'"
         )
     version = file.u32(4, "the version")
     if version and version & 0xFFFF == 0:
@@ -116,7 +116,7 @@ def _fields(file: MappedFile, pos: int, count: int) -> tuple[dict[str, Field], i
         begin = pos
         key, pos = _name(file, pos, "a metadata key")
         if key in fields:
-            raise file.error(begin, f"metadata key {key!r} is there twice")
+            raise file.error(begin, f"metadata key {key!r} occurs twice")
         type_id = file.u32(pos, f"the type of {key!r}")
         fields[key], pos = locate(file, pos + 4, type_id)
     return fields, pos

@@ -181,5 +181,5 @@ def _check_unique(tensors: Sequence[TensorSpec]) -> None:
     seen: set[str] = set()
     for t in tensors:
         if t.name in seen:
-            raise GGUFError(f"tensor {t.name!r} is there twice")
+            raise GGUFError(f"tensor {t.name!r} occurs twice")
         seen.add(t.name)

@@ -106,4 +106,4 @@ def by_name(name: str) -> GGMLType:
     try:
         return BY_NAME[name]
     except KeyError:
-        raise FormatError(f"{name!r} is no tensor format; known are {', '.join(BY_NAME)}") from None
+        raise FormatError(f"{name!r} is not a tensor format; known are {', '.join(BY_NAME)}") from None

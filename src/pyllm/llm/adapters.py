@@ -59,8 +59,8 @@ class Adapter:
         kind, method = metadata.get("general.type"), metadata.get("adapter.type")
         if kind != "adapter" or method != "lora":
             raise self.error(
-                f"this is no LoRA adapter (general.type is {kind!r}, adapter.type {method!r}); `pyllm convert --lora` "
-                "makes one of a PEFT folder"
+                f"this is not a LoRA adapter (general.type is {kind!r}, adapter.type {method!r}); `pyllm convert "
+                "--lora` makes one of a PEFT folder"
             )
         if metadata.get("adapter.alora.invocation_tokens") is not None:
             raise self.error("it begins to work at certain tokens only (activated LoRA), which pyllm cannot do")

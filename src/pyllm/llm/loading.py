@@ -115,7 +115,7 @@ def check_placement(options: PlacementOptions) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise RequestError(f"override_tensors: {pattern!r} is no regular expression: {error}") from None
+            raise RequestError(f"override_tensors: {pattern!r} is not a regular expression: {error}") from None
 
 
 def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:

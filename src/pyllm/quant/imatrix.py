@@ -217,7 +217,7 @@ def _read_legacy(file: MappedFile) -> ImportanceMatrix:
     at, sums = 4, {}
     # A weight takes 17 bytes at least.
     if not 0 < n_entries <= file.size // 17:
-        raise GGUFError(f"{file.path} is no importance matrix, neither a GGUF file nor an older one")
+        raise GGUFError(f"{file.path} is not an importance matrix: neither a GGUF file nor an older one")
     for _ in range(n_entries):
         name, at = _legacy_name(file, at)
         chunks, n = file.u32(at, "a number of chunks"), file.u32(at + 4, "a number of columns")
@@ -244,9 +244,9 @@ def _read_legacy(file: MappedFile) -> ImportanceMatrix:
 def _legacy_name(file: MappedFile, at: int) -> tuple[str, int]:
     length = file.u32(at, "the length of a name")
     if not 0 < length <= _MOST_NAME:
-        raise file.error(at, f"{file.path.name} is no importance matrix: a weight's name would have {length} bytes")
+        raise file.error(at, f"{file.path.name} is not an importance matrix: a weight's name would have {length} bytes")
     file.need(at + 4, length, "a weight's name")
     try:
         return file.map[at + 4 : at + 4 + length].decode(), at + 4 + length
     except UnicodeDecodeError:
-        raise file.error(at + 4, "a weight's name is no text; this is no importance matrix") from None
+        raise file.error(at + 4, "a weight's name is not text; this is not an importance matrix") from None

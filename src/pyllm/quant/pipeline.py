@@ -119,7 +119,7 @@ def write_model(
     """
     unknown = formats.keys() - {s.name for s in sources}
     if unknown:
-        raise FormatError(f"there is no tensor {min(unknown)!r} to be given a format")
+        raise FormatError(f"there is no tensor {min(unknown)!r} to give a format to")
     jobs = [_job(source, formats.get(source.name, source.format), imatrix) for source in sources]
     specs = [TensorSpec(j.source.name, j.source.shape, j.format) for j in jobs]
     writer = GGUFWriter(target, metadata, specs, overwrite=overwrite, split_bytes=split_bytes, sources=read_from)

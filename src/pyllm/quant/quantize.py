@@ -246,6 +246,6 @@ def _unweighted(file: TensorFile, changed: Sequence[Choice], imatrix: Importance
         if c.needs_importance:
             raise RequestError(
                 f"{c.format}, which {c.name} should be, is useless without importance, and the importance matrix has "
-                "none of it: collect one of this very model"
+                "none of it: collect one on this model"
             )
     return [] if imatrix is None else [c.name for c in missing]

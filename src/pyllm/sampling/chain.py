@@ -135,7 +135,7 @@ class Sampler:
         repaired = np.nan_to_num(changed, nan=-np.inf, posinf=steps.LARGEST, neginf=-np.inf)
         if repaired.max() == -np.inf:
             if np.isnan(raw).all() or not (raw > -np.inf).any():
-                raise BackendError("the model's output holds no number: the file may be damaged")
+                raise BackendError("the model's logits are all NaN or -inf; the file may be damaged")
             raise RequestError("logit_bias forbids every token; leave at least one")
         return repaired
 

@@ -35,7 +35,7 @@ def test_collects(run: Run, model: str, text: str, tmp_path: Path) -> None:
     assert (matrix.datasets, matrix.chunks, matrix.chunk_size) == (["text.txt"], 9, 64)
     assert matrix.sums["blk.1.ffn_down.weight"].squares.shape == (1, 64)
     again = run("imatrix", "-m", model, *REFERENCE, "-f", text, "-o", out)
-    assert (again.code, again.err) == (1, f"error: {out} is there already; --overwrite replaces it\n")
+    assert (again.code, again.err) == (1, f"error: {out} exists already; --overwrite replaces it\n")
 
 
 def test_goes_on_and_merges(run: Run, model: str, text: str, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_shows_statistics(run: Run, model: str, text: str, tmp_path: Path) -> No
         (["--merge", "missing.gguf"], 1, "missing.gguf cannot be opened"),
         (["-f", "missing.txt"], 1, "missing.txt"),
         (["-f", "short.txt"], 1, "windows of 512 need at least 512"),
-        (["--from", "short.txt", "-f", "short.txt"], 1, "no importance matrix"),
+        (["--from", "short.txt", "-f", "short.txt"], 1, "not an importance matrix"),
         (["-o", "no/folder.gguf", "-f", "short.txt"], 1, "there is no folder"),
     ],
 )

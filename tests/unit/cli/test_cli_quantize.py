@@ -115,7 +115,7 @@ def test_imatrix_is_used(run: Run, model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["{model}", "{new}", "Q4_K_L"], 1, "'Q4_K_L' is no recipe, did you mean"),
+        (["{model}", "{new}", "Q4_K_L"], 1, "'Q4_K_L' is not a recipe; did you mean"),
         (["{model}", "{new}"], 2, "a source, a target and a recipe are needed"),
         (["{model}"], 2, "a source, a target and a recipe are needed"),
         (["{model}", "{q8}", "Q8_0"], 1, "q8.gguf exists; name another file, or allow overwriting (--overwrite)"),
@@ -126,9 +126,13 @@ def test_imatrix_is_used(run: Run, model: str, tmp_path: Path) -> None:
         (["{model}", "{folder}/none/q.gguf", "Q8_0"], 1, "there is no folder"),
         (["{model}", "{new}", "Q8_0", "--imatrix", "{model}"], 1, "holds no importance matrix"),
         (["{model}", "{new}", "Q8_0", "--imatrix", "{folder}/none"], 1, "none cannot be opened: No such file"),
-        (["{model}", "{new}", "Q8_0", "--tensor-type", "attn_q=Q9_K"], 2, "'Q9_K' is no tensor format; did you mean Q"),
+        (
+            ["{model}", "{new}", "Q8_0", "--tensor-type", "attn_q=Q9_K"],
+            2,
+            "'Q9_K' is not a tensor format; did you mean Q",
+        ),
         (["{model}", "{new}", "Q8_0", "--tensor-type", "attn_q"], 2, "not of the form 'ffn_down=Q6_K'"),
-        (["{model}", "{new}", "Q8_0", "--tensor-type", "(=Q6_K"], 2, "'(' is no regular expression"),
+        (["{model}", "{new}", "Q8_0", "--tensor-type", "(=Q6_K"], 2, "'(' is not a regular expression"),
         (["{model}", "{new}", "Q8_0", "--tensor-type", "ffn_dwon=F16"], 1, "'ffn_dwon' fits no matrix of this model"),
         (["{model}", "{new}", "Q8_0", "--tensor-type", "norm=F16"], 1, "'norm' fits no matrix of this model"),
         (["{model}", "{new}", "--bpw", "9", "--fast", "--tensor-type", "x9=F16"], 1, "'x9' fits no matrix"),
@@ -229,7 +233,7 @@ def test_split_and_merge(run: Run, model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["split", "{model}", "{new}"], "how large the files may be is missing"),
+        (["split", "{model}", "{new}"], "a limit is missing"),
         (["split", "{model}", "{new}", "--max-size", "1G"], "fits into one file; there is nothing to split"),
         (["merge", "{model}", "{new}"], "is one file already; there is nothing to merge"),
         (["merge", "{folder}/p-00002-of-00002.gguf", "{new}"], "is part 2 of 2 of a model; open the first"),

@@ -79,8 +79,8 @@ def recipe_named(name: str) -> Recipe:
         return RECIPES[ALIASES.get(upper, upper)]
     except KeyError:
         close = difflib.get_close_matches(upper, RECIPES, n=3)
-        hint = f", did you mean {' or '.join(close)}?" if close else ";"
-        raise FormatError(f"{name!r} is no recipe{hint} there are {', '.join(RECIPES)}") from None
+        hint = f"did you mean {' or '.join(close)}; " if close else ""
+        raise FormatError(f"{name!r} is not a recipe; {hint}there are {', '.join(RECIPES)}") from None
 
 
 def choose(
@@ -208,7 +208,7 @@ def _pattern(text: str, names: Iterable[str]) -> re.Pattern[str]:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise FormatError(f"{text!r} is no regular expression: {error}") from None
+        raise FormatError(f"{text!r} is not a regular expression: {error}") from None
     if not any(pattern.search(name) for name in names):
         raise FormatError(f"{text!r} fits no matrix of this model; `pyllm show --tensors` lists their names")
     return pattern
