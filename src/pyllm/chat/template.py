@@ -51,6 +51,11 @@ class ChatTemplate:
             raise TemplateError(str(error))
 
     @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that the template was written for, if it is here."""
+        return self._tokenizer
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Errors of variants that do not parse, one text each."""
         return tuple(str(v.error) for v in self._variants.values() if v.error is not None)

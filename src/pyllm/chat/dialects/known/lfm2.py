@@ -1,0 +1,39 @@
+"""LFM2: calls are a list of Python calls, `<|tool_call_start|>[f(a=1), g(b="x")]<|tool_call_end|>`.
+
+Its templates show no calls at all, or write line breaks within strings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyllm.chat.dialects.known.base import Known
+from pyllm.chat.dialects.literals import LiteralReader
+from pyllm.chat.dialects.spec import Calls, DialectSpec, WholeBody
+
+
+def python_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Calls with keyword arguments, alone or in a list. Raises ValueError where it is none."""
+    reader = LiteralReader(text)
+    listed = reader.sees("[")
+    found = []
+    while True:
+        name = reader.name()
+        reader.want("(")
+        found.append((name, reader.entries(")", "=")))
+        if not listed or not reader.sees(","):
+            break
+    if listed:
+        reader.want("]")
+    reader.end()
+    return found
+
+
+KNOWN = Known(
+    DialectSpec(
+        "hand-written",
+        calls=Calls(WholeBody(python_calls), start=("<|tool_call_start|>",), end=("<|tool_call_end|>",)),
+    ),
+    marks=(("<|im_start|>", "List of tools: ["), ("<|im_start|>", "<|tool_list_start|>")),
+    tokens=("<|tool_call_start|>", "<|tool_call_end|>"),
+)
