@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyllm.chat import ChatTemplate
 from pyllm.chat.dialects.parser import Parser
 from pyllm.chat.events import (
     Event,
@@ -18,9 +16,6 @@ from pyllm.chat.events import (
     ToolCallBegin,
     ToolCallEnd,
 )
-
-FREE = {"bos_token": "<s>", "eos_token": "</s>"}
-"""Texts that templates want of a tokenizer, where there is none."""
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:
@@ -93,35 +88,3 @@ def read(parser: Parser, pieces: Iterable[str | tuple[str, int]], cut_off: bool 
     found.add(parser.finish(cut_off))
     assert not found.open
     return found
-
-
-def answer_of(template: ChatTemplate, message: Mapping[str, Any], tools: list[dict[str, Any]] | None) -> str | None:
-    """What a model would have to write for the template to render this message: the rest of the prompt for it.
-
-    None where the template refuses. What it writes for the end of the turn is left out.
-    """
-    user = {"role": "user", "content": "Hello"}
-    free = FREE if template.tokenizer is None else {}
-
-    def render(messages: list[Mapping[str, Any]], generation: bool) -> str:
-        for offered in (tools, None):
-            try:
-                return template.render(messages, generation, offered, **free)
-            except Exception as error:
-                problem = error
-        raise problem
-
-    try:
-        rendered = render([user, message], False)
-    except Exception:
-        return None
-    prompt = render([user], True)
-    shared = len(prompt)
-    while not rendered.startswith(prompt[:shared]):
-        shared -= 1
-    # A tag that both only begin with is the answer's.
-    tag = re.search(r"<[^<>]*$", prompt[:shared])
-    shared = shared if tag is None else tag.start()
-    if (end := render([user, {"role": "assistant", "content": "Qz."}], False).rpartition("Qz.")[2]) and end in rendered:
-        return rendered[shared : rendered.rindex(end)]
-    return rendered[shared:]

@@ -233,13 +233,13 @@ class CallReader:
     def _more(self, key_open: str, end: tuple[str, ...]) -> Text:
         """The beginning of another argument, read; or "" before the call's end."""
         yield from self._reader.peek()
-        if (yield from self._reader.at(key_open)):
+        found = yield from self._reader.at(key_open, *end[:1], read=False)
+        if found == key_open:
+            yield from self._reader.at(key_open)
             return key_open
-        if not end or self._reader.buffer.startswith(end[0]):
+        if found or not end:
             return ""
-        if self._reader.ended and end[0].startswith(self._reader.buffer):
-            raise CutOff
-        raise Malformed(f"{clean(end[0])!r} is missing before {clean(self._reader.buffer[:20])!r}")
+        raise self._reader.missing(end[0], key_open)
 
     def _value(self, form: KeyForm, pad: str, kinds: frozenset[str] | None) -> Steps:
         ends = Markers((form.value_close, pad + form.value_close))

@@ -135,7 +135,7 @@ class _Answer:
             yield from action(marker, piece)
 
     def _text(self, text: str) -> None:
-        if self._spec.trim and self._reader.ended:
+        if self._spec.trim and self._reader.ended and not self._reader.buffer:
             text = text.rstrip()
         if self._lead:
             text = text.lstrip()
@@ -155,8 +155,8 @@ class _Answer:
         yield from ()
 
     def _unopened(self, marker: str, piece: int) -> Steps:
-        """The end of reasoning that has no beginning: dropped before any text."""
-        if self._fresh:
+        """The end of reasoning that has no beginning: dropped before any text, and where it is a token."""
+        if self._fresh or marker.startswith(CONTROL):
             self._rest()
         else:
             self._plain(marker)
@@ -269,6 +269,8 @@ class _Answer:
     def _after(self, calls: Calls, piece: int) -> Steps:
         yield from self._reader.expect(*calls.start[piece + 1 :])
         yield from self._calls.call(calls, skipped=piece)
+        for text in calls.end[1:]:
+            yield from self._reader.at(text)
 
     def _bare(self, calls: Calls) -> Steps:
         """A call that begins with its object, if the answer does."""

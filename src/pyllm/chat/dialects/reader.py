@@ -117,8 +117,8 @@ class Reader:
                 raise CutOff
             yield
 
-    def at(self, *literals: str) -> Text:
-        """Which of the literals comes next, after white space; it is read. "" if none, or at the end."""
+    def at(self, *literals: str, read: bool = True) -> Text:
+        """Which of the literals comes next, after white space; it is read, if asked for. "" if none, or at the end."""
         while True:
             found = _NO_SPACE.search(self.buffer)
             start = len(self.buffer) if found is None else found.start()
@@ -126,7 +126,7 @@ class Reader:
             hits = [text for text in literals if text and rest.startswith(text)]
             best = max(hits, key=len, default="")
             if self.ended or not any(len(t) > len(rest) and t.startswith(rest) for t in literals):
-                if best:
+                if best and read:
                     self.take(start + len(best))
                 return best
             yield
@@ -135,9 +135,13 @@ class Reader:
         """Reads the literals, one after the other, white space between them or not."""
         for text in literals:
             if not (yield from self.at(text)):
-                if self.ended and not self.buffer.strip():
-                    raise CutOff
-                raise Malformed(f"{clean(text)!r} is missing before {clean(self.buffer[:20])!r}")
+                raise self.missing(text)
+
+    def missing(self, text: str, *others: str) -> Malformed:
+        """What to raise where neither `text` nor one of the others comes next."""
+        if self.ended and any(t.startswith(self.buffer.strip()) for t in (text, *others)):
+            return CutOff()
+        return Malformed(f"{clean(text)!r} is missing before {clean(self.buffer[:20])!r}")
 
     # --- JSON
 

@@ -17,7 +17,7 @@ KNOWN = Known(
             ends=("<|end|>", "<|return|>", "<|call|>"),
             begins=("to=",),
             reasoning=r"<\|channel\|>\s*analysis\b",
-            call=r"\bto=(?:functions\.)?([^\s<]+)",
+            call=r"\bto=(?!assistant\b)(?:functions\.)?([^\s<]+)",
         ),
     ),
     marks=(
