@@ -148,14 +148,16 @@ def python_blocks(name: str) -> str:
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/python.md", "docs/agents.md"])
 def test_snippets_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = python_blocks(page)
-    assert "pyllm.load" in source
+    assert "pyllm" in source
     exec(compile(source, page, "exec"), {"__name__": page})
     out = capsys.readouterr().out
     if page == "docs/python.md":
         assert "did you mean temperature?" in out
+    if page == "docs/agents.md":
+        assert "arguments={'city': 'Paris'}" in out
 
 
 def expressions(page: str) -> list[str]:
