@@ -93,11 +93,21 @@ def test_tokens_that_a_decoder_hides_are_known_by_their_ids(dialect: Dialect, wo
     assert (found.text, found.calls) == ("T", [("get_weather", {"city": "Paris"})])
 
 
-def test_a_call_within_reasoning_ends_it_where_it_is_a_token(dialect: Dialect, words: Tokenizer) -> None:
-    text = f"<think>R<tool_call>{CALLED}</tool_call>"
-    found = read(dialect.parser(TOOLS), tokens(words, text))
-    assert (found.reasoning, len(found.calls)) == ("R", 1)
-    assert read(dialect.parser(TOOLS), [text]).reasoning == text.removeprefix("<think>")
+def test_a_call_within_reasoning_ends_it(dialect: Dialect, words: Tokenizer) -> None:
+    text = f"<think>R <tool_call>{CALLED}</tool_call>"
+    for pieces in (tokens(words, text), [text], list(text)):
+        found = read(dialect.parser(TOOLS), pieces)
+        assert (found.text, found.reasoning, len(found.calls)) == ("", "R", 1)
+
+
+def test_words_about_calls_within_reasoning_are_words(dialect: Dialect, words: Tokenizer) -> None:
+    thought = 'I write <tool_call> and </tool_call>, <tool_call>{"name": "nothing", "arguments": {}}</tool_call> or\n'
+    thought += f"<tool_call>{CALLED}</tool_call>. Well"
+    for pieces in (tokens(words, thought, control=False), [thought], list(thought)):
+        begun = tokens(words, "<think>") if isinstance(pieces[0], tuple) else ["<think>"]
+        ended = tokens(words, "</think>T") if isinstance(pieces[0], tuple) else ["</think>T"]
+        found = read(dialect.parser(TOOLS), [*begun, *pieces, *ended])
+        assert (found.text, found.reasoning, found.reasons) == ("T", thought, [])
 
 
 def test_user_defined_tokens_are_text() -> None:

@@ -50,8 +50,8 @@ class ToolCallArguments:
 class ToolCallEnd:
     """Call `index` is over: `call` is the whole call.
 
-    Or `call` is None and `reason` says what is wrong with it; what the model wrote then follows as a TextDelta, and
-    what was said of the call before is void. If its name was not to be read, no ToolCallBegin came before.
+    Or `call` is None and `reason` says what is wrong with it; what the model wrote then follows as text (within
+    reasoning as that), and what was said of the call before is void. Without a name no ToolCallBegin came before.
     """
 
     index: int

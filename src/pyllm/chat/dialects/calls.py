@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from pyllm.chat.dialects.reader import CutOff, Malformed, Markers, Reader, Steps, Text, clean
 from pyllm.chat.dialects.spec import (
@@ -16,6 +15,7 @@ from pyllm.chat.dialects.spec import (
     HeadBody,
     KeyForm,
     ObjectBody,
+    Schemas,
     TaggedArguments,
     WholeBody,
 )
@@ -36,15 +36,14 @@ def new_id(form: str) -> str:
 class CallReader:
     """Reads calls out of `reader` and gives events to `emit`. `schemas` are the tools' by name."""
 
-    def __init__(
-        self, spec: DialectSpec, schemas: Mapping[str, Mapping[str, Any]], reader: Reader, emit: Callable[[Event], None]
-    ) -> None:
+    def __init__(self, spec: DialectSpec, schemas: Schemas, reader: Reader, emit: Callable[[Event], None]) -> None:
         self._ids = spec.ids
         self._schemas = schemas
         self._reader = reader
-        self._emit = emit
+        self.emit = emit
         self.index = 0
         self.begun = False
+        self.known_only = False
         self._id = self._name = ""
         self._pieces: list[str] = []
 
@@ -57,11 +56,11 @@ class CallReader:
             yield from self._whole(body, needed)
             return
         if isinstance(body, ObjectBody):
-            yield from self._object(body, known_only=calls.bare)
+            yield from self._object(body)
         else:
             yield from self._head(body, needed)
         tagged = isinstance(body, HeadBody) and isinstance(body.arguments, TaggedArguments)
-        yield from self._end(needed, sure=tagged)
+        yield from self._end(needed, () if tagged else (*calls.start[:1], *calls.section_end[:1]), sure=tagged)
         self._done()
 
     def arguments(self, name: str) -> Steps:
@@ -73,7 +72,7 @@ class CallReader:
 
     def fail(self, reason: str) -> None:
         """The call isn't one."""
-        self._emit(ToolCallEnd(self.index, None, reason))
+        self.emit(ToolCallEnd(self.index, None, reason))
         self.index += 1
         self.begun = False
 
@@ -85,17 +84,19 @@ class CallReader:
     def _begin(self, name: str) -> None:
         if not name:
             raise Malformed("the call names no tool")
+        if self.known_only and name not in self._schemas:
+            raise Malformed(f"there is no tool {name!r}")
         self._name = name
         self._id = self._id or new_id(self._ids)
         self.begun = True
-        self._emit(ToolCallBegin(self.index, self._id, name))
+        self.emit(ToolCallBegin(self.index, self._id, name))
         for piece in self._pieces:
-            self._emit(ToolCallArguments(self.index, piece))
+            self.emit(ToolCallArguments(self.index, piece))
 
     def _argue(self, piece: str) -> None:
         self._pieces.append(piece)
         if self.begun:
-            self._emit(ToolCallArguments(self.index, piece))
+            self.emit(ToolCallArguments(self.index, piece))
 
     def _done(self) -> None:
         try:
@@ -104,17 +105,22 @@ class CallReader:
             raise Malformed(f"the arguments are no JSON: {error}") from None
         if not isinstance(arguments, dict):
             raise Malformed("the arguments are no JSON object")
-        self._emit(ToolCallEnd(self.index, ToolCall(self._id, self._name, arguments)))
+        self.emit(ToolCallEnd(self.index, ToolCall(self._id, self._name, arguments)))
         self.index += 1
         self.begun = False
 
     # --- forms
 
-    def _end(self, end: tuple[str, ...], sure: bool) -> Steps:
-        """The end of a call; the answer may end before it, unless only it makes `sure` that the call is whole."""
+    def _end(self, end: tuple[str, ...], others: tuple[str, ...], sure: bool) -> Steps:
+        """The end of a call.
+
+        Unless only it makes `sure` that the call is whole, the answer may end before it, or one of `others` follow.
+        """
         for text in end:
             if not (yield from self._reader.at(text)):
                 if self._reader.ended and not self._reader.buffer.strip() and not sure:
+                    return
+                if others and (yield from self._reader.at(*others, read=False)):
                     return
                 yield from self._reader.expect(text)
 
@@ -129,7 +135,7 @@ class CallReader:
         else:
             raise Malformed(f"the arguments are no JSON object, from {clean(self._reader.buffer[:20])!r} on")
 
-    def _object(self, body: ObjectBody, known_only: bool) -> Steps:
+    def _object(self, body: ObjectBody) -> Steps:
         reader = self._reader
         yield from reader.expect("{")
         if not body.name:
@@ -147,8 +153,6 @@ class CallReader:
             yield from reader.expect(":")
             if key == body.name:
                 name = yield from reader.json_string()
-                if known_only and name not in self._schemas:
-                    raise Malformed(f"there is no tool {name!r}")
             elif key == body.arguments or key in _ARGUMENTS:
                 yield from self._json_arguments()
                 seen = True
@@ -268,9 +272,9 @@ class CallReader:
         pieces: list[str] = []
         if not (yield from self._reader.until(Markers(end[:1]), pieces.append)):
             raise CutOff
-        yield from self._end(end[1:], sure=False)
+        yield from self._end(end[1:], (), sure=False)
         try:
-            calls = body.parse(clean("".join(pieces)))
+            calls = body.parse(clean("".join(pieces)), self._schemas)
         except (ValueError, RecursionError) as error:
             raise Malformed(f"the call doesn't read: {error}") from None
         if not calls:

@@ -100,8 +100,10 @@ def frame(probe: Probe, vocabulary: Callable[[str], bool], known: Reasoning | No
         reasoning = None if pair is None else Reasoning(*pair)
     if reasoning is not None:
         before = before.strip().removeprefix(reasoning.start).strip().removeprefix(reasoning.end)
-        begun = probe.prompt[: probe.start].rstrip()
-        probe.start = len(begun.removesuffix(reasoning.start)) if begun.endswith(reasoning.start) else probe.start
+        # A history's empty reasoning is no part of how every answer begins.
+        for mark in (reasoning.end, reasoning.start):
+            begun = probe.prompt[: probe.start].rstrip()
+            probe.start = len(begun) - len(mark) if begun.endswith(mark) else probe.start
     silent += [before.strip()]
     called = probe.body(Said(calls=CALLS[:1])) or ""
     ending = _common_suffix(atoms(after), atoms(called)) if NAMES[0] in called else atoms(after)

@@ -6,17 +6,19 @@ Text is held back only where it could be the beginning of a marker, and white sp
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from pyllm.chat.dialects.calls import CallReader
-from pyllm.chat.dialects.reader import CONTROL, CutOff, Malformed, Markers, Reader, Steps, clean
-from pyllm.chat.dialects.spec import Calls, DialectSpec, changed
+from pyllm.chat.dialects.reader import CONTROL, CutOff, Malformed, Markers, Reader, Sink, Steps, clean
+from pyllm.chat.dialects.spec import Calls, DialectSpec, Schemas, changed
 from pyllm.chat.dialects.typed import schemas_of
-from pyllm.chat.events import Event, ReasoningDelta, TextDelta
+from pyllm.chat.events import Event, ReasoningDelta, TextDelta, ToolCallEnd
 
 _PIECE = 1 << 12
 _MAX_HEADER = 300
+_WHOLE = -1
+"""Not a piece of a call's start: the opening of calls."""
 
 
 class Parser:
@@ -63,10 +65,15 @@ class Parser:
         return self._answer
 
 
+def _is_distinct(marker: str) -> bool:
+    """Whether nobody writes a marker in a sentence: it is a token, or looks like none but one."""
+    return marker.startswith((CONTROL, "<|")) or marker.endswith("|>")
+
+
 class _Answer:
     """The state of an answer: a generator that waits for more text."""
 
-    def __init__(self, spec: DialectSpec, schemas: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, spec: DialectSpec, schemas: Schemas) -> None:
         self._spec = spec
         self._schemas = schemas
         self._reader = Reader()
@@ -78,6 +85,7 @@ class _Answer:
         self._markers = Markers(self._actions)
         self._steps = self._run()
         self._cut_off = self._over = False
+        self._raw_is_whole = False  # what is read is kept beyond a call
 
     def push(self, text: str) -> list[Event]:
         for start in range(0, len(text), _PIECE):
@@ -107,11 +115,10 @@ class _Answer:
             table[spec.reasoning.end] = (self._unopened, 0)
             table[spec.reasoning.start] = (self._reasoning, 0)
         if (calls := spec.calls) is not None and self._schemas:
-            # Models leave out the outer tag of two at times.
             inner = [(i, t) for i, t in enumerate(calls.start) if t[0] == "<" and len(t) > 3]
-            table |= {text: (self._single, i) for i, text in reversed(inner)}
+            table |= {text: (self._call, i) for i, text in reversed(inner)}
             if opening := calls.opening:
-                table[opening[0]] = (self._section, 0)
+                table[opening[0]] = (self._call, _WHOLE)
         if (channels := spec.channels) is not None:
             table |= dict.fromkeys(channels.ends, (self._skip, 0))
             table |= dict.fromkeys(channels.opens, (self._header, 0))
@@ -155,8 +162,8 @@ class _Answer:
         yield from ()
 
     def _unopened(self, marker: str, piece: int) -> Steps:
-        """The end of reasoning that has no beginning: dropped before any text, and where it is a token."""
-        if self._fresh or marker.startswith(CONTROL):
+        """The end of reasoning that has no beginning: dropped before any text, and where it can be nothing else."""
+        if self._fresh or _is_distinct(marker):
             self._rest()
         else:
             self._plain(marker)
@@ -164,28 +171,63 @@ class _Answer:
 
     def _reasoning(self, marker: str, piece: int) -> Steps:
         spec = self._spec.reasoning
-        if spec is None or not (self._fresh or marker.startswith(CONTROL)):
+        if spec is not None and (self._fresh or _is_distinct(marker)):
+            yield from self._reason((spec.end,))
+        else:
             self._plain(marker)
-            return
-        # A call may begin in the middle of it, where that is a token and no words.
-        calls = [m for m, (action, _) in self._actions.items() if m[0] == CONTROL and action == self._section]
-        yield from self._reason(Markers([spec.end, *calls]))
 
-    def _reason(self, ends: Markers) -> Steps:
+    def _reason(self, ends: tuple[str, ...]) -> Steps:
+        """Reasoning, up to one of `ends`, a mark of text, or calls that end the answer."""
         first = True
 
         def sink(text: str) -> None:
             nonlocal first
             text = text.lstrip() if first else text
-            if text := clean(text.rstrip() if self._reader.ended else text):
+            if text := clean(text.rstrip() if self._reader.ended and not self._reader.buffer else text):
                 first = False
                 self._events.append(ReasoningDelta(text))
 
-        end = yield from self._reader.until(ends, sink, hold_space=True)
-        self._rest()
-        action, piece = self._actions.get(end, (self._skip, 0))
-        if action in (self._section, self._header):
-            yield from action(end, piece)
+        calls = [m for m, (action, _) in self._actions.items() if action == self._call]
+        markers = Markers([*ends, *calls, *self._spec.silent])
+        while True:
+            end = yield from self._reader.until(markers, sink, hold_space=True)
+            action, piece = self._actions.get(end, (self._skip, 0))
+            if action != self._call or end in ends:
+                self._rest()
+                if action == self._header:
+                    yield from self._header(end, piece)
+                return
+            if (yield from self._ends_in_call([end], self._after(piece), sink)):
+                return
+
+    def _ends_in_call(self, begun: list[str], steps: Steps, sink: Sink) -> Generator[None, None, bool]:
+        """Whether calls within reasoning are the answer's end: a model may forget to end its reasoning.
+
+        Their events wait for that. Calls that more words follow are only thought of.
+        """
+        events: list[Event] = []
+        index = self._calls.index
+        self._calls.emit, self._calls.known_only = events.append, True
+        self._reader.raw = raw = [self._reader.gap, *begun]
+        self._raw_is_whole = True
+        over = False
+        try:
+            yield from steps
+            yield from self._reader.peek()
+        except CutOff:
+            over = bool(events) and isinstance(events[-1], ToolCallEnd)
+        except Malformed:
+            pass
+        self._calls.emit, self._calls.known_only = self._events.append, False
+        self._reader.raw = None
+        self._raw_is_whole = False
+        if over:
+            self._events += events
+            self._rest()
+        else:
+            self._calls.index = index
+            sink("".join(raw))
+        return over
 
     # --- channels
 
@@ -206,7 +248,7 @@ class _Answer:
         text = bool(channels.text) and re.search(channels.text, header) is not None
         call = None if text or not channels.call else re.search(channels.call, header)
         if channels.reasoning and call is None and re.search(channels.reasoning, header):
-            yield from self._reason(Markers((*channels.ends, *channels.opens)))
+            yield from self._reason((*channels.ends, *channels.opens))
         elif call is not None and (call[1] in self._schemas or (self._schemas and not channels.known_only)):
             yield from self._guarded(pieces, self._calls.arguments(call[1]))
         elif call is not None or (channels.known_only and not text):
@@ -217,8 +259,12 @@ class _Answer:
     # --- calls
 
     def _guarded(self, begun: list[str], steps: Steps, quiet: bool = False) -> Steps:
-        """Calls; what goes wrong there comes back as text. `quiet`: without a word, before a call has begun."""
+        """Calls. What goes wrong comes back as text.
+
+        If `quiet` only known tools are called, and what calls none is text without a word.
+        """
         self._reader.raw = [self._reader.gap, *begun]
+        self._calls.known_only = quiet
         try:
             yield from steps
         except Malformed as problem:
@@ -228,14 +274,35 @@ class _Answer:
                 cut = isinstance(problem, CutOff) and self._cut_off
                 self._calls.fail("the answer was cut off inside the call" if cut else str(problem))
             self._text(raw)
-        else:
-            self._reader.raw = None
-            self._rest()
+            return
+        self._reader.raw = None
+        self._rest()
 
-    def _section(self, marker: str, piece: int) -> Steps:
+    def _call(self, marker: str, piece: int) -> Steps:
+        yield from self._guarded([marker], self._after(piece))
+
+    def _after(self, piece: int) -> Steps:
+        """Calls after their opening, or after that piece of a call's start: outer tags are left out at times."""
         calls = self._spec.calls
         assert calls is not None
-        yield from self._guarded([marker], self._in_section(calls))
+        if piece == _WHOLE:
+            yield from self._in_section(calls)
+            return
+        while True:
+            yield from self._reader.expect(*calls.start[piece + 1 :])
+            yield from self._calls.call(calls, skipped=piece)
+            for text in calls.end[1:]:
+                yield from self._reader.at(text)
+            self._keep_no_more()
+            found = yield from self._reader.at(calls.start[0], calls.start[piece])
+            if not found:
+                return
+            piece = calls.start.index(found)
+
+    def _keep_no_more(self) -> None:
+        """What was read so far is a call, whatever comes now."""
+        if not self._raw_is_whole:
+            self._reader.raw = []
 
     def _in_section(self, calls: Calls) -> Steps:
         reader = self._reader
@@ -247,7 +314,7 @@ class _Answer:
             yield from reader.expect(*start[1:])
         while True:
             yield from self._calls.call(calls)
-            reader.raw = []
+            self._keep_no_more()
             found = yield from reader.at(calls.separator, *start[:1], *calls.section_end[:1])
             if calls.separator and found == calls.separator:
                 yield from reader.expect(*start)
@@ -259,18 +326,6 @@ class _Answer:
                 return
             elif start or calls.separator or reader.ended or not reader.buffer.lstrip().startswith("{"):
                 return
-
-    def _single(self, marker: str, piece: int) -> Steps:
-        """A call without what should come before it."""
-        calls = self._spec.calls
-        assert calls is not None
-        yield from self._guarded([marker], self._after(calls, piece))
-
-    def _after(self, calls: Calls, piece: int) -> Steps:
-        yield from self._reader.expect(*calls.start[piece + 1 :])
-        yield from self._calls.call(calls, skipped=piece)
-        for text in calls.end[1:]:
-            yield from self._reader.at(text)
 
     def _bare(self, calls: Calls) -> Steps:
         """A call that begins with its object, if the answer does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,17 +51,25 @@ class Probe:
     reason_field: str = field(default="reasoning_content", init=False)
 
     def __post_init__(self) -> None:
-        self._variables = {} if self.template.tokenizer is not None else {"bos_token": "", "eos_token": ""}
+        self._variables: dict[str, Any] = (
+            {} if self.template.tokenizer is not None else {"bos_token": "", "eos_token": ""}
+        )
         self._offered: list[dict[str, Any]] | None = self.tools
-        try:
-            self.prompt = self._render([], True)
-        except TemplateError:
-            self._offered = None
-            self.prompt = self._render([], True)
+        self.prompt = self._first_prompt()
         answered = self._render([{"role": "assistant", "content": TEXT}], False)
         pairs = zip(self.prompt, answered, strict=False)
         shared = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(self.prompt), len(answered)))
         self.start = len(_CUT_TAG.sub("", self.prompt[:shared]))
+
+    def _first_prompt(self) -> str:
+        """With tools if the template takes them, or under a name of its own."""
+        for offered in (self.tools, None):
+            self._offered = offered
+            with suppress(TemplateError):
+                return self._render([], True)
+        self._offered = self.tools
+        self._variables |= {"functions": json.dumps(self.tools), "datetime": ""}
+        return self._render([], True)
 
     @property
     def header(self) -> str:

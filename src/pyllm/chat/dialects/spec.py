@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+Schemas = Mapping[str, Mapping[str, Any]]
 Marker = tuple[str, ...]
 """A literal in pieces, between which white space may stand or miss: ("<tool_call>", "<function=")."""
 
@@ -24,7 +25,7 @@ def marker(literal: str) -> Marker:
     pieces: list[str] = []
     open_piece = False
     for atom in atoms(literal):
-        tag = (atom[0] in "<[" and len(atom) > 1) or atom in ("[", "{")
+        tag = (atom[0] in "<[" and len(atom) > 1) or atom in "[]{}"
         if atom.isspace():
             open_piece = False
         elif open_piece and not tag:
@@ -94,9 +95,13 @@ class HeadBody:
 
 @dataclass(frozen=True)
 class WholeBody:
-    """Calls in a syntax of their own, read when all of it is there; `parse` raises ValueError where it is none."""
+    """Calls in a syntax of their own, read when all of it is there.
 
-    parse: Callable[[str], list[tuple[str, dict[str, Any]]]]
+    `parse(text, schemas)` gives names and arguments, and raises ValueError where the text is no call. `schemas` are the
+    tools' by name.
+    """
+
+    parse: Callable[[str, Schemas], list[tuple[str, dict[str, Any]]]]
 
 
 @dataclass(frozen=True)

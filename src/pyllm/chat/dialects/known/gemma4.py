@@ -6,10 +6,10 @@ from typing import Any
 
 from pyllm.chat.dialects.known.base import Known
 from pyllm.chat.dialects.literals import LiteralReader
-from pyllm.chat.dialects.spec import Calls, DialectSpec, Reasoning, WholeBody
+from pyllm.chat.dialects.spec import Calls, DialectSpec, Reasoning, Schemas, WholeBody
 
 
-def gemma_call(text: str) -> list[tuple[str, dict[str, Any]]]:
+def gemma_call(text: str, schemas: Schemas) -> list[tuple[str, dict[str, Any]]]:
     """The call `call:NAME{…}`. Raises ValueError where it is none."""
     reader = LiteralReader(text, ('<|"|>', '"', "'"))
     reader.want("call")

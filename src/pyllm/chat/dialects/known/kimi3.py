@@ -25,8 +25,8 @@ KNOWN = Known(
             section_start=("<|open|>tools<|sep|>",),
             section_end=("<|close|>tools<|sep|>",),
         ),
-        silent=("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
-        turn_ends=("<|close|>message<|sep|><|end_of_msg|>",),
+        silent=("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
+        turn_ends=("<|end_of_msg|>",),
     ),
     marks=(("<|open|>", "<|sep|>", "<|close|>"),),
 )

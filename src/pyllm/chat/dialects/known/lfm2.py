@@ -9,10 +9,10 @@ from typing import Any
 
 from pyllm.chat.dialects.known.base import Known
 from pyllm.chat.dialects.literals import LiteralReader
-from pyllm.chat.dialects.spec import Calls, DialectSpec, WholeBody
+from pyllm.chat.dialects.spec import Calls, DialectSpec, Schemas, WholeBody
 
 
-def python_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
+def python_calls(text: str, schemas: Schemas) -> list[tuple[str, dict[str, Any]]]:
     """Calls with keyword arguments, alone or in a list. Raises ValueError where it is none."""
     reader = LiteralReader(text)
     listed = reader.sees("[")
