@@ -395,10 +395,10 @@ def test_an_entry_point_adds_an_architecture(monkeypatch: pytest.MonkeyPatch) ->
 
     point = SimpleNamespace(name="my-llama", load=lambda: llama)
 
-    def entry_points(*, group: str, name: str | None = None) -> list[SimpleNamespace]:
-        return [point] if group == "pyllm.archs" and name in (None, "my-llama") else []
+    def of_group(group: str) -> dict[str, SimpleNamespace]:
+        return {point.name: point} if group == "pyllm.archs" else {}
 
-    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    monkeypatch.setattr("pyllm.entry_points.of_group", of_group)
     metadata = {k.replace("llama.", "my-llama."): v for k, v in LLAMA.items()} | {"general.architecture": "my-llama"}
     assert archs.load(metadata, infos(shapes()), 64).name == "my-llama"
     assert "my-llama" in archs.names()

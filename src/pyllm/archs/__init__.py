@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from pyllm import entry_points
 from pyllm.errors import ModelError
 from pyllm.program import Program
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from pyllm.archs.decoder import Decoder
     from pyllm.archs.hparams import HParams
     from pyllm.gguf.tensor import TensorInfo
@@ -67,24 +66,17 @@ def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: 
 def names() -> list[str]:
     """Names of the known architectures, as files give them, in alphabetical order."""
     own = (name for module in _modules() for name in _table(module))
-    return sorted({*own, *(point.name for point in _foreign())})
+    return sorted({*own, *entry_points.of_group(_GROUP)})
 
 
 def _find(name: str) -> Family:
     for module in sorted(_modules(), key=lambda module: module[:3] != name[:3]):  # the likely ones first
         if name in _table(module):
             return _table(module)[name]
-    for point in _foreign():
-        if point.name == name:
-            found: Family = point.load()
-            return found
+    if name in (foreign := entry_points.of_group(_GROUP)):
+        found: Family = foreign[name].load()
+        return found
     raise ModelError(f"architecture {name!r} is unknown; known are {', '.join(names())}")
-
-
-def _foreign() -> Iterable[EntryPoint]:
-    from importlib.metadata import entry_points  # 30 ms, and rarely needed
-
-    return entry_points(group=_GROUP)
 
 
 @cache

@@ -12,11 +12,10 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING
 
+from pyllm import entry_points
 from pyllm.errors import BackendError
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
     from pyllm.backends.base import Backend
 
 _GROUP = "pyllm.backends"
@@ -24,7 +23,7 @@ _GROUP = "pyllm.backends"
 
 def names() -> list[str]:
     """Names of all backends, whether or not they run on this machine, in alphabetical order."""
-    return sorted(_own() | _foreign().keys())
+    return sorted(_own() | entry_points.of_group(_GROUP).keys())
 
 
 @cache
@@ -35,13 +34,13 @@ def get(name: str) -> Backend:
     """
     from pyllm.backends.base import Backend
 
-    if name not in _own() and name not in _foreign():
+    if name not in _own() and name not in entry_points.of_group(_GROUP):
         raise BackendError(f"backend {name!r} is unknown; there are {', '.join(names())}")
     try:
         if name in _own():
             found = getattr(importlib.import_module(f"{__name__}.{name}"), "BACKEND", None)
         else:
-            found = _foreign()[name].load()
+            found = entry_points.of_group(_GROUP)[name].load()
             found = found if isinstance(found, Backend) else found()
     except Exception as error:  # a package that is not ours may raise anything
         raise BackendError(f"backend {name!r} cannot be imported here: {error}") from error
@@ -59,9 +58,3 @@ def _own() -> set[str]:
         for module in pkgutil.iter_modules([os.path.join(folder, package.name) for folder in __path__])
         if module.name == "backend"
     }
-
-
-def _foreign() -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points  # 30 ms, and rarely needed
-
-    return {point.name: point for point in entry_points(group=_GROUP)}
