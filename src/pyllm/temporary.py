@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import sys
 from pathlib import Path
 
@@ -28,7 +27,7 @@ class TemporaryFile:
 
     def __init__(self, folder: Path) -> None:
         for _ in range(10):
-            self.path = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+            self.path = folder / f"{_PREFIX}{os.urandom(8).hex()}{_SUFFIX}"
             self._file: int | None = os.open(self.path, _FLAGS, 0o666)
             # Another process may take it for a leftover in the moment before it is locked.
             if _lock(self._file) is not False and self.path.exists():

@@ -95,7 +95,8 @@ class Arguments:
     declared: ClassVar[tuple[Field, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        # Nothing that every start would compile and no table needs: type checkers see to it that they are frozen.
+        dataclass(kw_only=True, eq=False, repr=False)(cls)
         cls.declared = tuple(_declared(cls))
 
     @classmethod
