@@ -49,12 +49,13 @@ def get(name: str) -> Backend:
     return found
 
 
-def _own() -> set[str]:
+@cache
+def _own() -> frozenset[str]:
     """Packages here with a module `backend`; the others are shared by backends."""
-    return {
+    return frozenset(
         package.name
         for package in pkgutil.iter_modules(__path__)
         if package.ispkg
         for module in pkgutil.iter_modules([os.path.join(folder, package.name) for folder in __path__])
         if module.name == "backend"
-    }
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, ClassVar, NoReturn, Protocol, Self, cast, get_args, get_type_hints
+from typing import ClassVar, NoReturn, Protocol, Self, cast, get_args, get_type_hints
 
 from pyllm.errors import ModelError
 from pyllm.program.values import StateSpec, Value, Weight
@@ -114,18 +114,26 @@ def known(word: str, words: tuple[str, ...]) -> None:
 
 
 @lru_cache(None)
-def _weight_fields(kind: Any) -> tuple[str, ...]:
-    """Names of the fields of an op that name weights, in order."""
+def _fields_of(kind: Hashable) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the fields of an op's class that hold values that it reads, and of those that name weights, in order."""
     hints = get_type_hints(kind)
-    return tuple(f.name for f in fields(kind) if Weight in (hints[f.name], *get_args(hints[f.name])))
+    types = {f.name: (hints[f.name], *get_args(hints[f.name])) for f in fields(cast(type[Op], kind)) if f.name != "out"}
+    values, weights = (tuple(name for name, found in types.items() if of in found) for of in (Value, Weight))
+    return values, weights
 
 
 def weight_names(op: Op) -> list[str]:
     """Names of the tensors that one op uses, in field order."""
-    names = (getattr(op, name) for name in _weight_fields(cast(Hashable, type(op))))
+    names = (getattr(op, name) for name in _fields_of(cast(Hashable, type(op)))[1])
     return [name for name in names if name is not None]
+
+
+def inputs_by_field(op: Op) -> dict[str, Value]:
+    """The values that one op reads, by field, in order."""
+    values = ((name, getattr(op, name)) for name in _fields_of(cast(Hashable, type(op)))[0])
+    return {name: value for name, value in values if value is not None}
 
 
 def inputs(op: Op) -> list[Value]:
     """The values that one op reads, in field order."""
-    return [v for f in fields(op) if f.name != "out" and isinstance(v := getattr(op, f.name), Value)]
+    return list(inputs_by_field(op).values())

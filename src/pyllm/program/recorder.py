@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import ModelError
-from pyllm.program.op import Op, Shapes, inputs
+from pyllm.program.op import Op, Shapes, inputs, inputs_by_field
 from pyllm.program.ops.select import SelectRows
 from pyllm.program.program import Program
 from pyllm.program.values import Value
@@ -34,7 +34,7 @@ class Recorder(Shapes):
         width = op.infer(self)
         if not inputs(op):
             self._last_whole = len(self.ops)  # it reads tokens
-        out = self._append(replace(op, layer=self.layer), width)
+        out = self._append(op, width, self.layer)
         if op.selects_rows or any(v.id in self.selected for v in inputs(op)):
             self.selected.add(out.id)
         return out
@@ -53,17 +53,16 @@ class Recorder(Shapes):
         wanted = {v.id: v for v in (*results, *(v for op in later for v in inputs(op))) if v.id < cut}
         new: dict[int, Value] = {}
         for _, v in sorted(wanted.items()):
-            new[v.id] = self._append(SelectRows(x=v, layer=self.ops[cut - 1].layer), v.width)
+            new[v.id] = self._append(SelectRows(x=v), v.width, self.ops[cut - 1].layer)
         for op in later:
-            values = {f.name: getattr(op, f.name) for f in fields(op) if f.name != "out"}
-            read: dict[str, Any] = {name: new[v.id] for name, v in values.items() if isinstance(v, Value)}
-            new[op.out.id] = self._append(replace(op, **read), op.out.width)
+            read: dict[str, Any] = {name: new[v.id] for name, v in inputs_by_field(op).items()}
+            new[op.out.id] = self._append(replace(op, **read), op.out.width, op.layer)
         self.selected = {v.id for v in new.values()}
         return tuple(new[v.id] for v in results)
 
-    def _append(self, op: Op, width: int) -> Value:
+    def _append(self, op: Op, width: int, layer: int) -> Value:
         out = Value(len(self.ops), width)
-        self.ops.append(replace(op, out=out))
+        self.ops.append(replace(op, out=out, layer=layer))
         return out
 
     def finish(self, hidden: Value, logits: Value | None, *, n_layers: int, n_vocab: int | None = None) -> Program:
