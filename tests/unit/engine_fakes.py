@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Crossing, Executable
+from pyllm.backends.base import Batch, Crossing, Executable, Want
 from pyllm.config import ExecutionOptions
+from pyllm.engine import Engine, GeneratedToken, Generation, GenerationRequest
+from pyllm.engine.transformer import Plain
 from pyllm.program import Value
 from pyllm.testing.models import transformer
 from pyllm.testing.splitting import SMALL
@@ -44,7 +46,11 @@ PROGRAM = transformer(SMALL).program
 
 
 class FakeExecutable(Executable):
-    """Counts what it computes; `on_run` is called before each step and may raise."""
+    """Checks each batch and counts what it computes; `on_run` is called before each step and may raise.
+
+    `generated` and `given` are the contexts of tokens that were marked as generated, and of all others: what a token
+    becomes may depend on the mark, so it must depend on the token's own sequence alone.
+    """
 
     def __init__(self, n_vocab: int = 50, **options: int) -> None:
         self.options = ExecutionOptions(**{"n_pages": 64, "page_size": 4, "max_seqs": 8, "max_tokens": 16, **options})
@@ -54,6 +60,9 @@ class FakeExecutable(Executable):
         self.n_tokens = 0
         self.n_runs = 0
         self.sizes: list[tuple[int, int, int]] = []
+        self.asked: list[tuple[str, ...]] = []
+        self.generated: set[tuple[int, ...]] = set()
+        self.given: set[tuple[int, ...]] = set()
         self.on_run: Callable[[Batch], None] = lambda batch: None
         self.stop = threading.Event()
         self.closed = 0
@@ -62,45 +71,41 @@ class FakeExecutable(Executable):
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> NoReturn:
         raise AssertionError("the engine runs whole programs")
 
-    def run(self, batch: Batch, want: Any = "logits") -> Any:
+    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
         assert self._running.acquire(blocking=False), "two threads run steps at once"
         try:
-            return self._run(batch, want)
+            return self._run(batch, wants)
         finally:
             self._running.release()
 
-    def _run(self, batch: Batch, want: str) -> NDArray[np.float32]:
+    def _run(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
         assert not self.closed
         self.stop.clear()
+        batch.check()
         n, size = batch.n_tokens, self.options.page_size
-        assert 0 < n <= self.options.max_tokens
-        assert 0 < batch.n_seqs <= self.options.max_seqs
+        assert n <= self.options.max_tokens
+        assert batch.n_seqs <= self.options.max_seqs
         assert batch.n_rows <= self.options.max_rows
-        pages = batch.page_tables[batch.seqs[:n], batch.positions[:n] // size]
-        slots = pages, batch.positions[:n] % size
-        assert len(set(zip(*(x.tolist() for x in slots), strict=True))) == n, "two tokens in one place"
+        slots = batch.page_tables[batch.seqs[:n], batch.positions[:n] // size], batch.positions[:n] % size
         try:
             self.on_run(batch)
         except BaseException:
             self.store[slots] = GARBAGE
             raise
         self.store[slots] = batch.tokens[:n]
-        at = 0
-        for s in range(batch.n_seqs):
-            first, count = batch.spans[s].tolist()
-            assert first == at, "spans must be one after another"
-            assert (batch.seqs[at : at + count] == s).all()
-            assert (np.diff(batch.positions[at : at + count]) == 1).all()
-            at += count
-        assert at == n
-        rows = batch.rows[: batch.n_rows]
-        assert (np.diff(rows) > 0).all()
+        for t in range(n):
+            marked = self.generated if t < batch.n_generated else self.given
+            marked.add(tuple(self.context(batch, t).tolist()))
         self.n_runs += 1
         self.n_tokens += n
         self.sizes.append((n, batch.n_seqs, batch.n_rows))
+        self.asked.append(tuple(wants))
+        return [self._result(batch, want) for want in wants]
+
+    def _result(self, batch: Batch, want: Want) -> Any:
         width = self.n_vocab if want == "logits" else N_EMBD
-        out = np.empty((len(rows), width), np.float32)
-        for r, t in enumerate(rows.tolist()):
+        out = np.empty((batch.n_rows, width), np.float32)
+        for r, t in enumerate(batch.rows[: batch.n_rows].tolist()):
             out[r] = expected_row(self.context(batch, t), width)
         return out
 
@@ -117,3 +122,8 @@ class FakeExecutable(Executable):
 
     def close(self) -> None:
         self.closed += 1
+
+
+def submit_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation[GeneratedToken]]:
+    """Requests that arrive together: the first step takes all of them."""
+    return engine.submit_all([(request, Plain()) for request in requests])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_fakes import FakeExecutable
+from engine_fakes import FakeExecutable, submit_all
 
 from pyllm.backends.base import Batch, Candidates
 from pyllm.config import SamplingParams
@@ -24,13 +24,11 @@ class Few(FakeExecutable):
     def __init__(self, n_candidates: int, **options: int) -> None:
         super().__init__(N_VOCAB, **options)
         self.n_candidates = n_candidates
-        self.asked: list[str] = []
 
-    def run(self, batch: Batch, want: Any = "logits") -> Any:
-        self.asked.append(want)
+    def _result(self, batch: Batch, want: Any) -> Any:
         if want != "candidates":
-            return super().run(batch, want)
-        logits = super().run(batch, "logits")
+            return super()._result(batch, want)
+        logits = super()._result(batch, "logits")
         ids = np.argsort(-logits, axis=1, kind="stable")[:, : self.n_candidates].astype(np.int32)
         log_sum = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
         return Candidates(ids, np.take_along_axis(logits, ids, axis=1), log_sum)
@@ -38,7 +36,7 @@ class Few(FakeExecutable):
 
 def answers(executable: FakeExecutable, requests: list[GenerationRequest]) -> list[Any]:
     engine = Engine(executable, n_ctx=128, n_vocab=N_VOCAB)
-    generations = [engine.submit(request) for request in requests]
+    generations = submit_all(engine, requests)
     return [list(generation) for generation in generations]
 
 
@@ -59,7 +57,7 @@ def test_candidates_where_they_do(name: str) -> None:
     executable = Few(12)
     requests = [request(SAMPLINGS[name])]
     assert answers(executable, requests) == answers(FakeExecutable(N_VOCAB), requests)
-    assert set(executable.asked) == {"candidates"}
+    assert set(executable.asked) == {("candidates",)}
 
 
 @pytest.mark.parametrize(
@@ -75,28 +73,28 @@ def test_logits_where_candidates_do_not_do(sampling: SamplingParams) -> None:
     executable = Few(12)
     requests = [replace(request(sampling), tokens=list(range(20)))]
     assert answers(executable, requests) == answers(FakeExecutable(N_VOCAB), requests)
-    assert executable.asked[-1] == "logits"
+    assert executable.asked[-1] == ("logits",)
 
 
 def test_one_row_that_needs_all_logits_gets_them_for_the_step() -> None:
     requests = [request(SAMPLINGS["top_k"], 1), replace(request(SamplingParams(top_k=0, seed=2), 9), max_tokens=4)]
     executable = Few(12)
     assert answers(executable, requests) == answers(FakeExecutable(N_VOCAB), requests)
-    assert executable.asked == ["logits"] * 4 + ["candidates"] * 8
+    assert executable.asked == [("logits",)] * 4 + [("candidates",)] * 8
 
 
 def test_log_probabilities_of_candidates() -> None:
     executable = Few(12)
     (got,) = answers(executable, [request(SAMPLINGS["top_k"], logprobs=12)])
     (expected,) = answers(FakeExecutable(N_VOCAB), [request(SAMPLINGS["top_k"], logprobs=12)])
-    assert set(executable.asked) == {"candidates"}
+    assert set(executable.asked) == {("candidates",)}
     for a, b in zip(got, expected, strict=True):
         assert a.id == b.id
         assert a.logprob == pytest.approx(b.logprob, abs=1e-5)
         assert [i for i, _ in a.top] == [i for i, _ in b.top]
         assert [p for _, p in a.top] == pytest.approx([p for _, p in b.top], abs=1e-5)
     answers(executable, [request(SAMPLINGS["top_k"], logprobs=13)])
-    assert executable.asked[-1] == "logits"
+    assert executable.asked[-1] == ("logits",)
 
 
 def test_scoring_gets_all_logits() -> None:
@@ -104,6 +102,6 @@ def test_scoring_gets_all_logits() -> None:
     engine = Engine(executable, n_ctx=128, n_vocab=N_VOCAB)
     expected = Engine(FakeExecutable(N_VOCAB), n_ctx=128, n_vocab=N_VOCAB).logits(list(range(9)))
     np.testing.assert_array_equal(engine.logits(list(range(9))), expected)
-    assert set(executable.asked) == {"logits"}
+    assert set(executable.asked) == {("logits",)}
     engine.hidden([1, 2])
-    assert executable.asked[-1] == "hidden"
+    assert executable.asked[-1] == ("hidden",)

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
-import pytest
-from engine_fakes import FakeExecutable, expected_greedy, expected_row
+from engine_fakes import FakeExecutable, expected_greedy, expected_row, submit_all
 
 from pyllm.backends.base import Batch
 from pyllm.config import SamplingParams
@@ -70,8 +69,8 @@ def test_each_thread_gets_its_own_tokens() -> None:
 def test_steps_are_shared() -> None:
     engine, executable = make()
     start = threading.Barrier(4)
-    generations = [engine.submit(ask([i], 30)) for i in range(4)]
     executable.on_run = lambda batch: time.sleep(0.001)
+    generations = submit_all(engine, [ask([i], 30) for i in range(4)])
 
     def consume(i: int) -> list[int]:
         start.wait()
@@ -87,6 +86,7 @@ def test_a_busy_consumer_starves_nobody() -> None:
     engine, executable = make()
     executable.on_run = lambda batch: time.sleep(0.0002)
     stop = threading.Event()
+    idle: list[bool] = []
 
     def busy() -> None:
         while not stop.is_set():
@@ -99,8 +99,8 @@ def test_a_busy_consumer_starves_nobody() -> None:
         start = time.monotonic()
         assert engine.logits(list(range(40))).shape == (40, N_VOCAB)
         for _ in range(20):
-            with engine.lock:
-                assert not executable._running.locked()
+            engine.between_steps(lambda: idle.append(not executable._running.locked()))
+        assert idle == [True] * 20
         assert [t.id for t in engine.submit(ask([4], 20))] == expected_greedy([4], 20, N_VOCAB)
         assert time.monotonic() - start < LONG
     finally:
@@ -119,9 +119,8 @@ def test_cancel_from_another_thread_wakes_who_waits_and_stops_the_step() -> None
         if executable.stop.wait(LONG):
             raise KeyboardInterrupt
 
-    generation = engine.submit(ask([1], 50))
-    next(generation)
     executable.on_run = slow
+    generation = engine.submit(ask([1], 50))
     thread = threading.Thread(target=lambda: list(generation))
     thread.start()
     assert entered.wait(LONG)
@@ -143,8 +142,8 @@ def test_cancelling_one_does_not_stop_the_step_of_others() -> None:
         assert leave.wait(LONG)
         assert not executable.stop.is_set()
 
-    one, other = engine.submit(ask([1], 5)), engine.submit(ask([2], 5))
     executable.on_run = slow
+    one, other = submit_all(engine, [ask([1], 5), ask([2], 5)])
     got: list[int] = []
     thread = threading.Thread(target=lambda: got.extend(t.id for t in other))
     thread.start()
@@ -158,29 +157,6 @@ def test_cancelling_one_does_not_stop_the_step_of_others() -> None:
     assert engine.pool.n_available == engine.pool.n_pages
 
 
-def test_an_interrupt_in_one_thread_leaves_others_running() -> None:
-    engine, executable = make()
-    mine, other = engine.submit(ask([1], 40)), engine.submit(ask([2], 40))
-    main = threading.get_ident()
-
-    def interrupt(batch: Batch) -> None:
-        time.sleep(0.0005)
-        if threading.get_ident() == main:
-            raise KeyboardInterrupt
-
-    executable.on_run = interrupt
-    got: list[int] = []
-    thread = threading.Thread(target=lambda: got.extend(t.id for t in other))
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        for _ in mine:
-            pass
-        raise KeyboardInterrupt  # the other thread may have driven every step
-    mine.cancel()
-    thread.join(LONG)
-    assert got == expected_greedy([2], 40, N_VOCAB)
-
-
 def test_close_ends_what_other_threads_wait_for() -> None:
     engine, executable = make()
     entered = threading.Event()
@@ -190,8 +166,8 @@ def test_close_ends_what_other_threads_wait_for() -> None:
         if executable.stop.wait(LONG):
             raise KeyboardInterrupt
 
-    generations = [engine.submit(ask([i], 50)) for i in range(3)]
     executable.on_run = slow
+    generations = submit_all(engine, [ask([i], 50) for i in range(3)])
     errors: list[BaseException] = []
 
     def consume(i: int) -> None:

@@ -92,6 +92,27 @@ class Batch:
         if generated:
             self.n_generated = self.n_tokens
 
+    def check(self) -> None:
+        """Raise AssertionError where the arrays contradict each other."""
+        n, at = self.n_tokens, 0
+        assert 0 < n <= len(self.tokens), f"{n} tokens"
+        assert 0 < self.n_seqs <= len(self.spans), f"{self.n_seqs} sequences"
+        for s, (first, count) in enumerate(self.spans[: self.n_seqs].tolist()):
+            assert first == at, "spans must be one after another"
+            assert count > 0, "a sequence without tokens"
+            assert (self.seqs[at : at + count] == s).all(), "tokens of another sequence within a span"
+            assert (np.diff(self.positions[at : at + count]) == 1).all(), "positions must be consecutive"
+            assert at >= self.n_generated or count == 1, "a generated token is a span of its own"
+            at += count
+        assert at == n, "spans must cover all tokens"
+        rows = self.rows[: self.n_rows]
+        assert (np.diff(rows) > 0).all(), "rows must be ascending"
+        assert not len(rows) or (rows[0] >= 0 and rows[-1] < n), "rows must be tokens of the batch"
+        assert 0 <= self.n_generated <= n
+        pages = self.page_tables[self.seqs[:n], self.positions[:n] // self.page_size]
+        places = {*zip(pages.tolist(), (self.positions[:n] % self.page_size).tolist(), strict=True)}
+        assert len(places) == n, "two tokens in one place"
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -161,6 +182,10 @@ class Candidates:
     """[n_rows]: log of the sum of exp over all logits of the row; NaN where NaN or inf is among them."""
 
 
+Want = Literal["logits", "hidden", "candidates"]
+"""A result of a step: logits or final normed states of the wanted rows, or the most likely tokens alone."""
+
+
 class Executable(ABC):
     """A compiled program, or a device's part of one, with its weights and KV cache.
 
@@ -190,19 +215,25 @@ class Executable(ABC):
     @overload
     def run(self, batch: Batch, want: Literal["candidates"]) -> Candidates: ...
 
-    def run(
-        self, batch: Batch, want: Literal["logits", "hidden", "candidates"] = "logits"
-    ) -> NDArray[np.float32] | Candidates:
+    def run(self, batch: Batch, want: Want = "logits") -> NDArray[np.float32] | Candidates:
         """Compute one step of a whole program, as `run_stage` does.
 
         Returns logits, float32 [n_rows, n_vocab]; or final hidden states, float32 [n_rows, n_embd]; or candidates,
         where `n_candidates` is not 0. Arrays are views that the next step overwrites.
         """
-        wanted = self.program.hidden if want == "hidden" else self.program.logits
-        if wanted is None:
+        return self.run_all(batch, (want,))[0]
+
+    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[NDArray[np.float32] | Candidates]:
+        """Compute one step and give several of its results, in the order of `wants`; each as `run` gives it."""
+        values = [self.program.hidden if want == "hidden" else self.program.logits for want in wants]
+        wanted = [value for value in values if value is not None]
+        if len(wanted) < len(values):
             raise BackendError("the program has no logits; its final states can be had")
-        crossing = self.run_stage(0, batch, (), [wanted])[0]
-        return self.candidates(crossing) if want == "candidates" else crossing.host()
+        crossings = self.run_stage(0, batch, (), wanted)
+        return [
+            self.candidates(crossing) if want == "candidates" else crossing.host()
+            for want, crossing in zip(wants, crossings, strict=True)
+        ]
 
     def candidates(self, logits: Crossing) -> Candidates:
         """The most likely tokens by the logits of this step, without copying all logits to the host.

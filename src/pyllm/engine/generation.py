@@ -1,68 +1,109 @@
-"""The result of `Engine.submit`: an answer's tokens, computed on demand."""
+"""The result of `Engine.submit`: an answer's tokens, or the items that a transformer makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from copy import copy
 from time import perf_counter
+from typing import Generic, Protocol, TypeVar
 
+from pyllm.engine.answer import Answer
 from pyllm.engine.request import FinishReason, GeneratedToken
-from pyllm.engine.sequence import Answer, Sequence
+from pyllm.engine.sequence import Sequence
+from pyllm.errors import ClosedError
+
+T = TypeVar("T")
 
 
-class Generation(Iterator[GeneratedToken]):
-    """An answer, token by token. Iterating drives the engine: each step serves all requests.
+class Owner(Protocol):
+    """What computes a sequence."""
 
-    Iterating raises BackendError (a step failed) and ClosedError. Ctrl-C while waiting cancels the answer. A caller
-    that does not read to the end should call `cancel` or drop the object, which frees its pages.
+    @property
+    def closed(self) -> bool: ...
+    def drop(self, seq: Sequence) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Generation(Iterator[T], Generic[T]):
+    """An answer, item by item, computed up to `UNREAD` tokens ahead of its one reader.
+
+    Reading raises BackendError (a step failed) and ClosedError. Ctrl-C while waiting cancels the answer. A caller that
+    does not read to the end should call `cancel` or drop the object, which frees its pages.
     """
 
-    def __init__(self, seq: Answer, advance: Callable[[Sequence], None], drop: Callable[[Sequence], None]) -> None:
+    def __init__(self, seq: Sequence, answer: Answer, owner: Owner) -> None:
         self._seq = seq
-        self._advance = advance
-        self._drop = drop
+        self._answer = answer
+        self._mailbox = answer.mailbox
+        self._owner = owner
 
-    def __next__(self) -> GeneratedToken:
-        seq = self._seq
-        outputs = seq.outputs
-        while not seq.cancelled:
-            if outputs:
-                with suppress(IndexError):  # Another thread may have taken or cleared them meanwhile.
-                    token: GeneratedToken = outputs.popleft()
-                    return token
-            if seq.finish_reason is None:
-                try:
-                    self._advance(seq)
-                except BaseException:
-                    self.cancel()
-                    raise
-            elif not outputs:  # Checked again: the last token may have come just before the end.
-                if seq.error is not None:
-                    raise again(seq.error)
-                break
-        raise StopIteration
+    def __next__(self) -> T:
+        item = self.take()
+        if item is None:
+            raise StopIteration
+        return item
+
+    def take(self, enough: int = 1) -> T | None:
+        """The next item, waiting for it; None after the end. `enough`: wait until there are so many, or the end."""
+        try:
+            while (item := self._mailbox.take()) is None and not self._is_over():
+                self._mailbox.wait(enough)
+        except BaseException:
+            self.cancel()
+            raise
+        return self._taken(item)
+
+    async def take_async(self, enough: int = 1) -> T | None:
+        """`take` in an event loop. A task that is cancelled cancels the answer."""
+        try:
+            while (item := self._mailbox.take()) is None and not self._is_over():
+                await self._mailbox.wait_async(enough)
+        except BaseException:
+            self.cancel()
+            raise
+        return self._taken(item)
+
+    def _taken(self, item: T | None) -> T | None:
+        if item is None:
+            if not self._seq.cancelled and self._seq.error is not None:
+                raise again(self._seq.error)
+        elif self._owner.closed:
+            self._mailbox.clear()
+            self._seq.error = ClosedError("the model was closed")
+            raise again(self._seq.error)
+        elif not self._seq.finish_reason:
+            self._owner.resume()
+        return item
+
+    def _is_over(self) -> bool:
+        return self._seq.cancelled or (self._mailbox.closed and not self._mailbox)
 
     def cancel(self) -> None:
-        """Stop, from any thread; no further token comes. After the end this does nothing."""
+        """Stop, from any thread; no further item comes. After the end this does nothing."""
         seq = self._seq
-        if not seq.cancelled and (seq.finish_reason is None or seq.outputs):
-            self._drop(seq)
+        if not seq.cancelled and (seq.finish_reason is None or self._mailbox):
+            seq.cancelled = True
+            self._mailbox.clear()
+            self._owner.drop(seq)
 
     close = cancel
 
     def __del__(self) -> None:
-        if getattr(self, "_drop", None) is not None:
+        if getattr(self, "_owner", None) is not None:
             self.cancel()
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """stop: a stop token was sampled; length: `max_tokens` or the context's end was reached. None while tokens may
-        come."""
-        seq = self._seq
-        if seq.cancelled:
+        """stop: a stop token was sampled, or the transformer finished; length: `max_tokens` or the context's end was
+        reached; timeout: the deadline passed. None while items may come."""
+        if self._seq.cancelled:
             return "cancelled"
-        return None if seq.outputs else seq.finish_reason
+        return None if self._mailbox else self._seq.finish_reason
+
+    @property
+    def prompt_logprobs(self) -> list[GeneratedToken] | None:
+        """Of the prompt's tokens from the second on, when the first token is there."""
+        return self._answer.prompt_logprobs
 
     @property
     def n_prompt(self) -> int:

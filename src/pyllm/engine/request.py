@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyllm.config import SamplingParams
 from pyllm.errors import ContextFullError, RequestError
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class GenerationRequest:
     """Tokens that end the answer; they are not part of it."""
     logprobs: int | None = None
     """Report each token's log probability, and those of the `logprobs` most likely tokens (0: its own only)."""
+    prompt_logprobs: int | None = None
+    """The same for the prompt's tokens from the second on; the prompt is then not read from the prefix cache."""
     context_shift: bool = False
     """When the context is full, drop its older half and go on."""
     n_keep: int = 0
@@ -47,6 +49,8 @@ def check_request(request: GenerationRequest, n_ctx: int) -> None:
         raise RequestError(f"max_tokens must be 0 or more, or None, not {request.max_tokens}")
     if request.logprobs is not None and request.logprobs < 0:
         raise RequestError(f"logprobs must be 0 or more, or None, not {request.logprobs}")
+    if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
+        raise RequestError(f"prompt_logprobs must be 0 or more, or None, not {request.prompt_logprobs}")
     if request.n_keep < 0:
         raise RequestError(f"n_keep must be 0 or more, not {request.n_keep}")
     if request.context_shift and request.n_keep >= n_ctx:

@@ -1,32 +1,62 @@
-"""The result of a step that its consumers need: logits, hidden states, or candidates."""
+"""The results of a step that its consumers need: logits, hidden states, or candidates."""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Candidates
-from pyllm.engine.sequence import Answer, Sequence
+from pyllm.backends.base import Batch, Candidates, Executable, Want
+from pyllm.engine.sequence import Sequence
 from pyllm.sampling import Largest
 
 Rows = NDArray[np.float32] | Candidates
 """Logits [n_rows, n_vocab], final hidden states [n_rows, n_embd], or the most likely tokens of each row."""
 
 
-def wanted(steps: list[Sequence], n_candidates: int) -> Literal["logits", "hidden", "candidates"]:
-    """The result that a step's consumers need: candidates, where they choose the same tokens as all logits."""
-    if steps[0].hidden:
-        return "hidden"
-    few = n_candidates > 0 and all(
-        seq.n_rows == 0 or (isinstance(seq, Answer) and seq.content_with(n_candidates)) for seq in steps
-    )
-    return "candidates" if few else "logits"
+@dataclass(frozen=True, slots=True)
+class SequenceRows:
+    """One sequence's rows of a step: views that the next step overwrites."""
+
+    rows: Rows
+    start: int
+    n: int
+
+    def row(self, i: int) -> NDArray[np.float32] | Largest:
+        """Logits after the i-th token, as the sampler takes them."""
+        r = self.start + i
+        if isinstance(self.rows, Candidates):
+            return Largest(self.rows.ids[r], self.rows.logits[r], float(self.rows.log_sum[r]))
+        return self.rows[r]
+
+    def block(self) -> NDArray[np.float32]:
+        """All of them, [n, n_vocab] or [n, n_embd]."""
+        assert not isinstance(self.rows, Candidates), "blocks are of all logits"
+        return self.rows[self.start : self.start + self.n]
 
 
-def row(rows: Rows, r: int) -> NDArray[np.float32] | Largest:
-    """One row of a result, as the sampler takes it."""
-    if isinstance(rows, Candidates):
-        return Largest(rows.ids[r], rows.logits[r], float(rows.log_sum[r]))
-    return rows[r]
+def wanted(steps: list[Sequence], n_candidates: int) -> list[Want]:
+    """The results that a step's consumers need: candidates, where they choose the same tokens as all logits."""
+    wants: list[Want] = []
+    readers = [seq for seq in steps if seq.n_rows]
+    if any(seq.consumer.hidden for seq in readers):
+        wants.append("hidden")
+    of_logits = [seq for seq in readers if not seq.consumer.hidden]
+    if of_logits or not wants:
+        few = n_candidates > 0 and all(seq.consumer.content_with(seq, n_candidates) for seq in of_logits)
+        wants.append("candidates" if few else "logits")
+    return wants
+
+
+def run(executable: Executable, batch: Batch, steps: list[Sequence]) -> list[SequenceRows]:
+    """Run a step; returns each sequence's rows. Raises as `Executable.run_stage` does."""
+    wants = wanted(steps, executable.n_candidates)
+    results = executable.run_all(batch, wants)
+    of_hidden, of_logits = results[0], results[-1]
+    out = []
+    r = 0
+    for seq in steps:
+        out.append(SequenceRows(of_hidden if seq.consumer.hidden else of_logits, r, seq.n_rows))
+        r += seq.n_rows
+    return out

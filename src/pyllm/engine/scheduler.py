@@ -40,15 +40,12 @@ class Scheduler:
         elif seq in self.waiting:
             self.waiting.remove(seq)
 
-    def schedule(self, hidden: bool = False) -> list[Sequence]:
-        """The next step: sequences with their `n_step` tokens and `n_rows` output rows; decode comes first.
-
-        `hidden`: the step returns hidden states, and takes only sequences that want those.
-        """
+    def schedule(self) -> list[Sequence]:
+        """The next step: sequences with their `n_step` tokens and `n_rows` output rows; decode comes first."""
         steps: list[Sequence] = []
         prompts: list[Sequence] = []
         for seq in self.running.copy():
-            if seq.hidden is not hidden or not seq.running or seq.back_pressured or not self._grow(seq):
+            if not seq.running or seq.back_pressured or not self._grow(seq):
                 continue
             if seq.n_tokens - seq.n_computed == 1 and seq.generates:
                 seq.n_step, seq.n_rows = 1, seq.rows_of(1)
@@ -56,13 +53,13 @@ class Scheduler:
             else:
                 prompts.append(seq)
         if prompts or self.waiting:
-            self._add_prompts(steps, prompts, hidden)
+            self._add_prompts(steps, prompts)
         return steps
 
     def commit(self, seq: Sequence) -> None:
         """Record that a sequence's tokens of the step are computed; publishes full pages."""
         seq.n_computed += seq.n_step
-        if not seq.shares:
+        if not seq.consumer.shares:
             return
         size = self.pool.page_size
         while (seq.n_published + 1) * size <= seq.n_computed:
@@ -79,20 +76,15 @@ class Scheduler:
         n_forget = (seq.n_tokens - n_keep) // 2
         rest = seq.tokens[n_keep + n_forget : seq.n_tokens].copy()
         seq.n_tokens = seq.n_given = n_keep + len(rest)
+        seq.next_row = seq.n_tokens - 1
         seq.tokens[n_keep : seq.n_tokens] = rest
         self._forget(seq, n_keep // self.pool.page_size)
 
-    def rebuild(self, live: Iterable[Sequence]) -> None:
-        """Rebuild from the tokens alone: all pages are free, and all live sequences wait."""
+    def clear(self) -> None:
+        """Forget all sequences, and the content of all pages."""
         self.pool.clear()
         self.running.clear()
-        self.waiting = sorted(live, key=_by_number)
-        for seq in self.waiting:
-            seq.pages = []
-            seq.n_published = seq.n_computed = 0
-            seq.running = False
-            seq.row = -1
-            seq.leader = None
+        self.waiting.clear()
 
     def check(self) -> None:
         """Raise AssertionError where internal state is inconsistent."""
@@ -110,10 +102,10 @@ class Scheduler:
             assert not seq.pages, "a waiting sequence holds pages"
             assert seq.n_computed == 0
 
-    def _add_prompts(self, steps: list[Sequence], prompts: list[Sequence], hidden: bool) -> None:
+    def _add_prompts(self, steps: list[Sequence], prompts: list[Sequence]) -> None:
         tokens = self.max_tokens - len(steps)
         rows = self.max_rows - sum(seq.n_rows for seq in steps)
-        candidates = iter(self._admitted(hidden))
+        candidates = iter(self._admitted())
         prompts.reverse()
         while tokens > 0 and (seq := prompts.pop() if prompts else next(candidates, None)) is not None:
             n = min(seq.remaining, tokens, seq.most(rows))
@@ -123,12 +115,12 @@ class Scheduler:
                 tokens -= n
                 rows -= seq.n_rows
 
-    def _admitted(self, hidden: bool) -> Iterable[Sequence]:
+    def _admitted(self) -> Iterable[Sequence]:
         """Start waiting sequences one by one, on demand, while there is room."""
         for seq in self.waiting.copy():
             if len(self.running) >= self.max_seqs and not self._preempt_parked():
                 return
-            if seq.hidden is not hidden or seq.back_pressured or self._follows(seq):
+            if seq.back_pressured or self._follows(seq):
                 continue
             if not self._start(seq):
                 return
@@ -139,8 +131,8 @@ class Scheduler:
         pool = self.pool
         size = pool.page_size
         while True:
-            # The last token is always computed, for its logits; shared pages are never written.
-            shared = pool.match(seq.tokens[: seq.n_tokens], (seq.n_tokens - 1) // size) if seq.shares else []
+            # Tokens whose rows are wanted are always computed, the last among them; no shared page is ever written.
+            shared = pool.match(seq.tokens[: seq.n_tokens], seq.next_row // size) if seq.consumer.shares else []
             wanted = -(-seq.n_tokens // size) - len(shared)
             # Running sequences may soon need a page each.
             spare = pool.n_available - sum(map(pool.is_idle, shared)) - len(self.running)
@@ -162,15 +154,15 @@ class Scheduler:
 
     def _follows(self, seq: Sequence) -> bool:
         """Whether a running prompt will soon publish pages that this sequence needs; then it waits for them."""
-        if not seq.shares:
+        if not seq.consumer.shares:
             return False
         if (leader := seq.leader) is not None and _leads(leader, seq.common):
             return True
         size = self.pool.page_size
         seq.leader = None
         for other in self.running:
-            if other.shares and other.remaining > 1:
-                common = min(common_tokens(other, seq), seq.n_tokens - 1) // size
+            if other.consumer.shares and other.remaining > 1:
+                common = min(common_tokens(other, seq), seq.next_row) // size
                 if _leads(other, common):
                     seq.leader, seq.common = other, common
                     return True

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyllm.errors import RequestError
 
 if TYPE_CHECKING:
-    from pyllm.engine.sequence import RowCallback
+    from pyllm.engine.scoring import RowCallback
     from pyllm.llm import LLM
 
 TakeWindowRows = Callable[[int, int, NDArray[np.float32], NDArray[np.int32]], None]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyllm.llm.settings import GenerateSettings
     from pyllm.tokenizers import Tokenizer
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
