@@ -28,13 +28,16 @@ if TYPE_CHECKING:
         OutOfMemoryError,
         PyllmError,
         PyllmWarning,
+        QueueFullError,
         RequestError,
         TemplateError,
         TokenizerError,
     )
     from pyllm.gguf import GGUFFile, open_gguf
     from pyllm.llm import LLM, load, load_tokenizer
-    from pyllm.llm.results import Completion, CompletionStream, TokenLogprob, Usage
+    from pyllm.llm.asynchronous import AsyncLLM
+    from pyllm.llm.results import Completion, TokenLogprob, Usage
+    from pyllm.llm.streams import AsyncCompletionStream, AsyncEventStream, CompletionStream, EventStream
     from pyllm.quant.quantize import quantize
     from pyllm.quant.recipes import RecipeOptions
     from pyllm.tokenizers import Tokenizer
@@ -55,6 +58,7 @@ _HOMES = {
         "OutOfMemoryError",
         "PyllmError",
         "PyllmWarning",
+        "QueueFullError",
         "RequestError",
         "TemplateError",
         "TokenizerError",
@@ -63,19 +67,25 @@ _HOMES = {
     "pyllm.llm": ("LLM", "load", "load_tokenizer"),
     "pyllm.quant.quantize": ("quantize",),
     "pyllm.quant.recipes": ("RecipeOptions",),
-    "pyllm.llm.results": ("Completion", "CompletionStream", "TokenLogprob", "Usage"),
+    "pyllm.llm.asynchronous": ("AsyncLLM",),
+    "pyllm.llm.results": ("Completion", "TokenLogprob", "Usage"),
+    "pyllm.llm.streams": ("AsyncCompletionStream", "AsyncEventStream", "CompletionStream", "EventStream"),
     "pyllm.tokenizers": ("Tokenizer",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LLM",
+    "AsyncCompletionStream",
+    "AsyncEventStream",
+    "AsyncLLM",
     "BackendError",
     "ChatTemplate",
     "ClosedError",
     "Completion",
     "CompletionStream",
     "ContextFullError",
+    "EventStream",
     "FormatError",
     "GGUFError",
     "GGUFFile",
@@ -84,6 +94,7 @@ __all__ = [
     "OutOfMemoryError",
     "PyllmError",
     "PyllmWarning",
+    "QueueFullError",
     "RecipeOptions",
     "RequestError",
     "SamplingParams",

@@ -47,6 +47,15 @@ class ContextFullError(RequestError):
     """A prompt has more tokens than the context holds. (An answer that fills the context ends there.)"""
 
 
+class QueueFullError(RequestError):
+    """More requests are waiting than the queue holds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds until there will probably be room."""
+
+
 class ClosedError(PyllmError):
     """The model was closed."""
 

@@ -2,47 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyllm import load_tokenizer
-from pyllm.config import SamplingParams
-from pyllm.engine.request import GeneratedToken
-from pyllm.llm.results import Completion, CompletionStream
-from pyllm.llm.settings import GenerateSettings
+from pyllm.engine import FinishReason, GeneratedToken
+from pyllm.llm.events import Finish, TextDelta, TokenLogprobs
+from pyllm.llm.results import Completion
+from pyllm.llm.streams import CompletionStream, EventStream, Reading
+from pyllm.llm.writing import Piece, Writer
 from pyllm.tokenizers import Tokenizer
 
 TEXT = "Grüße aus 東京, 🦙🧑‍🚀 say hello.\n\nSecond paragraph: END of it. "
 
 
-class Played(Iterator[GeneratedToken]):
-    """A generation whose tokens are known; `fails_at` raises KeyboardInterrupt in place of that token."""
+class Played:
+    """A generation whose tokens are known; `fails_at` raises KeyboardInterrupt in place of that token.
 
-    n_prompt, n_cached, prompt_seconds, seconds = 7, 3, 0.5, 2.5
+    As the engine does, it asks the writer at each token, ahead of the reader, and ends where that has finished.
+    """
 
-    def __init__(self, tokens: Sequence[int], fails_at: int = -1, finish_reason: str = "length") -> None:
+    n_prompt, n_cached, prompt_seconds, seconds, prompt_logprobs = 7, 3, 0.5, 2.5, None
+
+    def __init__(self, tokens: Sequence[int], fails_at: int = -1, finish_reason: FinishReason = "length") -> None:
         self._tokens = [GeneratedToken(t, -0.5, [(t, -0.5), (0, -3.0)]) for t in tokens]
         self._fails_at = fails_at
         self._at = 0
         self._last = finish_reason
+        self.pieces: deque[Piece] = deque()
         self.finish_reason: str | None = None
 
-    def __next__(self) -> GeneratedToken:
+    def play(self, writer: Writer) -> None:
+        for token in self._tokens:
+            self.pieces.append(writer.push(token))
+            if writer.finished:
+                self._last = "stop"
+                return
+        if (rest := writer.end(self._last)) is not None:
+            self.pieces.append(rest)
+
+    def take(self, enough: int = 1) -> Piece | None:
         if self._at == self._fails_at:
             raise KeyboardInterrupt
-        if self._at >= len(self._tokens) or self.finish_reason is not None:
-            self.finish_reason = self.finish_reason or self._last
-            raise StopIteration
         self._at += 1
-        return self._tokens[self._at - 1]
+        if self.pieces:
+            return self.pieces.popleft()
+        self.finish_reason = self.finish_reason or self._last
+        return None
 
     def cancel(self) -> None:
         self.finish_reason = "cancelled"
+        self.pieces.clear()
 
 
 @pytest.fixture(scope="module", params=["qwen2", "llama-spm"])
@@ -50,9 +65,18 @@ def tokenizer(request: pytest.FixtureRequest, shared_data: Path) -> Tokenizer:
     return load_tokenizer(shared_data / "vocabs" / f"ggml-vocab-{request.param}.gguf")
 
 
-def stream_of(generation: Played, tokenizer: Tokenizer | None, **options: Any) -> CompletionStream:
-    chosen = GenerateSettings(SamplingParams(), **options)
-    return CompletionStream(generation, tokenizer, chosen, continues=False)  # type: ignore[arg-type]
+def stream_of(
+    generation: Played, tokenizer: Tokenizer | None, stop: Sequence[str] = (), logprobs: int | None = None
+) -> CompletionStream:
+    return CompletionStream(reading_of(generation, tokenizer, stop, logprobs))
+
+
+def reading_of(
+    generation: Played, tokenizer: Tokenizer | None, stop: Sequence[str] = (), logprobs: int | None = None
+) -> Reading:
+    writer = Writer(tokenizer, stop, logprobs=logprobs is not None)
+    generation.play(writer)
+    return Reading(generation, writer)  # type: ignore[arg-type]
 
 
 def test_pieces_make_the_text_and_split_no_character(tokenizer: Tokenizer) -> None:
@@ -141,3 +165,20 @@ def test_without_a_tokenizer_there_are_tokens_only() -> None:
     assert (result.text, result.tokens, result.finish_reason) == ("", (5, 6, 7), "stop")
     assert result.logprobs is not None
     assert [t.text for t in result.logprobs] == ["", "", ""]
+
+
+def test_events_are_the_text_with_its_tokens(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(TEXT, add_special=False)
+    stop = "END"
+    generation = Played(tokens)
+    stream = EventStream(reading_of(generation, tokenizer, stop=(stop,), logprobs=1))
+    events = list(stream)
+    result = stream.result
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == result.text == TEXT[: TEXT.index(stop)]
+    described = [e.token for e in events if isinstance(e, TokenLogprobs)]
+    assert [d.id for d in described] == list(result.tokens) == tokens[: len(described)]
+    assert result.logprobs == tuple(described)
+    assert b"".join(d.bytes for d in described).decode("utf-8", "ignore").lstrip().startswith(result.text)
+    assert events[-1] == Finish("stop", result.usage, stop)
+    assert sum(isinstance(e, Finish) for e in events) == 1
+    assert list(stream) == []

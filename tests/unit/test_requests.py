@@ -140,7 +140,7 @@ def test_chat_refuses_what_are_no_messages(llm: pyllm.LLM, method: str, messages
         ({"sampling": {"top_k": 1}}, "sampling must be a SamplingParams, not a dict"),
         ({"logit_bias": {"x": 1}}, "a key of logit_bias must be a whole number, not 'x'"),
         ({"logit_bias": {258: 1}}, "logit_bias names token 258"),
-        ({"stream": "yes"}, "stream must be True or False, not 'yes'"),
+        ({"stream": "yes"}, "stream must be True or False or 'events', not 'yes'"),
         ({"tools": {}}, "tools must be a list of dictionaries, not a dict"),
         ({"tools": "x"}, "tools must be a list of dictionaries, not 'x'"),
         ({"tools": [print]}, r"tools\[0\] must be a dictionary, not a builtin"),

@@ -14,7 +14,7 @@ from pyllm.cli._types import CountType, ModelType
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
-    from pyllm.llm.results import CompletionStream
+    from pyllm.llm.streams import CompletionStream
 
 
 @_command.command("run", short_help="Answer a prompt.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter
 from typing import Any
 
@@ -14,9 +15,6 @@ from pyllm.engine.rows import SequenceRows
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Transformer
 from pyllm.sampling import Largest, Sampler, logprobs
-
-UNREAD = 512
-"""Most items that an answer is computed ahead of its reader."""
 
 
 class Answer(Consumer):
@@ -41,7 +39,7 @@ class Answer(Consumer):
         """Tokens to generate at most; None: no end, because the context is shifted."""
         if request.context_shift:
             self.n_most = request.max_tokens
-        self.mailbox: Mailbox[Any] = Mailbox(min(n_ctx, UNREAD))
+        self.mailbox: Mailbox[Any] = Mailbox(sys.maxsize if request.unread is None else min(n_ctx, request.unread))
         self.prompt_logprobs: list[GeneratedToken] | None = None if request.prompt_logprobs is None else []
         """Of the prompt's tokens from the second on."""
 

@@ -67,7 +67,7 @@ class Engine:
     @overload
     def submit(self, request: GenerationRequest, transformer: Transformer[T]) -> Generation[T]: ...
     def submit(self, request: GenerationRequest, transformer: Transformer[Any] | None = None) -> Generation[Any]:
-        """Admit a request; it is computed from now on, up to `UNREAD` tokens ahead of its reader.
+        """Admit a request; it is computed from now on, up to `request.unread` items ahead of its reader.
 
         `transformer` turns tokens into the items that are read; without one, these are the tokens.
 

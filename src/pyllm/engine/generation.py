@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from time import perf_counter
 from typing import Generic, Protocol, TypeVar
@@ -25,7 +25,7 @@ class Owner(Protocol):
 
 
 class Generation(Iterator[T], Generic[T]):
-    """An answer, item by item, computed up to `UNREAD` tokens ahead of its one reader.
+    """An answer, item by item, computed up to `request.unread` items ahead of its one reader.
 
     Reading raises BackendError (a step failed) and ClosedError. Ctrl-C while waiting cancels the answer. A caller that
     does not read to the end should call `cancel` or drop the object, which frees its pages.
@@ -74,6 +74,18 @@ class Generation(Iterator[T], Generic[T]):
         elif not self._seq.finish_reason:
             self._owner.resume()
         return item
+
+    def when_done(self, call: Callable[[], None]) -> None:
+        """Call a function once no further item comes: in the computing thread, or now. It must be quick, and may be
+        called twice."""
+        self._mailbox.on_close = call
+        if self._mailbox.closed:
+            call()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no further item comes; some may be there to take."""
+        return self._mailbox.closed
 
     def _is_over(self) -> bool:
         return self._seq.cancelled or (self._mailbox.closed and not self._mailbox)

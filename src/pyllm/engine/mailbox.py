@@ -22,12 +22,14 @@ Wake = Callable[["set[LoopBell]"], None]
 class Mailbox(Generic[T]):
     """A queue for one reader. At `capacity` it counts as full, which stops its sequence; `put` never refuses."""
 
-    __slots__ = ("_enough", "_items", "_waiting", "capacity", "closed")
+    __slots__ = ("_enough", "_items", "_waiting", "capacity", "closed", "on_close")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.closed = False
         """No further item comes."""
+        self.on_close: Callable[[], None] | None = None
+        """Called once no further item comes."""
         self._items: deque[T] = deque()
         self._enough = 1
         self._waiting: deque[Wake] = deque()
@@ -61,6 +63,8 @@ class Mailbox(Generic[T]):
                 except IndexError:
                     return
                 wake(bells)
+        if self.closed and self.on_close is not None:
+            self.on_close()
 
     def has(self, enough: int) -> bool:
         return self.closed or len(self._items) >= enough

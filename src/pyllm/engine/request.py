@@ -31,6 +31,16 @@ class GenerationRequest:
     """The same for the prompt's tokens from the second on; the prompt is then not read from the prefix cache."""
     context_shift: bool = False
     """When the context is full, drop its older half and go on."""
+    unread: int | None = 512
+    """Most items computed ahead of the reader; None: no limit, for a reader that waits for the whole answer."""
+    paced: bool = False
+    """Whether a reader follows the tokens as they come: prompts of others then may not hold them up for long."""
+    priority: int = 0
+    """Requests of a higher priority go first; those of the same in order of arrival."""
+    timeout: float | None = None
+    """Seconds from now after which the answer ends with what there is."""
+    n_prefix: int | None = None
+    """Tokens that a later prompt is expected to begin with; a hint for the prefix cache."""
     n_keep: int = 0
     """Number of first tokens that a context shift keeps."""
 

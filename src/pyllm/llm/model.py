@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
@@ -15,9 +16,10 @@ from pyllm.llm.loading import (
     Compiled,
     TokenizerLoader,
 )
-from pyllm.llm.prompts import Prompt, PromptOrPrompts, Prompts
-from pyllm.llm.results import Completion, CompletionStream
+from pyllm.llm.prompts import Prompt, PromptOrPrompts, PromptsOrChats, is_iterator
+from pyllm.llm.results import Completion
 from pyllm.llm.settings import GenerateOptions, GenerateSettings
+from pyllm.llm.streams import CompletionStream, EventStream
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -29,7 +31,11 @@ if TYPE_CHECKING:
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
     from pyllm.llm.adapters import Adapter
+    from pyllm.llm.calls import Call
     from pyllm.tokenizers import Tokenizer
+
+Stream = bool | Literal["events"]
+"""Whether an answer is read as it comes: as text, or as events."""
 
 _OF_TEMPLATES = ("self", "messages", "tools", "special_in_messages")
 """Names that cannot be variables of a chat template, because they are arguments of its rendering."""
@@ -38,8 +44,8 @@ _OF_TEMPLATES = ("self", "messages", "tools", "special_in_messages")
 class LLM:
     """A loaded model, made by `pyllm.load`. Use it in a `with` block, or `close` it.
 
-    All methods may be called from several threads at once; their requests then share steps. The waiting threads
-    compute; there is no background thread.
+    All methods may be called from several threads at once; their requests then share steps. A background thread
+    computes while there is work. `AsyncLLM` is the same for event loops.
     """
 
     def __init__(
@@ -131,18 +137,31 @@ class LLM:
     def complete(
         self, prompt: Prompt, *, stream: Literal[True], parse_special: bool = ..., **options: Unpack[GenerateOptions]
     ) -> CompletionStream: ...
+    @overload
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Literal["events"],
+        parse_special: bool = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> EventStream: ...
     @checked
     def complete(
-        self, prompt: Prompt, *, stream: bool = False, parse_special: bool = False, **options: Unpack[GenerateOptions]
-    ) -> Completion | CompletionStream:
-        """Continue a text as it is, without a chat template; at most 256 tokens, unless `max_tokens` is given.
+        self,
+        prompt: Prompt,
+        *,
+        stream: Stream = False,
+        parse_special: bool = False,
+        **options: Unpack[GenerateOptions],
+    ) -> Completion | CompletionStream | EventStream:
+        """Continue a text as it is, without a chat template; up to 256 tokens unless `max_tokens` is given.
 
-        `stream`: return an iterator over pieces of text. `parse_special`: text such as `<|im_start|>` means that token.
-        `options`: see `GenerateOptions`. Raises RequestError, ContextFullError, TokenizerError.
+        `stream`: return an iterator over the text, or with "events" over `pyllm.llm.events`. `parse_special`: text such
+        as `<|im_start|>` means that token. `options`: see `GenerateOptions`. Raises RequestError, ContextFullError,
+        QueueFullError, TokenizerError.
         """
-        settings = GenerateSettings.of("complete", 256, options)
-        running = self._start(self._encode(prompt, parse_special), settings, continues=bool(prompt))
-        return running if stream else running.result
+        return self._run(self._completing("complete", prompt, parse_special, options), stream)
 
     @overload
     def chat(
@@ -166,17 +185,28 @@ class LLM:
         truncate: Truncate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> CompletionStream: ...
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: Literal["events"],
+        tools: Tools | None = ...,
+        variables: Mapping[str, Any] | None = ...,
+        truncate: Truncate | None = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> EventStream: ...
     @checked
     def chat(
         self,
         messages: Messages,
         *,
-        stream: bool = False,
+        stream: Stream = False,
         tools: Tools | None = None,
         variables: Mapping[str, Any] | None = None,
         truncate: Truncate | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Completion | CompletionStream:
+    ) -> Completion | CompletionStream | EventStream:
         """Answer the last of `messages` ({"role": …, "content": …}; a text alone is one message of the user).
 
         The answer ends when the model is done or the context is full, or after `max_tokens`. `tools` and `variables`
@@ -186,17 +216,7 @@ class LLM:
         half the context; without `max_tokens` a quarter. `stream`, `options`: as for `complete`. Raises RequestError
         (no chat template), TemplateError, ContextFullError (the messages alone are too long), TokenizerError.
         """
-        settings = GenerateSettings.of("chat", None, options)
-        encode = partial(self._encode_chat, tools=tools, variables=variables)
-        n_dropped = 0
-        if truncate is None:
-            tokens = encode(messages)
-        else:
-            room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
-            assert isinstance(messages, list)
-            tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
-        running = self._start(tokens, settings, continues=False, n_dropped=n_dropped)
-        return running if stream else running.result
+        return self._run(self._chatting("chat", messages, tools, variables, truncate, options), stream)
 
     @checked
     def chat_tokens(
@@ -205,33 +225,55 @@ class LLM:
         """The prompt of `chat` as token ids: messages through the model's template, tokenized."""
         return self._encode_chat(messages, tools, variables)
 
+    @overload
+    def generate(
+        self,
+        prompts: PromptsOrChats,
+        *,
+        parse_special: bool = ...,
+        progress: Callable[[int, int | None], object] | None = ...,
+        as_completed: Literal[False] = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Completion]: ...
+    @overload
+    def generate(
+        self,
+        prompts: PromptsOrChats,
+        *,
+        parse_special: bool = ...,
+        progress: Callable[[int, int | None], object] | None = ...,
+        as_completed: Literal[True],
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[tuple[int, Completion]]: ...
     @checked
     def generate(
-        self, prompts: Prompts, *, parse_special: bool = False, **options: Unpack[GenerateOptions]
-    ) -> list[Completion]:
-        """Complete several prompts side by side, much faster than one by one; results are in order.
+        self,
+        prompts: PromptsOrChats,
+        *,
+        parse_special: bool = False,
+        progress: Callable[[int, int | None], object] | None = None,
+        as_completed: bool = False,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Completion] | Iterator[tuple[int, Completion]]:
+        """Complete many prompts, or answer many chats (lists of messages), side by side; results are in order.
 
-        Common prefixes are computed once. More than `max_seqs` prompts are queued. Options and errors as for
-        `complete`; an error in one prompt ends all.
+        Much faster than one after another, and common prefixes are computed once. `as_completed`: return an iterator
+        over (number of the prompt, result), as they are done. Prompts may come from an iterator of any length: they are
+        taken as sequences end, so that with `as_completed` memory stays bounded. `progress(done, total)` is called
+        after each; total is None where it is not known. Options and errors as for `complete`; an error ends all.
         """
-        settings = GenerateSettings.of("generate", 256, options)
-        tokens = [self._encode(prompt, parse_special) for prompt in prompts]
-        running: list[CompletionStream] = []
-        try:
-            for prompt, ids in zip(prompts, tokens, strict=True):
-                running.append(self._start(ids, settings, continues=bool(prompt)))
-            waiting = list(reversed(running))
-            active: list[CompletionStream] = []
-            while active or waiting:
-                # Only running ones are asked: asking a waiting one would let the others run on
-                # past their stop strings.
-                while waiting and len(active) < self._executable.options.max_seqs:
-                    active.append(waiting.pop())
-                active = [s for s in active if s.advance() is not None]
-        finally:
-            for stream in running:
-                stream.close()
-        return [stream.result for stream in running]
+        from pyllm.llm.calls import batch
+
+        total = None if is_iterator(prompts) else len(list(prompts))
+
+        def call(prompt: Any) -> Call:
+            if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
+                return self._chatting("generate", prompt, None, None, None, options)
+            return self._completing("generate", prompt, parse_special, options)
+
+        side = 2 * self._executable.options.max_seqs
+        done = batch(self.engine, map(call, prompts), side, total, progress)
+        return done if as_completed else [completion for _, completion in sorted(done, key=itemgetter(0))]
 
     @checked
     def logits(self, tokens: TokenIds) -> NDArray[np.float32]:
@@ -294,24 +336,63 @@ class LLM:
             raise RequestError(f"variables must not hold {taken[0]!r}, which is an argument of its own")
         return template.encode(messages, tools=tools, **(variables or {}))
 
-    def _start(
-        self, tokens: list[int], settings: GenerateSettings, continues: bool, n_dropped: int = 0
-    ) -> CompletionStream:
-        from pyllm.engine import GenerationRequest
+    @checked
+    def completing(self, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
+        """A call of `complete`, ready to start; what `AsyncLLM` makes in a thread."""
+        return self._completing("complete", prompt, parse_special, options)
 
+    @checked
+    def chatting(
+        self,
+        messages: Messages,
+        tools: Tools | None,
+        variables: Mapping[str, Any] | None,
+        truncate: Truncate | None,
+        options: Mapping[str, Any],
+    ) -> Call:
+        """A call of `chat`, ready to start; what `AsyncLLM` makes in a thread."""
+        return self._chatting("chat", messages, tools, variables, truncate, options)
+
+    def _completing(self, caller: str, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
+        from pyllm.llm.calls import Call
+
+        settings = GenerateSettings.of(caller, 256, options)
+        tokens = self._encode(prompt, parse_special)
         tokenizer = self.tokenizer if self.has_tokenizer else None
-        if tokenizer is None and settings.stop:
-            raise RequestError("stop strings need a tokenizer, and this model has none that is usable")
-        request = GenerationRequest(
-            tokens=tokens,
-            sampling=settings.sampling,
-            max_tokens=settings.max_tokens,
-            stop_ids=frozenset() if tokenizer is None or settings.ignore_eos else tokenizer.stop_ids,
-            logprobs=settings.logprobs,
-            context_shift=settings.context_shift,
-            n_keep=settings.n_keep,
-        )
-        return CompletionStream(self.engine.submit(request), tokenizer, settings, continues, n_dropped)
+        echo = ""
+        if settings.echo:
+            echo = prompt if isinstance(prompt, str) else tokenizer.decode(tokens) if tokenizer is not None else ""
+        return Call(tokens, settings, tokenizer, continues=bool(prompt), echo=echo)
+
+    def _chatting(
+        self,
+        caller: str,
+        messages: Messages,
+        tools: Tools | None,
+        variables: Mapping[str, Any] | None,
+        truncate: Truncate | None,
+        options: Mapping[str, Any],
+    ) -> Call:
+        from pyllm.llm.calls import Call
+
+        settings = GenerateSettings.of(caller, None, options)
+        encode = partial(self._encode_chat, tools=tools, variables=variables)
+        n_dropped = 0
+        if truncate is None:
+            tokens = encode(messages)
+        else:
+            room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
+            assert isinstance(messages, list)
+            tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
+        return Call(tokens, settings, self.tokenizer, n_dropped=n_dropped)
+
+    def _run(self, call: Call, stream: Stream) -> Completion | CompletionStream | EventStream:
+        from pyllm.llm.calls import whole
+
+        if stream:
+            reading = call.stream(self.engine)
+            return EventStream(reading) if stream == "events" else CompletionStream(reading)
+        return whole(call, call.start(self.engine))
 
     def _embed_one(self, prompt: Prompt, normalize: bool) -> NDArray[np.float32]:
         import numpy as np

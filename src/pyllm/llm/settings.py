@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
@@ -39,6 +40,19 @@ class GenerateOptions(SamplingOptions, total=False):
     """Texts that end the generation; they are not part of the result."""
     logprobs: int | None
     """Report each token's log probability, and those of the `logprobs` most likely tokens (0: its own only)."""
+    prompt_logprobs: int | None
+    """The same for the prompt's tokens; the prompt is then computed anew, not read from the prefix cache."""
+    n: int | None
+    """Number of answers; those after the first are the result's `others`. They share the prompt's state. With a seed,
+    each has the next one."""
+    best_of: int | None
+    """Generate so many answers and return the `n` of the highest mean log probability."""
+    echo: bool | None
+    """Begin the text with the prompt's (not in `chat`)."""
+    priority: int | None
+    """Requests of a higher priority go first; those of the same in order of arrival."""
+    timeout: float | None
+    """Seconds after which the answer ends with what there is, finish_reason "timeout"."""
     ignore_eos: bool | None
     """Continue past the model's end of text."""
     context_shift: bool | None
@@ -55,6 +69,12 @@ class GenerateSettings:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    n: int = 1
+    best_of: int | None = None
+    echo: bool = False
+    priority: int = 0
+    timeout: float | None = None
     ignore_eos: bool = False
     context_shift: bool = False
     n_keep: int = 0
@@ -65,6 +85,12 @@ class GenerateSettings:
             object.__setattr__(self, "max_tokens", None)
         if not all(self.stop):
             raise RequestError("stop must be a text that is not empty, or several")
+        if self.n < 1:
+            raise RequestError(f"n must be 1 or more, not {self.n}")
+        if self.best_of is not None and self.best_of < self.n:
+            raise RequestError(f"best_of is {self.best_of}; it must be {self.n} or more, the n answers to return")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise RequestError(f"timeout must be a positive number of seconds, not {self.timeout}")
 
     @classmethod
     def of(cls, caller: str, max_tokens: int | None, options: Mapping[str, Any]) -> GenerateSettings:

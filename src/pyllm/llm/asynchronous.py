@@ -1,0 +1,161 @@
+"""`AsyncLLM`: an `LLM` for event loops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from pyllm.llm.model import LLM, Stream
+from pyllm.llm.streams import AsyncCompletionStream, AsyncEventStream, Reading
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pyllm.chat.messages import Messages, Tools
+    from pyllm.llm.calls import Call
+    from pyllm.llm.history import Truncate
+    from pyllm.llm.prompts import Prompt, PromptOrPrompts
+    from pyllm.llm.results import Completion
+    from pyllm.llm.settings import GenerateOptions
+
+
+class AsyncLLM:
+    """An `LLM` whose answers are awaited: `AsyncLLM(llm)`, or `await AsyncLLM.load(…)` with `pyllm.load`'s arguments.
+
+        async with await AsyncLLM.load("qwen2.5-coder:0.5b") as llm:
+            print((await llm.chat("Why is the sky blue?")).text)
+            async for piece in llm.complete("Once upon a time", stream=True):
+                print(piece, end="")
+
+    Nothing blocks the event loop: prompts are tokenized in a thread, and steps are computed in the engine's. An answer
+    starts when it is awaited, and is cancelled with the task that awaits it. Several event loops may use one model at
+    once, and threads its `llm`.
+    """
+
+    def __init__(self, llm: LLM) -> None:
+        self.llm = llm
+        """The model itself, for all that need not be awaited."""
+
+    @classmethod
+    async def load(cls, model: Any, **options: Any) -> AsyncLLM:
+        """Load a model in a thread; arguments and errors as `pyllm.load`."""
+        from pyllm.llm.opening import load
+
+        return cls(await asyncio.to_thread(load, model, **options))
+
+    @overload
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Literal[False] = ...,
+        parse_special: bool = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> Coroutine[Any, Any, Completion]: ...
+    @overload
+    def complete(
+        self, prompt: Prompt, *, stream: Literal[True], parse_special: bool = ..., **options: Unpack[GenerateOptions]
+    ) -> AsyncCompletionStream: ...
+    @overload
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Literal["events"],
+        parse_special: bool = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncEventStream: ...
+    def complete(
+        self,
+        prompt: Prompt,
+        *,
+        stream: Stream = False,
+        parse_special: bool = False,
+        **options: Unpack[GenerateOptions],
+    ) -> Coroutine[Any, Any, Completion] | AsyncCompletionStream | AsyncEventStream:
+        """`LLM.complete`: to be awaited, or with `stream` an asynchronous iterator. Errors come where it is awaited."""
+        return self._run(lambda: self.llm.completing(prompt, parse_special, options), stream)
+
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: Literal[False] = ...,
+        tools: Tools | None = ...,
+        variables: Mapping[str, Any] | None = ...,
+        truncate: Truncate | None = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> Coroutine[Any, Any, Completion]: ...
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: Literal[True],
+        tools: Tools | None = ...,
+        variables: Mapping[str, Any] | None = ...,
+        truncate: Truncate | None = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncCompletionStream: ...
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: Literal["events"],
+        tools: Tools | None = ...,
+        variables: Mapping[str, Any] | None = ...,
+        truncate: Truncate | None = ...,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncEventStream: ...
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        stream: Stream = False,
+        tools: Tools | None = None,
+        variables: Mapping[str, Any] | None = None,
+        truncate: Truncate | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Coroutine[Any, Any, Completion] | AsyncCompletionStream | AsyncEventStream:
+        """`LLM.chat`: to be awaited, or with `stream` an asynchronous iterator. Errors come where it is awaited."""
+        return self._run(lambda: self.llm.chatting(messages, tools, variables, truncate, options), stream)
+
+    async def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:
+        """`LLM.embed`, in a thread."""
+        return await asyncio.to_thread(self.llm.embed, text, normalize=normalize)
+
+    async def aclose(self) -> None:
+        """`LLM.close`."""
+        await asyncio.to_thread(self.llm.close)
+
+    async def __aenter__(self) -> AsyncLLM:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self.llm)[1:]}"
+
+    def _run(
+        self, make: Callable[[], Call], stream: Stream
+    ) -> Coroutine[Any, Any, Completion] | AsyncCompletionStream | AsyncEventStream:
+        if not stream:
+            return self._whole(make)
+
+        async def open_stream() -> Reading:
+            return (await asyncio.to_thread(make)).stream(self.llm.engine)
+
+        return AsyncEventStream(open_stream) if stream == "events" else AsyncCompletionStream(open_stream)
+
+    async def _whole(self, make: Callable[[], Call]) -> Completion:
+        from pyllm.llm.calls import whole_async
+
+        call = await asyncio.to_thread(make)
+        return await whole_async(call, call.start(self.llm.engine))
