@@ -47,7 +47,7 @@ class ContextFullError(RequestError):
     """A prompt has more tokens than the context holds. (An answer that fills the context ends there.)"""
 
 
-class QueueFullError(RequestError):
+class QueueFullError(PyllmError):
     """More requests are waiting than the queue holds."""
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:

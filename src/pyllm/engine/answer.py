@@ -34,6 +34,7 @@ class Answer(Consumer):
         self.transformer = transformer
         self.limit = n_ctx
         self.n_keep = request.n_keep
+        self.paced = request.paced
         self.n_generated = 0
         self.n_most: int | None = min(asked, room)
         """Tokens to generate at most; None: no end, because the context is shifted."""

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
+from math import ceil, inf
 from time import perf_counter
 from typing import Any, TypeVar, overload
 
@@ -26,7 +27,7 @@ from pyllm.engine.scheduler import Scheduler
 from pyllm.engine.scoring import RowBlocks, RowCallback, StreamedRows
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Plain, Transformer
-from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, PyllmError, RequestError
+from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, PyllmError, QueueFullError, RequestError
 from pyllm.sampling import Sampler
 
 T = TypeVar("T")
@@ -39,8 +40,9 @@ class Engine:
     process starts a thread of its own; answers that were running stay with the parent.
     """
 
-    def __init__(self, executable: Executable, *, n_ctx: int, n_vocab: int) -> None:
-        """`n_ctx`: most tokens of one sequence; limited by the executable's pages."""
+    def __init__(self, executable: Executable, *, n_ctx: int, n_vocab: int, max_waiting: int | None = None) -> None:
+        """`n_ctx`: most tokens of one sequence; limited by the executable's pages. `max_waiting`: most requests that
+        wait for others to end; None: any number."""
         options = executable.options
         self.executable = executable
         self.n_vocab = n_vocab
@@ -48,6 +50,9 @@ class Engine:
         self.pool = PagePool(options.n_pages, options.page_size)
         self.scheduler = Scheduler(self.pool, options)
         self._writer = BatchWriter(options)
+        self._max_waiting = max_waiting
+        self._ends: deque[float] = deque(maxlen=16)
+        """When the last sequences ended."""
         self._numbers = itertools.count()
         self._pump = Pump(self)
         self._arrived: deque[Sequence] = deque()
@@ -71,7 +76,7 @@ class Engine:
 
         `transformer` turns tokens into the items that are read; without one, these are the tokens.
 
-        Raises RequestError, ContextFullError (the prompt alone is too long), ClosedError.
+        Raises RequestError, ContextFullError (the prompt alone is too long), QueueFullError, ClosedError.
         """
         return self.submit_all([(request, transformer or Plain())])[0]
 
@@ -80,6 +85,7 @@ class Engine:
         self._check_open()
         self._check_head()
         made = [self._answer(request, transformer) for request, transformer in requests]
+        self._check_queue(len(made))
         # First, so that an interrupt drops them.
         generations: list[Generation[T]] = [Generation(seq, answer, self) for seq, answer in made]
         self._start(*(seq for seq, _ in made if seq.finish_reason is None))
@@ -189,11 +195,35 @@ class Engine:
         tokens = check_tokens(request.tokens, self.n_ctx, self.n_vocab)
         answer = Answer(request, len(tokens), Sampler(request.sampling, self.n_vocab), self.n_ctx, transformer)
         first_row = len(tokens) - 1 if request.prompt_logprobs is None else 0
-        seq = Sequence(next(self._numbers), tokens, answer, first_row, answer.capacity)
+        seq = Sequence(
+            next(self._numbers),
+            tokens,
+            answer,
+            first_row,
+            capacity=answer.capacity,
+            priority=request.priority,
+            deadline=inf if request.timeout is None else perf_counter() + request.timeout,
+        )
         if answer.n_most == 0 and request.prompt_logprobs is None:
             answer.finish("length")
             seq.finish("length")
         return seq, answer
+
+    def _check_queue(self, n: int) -> None:
+        """Raise QueueFullError where `n` requests more would be too many that wait."""
+        if self._max_waiting is None:
+            return
+        scheduler = self.scheduler
+        places = scheduler.max_seqs - len(scheduler.running)
+        waiting = len(scheduler.waiting) + len(self._arrived)
+        if waiting + n - places > self._max_waiting:
+            ends = list(self._ends)
+            seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else 1.0
+            seconds = float(max(1, ceil(seconds)))
+            raise QueueFullError(
+                f"the queue of {self._max_waiting} requests is full, {waiting} wait; try again in {seconds:.0f} s",
+                seconds,
+            )
 
     def _scoring(self, tokens: Many[int] | NDArray[np.integer], consumer: Consumer, first: int = 0) -> Sequence:
         self._check_open()
@@ -294,13 +324,15 @@ class Engine:
                 raise RuntimeError("nothing can run, yet a sequence is waited for")
             return False
         self._idle = False
-        now = perf_counter()
+        began = perf_counter()
         for seq in steps:
             if seq.started_at is None:
-                seq.started_at = now
+                seq.started_at = began
         batch = self._writer.write(steps)
+        n_answers = batch.n_generated
         if (found := self._run(batch, steps)) is not None:
             self._commit(steps, found)
+            self.scheduler.pace.note(n_answers, batch.n_tokens - n_answers, perf_counter() - began)
         return True
 
     def _receive(self) -> None:
@@ -309,8 +341,9 @@ class Engine:
             seq = self._arrived.popleft()
             self._live[seq.number] = seq
             self.scheduler.add(seq)
-        for seq in [seq for seq in self._live.values() if seq.cancelled]:
-            self._finish(seq, "cancelled")
+        now = perf_counter()
+        for seq in [seq for seq in self._live.values() if seq.cancelled or seq.deadline <= now]:
+            self._finish(seq, "cancelled" if seq.cancelled else "timeout")
 
     def _run(self, batch: Any, steps: list[Sequence]) -> list[rows.SequenceRows] | None:
         """Run a step; returns its rows, or None where it failed, or was interrupted (it is then run again if wanted).
@@ -354,6 +387,7 @@ class Engine:
             if error is None:
                 seq.consumer.finish(reason)
             seq.finish(reason, error)
+            self._ends.append(perf_counter())
         self.scheduler.remove(seq)
         self._live.pop(seq.number, None)
         seq.consumer.mailbox.notify(self._bells)

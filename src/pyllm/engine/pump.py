@@ -6,7 +6,6 @@ lock.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from _thread import allocate_lock
@@ -14,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+_SLICE = 0.1
+"""Seconds after which a waiting thread looks for Ctrl-C."""
 LINGER = 1.0
 """Seconds that the thread waits for more work before it ends."""
 
@@ -140,10 +141,11 @@ def waiter() -> tuple[Callable[..., bool], Callable[[], None]]:
     lock.acquire()
 
     def wait(seconds: float = -1) -> bool:
-        if os.name == "nt" and seconds < 0:  # there a lock can be interrupted between two waits only
-            while not lock.acquire(timeout=0.1):
-                pass
-            return True
-        return lock.acquire(timeout=seconds)
+        if seconds >= 0:
+            return lock.acquire(timeout=seconds)
+        # A signal that comes just before the wait doesn't interrupt it, and on Windows none does.
+        while not lock.acquire(timeout=_SLICE):
+            pass
+        return True
 
     return wait, lock.release

@@ -61,6 +61,10 @@ def check_request(request: GenerationRequest, n_ctx: int) -> None:
         raise RequestError(f"logprobs must be 0 or more, or None, not {request.logprobs}")
     if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
         raise RequestError(f"prompt_logprobs must be 0 or more, or None, not {request.prompt_logprobs}")
+    if request.timeout is not None and request.timeout <= 0:
+        raise RequestError(f"timeout must be more than 0 seconds, or None, not {request.timeout}")
+    if request.unread is not None and request.unread < 1:
+        raise RequestError(f"unread must be 1 or more, or None, not {request.unread}")
     if request.n_keep < 0:
         raise RequestError(f"n_keep must be 0 or more, not {request.n_keep}")
     if request.context_shift and request.n_keep >= n_ctx:

@@ -8,9 +8,10 @@ from operator import attrgetter
 
 from pyllm.cache import PagePool
 from pyllm.config import ExecutionOptions
+from pyllm.engine.pace import Pace
 from pyllm.engine.sequence import Sequence, common_tokens
 
-_by_number = attrgetter("number")
+_by_rank = attrgetter("rank")
 
 
 class Scheduler:
@@ -27,11 +28,12 @@ class Scheduler:
         self.max_tokens = options.max_tokens
         self.max_rows = options.max_rows
         self.max_seqs = min(options.max_seqs, options.max_rows, options.max_tokens)
+        self.pace = Pace()
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
 
     def add(self, seq: Sequence) -> None:
-        insort(self.waiting, seq, key=_by_number)
+        insort(self.waiting, seq, key=_by_rank)
 
     def remove(self, seq: Sequence) -> None:
         """Remove a sequence and release its pages."""
@@ -92,7 +94,7 @@ class Scheduler:
         self.pool.check([seq.pages for seq in self.running])
         assert len(self.running) <= self.max_seqs, "more sequences are running than fit into a step"
         for group in (self.running, self.waiting):
-            assert group == sorted(group, key=_by_number), "sequences are not in order of arrival"
+            assert group == sorted(group, key=_by_rank), "sequences are not in order of arrival"
         for seq in self.running:
             assert seq.running
             assert seq.n_published * size <= seq.n_computed < seq.n_tokens, "computed tokens do not add up"
@@ -104,6 +106,8 @@ class Scheduler:
 
     def _add_prompts(self, steps: list[Sequence], prompts: list[Sequence]) -> None:
         tokens = self.max_tokens - len(steps)
+        if any(seq.consumer.paced for seq in steps):
+            tokens = min(tokens, self.pace.limit(len(steps)))
         rows = self.max_rows - sum(seq.n_rows for seq in steps)
         candidates = iter(self._admitted())
         prompts.reverse()
@@ -149,7 +153,7 @@ class Scheduler:
         seq.running = True
         seq.leader = None
         self.waiting.remove(seq)
-        insort(self.running, seq, key=_by_number)
+        insort(self.running, seq, key=_by_rank)
         return True
 
     def _follows(self, seq: Sequence) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ class Consumer(ABC):
     """Whether pages are shared with other sequences of a common prefix."""
     limit = sys.maxsize
     """Tokens that the context holds; when there are more, it is shifted. The last one generated need not be in it."""
+    paced = False
+    """Whether a reader follows it as it comes, so that prompts may not hold it up for long."""
     n_keep = 0
     """Tokens that a context shift keeps."""
     mailbox: Mailbox[Any]
@@ -62,6 +65,7 @@ class Sequence:
         "cancelled",
         "common",
         "consumer",
+        "deadline",
         "error",
         "finish_reason",
         "finished_at",
@@ -79,6 +83,7 @@ class Sequence:
         "next_row",
         "number",
         "pages",
+        "rank",
         "row",
         "running",
         "started_at",
@@ -86,11 +91,22 @@ class Sequence:
     )
 
     def __init__(
-        self, number: int, tokens: NDArray[np.int32], consumer: Consumer, first_row: int, capacity: int | None = None
+        self,
+        number: int,
+        tokens: NDArray[np.int32],
+        consumer: Consumer,
+        first_row: int,
+        *,
+        capacity: int | None = None,
+        priority: int = 0,
+        deadline: float = inf,
     ) -> None:
         """`first_row`: the first token whose row is wanted. `capacity`: tokens that it may come to hold."""
         self.number = number
-        """Order of arrival."""
+        self.rank = -priority, number
+        """By priority, then in order of arrival."""
+        self.deadline = deadline
+        """When it ends at the latest, by `perf_counter`."""
         self.consumer = consumer
         self.tokens = np.empty(capacity or len(tokens), np.int32)
         self.tokens[: len(tokens)] = tokens

@@ -8,7 +8,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from pyllm.engine import Engine, GenerationRequest
-from pyllm.errors import RequestError
+from pyllm.errors import QueueFullError, RequestError
 from pyllm.llm.results import Completion
 from pyllm.llm.settings import GenerateSettings
 from pyllm.llm.streams import Reading, chosen
@@ -141,11 +141,19 @@ def batch(
     running: dict[int, tuple[Call, list[Reading]]] = {}
     ended: SimpleQueue[int] = SimpleQueue()
     n_done = n_running = 0
+    refused: tuple[int, Call] | None = None
     try:
         while True:
-            while n_running < side and (following := next(numbered, None)) is not None:
+            while n_running < side and (following := refused or next(numbered, None)) is not None:
                 number, call = following
-                running[number] = call, call.start(engine)
+                refused = None
+                try:
+                    running[number] = call, call.start(engine)
+                except QueueFullError:
+                    if not running:
+                        raise
+                    refused = following
+                    break
                 n_running += call.n_answers
                 for reading in running[number][1]:
                     reading.generation.when_done(partial(ended.put, number))

@@ -55,6 +55,7 @@ class LLM:
         compiled: Compiled,
         n_ctx: int,
         adapters: Sequence[Adapter] = (),
+        max_waiting: int | None = None,
     ) -> None:
         from pyllm.engine import Engine
 
@@ -70,7 +71,7 @@ class LLM:
         """Names of the devices that compute: "cpu", "cuda0", …"""
         self.n_gpu_layers = compiled.n_gpu_layers
         """Layers with a part on a GPU, the output counted as one: up to `architecture.n_layers` + 1."""
-        self.engine: Engine = Engine(compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab)
+        self.engine: Engine = Engine(compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab, max_waiting=max_waiting)
 
     @property
     def path(self) -> Path:

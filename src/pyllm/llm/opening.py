@@ -50,6 +50,7 @@ def load(
     tensor_split: Sequence[float] = (),
     kv_offload: bool = True,
     adapters: Sequence[AdapterChoice] = (),
+    max_waiting: int | None = None,
     progress: Progress | None = None,
 ) -> LLM:
     """Load a model to run it.
@@ -74,6 +75,8 @@ def load(
     `override_tensors`: (regular expression, device) pairs: ops whose weights' names match run on the device.
     `n_cpu_moe`: number of first layers whose experts stay on the cpu. `kv_offload` False: attention stays there.
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
+    `max_waiting`: most requests that wait for others to end; further ones are refused with a QueueFullError. Default:
+    any number.
     `progress(what, share)` is called while downloading, compiling and packing; `share` goes from 0 to 1.
 
     Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (a setting out of bounds).
@@ -85,6 +88,8 @@ def load(
     sizes = {"n_ctx": n_ctx or 1, "n_kv": n_kv or 1, "max_seqs": max_seqs, "n_batch": n_batch, "n_rows": n_rows}
     if wrong := [name for name, size in sizes.items() if not 1 <= size <= _MOST]:
         raise RequestError(f"{wrong[0]} must be from 1 to {_MOST}, not {sizes[wrong[0]]}")
+    if max_waiting is not None and max_waiting < 0:
+        raise RequestError(f"max_waiting must be 0 or more, or None, not {max_waiting}")
     if not 1 <= (n_threads or 1) <= _MOST_THREADS:
         raise RequestError(f"n_threads must be from 1 to {_MOST_THREADS}, not {n_threads}")
     placement = PlacementOptions(
@@ -110,7 +115,7 @@ def load(
             n_ctx, max_seqs=max_seqs, n_kv=n_kv, n_batch=n_batch, n_rows=n_rows, kv_dtype=kv_dtype, n_threads=n_threads
         )
         compiled = compile_model(file, n_ctx, replace(options, progress=progress), backend, opened, placement)
-        return LLM(file, tokenizer, compiled, n_ctx, opened)
+        return LLM(file, tokenizer, compiled, n_ctx, opened, max_waiting)
     except BaseException as error:
         tokenizer.wait()
         file.close()

@@ -1,0 +1,142 @@
+"""Who waits for whom: chunks of prompts sized by time, priorities, a bounded queue, deadlines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from engine_fakes import FakeExecutable, expected_greedy, submit_all
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyllm.config import SamplingParams
+from pyllm.engine import Engine, GenerationRequest
+from pyllm.engine import pace as pacing
+from pyllm.engine.pace import Pace
+from pyllm.errors import QueueFullError, RequestError
+
+N_VOCAB = 50
+GREEDY = SamplingParams(temperature=0)
+LONG = 300.0
+
+
+def make(n_ctx: int = 128, max_waiting: int | None = None, **options: int) -> tuple[Engine, FakeExecutable]:
+    executable = FakeExecutable(N_VOCAB, **options)
+    return Engine(executable, n_ctx=n_ctx, n_vocab=N_VOCAB, max_waiting=max_waiting), executable
+
+
+def ask(tokens: list[int], n: int | None = 10, **more: Any) -> GenerationRequest:
+    return GenerationRequest(tokens, GREEDY, max_tokens=n, **more)
+
+
+def steps(pace: Pace, seconds: Callable[[int, int], float], n: int, n_answers: int = 1) -> list[tuple[int, float]]:
+    """Prompt tokens and seconds of n steps beside answers, of a prompt that does not end."""
+    out = []
+    for _ in range(n):
+        chunk = pace.limit(n_answers)
+        took = seconds(n_answers, chunk)
+        pace.note(n_answers, chunk, took)
+        out.append((chunk, took))
+    return out
+
+
+@settings(deadline=None)
+@given(st.floats(1e-4, 0.2), st.floats(1e-6, 1e-2), st.floats(0, 1e-2), st.integers(1, 16))
+def test_steps_take_at_most_twice_their_usual_time(fixed: float, each: float, start: float, n_answers: int) -> None:
+    """Of steps whose time is a plane: a fixed part, one for each token, and one for having a prompt at all."""
+
+    def seconds(n: int, chunk: int) -> float:
+        return fixed + each * (n + chunk) + start * (chunk > 0)
+
+    usual = seconds(n_answers, 0)
+    found = steps(Pace(), seconds, 100, n_answers)
+    for chunk, took in found[2:]:  # the first one with a prompt is a guess
+        assert took <= 2.0001 * usual or chunk == pacing._LEAST
+    assert max(chunk for chunk, _ in found[30:]) >= 0.5 * (pacing._MARGIN * usual - start) / each - 1
+
+
+def test_prompts_are_read_in_larger_chunks_where_nobody_follows_the_answers() -> None:
+    for paced, largest in ((False, 64), (True, 40)):
+        engine, executable = make(max_tokens=64, n_pages=200, n_ctx=700)
+        executable.on_run = lambda batch: time.sleep(0.002 + 0.0001 * batch.n_tokens)
+        first = engine.submit(ask([1, 2], 200, paced=paced))
+        next(first)
+        long = [i % 7 for i in range(500)]
+        assert next(engine.submit(ask(long, 1))).id == expected_greedy(long, 1, N_VOCAB)[0]
+        beside = [n for n, n_seqs, _ in executable.sizes if n_seqs == 2]
+        assert (max(beside) == 64) is not paced
+        assert max(beside) <= largest
+        assert [t.id for t in first] == expected_greedy([1, 2], 200, N_VOCAB)[1:]
+        engine.close()
+
+
+def test_higher_priorities_go_first() -> None:
+    engine, executable = make(max_seqs=1)
+    order: list[int] = []
+    enter = threading.Event()
+    executable.on_run = lambda batch: (enter.wait(LONG), order.append(int(batch.tokens[0])))[0] and None
+    requests = [ask([10 + i], 1, priority=p) for i, p in enumerate((0, 5, -1, 5, 0))]
+    generations = submit_all(engine, requests)
+    enter.set()
+    for generation in generations:
+        list(generation)
+    assert order == [11, 13, 10, 14, 12]
+
+
+def test_a_full_queue_says_when_to_come_back() -> None:
+    engine, executable = make(max_seqs=2, max_waiting=3)
+    leave = threading.Event()
+    executable.on_run = lambda batch: leave.wait(LONG) and None
+    running = submit_all(engine, [ask([i], 2) for i in range(5)])
+    with pytest.raises(QueueFullError, match=r"queue of 3 requests is full, .*try again in 1 s") as caught:
+        engine.submit(ask([9], 1))
+    assert caught.value.retry_after >= 1
+    running.pop().cancel()
+    leave.set()
+    for i, generation in enumerate(running):
+        assert [t.id for t in generation] == expected_greedy([i], 2, N_VOCAB)
+    assert len(list(engine.submit(ask([9], 1)))) == 1
+    with pytest.raises(QueueFullError):
+        submit_all(engine, [ask([i], 1) for i in range(6)])
+    engine.check()
+    assert engine.pool.n_available == engine.pool.n_pages
+
+
+def test_an_answer_ends_at_its_deadline_with_what_there_is() -> None:
+    engine, executable = make(n_ctx=1000, n_pages=400, max_seqs=2)
+    executable.on_run = lambda batch: time.sleep(0.002)
+    other = engine.submit(ask([5], 300))
+    late = engine.submit(ask([1, 2], 800, timeout=0.2))
+    waiting = engine.submit(ask([3], 5, timeout=0.05))  # two are running: it never starts
+    tokens = [t.id for t in late]
+    assert late.finish_reason == "timeout"
+    assert 0 < len(tokens) < 800
+    assert tokens == expected_greedy([1, 2], len(tokens), N_VOCAB)
+    assert (list(waiting), waiting.finish_reason) == ([], "timeout")
+    assert [t.id for t in other] == expected_greedy([5], 300, N_VOCAB)
+    for wrong in (0, -1.0):
+        with pytest.raises(RequestError, match="timeout"):
+            engine.submit(ask([1], timeout=wrong))
+    engine.check()
+    assert engine.pool.n_available == engine.pool.n_pages
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_chunks_change_no_answer(data: st.DataObject) -> None:
+    """Limits as a clock might give them, with priorities: what comes is what each gives alone."""
+    engine, executable = make(n_ctx=40, n_pages=20, max_seqs=3, max_tokens=12)
+    limits = data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=8))
+    count = iter(range(1 << 30))
+    engine.scheduler.pace.limit = lambda n: limits[next(count) % len(limits)]  # type: ignore[method-assign]
+    lengths = data.draw(st.lists(st.integers(1, 25), min_size=1, max_size=6))
+    prompts = [[*range(n), i] for i, n in enumerate(lengths)]
+    generations = submit_all(engine, [ask(p, 9, paced=True, priority=data.draw(st.integers(-1, 1))) for p in prompts])
+    for prompt, generation in zip(prompts, generations, strict=True):
+        assert [t.id for t in generation] == expected_greedy(prompt, 9, N_VOCAB)
+    engine.check()
+    assert not executable.generated & executable.given
+    engine.close()
