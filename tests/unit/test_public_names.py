@@ -11,8 +11,9 @@ import pyllm
 from pyllm import config, errors
 
 NAMES = """
-    LLM BackendError ChatTemplate ClosedError Completion CompletionStream ContextFullError FormatError GGUFError
-    GGUFFile HubError ModelError OutOfMemoryError PyllmError PyllmWarning RecipeOptions RequestError
+    LLM AsyncCompletionStream AsyncEventStream AsyncLLM BackendError ChatTemplate ClosedError Completion
+    CompletionStream ContextFullError EventStream FormatError GGUFError GGUFFile HubError ModelError
+    OutOfMemoryError PyllmError PyllmWarning QueueFullError RecipeOptions RequestError
     SamplingParams TemplateError
     TokenLogprob Tokenizer TokenizerError Usage __version__ load load_tokenizer open_gguf quantize
 """
