@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import cuda_devices as devices
 from arch_models import ArchModel
@@ -18,6 +19,11 @@ _MODELS = {
     "qwen-0.5b": "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
     "qwen-coder": "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf",
 }
+
+
+# The suite passes on a busy machine: no example has a time limit, nor has making it.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
