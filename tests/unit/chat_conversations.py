@@ -62,6 +62,7 @@ _CALLS = _call("I look.", _CITY, {"city": "Bonn", "when": 1700000000})
 _R0, _R1 = _result(0, '{"t": 21}'), _result(1, '{"t": 20}')
 _THOUGHT = {"role": "assistant", "content": "It is 21.", "reasoning_content": "Köln.", "thinking": "Köln."}
 _INLINE = {"role": "assistant", "content": "<think>\nKöln.\n</think>\n\nIt is 21."}
+_RULES = {"role": "system", "content": "Be brief.\n\nBe brief."}
 _PARTS = [{"type": "text", "text": "part one"}, {"type": "text", "text": "part two"}]
 
 Case = tuple[list[dict[str, Any]], list[dict[str, Any]] | None, dict[str, Any]]
@@ -73,6 +74,7 @@ CASES: dict[str, Case] = {
     "system": ([_SYSTEM, _ASK], None, {}),
     "system, turns": ([_SYSTEM, _ASK, _ANSWER, _WHY, _ANSWER, _AND], None, {}),
     "two systems": ([_SYSTEM, _SYSTEM, _ASK], None, {}),
+    "two systems as one": ([_RULES, _ASK], None, {}),
     "developer": ([{"role": "developer", "content": "Be brief."}, _ASK], None, {}),
     "tools": ([_ASK], TOOLS, {}),
     "system, tools": ([_SYSTEM, _ASK], TOOLS, {}),
@@ -82,6 +84,7 @@ CASES: dict[str, Case] = {
     "result, turn": ([_ASK, _CALL, _R0, _ANSWER, _AND], TOOLS, {}),
     "calls, turns": ([_ASK, _CALL, _R0, _CALLS, _R0, _R1, _ANSWER, _AND], TOOLS, {}),
     "arguments as text": ([_ASK, _call("", json.dumps(_CITY)), _R0], TOOLS, {}),
+    "arguments as dictionary": ([_ASK, _call("", _CITY), _R0], TOOLS, {}),
     "call without content": ([_ASK, _call(None, _CITY), _R0], TOOLS, {}),
     "call without tools": ([_ASK, _CALL, _R0], None, {}),
     "reasoning": ([_ASK, _THOUGHT, _WHY], None, {}),
@@ -95,10 +98,36 @@ CASES: dict[str, Case] = {
         {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"},
     ),
     "parts": ([_user(_PARTS)], None, {}),
+    "parts as one": ([_user("part one\npart two")], None, {}),
     "result in parts": ([_ASK, _CALL, _result(0, _PARTS)], TOOLS, {}),
+    "result in one part": ([_ASK, _CALL, _result(0, "part one\npart two")], TOOLS, {}),
     "empty": ([_user("")], None, {}),
     "no messages": ([], None, {}),
 }
+
+
+FITTED = {
+    "developer": "system",
+    "two systems": "two systems as one",
+    "arguments as text": "arguments as dictionary",
+    "call without content": "arguments as dictionary",
+    "parts": "parts as one",
+    "result in parts": "result in one part",
+}
+"""Cases that say the same as another one, in a form that not every template knows."""
+
+
+def words(case: str) -> list[str]:
+    """What a prompt must say: texts of the messages, names and arguments of calls."""
+    found: list[str] = []
+    for message in CASES[case][0]:
+        content = message["content"] or ""
+        found += [part["text"] for part in content] if isinstance(content, list) else [content]
+        for call in message.get("tool_calls", ()):
+            arguments = call["function"]["arguments"]
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+            found += [call["function"]["name"], arguments["city"]]
+    return [text.strip().rpartition("\n")[2] for text in found if text.strip()]
 
 
 def variables(case: str) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_strftime_now() -> None:
 
 def test_refusal_says_why_in_one_line() -> None:
     with pytest.raises(TemplateError, match="roles must alternate") as info:
-        template(cases.MISTRAL).render([cases.SYSTEM, cases.QUESTION], **TOKENS)
+        template(cases.MISTRAL).render([{"role": "assistant", "content": "Hello"}, cases.QUESTION], **TOKENS)
     assert "\n" not in str(info.value)
 
 

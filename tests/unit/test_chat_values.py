@@ -176,7 +176,7 @@ class Dumped:
     [
         (OrderedDict(role="user", content=Color.RED), "red"),
         (MappingProxyType({"role": "user", "content": [np.int64(1700000000)]}), "[1700000000]"),
-        ({"role": Color.RED, "content": [Part("text", "p")]}, "[{'type': 'text', 'text': 'p'}]"),
+        ({"role": Color.RED, "content": [Part("text", "p")]}, "p"),
         (Dumped(), "dumped"),
         ({"role": "user", "content": (1, np.float32(0.5), True, None)}, "(1, 0.5, True, None)"),
     ],

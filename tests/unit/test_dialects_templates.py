@@ -139,7 +139,7 @@ def render(template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
     for given in (messages, texts):
         for tools in (TOOLS, None):
             try:
-                return template.render(given, False, tools, bos_token="<s>", eos_token="</s>")
+                return template.render_unfitted(given, False, tools, bos_token="<s>", eos_token="</s>")
             except TemplateError as error:
                 problem = error
     raise problem

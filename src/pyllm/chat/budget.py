@@ -64,7 +64,8 @@ class Listed:
 class Budget:
     """The rest of a budget."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
         self._ends = time.thread_time() + MAX_SECONDS
         self._left = MAX_TOTAL
 
@@ -84,9 +85,12 @@ _budget: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 @contextmanager
-def new_budget() -> Iterator[None]:
-    """A context with a full budget."""
-    token = _budget.set(Budget())
+def new_budget(shared: bool = False) -> Iterator[None]:
+    """A whole budget for what runs within; `shared`: one for all renderings within together."""
+    if not shared and (outer := _budget.get()) is not None and outer.shared:
+        yield
+        return
+    token = _budget.set(Budget(shared))
     try:
         yield
     finally:

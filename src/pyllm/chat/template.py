@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pyllm.arguments import checked, refusal
+from pyllm.chat.caps import TemplateCaps
 from pyllm.chat.messages import Messages, Tools
 from pyllm.chat.plain import mapped, plain, texts_in, variables_of
-from pyllm.chat.variants import Variant, names_of
+from pyllm.chat.prompt import Prompt
+from pyllm.chat.variants import Variant
+from pyllm.chat.wire import unified, unified_tools
 from pyllm.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -62,9 +65,12 @@ class ChatTemplate:
 
     @property
     def takes_tools(self) -> bool:
-        """Whether the template passes tools to the model."""
-        variant = self._variants.get("tool_use", self._variants["default"])
-        return variant.error is None and variant.takes_tools
+        """Whether the template shows tools; where not, a system text of pyllm's own describes them."""
+        return self._variants.get("tool_use", self._variants["default"]).takes_tools
+
+    def caps(self, tools: bool = False) -> TemplateCaps:
+        """What the template that is rendered, with tools or without, can show. Raises TemplateError."""
+        return self._variant(tools).caps
 
     @checked
     def render(
@@ -72,45 +78,62 @@ class ChatTemplate:
         messages: Messages,
         add_generation_prompt: bool = True,
         tools: Tools | None = None,
+        *,
+        continue_final_message: bool = False,
         **variables: Any,
     ) -> str:
         """The prompt as text.
 
-        `messages` are {"role": …, "content": …} and other keys that the template knows; a text alone is one message of
-        the user. `tools` are functions as JSON schemas. `variables` are passed to the template unchanged
-        ("enable_thinking"). With `add_generation_prompt` the text ends where the assistant's answer begins.
+        `messages` are those of OpenAI's interface, and whatever else the template knows; a text alone is one message of
+        the user. `tools` are functions as JSON schemas. `variables` reach the template as they are
+        ("enable_thinking"). With `add_generation_prompt` the text ends where the assistant begins to answer, with
+        `continue_final_message` where the last message, the assistant's own, ends: it is to be continued.
 
-        Raises TemplateError with the reason where the template refuses its input or fails, or has no place for given
-        tools.
+        What the template has no place for is said in a way that it has (`pyllm.chat.fitting`). Raises TemplateError
+        with the reason where the template refuses its input or fails, or leaves out a message all the same;
+        RequestError where a message holds what a text model cannot read.
         """
-        return self._render([plain(message) for message in messages], add_generation_prompt, tools, variables)
+        assert isinstance(messages, list)
+        return self._prompt(messages, tools, add_generation_prompt, continue_final_message, variables).text()
 
-    def _render(
+    def render_unfitted(
         self,
-        messages: list[dict[str, Any]],
-        add_generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any],
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
     ) -> str:
-        """`render` for messages that may be changed."""
-        tools = [plain(tool) for tool in tools] if tools else None
-        variant = self._variants["default"]
-        if tools:
-            variant = self._variants.get("tool_use", variant)
-        unseen = [n for n in names_of(tools or ()) if not any(n in text for text in texts_in(messages))]
-        text = variant.render(
-            {
-                **variables_of(variables),
-                "messages": messages,
-                "tools": tools,
-                "add_generation_prompt": add_generation_prompt,
-            }
-        )
-        if tools and not variant.takes_tools and not any(name in text for name in unseen):
-            raise TemplateError(
-                "the model's chat template has no place for tools, so the model would not see them; " + _hint(variant)
-            )
-        return text
+        """What the template itself makes of messages in its own form, whatever it leaves out of them.
+
+        Raises TemplateError where it refuses them.
+        """
+        own = [plain(message) for message in messages]
+        variant = self._variant(bool(tools))
+        return Prompt(variant, own, list(map(plain, tools or ())), variables, add_generation_prompt, False).unfitted()
+
+    def _variant(self, tools: bool) -> Variant:
+        default = self._variants["default"]
+        return self._variants.get("tool_use", default) if tools else default
+
+    def _prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        variables: Mapping[str, Any],
+        mark: str = "",
+    ) -> Prompt:
+        """What is to be rendered, of copies of what the caller gave; `mark` breaks control tokens in it."""
+        variant = self._variant(bool(tools))
+        calls = any(message.get("tool_calls") or message.get("function_call") for message in messages)
+        as_text = calls and variant.caps.arguments == "text"
+        own: Any = unified([plain(message) for message in messages], as_text)
+        own_tools: Any = unified_tools([plain(tool) for tool in tools or ()])
+        if mark:
+            own, own_tools = self._marked(own, mark), self._marked(own_tools, mark)
+            variables = {k: self._marked(v, mark) if isinstance(v, _HOLDING) else v for k, v in variables.items()}
+        return Prompt(variant, own, own_tools, variables_of(variables), add_generation_prompt, continue_final_message)
 
     @checked
     def encode(
@@ -119,6 +142,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         tools: Tools | None = None,
         *,
+        continue_final_message: bool = False,
         special_in_messages: bool = False,
         **variables: Any,
     ) -> list[int]:
@@ -138,12 +162,9 @@ class ChatTemplate:
         tokenizer = self._tokenizer
         if tokenizer is None:
             raise TemplateError("this chat template has no tokenizer; render() gives its text")
-        own, mark = [plain(message) for message in messages], ""
-        if not special_in_messages:
-            mark = _free_mark([own, tools, variables])
-            own, tools = self._marked(own, mark), self._marked(tools, mark)
-            variables = {k: self._marked(v, mark) if isinstance(v, _HOLDING) else v for k, v in variables.items()}
-        text = self._render(own, add_generation_prompt, tools, variables)
+        mark = "" if special_in_messages else _free_mark([[plain(message) for message in messages], tools, variables])
+        assert isinstance(messages, list)
+        text = self._prompt(messages, tools, add_generation_prompt, continue_final_message, variables, mark).text()
         return encode_prompt(tokenizer, text, mark)
 
     def _marked(self, value: Any, mark: str) -> Any:
@@ -163,13 +184,6 @@ def encode_prompt(tokenizer: Tokenizer, text: str, mark: str = "") -> list[int]:
     if tokenizer.add_bos and tokenizer.bos_id is not None and pieces[:1] != [tokenizer.bos_id]:
         pieces.insert(0, tokenizer.bos_id)
     return tokenizer.encode_pieces(pieces)
-
-
-def _hint(variant: Variant) -> str:
-    names = variant.other_tool_variables
-    if names:
-        return f"it reads them from variables of its own: {', '.join(names)}"
-    return "leave them out, or take a model that was trained to call tools"
 
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[str, str]:

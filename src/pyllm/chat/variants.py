@@ -1,37 +1,22 @@
-"""One of a model's chat templates, parsed, and whether it has a place for tools."""
+"""One of a model's chat templates, parsed, and what it can show."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pyllm.chat.caps import TemplateCaps, probed
 from pyllm.errors import TemplateError
 
 if TYPE_CHECKING:
     import jinja2
 
-_MARK = "pyllmprobe"
-_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": _MARK,
-        "description": _MARK,
-        "parameters": {
-            "type": "object",
-            "properties": {_MARK: {"type": "string", "description": _MARK}},
-            "required": [_MARK],
-        },
-    },
-}
-_USER = {"role": "user", "content": "Hello"}
-_PROBES: tuple[list[dict[str, Any]], ...] = (
-    [_USER],
-    [{"role": "system", "content": "Hello"}, _USER],
-    [_USER, {"role": "assistant", "content": "Hello"}, _USER],
-    [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}],
-)
-"""Conversations for probing: a template with a place for tools accepts one of them and shows the tools."""
+
+_NO_TOKENS = {"bos_token": "", "eos_token": ""}
+"""For templates that write these tokens, while they are tried without a tokenizer."""
 
 
 class Variant:
@@ -63,46 +48,31 @@ class Variant:
         return sandbox.render(self._template, {**self._tokens, **variables})
 
     @cached_property
-    def takes_tools(self) -> bool:
-        """Whether the template's output shows a tool; probed once, on short conversations.
+    def caps(self) -> TemplateCaps:
+        """What the template can show; tried once for each source. One called after its use has a place for tools.
 
-        A template that refuses all of them, with and without tools, is assumed to have a place for tools, and so is the
-        variant for tools.
+        Raises TemplateError where the template does not parse.
         """
-        if self.name == "tool_use":
-            return True
-        rendered = False
-        for messages in _PROBES:
-            try:
-                text = self._probe(messages, [_TOOL])
-            except TemplateError:
-                # Refused because of the tool: the template knows tools, and its own message says what it wants.
-                if self._accepts(messages):
-                    return True
-                continue
-            rendered = True
-            if _MARK in text:
-                return True
-        return not rendered
+        if self._template is None:
+            raise TemplateError(str(self.error))
+        key = hashlib.sha256(repr((self._source, sorted(self._tokens.items()))).encode()).digest()
+        caps = probed(
+            lambda given: self.render({**_NO_TOKENS, **self._tokens, **given}), key, self.other_tool_variables
+        )
+        return replace(caps, tools=True) if self.name == "tool_use" and not caps.known else caps
+
+    @property
+    def takes_tools(self) -> bool:
+        """Whether a tool can be seen in what the template writes."""
+        return self.error is None and (self.name == "tool_use" or self.caps.tools)
 
     @property
     def other_tool_variables(self) -> list[str]:
-        """Variables of the template whose names suggest tools ("xml_tools")."""
+        """Variables that the template reads and whose names speak of tools ("xml_tools"), those for Python last."""
         from pyllm.chat import sandbox
 
-        return sorted(v for v in sandbox.variables_of(self._source) if v.endswith("_tools"))
-
-    def _accepts(self, messages: list[dict[str, Any]]) -> bool:
-        try:
-            self._probe(messages, None)
-        except TemplateError:
-            return False
-        return True
-
-    def _probe(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
-        from pyllm.chat.plain import plain
-
-        return self.render({"messages": plain(messages), "tools": plain(tools), "add_generation_prompt": True})
+        names = {name for name in sandbox.variables_of(self._source) if name.endswith("_tools")}
+        return sorted(names, key=lambda name: ("python" in name, name))
 
 
 def names_of(tools: Sequence[Any]) -> list[str]:

@@ -89,6 +89,7 @@ class AsyncLLM:
         tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
+        continue_final_message: bool = ...,
         **options: Unpack[GenerateOptions],
     ) -> Coroutine[Any, Any, Completion]: ...
     @overload
@@ -100,6 +101,7 @@ class AsyncLLM:
         tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
+        continue_final_message: bool = ...,
         **options: Unpack[GenerateOptions],
     ) -> AsyncCompletionStream: ...
     @overload
@@ -111,6 +113,7 @@ class AsyncLLM:
         tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
+        continue_final_message: bool = ...,
         **options: Unpack[GenerateOptions],
     ) -> AsyncEventStream: ...
     def chat(
@@ -121,10 +124,13 @@ class AsyncLLM:
         tools: Tools | None = None,
         variables: Mapping[str, Any] | None = None,
         truncate: Truncate | None = None,
+        continue_final_message: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> Coroutine[Any, Any, Completion] | AsyncCompletionStream | AsyncEventStream:
         """`LLM.chat`: to be awaited, or with `stream` an asynchronous iterator. Errors come where it is awaited."""
-        return self._run(lambda: self.llm.chatting(messages, tools, variables, truncate, options), stream)
+        return self._run(
+            lambda: self.llm.chatting(messages, tools, variables, truncate, options, continue_final_message), stream
+        )
 
     async def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:
         """`LLM.embed`, in a thread."""

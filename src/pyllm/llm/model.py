@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Stream = bool | Literal["events"]
 """Whether an answer is read as it comes: as text, or as events."""
 
-_OF_TEMPLATES = ("self", "messages", "tools", "special_in_messages")
+_OF_TEMPLATES = ("self", "messages", "tools", "continue_final_message", "special_in_messages")
 """Names that cannot be variables of a chat template, because they are arguments of its rendering."""
 
 
@@ -173,6 +173,7 @@ class LLM:
         tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
+        continue_final_message: bool = ...,
         **options: Unpack[GenerateOptions],
     ) -> Completion: ...
     @overload
@@ -184,6 +185,7 @@ class LLM:
         tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
+        continue_final_message: bool = ...,
         **options: Unpack[GenerateOptions],
     ) -> CompletionStream: ...
     @overload
@@ -195,6 +197,7 @@ class LLM:
         tools: Tools | None = ...,
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
+        continue_final_message: bool = ...,
         **options: Unpack[GenerateOptions],
     ) -> EventStream: ...
     @checked
@@ -206,6 +209,7 @@ class LLM:
         tools: Tools | None = None,
         variables: Mapping[str, Any] | None = None,
         truncate: Truncate | None = None,
+        continue_final_message: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> Completion | CompletionStream | EventStream:
         """Answer the last of `messages` ({"role": …, "content": …}; a text alone is one message of the user).
@@ -214,17 +218,25 @@ class LLM:
         are passed to the model's template. `truncate="oldest"`: where the messages leave no room for an answer, the
         oldest turns are left out (a message of the user with its answers), but never the system's messages nor the last
         turn; the result's `n_dropped` counts the messages left out. The room for an answer is `max_tokens`, at most
-        half the context; without `max_tokens` a quarter. `stream`, `options`: as for `complete`. Raises RequestError
-        (no chat template), TemplateError, ContextFullError (the messages alone are too long), TokenizerError.
+        half the context; without `max_tokens` a quarter. `continue_final_message`: the last message is the assistant's
+        and unfinished; the answer continues it. `stream`, `options`: as for `complete`. Raises RequestError (no chat
+        template, messages that a text model cannot read), TemplateError, ContextFullError (the messages alone are too
+        long), TokenizerError.
         """
-        return self._run(self._chatting("chat", messages, tools, variables, truncate, options), stream)
+        call = self._chatting("chat", messages, tools, variables, truncate, options, continue_final_message)
+        return self._run(call, stream)
 
     @checked
     def chat_tokens(
-        self, messages: Messages, *, tools: Tools | None = None, variables: Mapping[str, Any] | None = None
+        self,
+        messages: Messages,
+        *,
+        tools: Tools | None = None,
+        variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
     ) -> list[int]:
         """The prompt of `chat` as token ids: messages through the model's template, tokenized."""
-        return self._encode_chat(messages, tools, variables)
+        return self._encode_chat(messages, tools, variables, continue_final_message)
 
     @overload
     def generate(
@@ -327,7 +339,13 @@ class LLM:
             return self.tokenizer.encode(prompt, add_special=True, parse_special=parse_special)
         return list(prompt)
 
-    def _encode_chat(self, messages: Messages, tools: Tools | None, variables: Mapping[str, Any] | None) -> list[int]:
+    def _encode_chat(
+        self,
+        messages: Messages,
+        tools: Tools | None,
+        variables: Mapping[str, Any] | None,
+        continue_final_message: bool,
+    ) -> list[int]:
         template = self.chat_template
         if template is None:
             raise RequestError(f"{self.path.name} has no chat template; use complete()")
@@ -335,7 +353,9 @@ class LLM:
             raise RequestError("messages must hold one message at least, which is to be answered")
         if taken := [name for name in variables or () if name in _OF_TEMPLATES]:
             raise RequestError(f"variables must not hold {taken[0]!r}, which is an argument of its own")
-        return template.encode(messages, tools=tools, **(variables or {}))
+        return template.encode(
+            messages, tools=tools, continue_final_message=continue_final_message, **(variables or {})
+        )
 
     @checked
     def completing(self, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
@@ -350,9 +370,10 @@ class LLM:
         variables: Mapping[str, Any] | None,
         truncate: Truncate | None,
         options: Mapping[str, Any],
+        continue_final_message: bool = False,
     ) -> Call:
         """A call of `chat`, ready to start; what `AsyncLLM` makes in a thread."""
-        return self._chatting("chat", messages, tools, variables, truncate, options)
+        return self._chatting("chat", messages, tools, variables, truncate, options, continue_final_message)
 
     def _completing(self, caller: str, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
         from pyllm.llm.calls import Call
@@ -373,11 +394,14 @@ class LLM:
         variables: Mapping[str, Any] | None,
         truncate: Truncate | None,
         options: Mapping[str, Any],
+        continue_final_message: bool = False,
     ) -> Call:
         from pyllm.llm.calls import Call
 
         settings = GenerateSettings.of(caller, None, options)
-        encode = partial(self._encode_chat, tools=tools, variables=variables)
+        encode = partial(
+            self._encode_chat, tools=tools, variables=variables, continue_final_message=continue_final_message
+        )
         n_dropped = 0
         if truncate is None:
             tokens = encode(messages)
@@ -385,7 +409,7 @@ class LLM:
             room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
             assert isinstance(messages, list)
             tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
-        return Call(tokens, settings, self.tokenizer, n_dropped=n_dropped)
+        return Call(tokens, settings, self.tokenizer, continues=continue_final_message, n_dropped=n_dropped)
 
     def _run(self, call: Call, stream: Stream) -> Completion | CompletionStream | EventStream:
         from pyllm.llm.calls import whole

@@ -99,6 +99,11 @@ def test_the_library_takes_a_template(model: str) -> None:
     with pyllm.load(model, backend="reference", max_seqs=1) as llm:
         llm.chat_template = pyllm.ChatTemplate({"default": TEMPLATE}, llm.tokenizer)
         assert llm.chat_tokens("hi") == llm.tokenizer.encode("[user]hicalm")
+        begun = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "It is"}]
+        prompt = llm.tokenizer.encode("[user]hi[assistant]It is")
+        assert llm.chat_tokens(begun, continue_final_message=True) == prompt
+        answer = llm.chat(begun, continue_final_message=True, max_tokens=1)
+        assert answer.usage.n_prompt == len(prompt)
         llm.chat_template = None
         with pytest.raises(pyllm.RequestError, match="no chat template"):
             llm.chat("hi")

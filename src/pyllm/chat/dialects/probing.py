@@ -133,4 +133,4 @@ class Probe:
 
     def _render(self, answer: list[dict[str, Any]], generation: bool) -> str:
         messages = [{"role": "user", "content": USER}, *answer]
-        return self.template.render(messages, generation, self._offered, **self._variables)
+        return self.template.render_unfitted(messages, generation, self._offered, **self._variables)
