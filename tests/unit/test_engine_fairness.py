@@ -44,9 +44,10 @@ def steps(pace: Pace, seconds: Callable[[int, int], float], n: int, n_answers: i
 
 
 @settings(deadline=None)
-@given(st.floats(1e-4, 0.2), st.floats(1e-6, 1e-2), st.floats(0, 1e-2), st.integers(1, 16))
+@given(st.floats(1e-4, 0.2), st.floats(1e-6, 1e-2), st.floats(0, 0.25), st.integers(1, 16))
 def test_steps_take_at_most_twice_their_usual_time(fixed: float, each: float, start: float, n_answers: int) -> None:
     """Of steps whose time is a plane: a fixed part, one for each token, and one for having a prompt at all."""
+    start *= fixed
 
     def seconds(n: int, chunk: int) -> float:
         return fixed + each * (n + chunk) + start * (chunk > 0)
@@ -58,19 +59,22 @@ def test_steps_take_at_most_twice_their_usual_time(fixed: float, each: float, st
     assert max(chunk for chunk, _ in found[30:]) >= 0.5 * (pacing._MARGIN * usual - start) / each - 1
 
 
-def test_prompts_are_read_in_larger_chunks_where_nobody_follows_the_answers() -> None:
-    for paced, largest in ((False, 64), (True, 40)):
-        engine, executable = make(max_tokens=64, n_pages=200, n_ctx=700)
-        executable.on_run = lambda batch: time.sleep(0.002 + 0.0001 * batch.n_tokens)
-        first = engine.submit(ask([1, 2], 200, paced=paced))
-        next(first)
-        long = [i % 7 for i in range(500)]
-        assert next(engine.submit(ask(long, 1))).id == expected_greedy(long, 1, N_VOCAB)[0]
-        beside = [n for n, n_seqs, _ in executable.sizes if n_seqs == 2]
-        assert (max(beside) == 64) is not paced
-        assert max(beside) <= largest
-        assert [t.id for t in first] == expected_greedy([1, 2], 200, N_VOCAB)[1:]
-        engine.close()
+@pytest.mark.parametrize(("paced", "largest"), [(False, 64), (True, 1 + 7)])
+def test_prompts_are_limited_beside_answers_that_are_followed(paced: bool, largest: int) -> None:
+    engine, executable = make(max_tokens=64, n_pages=200, n_ctx=700)
+    engine.scheduler.pace.limit = lambda n_answers: 7  # type: ignore[method-assign]
+    long = [i % 7 for i in range(500)]
+    second = []
+
+    def submit(batch: object) -> None:
+        if executable.n_runs == 3:
+            second.append(engine.submit(ask(long, 1, paced=True)))
+
+    executable.on_run = submit
+    first = engine.submit(ask([1, 2], 200, paced=paced))
+    assert [t.id for t in first] == expected_greedy([1, 2], 200, N_VOCAB)
+    assert [t.id for t in second[0]] == expected_greedy(long, 1, N_VOCAB)
+    assert max(n for n, _, _ in executable.sizes) == largest
 
 
 def test_higher_priorities_go_first() -> None:

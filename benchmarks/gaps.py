@@ -1,0 +1,75 @@
+"""Gaps between the tokens of streams while a long prompt is read beside them.
+
+    python benchmarks/gaps.py -m MODEL [-s 4] [-p 8000] [-t 2]
+
+Prints the median gap without the prompt, and the gaps' distribution while it is read; and how long the prompt took,
+beside the time that it takes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from time import perf_counter
+
+import numpy as np
+
+import pyllm
+from pyllm.jit.processors import default_threads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("-s", "--streams", type=int, default=4)
+    parser.add_argument("-p", "--prompt", type=int, default=8000, help="tokens of the long prompt")
+    parser.add_argument("-t", "--threads", type=int, default=default_threads())
+    a = parser.parse_args()
+    n_ctx = a.prompt + 512
+    with pyllm.load(a.model, n_ctx=n_ctx, n_kv=2 * n_ctx + a.streams * 4096, n_threads=a.threads, backend="cpu") as llm:
+        random = np.random.default_rng(0)
+        long, alone = (random.integers(100, 20_000, a.prompt).tolist() for _ in range(2))
+        start = perf_counter()
+        llm.complete(alone, max_tokens=1)
+        alone_seconds = perf_counter() - start
+        moments: list[list[float]] = [[] for _ in range(a.streams)]
+        stop = threading.Event()
+
+        def read(i: int) -> None:
+            prompt = random.integers(100, 20_000, 20).tolist()
+            options = {"max_tokens": 4000, "ignore_eos": True, "temperature": 0}
+            with llm.complete(prompt, stream="events", logprobs=0, **options) as stream:  # an event for each token
+                for _ in stream:
+                    moments[i].append(perf_counter())
+                    if stop.is_set():
+                        return
+
+        threads = [threading.Thread(target=read, args=(i,)) for i in range(a.streams)]
+        for thread in threads:
+            thread.start()
+        while min(map(len, moments)) < 100:
+            stop.wait(0.05)
+        began = perf_counter()
+        result = llm.complete(long, max_tokens=1)
+        ended = perf_counter()
+        stop.set()
+        for thread in threads:
+            thread.join()
+    usual = gaps(moments, 0, began)[20:]
+    beside = gaps(moments, began, ended)
+    print(f"{a.streams} streams, usual gap {np.median(usual) * 1e3:.2f} ms (90 %: {np.quantile(usual, 0.9) * 1e3:.2f})")
+    print(
+        f"beside a prompt of {result.usage.n_prompt}: median {np.median(beside) * 1e3:.2f} ms, "
+        f"90 % {np.quantile(beside, 0.9) * 1e3:.2f}, 99 % {np.quantile(beside, 0.99) * 1e3:.2f}, "
+        f"most {beside.max() * 1e3:.2f}; {len(beside)} gaps"
+    )
+    print(f"the prompt took {ended - began:.1f} s; alone {alone_seconds:.1f} s")
+
+
+def gaps(moments: list[list[float]], start: float, stop: float) -> np.ndarray:
+    """Seconds between tokens, of all streams; those that began and ended in this time."""
+    return np.concatenate([np.diff([m for m in own if start <= m <= stop]) for own in moments])
+
+
+if __name__ == "__main__":
+    main()
