@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyllm import gguf, tokenizers
-from pyllm.chat import ChatTemplate, budget, caps, default_template
+from pyllm.chat import ChatTemplate, budget, caps, default_template, prompt
 from pyllm.chat.caps import in_order
+from pyllm.chat.dialects import Dialect
+from pyllm.chat.events import ToolCallEnd
 from pyllm.errors import PyllmError, RequestError, TemplateError
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -211,6 +213,36 @@ def test_a_message_that_the_template_leaves_out_is_an_error() -> None:
         rendered("developer", [USER, {"role": "critic", "content": "bad"}])
 
 
+NATIVE = [
+    # LFM2's documentation writes calls so, Granite 3.3's its list
+    (
+        "<|im_start|>List of tools: [{{ tools | tojson }}]",
+        '<|tool_call_start|>[forecast(place="Bo\\"nn", days=[1, {"a": None}], wet=True), clock()]<|tool_call_end|>',
+    ),
+    (
+        "respond only with <|tool_call|> followed by a JSON list of tools used {{ tools | tojson }}",
+        '<|tool_call|>[{"name": "forecast", "arguments": {"place": "Bo\\"nn", "days": [1, {"a": null}], "wet": true}},'
+        '{"name": "clock", "arguments": {}}]',
+    ),
+]
+
+
+@pytest.mark.parametrize(("head", "written"), NATIVE)
+def test_calls_are_in_the_models_form_where_its_template_shows_tools_alone(head: str, written: str) -> None:
+    """And the dialect that reads the model's answers reads them back."""
+    body = needles.TEMPLATES["texts alone"].replace("<ai>", "<assistant>")
+    template = ChatTemplate({"default": head + body})
+    arguments = {"place": 'Bo"nn', "days": [1, {"a": None}], "wet": True}
+    calls = [{"function": {"name": "forecast", "arguments": arguments}}, {"function": {"name": "clock"}}]
+    tools = [{"name": "forecast"}, {"name": "clock"}]
+    text = template.render([USER, {"role": "assistant", "tool_calls": calls}, RESULT], tools=tools)
+    assert text.endswith(f"<user>ask<assistant>{written}<tool>result<assistant>")
+    parser = Dialect(template).parser([{"type": "function", "function": tool} for tool in tools], prompt="")
+    events = [*parser.push(written), *parser.finish()]
+    read = [(e.call.name, e.call.arguments) for e in events if isinstance(e, ToolCallEnd) and e.call is not None]
+    assert read == [("forecast", arguments), ("clock", {})]
+
+
 # --- an answer that is begun
 
 
@@ -222,6 +254,12 @@ def test_a_begun_answer_is_continued_as_transformers_does() -> None:
     messages[-1] = {"role": "assistant", "content": "", "thinking": "Let me"}
     assert rendered("thinking", messages, continue_final_message=True) == "<user>ask<assistant>((Let me"
     assert rendered("texts alone", messages, continue_final_message=True).endswith("<think>\nLet me")
+
+
+def test_a_message_may_hold_the_mark_of_its_own_end() -> None:
+    messages = [{"role": "user", "content": prompt._END}, {"role": "assistant", "content": "x"}]
+    text = rendered("texts alone", messages, continue_final_message=True)
+    assert text == f"<user>{prompt._END}<assistant>x"
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pyllm.chat.caps import TemplateCaps
-from pyllm.chat.tool_text import call_text, described, result_text
+from pyllm.chat.tool_text import calls_text, described, result_text
 
 Message = dict[str, Any]
 
@@ -24,9 +24,15 @@ _LINE = "\n"
 
 
 def fitted(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, caps: TemplateCaps
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None,
+    caps: TemplateCaps,
+    write: Callable[[Sequence[Mapping[str, Any]]], str] | None = None,
 ) -> tuple[list[Message], list[dict[str, Any]] | None]:
-    """The messages and tools as the template takes them. The caller's are not changed."""
+    """The messages and tools as the template takes them. The caller's are not changed.
+
+    `write` gives the text of calls where the template shows tools but no calls.
+    """
     own = [dict(message) for message in messages]
     given = [dict(tool) for tool in tools] if tools else None
     if not caps.known:
@@ -40,7 +46,7 @@ def fitted(
     if instructions and not (caps.calls and caps.call_form):
         own = _without_calls(own, results=False)
     elif not caps.calls and any("tool_calls" in m or m["role"] == "tool" for m in own):
-        own = _without_calls(own, results=caps.tools and caps.results)
+        own = _without_calls(own, caps.tools and caps.results, write if caps.tools else None)
     elif any("tool_calls" in m or m["role"] == "tool" for m in own):
         own = _with_calls(own, caps)
     own = _with_systems(own, caps, instructions)
@@ -199,7 +205,9 @@ def _thought_parts(reasoning: str, content: Any) -> list[dict[str, str]]:
 # --- calls
 
 
-def _without_calls(messages: list[Message], results: bool) -> list[Message]:
+def _without_calls(
+    messages: list[Message], results: bool, write: Callable[[Sequence[Mapping[str, Any]]], str] | None = None
+) -> list[Message]:
     """Calls as the text that an assistant writes them as; results as the user's words unless the template has them."""
     found: list[Message] = []
     after_result = False
@@ -208,7 +216,7 @@ def _without_calls(messages: list[Message], results: bool) -> list[Message]:
         is_result = message["role"] == "tool" and not results
         if calls := message.get("tool_calls"):
             kept = {key: value for key, value in message.items() if key != "tool_calls"}
-            written = _LINE.join(call_text(call) for call in calls)
+            written = write(calls) if write is not None else calls_text(calls)
             found.append({**kept, "content": said + _LINE + written if said else written})
         elif is_result and after_result:
             found[-1]["content"] += _LINE + result_text(said)

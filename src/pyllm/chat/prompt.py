@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyllm.chat.caps import NEEDLE, TOOL, TemplateCaps, functions_of
 from pyllm.chat.fitting import fitted
@@ -13,6 +13,9 @@ from pyllm.chat.shown import left_out
 from pyllm.chat.variants import Variant, names_of
 from pyllm.chat.wire import REASONING
 from pyllm.errors import RequestError, TemplateError
+
+if TYPE_CHECKING:
+    from pyllm.chat.dialects.written import Write
 
 _ATTEMPTS = 5
 _END = "pyllmendofmessage"
@@ -63,7 +66,7 @@ class Prompt:
         for _ in range(_ATTEMPTS):
             if caps is None:
                 break
-            messages, tools = fitted(self.messages, self.tools, caps)
+            messages, tools = fitted(self.messages, self.tools, caps, self._write(caps))
             try:
                 text = self._render(messages, tools, caps)
                 missing = self._missing(messages, tools, text, caps)
@@ -74,6 +77,9 @@ class Prompt:
                 return text, caps
             refusal, caps = refusal or _leaves_out(missing[0]), _without(caps, missing)
         raise refusal or TemplateError("the chat template does not show these messages")
+
+    def _write(self, caps: TemplateCaps) -> Write | None:
+        return self.variant.write_calls if caps.tools and not caps.calls else None
 
     def _variables_ask_for_tools(self, caps: TemplateCaps) -> bool:
         """Whether the template, which shows no tools by itself, does with the caller's variables."""
@@ -146,8 +152,13 @@ class Prompt:
 
     def _continued(self, text: str, caps: TemplateCaps) -> str:
         """The text up to the end of the last message's words. Blanks there stay if the template leaves them."""
-        messages, tools = fitted([*self.messages[:-1], _with_end(self.messages[-1])], self.tools, caps)
-        before, end, _ = self._render(messages, tools, caps).partition(_END)
+        mark = _END
+        while any(mark in said for said in texts_in([*self.messages, *self.tools])):
+            mark += "x"
+        messages, tools = fitted(
+            [*self.messages[:-1], _with_end(self.messages[-1], mark)], self.tools, caps, self._write(caps)
+        )
+        before, end, _ = self._render(messages, tools, caps).partition(mark)
         if not end:
             raise TemplateError(
                 "the chat template does not show the end of the last message, so it cannot be continued"
@@ -187,11 +198,11 @@ def _leaves_out(what: str) -> TemplateError:
     )
 
 
-def _with_end(message: Mapping[str, Any]) -> dict[str, Any]:
+def _with_end(message: Mapping[str, Any], mark: str) -> dict[str, Any]:
     """The assistant's message with a mark at its end; without a content it is the reasoning that goes on."""
     content = message["content"]
     if not content and (names := [name for name in REASONING if isinstance(message.get(name), str)]):
-        return {**message, **{name: message[name] + _END for name in names}}
+        return {**message, **{name: message[name] + mark for name in names}}
     if isinstance(content, list) and content:
-        return {**message, "content": [*content[:-1], {**content[-1], "text": content[-1]["text"] + _END}]}
-    return {**message, "content": (content or "") + _END}
+        return {**message, "content": [*content[:-1], {**content[-1], "text": content[-1]["text"] + mark}]}
+    return {**message, "content": (content or "") + mark}

@@ -15,7 +15,11 @@ def left_out(
     A template may write them otherwise (trimmed, as JSON): then another text in their place shows as well. The
     assistant's own words are the template's business: it leaves out what was reasoned.
     """
-    suspects = [i for i, m in enumerate(messages) if m["role"] != "assistant" and not _found(m["content"], text)]
+    suspects, at = [], 0
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            at = max(at, found := _place(message["content"], text, at))
+            suspects += [i] if found < 0 else []
     if not suspects:
         return []
     needles = {i: f"pyllmword{n}end" for n, i in enumerate(suspects)}
@@ -27,12 +31,19 @@ def left_out(
     return [messages[i] for i in suspects if needles[i] not in written]
 
 
-def _found(content: Any, text: str) -> bool:
-    if content is None:
-        return True
+def _place(content: Any, text: str, at: int) -> int:
+    """Where the words of a content are in the text, looked for from a place on, then anywhere; -1 if they are not."""
     if isinstance(content, list):
-        return all(_found(part.get("text") if isinstance(part, dict) else part, text) for part in content)
+        for part in content:
+            at = _place(part.get("text") if isinstance(part, dict) else part, text, at)
+            if at < 0:
+                break
+        return at
     if not isinstance(content, str):
-        return True  # in a form that only this template knows
+        return at  # in a form that only this template knows
     said = content.strip()
-    return said in text or json.dumps(said, ensure_ascii=False)[1:-1] in text
+    for words in (said, json.dumps(said, ensure_ascii=False)[1:-1]):
+        for start in (at, 0):
+            if (place := text.find(words, start)) >= 0:
+                return place
+    return -1

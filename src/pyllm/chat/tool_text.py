@@ -34,9 +34,12 @@ def described(tools: Sequence[Mapping[str, Any]], form: str = "") -> str:
     )
 
 
-def call_text(call: Mapping[str, Any]) -> str:
-    """A call {"function": {"name", "arguments"}} as the assistant writes it."""
-    function = call["function"]
+def calls_text(calls: Sequence[Mapping[str, Any]]) -> str:
+    """Calls {"function": {"name", "arguments"}} as the assistant writes them."""
+    return "\n".join(_call_text(call["function"]) for call in calls)
+
+
+def _call_text(function: Mapping[str, Any]) -> str:
     arguments = function["arguments"]
     written = arguments if isinstance(arguments, str) else _json(arguments)
     return f'{CALL}\n{{"name": {_json(function["name"])}, "arguments": {written}}}\n{CALL_END}'

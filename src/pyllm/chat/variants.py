@@ -14,6 +14,8 @@ from pyllm.errors import TemplateError
 if TYPE_CHECKING:
     import jinja2
 
+    from pyllm.chat.dialects.written import Write
+
 
 _NO_TOKENS = {"bos_token": "", "eos_token": ""}
 """For templates that write these tokens, while they are tried without a tokenizer."""
@@ -60,6 +62,13 @@ class Variant:
             lambda given: self.render({**_NO_TOKENS, **self._tokens, **given}), key, self.other_tool_variables
         )
         return replace(caps, tools=True) if self.name == "tool_use" and not caps.known else caps
+
+    @cached_property
+    def write_calls(self) -> Write | None:
+        """How the model writes calls, where only a hand-written dialect knows it."""
+        from pyllm.chat.dialects.written import writer_of
+
+        return writer_of(self._source)
 
     @property
     def takes_tools(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -98,10 +98,11 @@ class WholeBody:
     """Calls in a syntax of their own, read when all of it is there.
 
     `parse(text, schemas)` gives names and arguments, and raises ValueError where the text is no call. `schemas` are the
-    tools' by name.
+    tools' by name. `write(calls)` is the way back, needed where templates show no calls.
     """
 
     parse: Callable[[str, Schemas], list[tuple[str, dict[str, Any]]]]
+    write: Callable[[Sequence[tuple[str, Any]]], str] | None = None
 
 
 @dataclass(frozen=True)
