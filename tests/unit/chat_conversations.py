@@ -117,6 +117,14 @@ FITTED = {
 """Cases that say the same as another one, in a form that not every template knows."""
 
 
+BEGUN = ("It is 21", "Sure, ", "  Two\n\nparagraphs\n")
+"""Beginnings of answers that a model is to continue."""
+
+
+def begun(text: str) -> list[dict[str, Any]]:
+    return [copy.deepcopy(_ASK), {"role": "assistant", "content": text}]
+
+
 def words(case: str) -> list[str]:
     """What a prompt must say: texts of the messages, names and arguments of calls."""
     found: list[str] = []

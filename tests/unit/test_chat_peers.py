@@ -15,6 +15,9 @@ from pyllm.chat import ChatTemplate
 GOLDEN: dict[str, dict[str, str]] = json.loads(
     (Path(__file__).resolve().parents[1] / "golden" / "chat.json").read_text("utf-8")
 )
+CONTINUED: dict[str, dict[str, str]] = json.loads(
+    (Path(__file__).resolve().parents[1] / "golden" / "chat_continued.json").read_text("utf-8")
+)
 WITHOUT_TOOLS = {
     "HuggingFaceTB-SmolLM3-3B.jinja",
     "deepseek-ai-DeepSeek-V3.1.jinja",
@@ -87,6 +90,18 @@ def test_every_conversation_is_rendered_as_by_transformers(shared_data: Path, na
         for words in conversations.words(case):
             if (name, words) not in REASONED:
                 assert words in text or words.replace('"', '\\"') in text, case
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_a_begun_answer_is_continued_as_by_transformers(shared_data: Path, name: str) -> None:
+    template = ChatTemplate({"default": source_of(shared_data, name)})
+    day = {"strftime_now": conversations.DAY.strftime}
+    for begun, wanted in CONTINUED[name].items():
+        text = template.render(conversations.begun(begun), continue_final_message=True, **day, **conversations.TOKENS)
+        if all(sign in "0123456789abcdef" for sign in wanted):
+            assert hashlib.sha256(text.encode()).hexdigest()[:16] == wanted, begun
+        else:
+            assert text.rstrip().endswith(begun.strip()), begun
 
 
 def test_templates_without_a_place_for_tools_are_those_that_do_not_read_them(shared_data: Path) -> None:
