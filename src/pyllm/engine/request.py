@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pyllm.config import SamplingParams
 from pyllm.errors import ContextFullError, RequestError
+from pyllm.sampling import Vocabulary
 
 FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 
@@ -43,6 +44,8 @@ class GenerationRequest:
     """Tokens that a later prompt is expected to begin with; a hint for the prefix cache."""
     n_keep: int = 0
     """Number of first tokens that a context shift keeps."""
+    vocabulary: Vocabulary | None = None
+    """What tokens stand for; settings of sampling that are texts need it."""
 
 
 class GeneratedToken(NamedTuple):

@@ -1,7 +1,35 @@
-"""Sampling: choosing the next token from logits, by small steps that are composed once per request."""
+"""How the next token is chosen from logits: steps, each in a file of its own, run as one compiled chain.
 
-from pyllm.sampling.chain import Sampler, check
-from pyllm.sampling.largest import Largest
-from pyllm.sampling.logprobs import logprobs
+Names are imported when they are first used: the settings of the steps are read without numpy.
+"""
 
-__all__ = ["Largest", "Sampler", "check", "logprobs"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyllm.sampling.chain import Sampler, choose, prepare
+    from pyllm.sampling.general import check
+    from pyllm.sampling.largest import Largest
+    from pyllm.sampling.likelihoods import logprobs
+    from pyllm.sampling.vocabulary import Vocabulary
+
+__all__ = ["Largest", "Sampler", "Vocabulary", "check", "choose", "logprobs", "prepare"]
+
+_HOME_OF = {
+    "Largest": "largest",
+    "Sampler": "chain",
+    "Vocabulary": "vocabulary",
+    "check": "general",
+    "choose": "chain",
+    "logprobs": "likelihoods",
+    "prepare": "chain",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    return value

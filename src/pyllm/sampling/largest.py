@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.sampling.select import Floats
+from pyllm.sampling.select import Floats as Floats
 
 
 class Largest(NamedTuple):

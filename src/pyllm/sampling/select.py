@@ -12,7 +12,6 @@ _ROWS = 64
 """Rows of the matrix that logits are viewed as; the maximum of each column takes one pass at memory speed."""
 _FEW = 4096
 """Number of logits up to which sorting is as fast."""
-_BINS = 8192
 
 
 class Peaks:
@@ -56,49 +55,3 @@ class Peaks:
         else:
             ids = np.arange(k)
         return ids[np.lexsort((ids, -self.logits[ids]))[:k]]
-
-
-def heaviest_set(weight: Floats, mass: float) -> Ids:
-    """Indices of the fewest largest weights that together reach `mass`, in any order.
-
-    At least one; all, where the sum never reaches it. Of equal weights the first are taken.
-    """
-    ordered = np.sort(weight)[::-1]
-    n = _reaches(ordered, mass) + 1
-    least = ordered[n - 1]
-    chosen = np.flatnonzero(weight >= least)
-    if len(chosen) > n:
-        equal = np.flatnonzero(weight[chosen] == least)
-        chosen = np.delete(chosen, equal[n - len(chosen) :])
-    return chosen
-
-
-def lowest_set(score: Floats, weight: Floats, mass: float) -> Ids:
-    """Indices of the fewest lowest scores (0 or more) whose weights together exceed `mass`.
-
-    At least one; all, where the sum never exceeds it. Of equal scores the first are taken.
-    """
-    sure, edge, before = np.arange(0), np.arange(len(score)), 0.0
-    if len(score) > _FEW:
-        # A histogram gives the narrow range of the last score; only scores within it are sorted.
-        bins = np.minimum(score * np.float32(128), np.float32(_BINS - 1)).astype(np.intp)
-        sums = np.cumsum(np.bincount(bins, weight, _BINS))
-        last = min(int(sums.searchsorted(mass, "right")), _BINS - 1)
-        sure, edge = np.flatnonzero(bins < last), np.flatnonzero(bins == last)
-        before = float(sums[last - 1]) if last else 0.0
-    edge = edge[np.argsort(score[edge], kind="stable")]
-    n = int(np.cumsum(weight[edge], dtype=np.float64).searchsorted(mass - before, "right")) + 1
-    return np.concatenate((sure, edge[:n]))
-
-
-def _reaches(weight: Floats, mass: float) -> int:
-    """First index where the running sum of `weight` is `mass` or more; the last, where it never is."""
-    n = len(weight) // _ROWS * _ROWS if len(weight) > _FEW else 0
-    start, before = 0, 0.0
-    if n:
-        # First a running sum of sums: one over everything takes several times as long.
-        sums = np.cumsum(weight[:n].reshape(-1, _ROWS).sum(axis=1), dtype=np.float64)
-        block = int(sums.searchsorted(mass))
-        start, before = block * _ROWS, float(sums[block - 1]) if block else 0.0
-    reached = np.cumsum(weight[start : start + 2 * _ROWS] if n else weight, dtype=np.float64)
-    return min(start + int(reached.searchsorted(mass - before)), len(weight) - 1)

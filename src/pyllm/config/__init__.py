@@ -5,11 +5,23 @@ They can be pickled. A value of the wrong type raises RequestError; None stands 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pyllm.arguments import FilePath, settle
+from pyllm.config.sampling import SamplingOptions, SamplingParams
+
+__all__ = [
+    "AdapterChoice",
+    "ExecutionOptions",
+    "GPULayers",
+    "KVDtype",
+    "PlacementOptions",
+    "Progress",
+    "SamplingOptions",
+    "SamplingParams",
+]
 
 KVDtype = Literal["f16", "f32", "q8_0"]
 """Type of the KV cache's numbers; a backend has some of them (`Backend.kv_dtypes`)."""
@@ -72,36 +84,3 @@ class PlacementOptions:
         settle(self)
         if self.n_gpu_layers == -1:
             object.__setattr__(self, "n_gpu_layers", "auto")
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How the next token is chosen. Steps run in the order of the fields; a step at its neutral value is skipped."""
-
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    """Added to the logits of these tokens; -inf forbids one. Ids may be texts ("260"), as JSON has them."""
-    repeat_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens seen in the last `repeat_last_n` (1: off)."""
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repeat_last_n: int = 64
-    """How many tokens the penalties look back; -1: all, 0: none."""
-    top_k: int = 40
-    """Keep the k most likely (0 or -1: off)."""
-    typical_p: float = 1.0
-    """Locally typical sampling (1: off)."""
-    top_p: float = 0.95
-    """Keep the smallest set of the most likely tokens whose probabilities reach p (1: off)."""
-    min_p: float = 0.05
-    """Keep tokens at least p times as likely as the most likely one (0: off)."""
-    temperature: float = 0.8
-    """0: the most likely token, always (greedy)."""
-    seed: int | None = None
-    """None or -1: a fresh one each time."""
-
-    def __post_init__(self) -> None:
-        settle(self)
-        if self.top_k == -1:
-            object.__setattr__(self, "top_k", 0)
-        if self.seed == -1:
-            object.__setattr__(self, "seed", None)

@@ -1,0 +1,1 @@
+"""The chain of steps as one compiled function. But for `slots`, imported only where kernels are compiled."""

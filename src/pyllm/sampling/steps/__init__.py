@@ -1,0 +1,173 @@
+"""The steps from logits to a token: one class in a file each, found by name.
+
+A step says everything about itself: its settings, with default, neutral value, bounds and flags; how many of the
+largest logits it needs; where it is described; and the compiled function that does it. `SamplingParams`, the flags of
+the command line, the checks and the reference are made from that. A new step is a new file here, and a run of
+`python tools/write_sampling.py`.
+
+Nothing here imports numpy or numba: `pyllm run --help` reads the settings.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from pyllm.errors import RequestError
+
+PLAIN = "pyllm"
+"""Where a setting comes from, if it is of no paper."""
+N_PARAMETERS = 7
+"""Numbers that a step may hand to its compiled function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A field of `SamplingParams`."""
+
+    name: str
+    type: str
+    """The field's annotation, as source."""
+    default: Any
+    doc: str
+    """What it does, in a sentence or two; other settings in backquotes."""
+    low: float = -math.inf
+    high: float = math.inf
+    above_low: bool = False
+    """Whether `low` itself is out of bounds."""
+    must: str = ""
+    """What it must be, where the bounds do not say it well enough."""
+    flags: tuple[str, ...] = ()
+    """Flags of the command line, where they are not the name."""
+    key: str = ""
+    """What follows `general.sampling.` in the metadata of a file that advises a value."""
+    minus_one: Any = -1
+    """What -1 stands for."""
+    options_type: str = ""
+    """The annotation of the keyword option, where more is taken than is kept."""
+
+    @property
+    def parameter(self) -> bool:
+        """Whether it is a single number."""
+        return self.type in ("int", "float", "int | None")
+
+    def check(self, value: Any) -> None:
+        """Raise RequestError where a number is out of bounds."""
+        if value is None or not isinstance(value, int | float):
+            return
+        low = value > self.low if self.above_low else value >= self.low
+        if not (low and value <= self.high and (math.isfinite(value))):
+            raise RequestError(f"{self.name} must be {self.must or self._bounds()}, not {value}")
+
+    def _bounds(self) -> str:
+        if self.low == -math.inf:
+            return "a finite number"
+        if self.high == math.inf:
+            return f"more than {self.low:g}" if self.above_low else f"{self.low:g} or more"
+        return f"between {self.low:g} and {self.high:g}"
+
+
+class Step:
+    """A step; a subclass's docstring says what it does and where it is from.
+
+    `params` are a `SamplingParams`.
+    """
+
+    settings: ClassVar[tuple[Setting, ...]] = ()
+    kind: ClassVar[Literal["logits", "narrowing", "shape", "last"]] = "narrowing"
+    """logits: makes tokens more or less likely, one by one. narrowing: leaves some out. shape: changes the whole
+    distribution. last: chooses. A greedy request takes the logits steps only; with mirostat, nothing is narrowed."""
+    default_place: ClassVar[int] = 0
+    """Steps run in the order of these, unless `samplers` says otherwise."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Other names in `samplers`."""
+    source: ClassVar[str] = PLAIN
+    """The paper, or who thought of it."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Its name in `samplers`: that of its module."""
+        return cls.__module__.rpartition(".")[2]
+
+    @staticmethod
+    def is_on(params: Any) -> bool:
+        """Whether the settings differ from what leaves logits as they are."""
+        raise NotImplementedError
+
+    @staticmethod
+    def check(params: Any) -> None:
+        """Raise RequestError for settings that are each in bounds, yet make no sense together."""
+
+    @staticmethod
+    def pack(params: Any) -> tuple[float, ...]:
+        """The numbers that the compiled function takes, `N_PARAMETERS` at most."""
+        return ()
+
+    @staticmethod
+    def n_needed(params: Any) -> int | None:
+        """How many of the largest logits do what all do; None: it takes all, or does not care."""
+        return None
+
+    @staticmethod
+    def is_local(params: Any) -> bool:
+        """Whether it does the same to the largest logits, whatever else there is."""
+        return False
+
+    @staticmethod
+    def lowers_only(params: Any) -> bool:
+        """Of a logits step: whether it makes no token more likely."""
+        return True
+
+    @staticmethod
+    def look_back(params: Any) -> int:
+        """Of a logits step: how many of the last tokens it looks at; -1: all."""
+        return 0
+
+    @staticmethod
+    def memory(params: Any) -> tuple[float, float]:
+        """Of a last step: the two numbers that it begins with; it leaves others for the next token."""
+        return 0.0, 0.0
+
+    @staticmethod
+    def compiled() -> Callable[[int, int], None]:
+        """apply(state, parameters): what it does, for numba. Imports numba."""
+        raise NotImplementedError
+
+
+@cache
+def all_steps() -> tuple[type[Step], ...]:
+    """Every step there is, in the usual order."""
+    found = []
+    for module in pkgutil.iter_modules(__path__):
+        names = vars(importlib.import_module(f"{__name__}.{module.name}"))
+        found += [v for v in names.values() if isinstance(v, type) and issubclass(v, Step) and v.__module__ != __name__]
+    return tuple(sorted(found, key=lambda step: (step.default_place, step.name())))
+
+
+@cache
+def by_name() -> dict[str, type[Step]]:
+    """Steps by all their names."""
+    return {name: step for step in all_steps() for name in (step.name(), *step.aliases)}
+
+
+def ordered(samplers: Iterable[str] | None) -> list[type[Step]]:
+    """The steps of these names, in this order; None: all, in the usual one. Those that choose come last.
+
+    Raises RequestError for a name that is none or there twice.
+    """
+    if samplers is None:
+        return list(all_steps())
+    steps: list[type[Step]] = []
+    for given in samplers:
+        step = by_name().get(given.strip().lower().replace("-", "_"))
+        if step is None:
+            raise RequestError(f"samplers names {given!r}; there are {', '.join(s.name() for s in all_steps())}")
+        if step in steps:
+            raise RequestError(f"samplers names {given!r} twice")
+        steps.append(step)
+    return sorted(steps, key=lambda step: step.kind == "last")
