@@ -18,7 +18,6 @@ ALIASES = {
     "--stop": ("-r", "--reverse-prompt"),
     "--system": ("-sys", "--system-prompt"),
     "--system-file": ("-sysf", "--system-prompt-file"),
-    "--typical-p": ("--typical",),
 }
 """By pyllm's long name. Aliases work wherever the option does, and are not listed in help."""
 
@@ -66,13 +65,7 @@ _DIFFERENT = {
     "-mu --model-url": "-m takes a file, a name that `pyllm list` shows, or hf.co/user/repo[:quant]",
     "-cl --cache-list": "`pyllm list` shows the models that are here",
     "--check-tensors": "`pyllm pull` checks a fetched model; files are checked when they are opened",
-    "--samplers --sampler-seq --sampling-seq": (
-        "the order is fixed: penalties, top-k, typical-p, top-p, min-p, temperature"
-    ),
-    "--mirostat --mirostat-lr --mirostat-ent --dynatemp-range --dynatemp-exp --xtc-probability --xtc-threshold "
-    "--top-nsigma --top-n-sigma --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n": (
-        "there is no such sampler; --temp, --top-k, --top-p, --min-p, --typical-p and the penalties are there"
-    ),
+    "--sampler-seq --sampling-seq": "--samplers takes the names, with semicolons between them",
     "-md --model-draft --draft-max --draft-min": "there are no draft models yet",
     "-mm --mmproj --image": "models read text only",
     "--prompt-cache --prompt-cache-all": "`pyllm chat` keeps what it has read as long as it runs",

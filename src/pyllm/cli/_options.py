@@ -1,11 +1,10 @@
-"""Options shared by several commands. Sampling options are made from the fields of `SamplingParams`."""
+"""Options shared by several commands. Sampling options are made from the settings of the steps."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, fields
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -15,28 +14,10 @@ from click.core import ParameterSource
 
 from pyllm import env
 from pyllm.cli._types import BiasType, CountType, GPULayersType, JSONObjectType, ModelType
-from pyllm.config import KVDtype, PlacementOptions, SamplingParams
+from pyllm.config import KVDtype, PlacementOptions
+from pyllm.sampling.general import all_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_SHORT = {"temperature": ("--temp", "--temperature"), "seed": ("-s", "--seed")}
-"""Flags of fields with another or a short name on the command line."""
-_HELP = {
-    "logit_bias": "Make a token more likely, or less (-inf: never); may be repeated.",
-    "repeat_penalty": "Above 1: tokens of the last --repeat-last-n become less likely.",
-    "presence_penalty": "Above 0: earlier tokens become less likely.",
-    "frequency_penalty": "Above 0: tokens become less likely with each occurrence.",
-    "repeat_last_n": "Tokens that the penalties look back at; -1: all, 0: none.",
-    "top_k": "Choose among the k most likely tokens (0: all).",
-    "typical_p": "Choose among tokens of typical surprise, up to probability p (1: all).",
-    "top_p": "Choose among the most likely tokens, until their probabilities add up to p (1: all).",
-    "min_p": "Leave out tokens less than p times as likely as the most likely one (0: none).",
-    "temperature": "Randomness of the choice; 0: always the most likely token.",
-    "seed": "Seed of random numbers, to repeat an answer [default: a new one each time].",
-}
-"""Help texts of sampling flags."""
-_NEUTRAL = {"seed": None, "top_k": 0}
-"""Meanings of -1."""
 
 MAIN_GPU = "The GPU, counted from 0, that has the last layers and the output head."
 ALL_LAYERS = 1 << 20
@@ -265,28 +246,52 @@ def adapters(options: dict[str, Any]) -> list[tuple[str, float]]:
 
 
 def sampling_options(function: F) -> F:
-    """One flag for each field of SamplingParams; `sampling` collects them."""
-    for field in reversed(fields(SamplingParams)):
-        flags = _SHORT.get(field.name, ("--" + field.name.replace("_", "-"),))
-        text = _HELP[field.name]
-        if field.name == "logit_bias":
-            option = click.option(*flags, field.name, type=BiasType(), multiple=True, help=text)
+    """Flags of the settings of sampling; `sampling` collects them."""
+    for setting in reversed(all_settings()):
+        if not setting.flags and setting.name == "logits_processors":
+            continue  # functions
+        flags = setting.flags or (flag_of(setting.name),)
+        text = re.sub("`(\\w+)`", lambda found: flag_of(found[1]), setting.help or setting.doc)
+        if setting.type == "Mapping[int, float]":
+            option = click.option(*flags, setting.name, type=BiasType(), multiple=True, help=_repeated(text))
+        elif setting.type.startswith("Sequence") and setting.name != "samplers":
+            entry = click.INT if "int" in setting.type else click.STRING
+            metavar = "ID" if entry is click.INT else "TEXT"
+            option = click.option(
+                *flags, setting.name, type=entry, metavar=metavar, multiple=True, help=_repeated(text)
+            )
+        elif setting.name == "samplers":
+            option = click.option(*flags, setting.name, metavar="NAME;NAME", help=text)
         else:
-            kind = int if str(field.type).startswith("int") else float
-            if field.default is not None and field.default is not MISSING:
-                text = f"{text}  [default: {field.default}]".strip()
-            option = click.option(*flags, field.name, type=kind, metavar="N", help=text)
+            if setting.default is not None:
+                text = f"{text}  [default: {setting.default}]"
+            kind = int if setting.type.startswith("int") else float
+            option = click.option(*flags, setting.name, type=kind, metavar="N", help=text)
         function = option(function)
     return function
 
 
-def sampling(options: dict[str, Any]) -> SamplingParams:
-    """Remove the sampling options from a command's `options` and return them. Raises RequestError where one is out of
-    bounds."""
-    given = {f.name: options.pop(f.name) for f in fields(SamplingParams)}
+def flag_of(name: str) -> str:
+    """The long flag of a setting of sampling."""
+    flags = next((s.flags for s in all_settings() if s.name == name), ())
+    return max(flags, key=len) if flags else "--" + name.replace("_", "-")
+
+
+def _repeated(text: str) -> str:
+    return f"{text.removesuffix('.')}; may be repeated."
+
+
+def sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """Remove the sampling options from a command's `options`; returns those that were given, as keywords of
+    `LLM.chat`."""
+    given = {s.name: options.pop(s.name) for s in all_settings() if s.name in options}
     given["logit_bias"] = dict(given["logit_bias"])
-    given = {name: _NEUTRAL.get(name, value) if value == -1 else value for name, value in given.items()}
-    return SamplingParams(**{name: value for name, value in given.items() if value is not None})
+    for name in ("banned_strings", "dry_sequence_breakers"):
+        given[name] = tuple(map(text_option, given[name]))
+    given = {name: value for name, value in given.items() if value not in (None, (), {})}
+    if given.get("dry_sequence_breakers") == ("none",):
+        given["dry_sequence_breakers"] = ()  # as llama.cpp has it
+    return given
 
 
 def answer_options(function: F) -> F:
@@ -317,7 +322,7 @@ def answer_options(function: F) -> F:
 
 def request(options: dict[str, Any]) -> dict[str, Any]:
     """Remove the sampling and answer options from a command's `options`; returns keywords of `LLM.chat`."""
-    found: dict[str, Any] = {"sampling": sampling(options), "stop": tuple(map(text_option, options.pop("stop")))}
+    found: dict[str, Any] = {**sampling(options), "stop": tuple(map(text_option, options.pop("stop")))}
     max_tokens = options.pop("max_tokens")
     if max_tokens is not None:
         if max_tokens < -2:

@@ -23,25 +23,25 @@ class SamplingParams:
     banned_strings: Sequence[str] = ()
     """Texts that never are in the answer: a token that would complete one is not chosen."""
     min_tokens: int = 0
-    """The answer does not end before so many tokens."""
+    """Least number of tokens before the answer may end."""
     repeat_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens seen in the last `repeat_last_n` (1: off)."""
+    """Divides positive and multiplies negative logits of tokens in the last `repeat_last_n` (1: off)."""
     presence_penalty: float = 0.0
-    """Taken off the logits of tokens seen in the last `repeat_last_n` (0: off)."""
+    """Subtracted from the logits of tokens in the last `repeat_last_n` (0: off)."""
     frequency_penalty: float = 0.0
-    """Taken off the logits of tokens for each time they are seen in the last `repeat_last_n` (0: off)."""
+    """Subtracted from the logits of tokens for each occurrence in the last `repeat_last_n` (0: off)."""
     repeat_last_n: int = 64
-    """How many tokens the penalties look back; -1: all, 0: none."""
+    """Number of last tokens that the penalties look at; -1: all, 0: none."""
     dry_multiplier: float = 0.0
-    """How much less likely a token becomes that goes on with a repetition (0: off)."""
+    """DRY: subtracted from the logit of a token that continues a repetition (0: off)."""
     dry_base: float = 1.75
-    """How the penalty grows with each token that is repeated."""
+    """Growth of DRY's penalty with each repeated token."""
     dry_allowed_length: int = 2
-    """How many repeated tokens cost nothing but the multiplier."""
+    """Length of a repetition from which on DRY's penalty grows; shorter ones are free."""
     dry_penalty_last_n: int = 64
-    """How many tokens are searched for repetitions; -1: all, 0: none."""
+    """Number of last tokens that DRY searches for repetitions; -1: all, 0: none."""
     dry_sequence_breakers: Sequence[str] = ("\n", ":", '"', "*")
-    """Texts over which no repetition reaches; giving some replaces the usual ones."""
+    """Texts that end a repetition for DRY; giving some replaces the usual ones."""
     top_n_sigma: float = 0.0
     """Leave out tokens whose logits are more than n standard deviations below the largest (0 or -1: none)."""
     top_k: int = 40
@@ -49,7 +49,7 @@ class SamplingParams:
     tfs_z: float = 1.0
     """Leave out the flat tail of the sorted probabilities, where their bends add up to share z (1: nothing)."""
     typical_p: float = 1.0
-    """Choose among tokens as surprising as can be expected, until their probabilities exceed p (1: all)."""
+    """Choose among tokens of typical surprise, up to probability p (1: all)."""
     top_p: float = 0.95
     """Choose among the most likely tokens, until their probabilities add up to p (1: all)."""
     top_a: float = 0.0
@@ -70,24 +70,23 @@ class SamplingParams:
     smoothing_curve: float = 1.0
     """Above 1, `smoothing_factor` works by the cube of the distance, too."""
     temperature: float = 0.8
-    """How freely to choose; 0: always the most likely token (greedy)."""
+    """Randomness of the choice; 0: always the most likely token (greedy)."""
     dynatemp_range: float = 0.0
-    """How far the temperature follows the entropy, up and down (0: not at all)."""
+    """Dynamic temperature: how far it moves with the entropy, up and down (0: off)."""
     dynatemp_exponent: float = 1.0
-    """How the temperature follows: by the entropy's share to this power."""
+    """Dynamic temperature: exponent of the entropy's share."""
     mirostat: int = 0
-    """Hold the mean surprise, by Mirostat 1 or 2 (0: off). Of the other steps, penalties, smoothing and
-    temperature run with it."""
+    """Keep the mean surprise constant, by Mirostat 1 or 2; no other step then leaves out tokens (0: off)."""
     mirostat_tau: float = 5.0
-    """The surprise that `mirostat` holds, in bits."""
+    """Target surprise of `mirostat`, in bits."""
     mirostat_eta: float = 0.1
-    """How quickly `mirostat` follows."""
+    """Learning rate of `mirostat`."""
     adaptive_target: float = -1.0
     """Choose tokens whose probability is near this one (-1: off)."""
     adaptive_decay: float = 0.9
     """How long `adaptive_target` remembers: about 1 / (1 - decay) tokens."""
     seed: int | None = None
-    """A number to get the same answer again; None or -1: another one each time."""
+    """Seed of random numbers, to repeat an answer; None or -1: a new one each time."""
     samplers: Sequence[str] | None = None
     """The steps that run, in this order; None: all that are on, in the usual order."""
     logits_processors: Sequence[Callable[[Any, Any], Any]] = ()

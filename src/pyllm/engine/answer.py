@@ -14,7 +14,8 @@ from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest
 from pyllm.engine.rows import SequenceRows
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Transformer
-from pyllm.sampling import Largest, Sampler, logprobs
+from pyllm.errors import PyllmError
+from pyllm.sampling import Largest, Sampler, choose, logprobs
 
 
 class Answer(Consumer):
@@ -44,6 +45,9 @@ class Answer(Consumer):
         self.prompt_logprobs: list[GeneratedToken] | None = None if request.prompt_logprobs is None else []
         """Of the prompt's tokens from the second on."""
 
+        self.chosen: int | PyllmError = -1
+        """The next token, which `choose_tokens` has chosen from this step's rows, or why there is none."""
+
     @property
     def back_pressured(self) -> bool:
         return self.mailbox.full
@@ -71,14 +75,21 @@ class Answer(Consumer):
         if rest is not None:
             self.mailbox.put(rest)
 
+    def extends(self, seq: Sequence, rows: SequenceRows) -> bool:
+        """Whether the last of these rows is what the next token is chosen from."""
+        return self.n_most != 0 and seq.next_row + rows.n == seq.n_tokens
+
     def _note_prompt(self, token: int, logits: NDArray[np.float32] | Largest) -> None:
         assert self.prompt_logprobs is not None
         self.prompt_logprobs.append(GeneratedToken(token, *logprobs(logits, token, self.request.prompt_logprobs or 0)))
 
     def _extend(self, seq: Sequence, logits: NDArray[np.float32] | Largest) -> FinishReason | None:
-        """Choose the next token."""
+        """Take the next token."""
         request = self.request
-        token = self.sampler(logits, seq.tokens[: seq.n_tokens])
+        token = self.chosen
+        if isinstance(token, PyllmError):
+            raise token
+        self.sampler.accept(token)
         if seq.first_token_at is None:
             seq.first_token_at = perf_counter()
         if token in request.stop_ids:
@@ -93,3 +104,16 @@ class Answer(Consumer):
         if self.transformer.finished:
             return "stop"
         return "length" if self.n_generated == self.n_most else None
+
+
+def choose_tokens(steps: list[Sequence], found: list[SequenceRows]) -> None:
+    """Choose the next token of every answer of a step, in one compiled call."""
+    ready = []
+    for seq, rows in zip(steps, found, strict=True):
+        answer = seq.consumer
+        if isinstance(answer, Answer) and rows.n and not seq.cancelled and answer.extends(seq, rows):
+            ready.append((answer, rows.row(rows.n - 1), seq.tokens[: seq.n_tokens]))
+    if ready:
+        answers, logits, seen = zip(*ready, strict=True)
+        for answer, token in zip(answers, choose(logits, [a.sampler for a in answers], seen), strict=True):
+            answer.chosen = token

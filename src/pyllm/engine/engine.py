@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyllm.backends.base import Executable
 from pyllm.cache import PagePool
 from pyllm.engine import process, rows
-from pyllm.engine.answer import Answer
+from pyllm.engine.answer import Answer, choose_tokens
 from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
 from pyllm.engine.mailbox import LoopBell
@@ -193,7 +193,8 @@ class Engine:
     def _answer(self, request: GenerationRequest, transformer: Transformer[Any]) -> tuple[Sequence, Answer]:
         check_request(request, self.n_ctx)
         tokens = check_tokens(request.tokens, self.n_ctx, self.n_vocab)
-        answer = Answer(request, len(tokens), Sampler(request.sampling, self.n_vocab), self.n_ctx, transformer)
+        sampler = Sampler(request.sampling, self.n_vocab, request.vocabulary, request.stop_ids)
+        answer = Answer(request, len(tokens), sampler, self.n_ctx, transformer)
         first_row = len(tokens) - 1 if request.prompt_logprobs is None else 0
         seq = Sequence(
             next(self._numbers),
@@ -366,6 +367,7 @@ class Engine:
         return None
 
     def _commit(self, steps: list[Sequence], found: list[rows.SequenceRows]) -> None:
+        choose_tokens(steps, found)
         for seq, own in zip(steps, found, strict=True):
             self.scheduler.commit(seq)
             if not own.n or seq.cancelled:

@@ -13,6 +13,7 @@ from pyllm.llm.results import Completion
 from pyllm.llm.settings import GenerateSettings
 from pyllm.llm.streams import Reading, chosen
 from pyllm.llm.writing import Parser, Writer
+from pyllm.sampling import Vocabulary
 from pyllm.tokenizers import Tokenizer
 
 
@@ -23,6 +24,7 @@ class Call:
     tokens: list[int]
     settings: GenerateSettings
     tokenizer: Tokenizer | None
+    vocabulary: Vocabulary | None = None
     continues: bool = False
     """The answer continues a text, so a space at its beginning belongs to it."""
     n_dropped: int = 0
@@ -69,6 +71,7 @@ class Call:
             n_prefix=self.n_prefix,
             priority=settings.priority,
             timeout=settings.timeout,
+            vocabulary=self.vocabulary,
         )
         request = replace(request, paced=True) if streamed else replace(request, unread=None)
         writers = [

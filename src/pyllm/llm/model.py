@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyllm.chat import ChatTemplate
+    from pyllm.config import SamplingParams
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
     from pyllm.llm.adapters import Adapter
     from pyllm.llm.calls import Call
+    from pyllm.sampling import Vocabulary
     from pyllm.tokenizers import Tokenizer
 
 Stream = bool | Literal["events"]
@@ -58,6 +60,7 @@ class LLM:
         max_waiting: int | None = None,
     ) -> None:
         from pyllm.engine import Engine
+        from pyllm.sampling import advised
 
         self._file = file
         self._adapters = adapters
@@ -65,6 +68,9 @@ class LLM:
         self._tokenizer = tokenizer
         self._template: ChatTemplate | None = None
         self._template_read = False
+        self._words: Vocabulary | None = None
+        self.sampling: SamplingParams = advised(file.metadata)
+        """Sampling of requests that name none: what the file advises (`general.sampling.*`), else the defaults."""
         self.architecture = compiled.architecture
         self.n_ctx = n_ctx
         self.devices = tuple(device.name for device in compiled.devices)
@@ -378,13 +384,13 @@ class LLM:
     def _completing(self, caller: str, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
         from pyllm.llm.calls import Call
 
-        settings = GenerateSettings.of(caller, 256, options)
+        settings = GenerateSettings.of(caller, 256, options, self.sampling)
         tokens = self._encode(prompt, parse_special)
         tokenizer = self.tokenizer if self.has_tokenizer else None
         echo = ""
         if settings.echo:
             echo = prompt if isinstance(prompt, str) else tokenizer.decode(tokens) if tokenizer is not None else ""
-        return Call(tokens, settings, tokenizer, continues=bool(prompt), echo=echo)
+        return Call(tokens, settings, tokenizer, self._vocabulary(), continues=bool(prompt), echo=echo)
 
     def _chatting(
         self,
@@ -398,7 +404,7 @@ class LLM:
     ) -> Call:
         from pyllm.llm.calls import Call
 
-        settings = GenerateSettings.of(caller, None, options)
+        settings = GenerateSettings.of(caller, None, options, self.sampling)
         encode = partial(
             self._encode_chat, tools=tools, variables=variables, continue_final_message=continue_final_message
         )
@@ -409,7 +415,8 @@ class LLM:
             room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
             assert isinstance(messages, list)
             tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
-        return Call(tokens, settings, self.tokenizer, continues=continue_final_message, n_dropped=n_dropped)
+        words = self._vocabulary()
+        return Call(tokens, settings, self.tokenizer, words, continues=continue_final_message, n_dropped=n_dropped)
 
     def _run(self, call: Call, stream: Stream) -> Completion | CompletionStream | EventStream:
         from pyllm.llm.calls import whole
@@ -418,6 +425,14 @@ class LLM:
             reading = call.stream(self.engine)
             return EventStream(reading) if stream == "events" else CompletionStream(reading)
         return whole(call, call.start(self.engine))
+
+    def _vocabulary(self) -> Vocabulary | None:
+        """What sampling may ask of tokens; the same for all requests."""
+        if self._words is None and self.has_tokenizer:
+            from pyllm.sampling import Vocabulary
+
+            self._words = Vocabulary.of(self.tokenizer, self.n_vocab)
+        return self._words
 
     def _embed_one(self, prompt: Prompt, normalize: bool) -> NDArray[np.float32]:
         import numpy as np

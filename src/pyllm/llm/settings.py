@@ -5,34 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypedDict
+from typing import Any
 
 from pyllm.arguments import settle
-from pyllm.config import SamplingParams
+from pyllm.config import SamplingOptions, SamplingParams
 from pyllm.errors import RequestError
-
-
-class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingParams`, which describes them and their defaults. None: the default."""
-
-    logit_bias: Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int, float]] | None
-    repeat_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repeat_last_n: int | None
-    top_k: int | None
-    typical_p: float | None
-    top_p: float | None
-    min_p: float | None
-    temperature: float | None
-    seed: int | None
 
 
 class GenerateOptions(SamplingOptions, total=False):
     """Keyword options of `LLM.complete`, `LLM.chat` and `LLM.generate`."""
 
     sampling: SamplingParams | None
-    """Base of the sampling options; single options override it."""
+    """Base of the sampling options; single options override it. Default: what the model's file advises."""
     max_tokens: int | None
     """Most tokens to generate; None or -1: until the model ends the text. A full context ends the answer too, with
     finish_reason "length"."""
@@ -93,11 +77,15 @@ class GenerateSettings:
             raise RequestError(f"timeout must be a positive number of seconds, not {self.timeout}")
 
     @classmethod
-    def of(cls, caller: str, max_tokens: int | None, options: Mapping[str, Any]) -> GenerateSettings:
-        """Settings from a call's keywords. `max_tokens`: the default of that option. Raises RequestError."""
+    def of(
+        cls, caller: str, max_tokens: int | None, options: Mapping[str, Any], sampling: SamplingParams | None = None
+    ) -> GenerateSettings:
+        """Settings from a call's keywords. `max_tokens`, `sampling`: where they name none. Raises RequestError."""
         if unknown := [name for name in options if name not in _SAMPLING and name not in _OWN]:
             raise RequestError(_unknown(caller, unknown[0]))
         own = {name: value for name, value in options.items() if name in _OWN}
+        if own.get("sampling") is None:
+            own["sampling"] = sampling
         settings = cls(**{"max_tokens": max_tokens, **own})
         steps = {name: value for name, value in options.items() if name in _SAMPLING}
         given = {name: value for name, value in steps.items() if value is not None or name == "seed"}

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyllm.sampling.chain import Sampler, choose, prepare
-    from pyllm.sampling.general import check
+    from pyllm.sampling.general import advised, check
     from pyllm.sampling.largest import Largest
     from pyllm.sampling.likelihoods import logprobs
     from pyllm.sampling.vocabulary import Vocabulary
 
-__all__ = ["Largest", "Sampler", "Vocabulary", "check", "choose", "logprobs", "prepare"]
+__all__ = ["Largest", "Sampler", "Vocabulary", "advised", "check", "choose", "logprobs", "prepare"]
 
 _HOME_OF = {
     "Largest": "largest",
     "Sampler": "chain",
     "Vocabulary": "vocabulary",
+    "advised": "general",
     "check": "general",
     "choose": "chain",
     "logprobs": "likelihoods",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pyllm.config import SamplingParams
 from pyllm.errors import RequestError
 from pyllm.sampling.steps import Setting, all_steps, ordered
 
@@ -35,7 +36,7 @@ FIRST = (
         "min_tokens",
         "int",
         0,
-        "The answer does not end before so many tokens.",
+        "Least number of tokens before the answer may end.",
         low=0,
     ),
 )
@@ -45,7 +46,8 @@ LAST = (
         "seed",
         "int | None",
         None,
-        "A number to get the same answer again; None or -1: another one each time.",
+        "Seed of random numbers, to repeat an answer; None or -1: a new one each time.",
+        help="Seed of random numbers, to repeat an answer [default: a new one each time].",
         low=0,
         must="0 or more, or None for a fresh one",
         flags=("-s", "--seed"),
@@ -56,6 +58,7 @@ LAST = (
         "Sequence[str] | None",
         None,
         "The steps that run, in this order; None: all that are on, in the usual order.",
+        help="The steps that run, in this order [default: all that are on, in the usual order].",
         key="sequence",
     ),
     Setting(
@@ -73,8 +76,28 @@ def all_settings() -> list[Setting]:
     return [*FIRST, *(setting for step in all_steps() for setting in step.settings), *LAST]
 
 
-def check(params: Any, n_vocab: int) -> None:
-    """Raise RequestError for settings that make no sense. `params` are a `SamplingParams`."""
+def advised(metadata: Mapping[str, Any]) -> SamplingParams:
+    """The settings that a file advises, `general.sampling.*`; defaults where it names none, or one out of bounds."""
+    found: dict[str, Any] = {}
+    for setting in all_settings():
+        value = metadata.get(f"general.sampling.{setting.key}") if setting.key else None
+        if value is None:
+            continue
+        try:
+            if isinstance(value, str):
+                ordered(names := tuple(value.split(";")))
+                value = names
+            given: dict[str, Any] = {setting.name: value}
+            params = SamplingParams(**given)
+            setting.check(getattr(params, setting.name))
+        except RequestError:
+            continue  # advice; a model without it is whole
+        found[setting.name] = getattr(params, setting.name)
+    return SamplingParams(**found)
+
+
+def check(params: SamplingParams, n_vocab: int) -> None:
+    """Raise RequestError for invalid settings."""
     for setting in all_settings():
         setting.check(getattr(params, setting.name))
     _check_bias(params.logit_bias, n_vocab)

@@ -350,7 +350,7 @@ def sampled(*words: str) -> SamplingParams:
     @click.command()
     @_options.sampling_options
     def command(**options: object) -> SamplingParams:
-        return _options.sampling(options)
+        return SamplingParams(**_options.sampling(options))
 
     result: SamplingParams = command.main(list(words), standalone_mode=False)
     return result

@@ -119,9 +119,11 @@ def test_sampling_flags_cover_the_settings() -> None:
     @click.command()
     @_options.sampling_options
     def command(**options: object) -> SamplingParams:
-        return _options.sampling(options)
+        return SamplingParams(**_options.sampling(options))
 
     for field in fields(SamplingParams):
+        if field.name == "logits_processors":  # functions
+            continue
         (option,) = (p for p in command.params if p.name == field.name)
         assert isinstance(option, click.Option)
         assert option.help

@@ -36,6 +36,8 @@ class Setting:
     default: Any
     doc: str
     """What it does, in a sentence or two; other settings in backquotes."""
+    help: str = ""
+    """What the command line says, where that is not `doc`."""
     low: float = -math.inf
     high: float = math.inf
     above_low: bool = False
@@ -158,13 +160,15 @@ def by_name() -> dict[str, type[Step]]:
 def ordered(samplers: Iterable[str] | None) -> list[type[Step]]:
     """The steps of these names, in this order; None: all, in the usual one. Those that choose come last.
 
+    A text may hold several names, with semicolons or commas between them.
+
     Raises RequestError for a name that is none or there twice.
     """
     if samplers is None:
         return list(all_steps())
     steps: list[type[Step]] = []
-    for given in samplers:
-        step = by_name().get(given.strip().lower().replace("-", "_"))
+    for given in (name.strip() for text in samplers for name in text.replace(",", ";").split(";")):
+        step = by_name().get(given.lower().replace("-", "_"))
         if step is None:
             raise RequestError(f"samplers names {given!r}; there are {', '.join(s.name() for s in all_steps())}")
         if step in steps:

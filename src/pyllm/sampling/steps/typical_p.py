@@ -16,7 +16,7 @@ class TypicalP(Step):
             "typical_p",
             "float",
             1.0,
-            "Choose among tokens as surprising as can be expected, until their probabilities exceed p (1: all).",
+            "Choose among tokens of typical surprise, up to probability p (1: all).",
             low=0,
             high=1,
             flags=("--typical-p", "--typical"),
