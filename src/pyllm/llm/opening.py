@@ -81,7 +81,7 @@ def load(
 
     Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (a setting out of bounds).
     """
-    from pyllm import env
+    from pyllm import env, sampling
     from pyllm.gguf import open_gguf
 
     env.open_missing_descriptors()
@@ -115,6 +115,7 @@ def load(
             n_ctx, max_seqs=max_seqs, n_kv=n_kv, n_batch=n_batch, n_rows=n_rows, kv_dtype=kv_dtype, n_threads=n_threads
         )
         compiled = compile_model(file, n_ctx, replace(options, progress=progress), backend, opened, placement)
+        sampling.prepare(progress)
         return LLM(file, tokenizer, compiled, n_ctx, opened, max_waiting)
     except BaseException as error:
         tokenizer.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,7 @@ class Sampler:
     ) -> None:
         """`vocabulary` is for settings that are texts, `stop_ids` for `min_tokens`. Raises RequestError."""
         check(params, n_vocab)
+        prepare()  # here, so that no step of others waits for it
         self.params = p = params
         self.n_vocab = n_vocab
         self.greedy = p.temperature == 0
@@ -245,10 +246,17 @@ def choose(
 
 
 def prepare(progress: Progress | None = None) -> None:
-    """Compile the chain for this processor, if no earlier run has."""
-    from pyllm.jit.compiler import LIBRARY
+    """Compile the chain for this processor, if no earlier run has, and load it."""
+    if not _loaded:
+        from pyllm.jit.compiler import LIBRARY
+        from pyllm.jit.threads import KERNEL_TYPE
 
-    LIBRARY.load([chain_kernel()], progress)
+        kernel = chain_kernel()
+        _loaded.append(KERNEL_TYPE(LIBRARY.load([kernel], progress)[kernel]))
+
+
+_loaded: list[Callable[[int, int, int], None]] = []
+"""The chain, once it is there."""
 
 
 @cache
@@ -267,7 +275,6 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         self._n_vocab = self._n_seen = 0
-        self._call: Any = None
 
     def run(self, samplers: Sequence[Sampler], n_seen: int) -> None:
         n_vocab = max(sampler.n_vocab for sampler in samplers)
@@ -275,15 +282,9 @@ class _Workspace(threading.local):
             self._allocate(max(n_vocab, self._n_vocab), max(n_seen, self._n_seen))
         rows = np.array([sampler.address for sampler in samplers], np.int64)
         self._arguments[1], self._arguments[2] = _address(rows), len(samplers)
-        self._call(self._at, 0, 1)
+        _loaded[0](self._at, 0, 1)
 
     def _allocate(self, n_vocab: int, n_seen: int) -> None:
-        from pyllm.jit.compiler import LIBRARY
-        from pyllm.jit.threads import KERNEL_TYPE
-
-        if self._call is None:
-            kernel = chain_kernel()
-            self._call = KERNEL_TYPE(LIBRARY.load([kernel])[kernel])
         n_seen = max(2 * n_seen, 64) if n_seen else 64
         floats, ints = (n_vocab + 64, np.float32), (n_vocab + 64, np.int32)
         state = np.zeros(slots.STATE_SLOTS, np.int64)
@@ -293,6 +294,7 @@ class _Workspace(threading.local):
             slots.LIST_X: np.empty(*floats),
             slots.LIST_IDS: np.empty(*ints),
             slots.KEYS: np.empty(n_vocab + 64, np.int64),
+            slots.SPARE_KEYS: np.empty(n_vocab + 64, np.int64),
             slots.WEIGHTS: np.empty(*floats),
             slots.COUNTS: np.zeros(*ints),
             slots.TOUCHED: np.empty(*ints),

@@ -29,7 +29,7 @@ from pyllm.sampling.compiled.state import (
 )
 
 _LOW = 0xFFFFFFFF
-_FEW = 24
+_FEW = 96
 
 
 @register_jitable
@@ -73,31 +73,40 @@ def select(keys, n, k):
 
 
 @register_jitable
-def _sift(keys, i, n):
-    key = load_i64(keys + 8 * i)
-    while 2 * i + 1 < n:
-        child = 2 * i + 1
-        if child + 1 < n and load_i64(keys + 8 * child + 8) > load_i64(keys + 8 * child):
-            child += 1
-        if load_i64(keys + 8 * child) <= key:
-            break
-        store_i64(keys + 8 * i, load_i64(keys + 8 * child))
-        i = child
-    store_i64(keys + 8 * i, key)
+def _by_digit(source, target, n, shift, ends):
+    """Copy keys in order of 8 of their bits, equal ones in theirs."""
+    for d in range(256):
+        store_i64(ends + 8 * d, 0)
+    for i in range(n):
+        at = ends + 8 * ((load_i64(source + 8 * i) >> shift) & 255)
+        store_i64(at, load_i64(at) + 1)
+    total = 0
+    for d in range(256):
+        count = load_i64(ends + 8 * d)
+        store_i64(ends + 8 * d, total)
+        total += count
+    for i in range(n):
+        key = load_i64(source + 8 * i)
+        at = ends + 8 * ((key >> shift) & 255)
+        to = load_i64(at)
+        store_i64(target + 8 * to, key)
+        store_i64(at, to + 1)
 
 
 @register_jitable
-def sort_keys(keys, n):
-    """Ascending."""
+def sort_keys(keys, n, spare, sums):
+    """Ascending. `spare`: room for as many keys, `sums`: for 256 numbers."""
     if n > _FEW:
-        for i in range(n // 2 - 1, -1, -1):
-            _sift(keys, i, n)
-        for last in range(n - 1, 0, -1):
-            key = load_i64(keys)
-            store_i64(keys, load_i64(keys + 8 * last))
-            store_i64(keys + 8 * last, key)
-            _sift(keys, 0, last)
-        return
+        # By the upper halves, whose sign bit is turned for it: four digits end where they began.
+        flip = -(1 << 63)
+        for i in range(n):
+            store_i64(keys + 8 * i, load_i64(keys + 8 * i) ^ flip)
+        for shift in (32, 48):
+            _by_digit(keys, spare, n, shift, sums)
+            _by_digit(spare, keys, n, shift + 8, sums)
+        for i in range(n):
+            store_i64(keys + 8 * i, load_i64(keys + 8 * i) ^ flip)
+    # All of it for few; for many what is left are equal halves, neighbours by now.
     for i in range(1, n):
         key, j = load_i64(keys + 8 * i), i
         while j > 0 and load_i64(keys + 8 * j - 8) > key:
@@ -169,7 +178,7 @@ def keep_largest(s, k):
         if found > k:
             select(keys, found, k)
             found = k
-    sort_keys(keys, found)
+    sort_keys(keys, found, load_i64(s + slots.SPARE_KEYS), load_i64(s + slots.SUMS))
     to_x, to_ids = load_i64(s + slots.LIST_X), load_i64(s + slots.LIST_IDS)
     for i in range(found):
         key = load_i64(keys + 8 * i)

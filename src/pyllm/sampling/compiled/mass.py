@@ -52,7 +52,7 @@ def _keep_sorted(s, goal, strictly):
 
 
 @register_jitable
-def _cut(keys, n, weights, goal, strictly):
+def _cut(s, keys, n, weights, goal, strictly):
     """The last of the smallest keys whose weights reach the goal; one above all, where they never do. No two keys are
     equal, so that each pivot leaves less to look at."""
     low, high, before = 0, n, 0.0
@@ -73,7 +73,7 @@ def _cut(keys, n, weights, goal, strictly):
             high = at
         else:
             low, before = at, mass
-    sort_keys(keys + 8 * low, high - low)
+    sort_keys(keys + 8 * low, high - low, load_i64(s + slots.SPARE_KEYS), load_i64(s + slots.SUMS))
     for i in range(low, high):
         key = load_i64(keys + 8 * i)
         before += np.float64(load_f32(weights + 4 * (key & _LOW)))
@@ -112,7 +112,7 @@ def _keep_list(s, center, goal, strictly):
         if n <= 1024 or _bin(x, i, center) == own:
             store_i64(keys + 8 * found, _key(x, i, center))
             found += 1
-    last = _cut(keys, found, weights, goal - before, strictly)
+    last = _cut(s, keys, found, weights, goal - before, strictly)
     to_x, to_ids, kept = load_i64(s + slots.LIST_X), load_i64(s + slots.LIST_IDS), 0
     for i in range(n):
         store_f32(to_x + 4 * kept, logit(x, i))

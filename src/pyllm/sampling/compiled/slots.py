@@ -29,7 +29,7 @@ COPY, COPY_2 = 136, 144
 """float32 [n_vocab]: logits that are not the caller's."""
 LIST_X, LIST_IDS = 152, 160
 """float32, int32 [n_vocab]: candidates that are not all tokens."""
-KEYS = 168
+KEYS, SPARE_KEYS = 168, 232
 """int64 [n_vocab + 64]"""
 WEIGHTS = 176
 """float32 [n_vocab]"""

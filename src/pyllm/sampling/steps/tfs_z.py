@@ -10,7 +10,7 @@ from pyllm.sampling.steps import Setting, Step
 
 class TFSZ(Step):
     """Cuts off the tail of the sorted probabilities: the sizes of their second differences, added up from the most
-    likely token on, reach share z where the tail begins. Tokens less than 1e-7 times as likely as the most likely one
+    likely token on, reach share z where the tail begins. Tokens less than 1e-5 times as likely as the most likely one
     are taken to be of the tail."""
 
     settings: ClassVar = (
@@ -40,6 +40,7 @@ class TFSZ(Step):
     def compiled() -> Callable[[int, int], None]:
         import math
 
+        import numpy as np
         from numba.extending import register_jitable
 
         from pyllm.jit.simd import load_f64, load_i64, store_i64
@@ -47,29 +48,37 @@ class TFSZ(Step):
         from pyllm.sampling.compiled.keeping import keep_at_least
         from pyllm.sampling.compiled.largest import sort
         from pyllm.sampling.compiled.state import logit, top_of
+        from pyllm.sampling.compiled.sums import moments
 
         @register_jitable
-        def bend(x, i, top):
+        def weight(x, i, n, top):
+            return math.exp(logit(x, i) - top) if i < n else 0.0
+
+        @register_jitable
+        def bend(x, i, n, top):
             """|p[i] - 2 p[i + 1] + p[i + 2]|, but for a common factor."""
-            a, b, c = logit(x, i) - top, logit(x, i + 1) - top, logit(x, i + 2) - top
-            return abs((math.exp(a) - math.exp(b)) - (math.exp(b) - math.exp(c)))
+            a, b, c = weight(x, i, n, top), weight(x, i + 1, n, top), weight(x, i + 2, n, top)
+            return abs((a - b) - (b - c))
 
         @register_jitable
         def apply(s, p):
             top = top_of(s)
-            keep_at_least(s, top - 16.2)
+            count = int(moments(load_i64(s + slots.X), load_i64(s + slots.N), np.float32(top))[0])
+            keep_at_least(s, top - 11.52)
             sort(s)
             x, n, whole = load_i64(s + slots.X), load_i64(s + slots.N), 0.0
-            for i in range(n - 2):
-                whole += bend(x, i, top)
-            if n <= 2 or whole <= 0:
+            # Two of the tail's tokens bend the line where it begins.
+            n_bends = min(count, n + 2) - 2
+            for i in range(n_bends):
+                whole += bend(x, i, n, top)
+            if n_bends < 1 or whole <= 0:
                 return
             kept, so_far = 1, 0.0
-            for i in range(n - 2):
-                so_far += bend(x, i, top)
+            for i in range(n_bends):
+                so_far += bend(x, i, n, top)
                 if so_far / whole > load_f64(p):
                     break
                 kept += 1
-            store_i64(s + slots.N, kept)
+            store_i64(s + slots.N, min(kept, n))
 
         return apply
