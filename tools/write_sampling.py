@@ -1,8 +1,9 @@
-"""Writes src/pyllm/config/sampling.py, the settings of sampling as type checkers see them, out of the steps.
+"""Writes what is made from the steps of sampling: src/pyllm/config/sampling.py, their settings as type checkers see
+them, and the table of docs/sampling.md.
 
     python tools/write_sampling.py
 
-A test compares the file with what this would write.
+A test compares the files with what this would write.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import textwrap
 from pathlib import Path
 
 from pyllm.sampling.general import all_settings
-from pyllm.sampling.steps import Setting
+from pyllm.sampling.steps import Setting, Step, all_steps
 
-FILE = Path(__file__).resolve().parents[1] / "src" / "pyllm" / "config" / "sampling.py"
+_ROOT = Path(__file__).resolve().parents[1]
+FILE = _ROOT / "src" / "pyllm" / "config" / "sampling.py"
+PAGE = _ROOT / "docs" / "sampling.md"
+_BEGIN, _END = "<!-- steps -->\n", "<!-- end of steps -->\n"
 
 _HEAD = '''\
 """The settings of sampling. Written by `python tools/write_sampling.py`; change `pyllm/sampling`, not this file."""
@@ -79,5 +83,24 @@ def _optional(setting: Setting) -> str:
     return kind if kind.endswith("| None") else f"{kind} | None"
 
 
+def page() -> str:
+    """The whole page, with the table of now."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(_BEGIN)
+    rows = ["| in `samplers` | settings and defaults | what it does | source |", "|---|---|---|---|"]
+    rows += [_row(step) for step in all_steps()]
+    return f"{before}{_BEGIN}\n" + "\n".join(rows) + f"\n\n{_END}{rest.split(_END)[1]}"
+
+
+def _row(step: type[Step]) -> str:
+    settings = ", ".join(f"`{s.name}` {_default(s.default)}".rstrip() for s in step.settings)
+    text = " ".join((step.__doc__ or "").split())
+    return f"| `{step.name()}` | {settings} | {text} | {step.source} |".replace(" |d", " \\|d")
+
+
+def _default(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else ""
+
+
 if __name__ == "__main__":
     FILE.write_text(source(), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

@@ -148,7 +148,9 @@ def python_blocks(name: str) -> str:
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/python.md", "docs/agents.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/getting-started.md", "docs/python.md", "docs/sampling.md", "docs/agents.md"]
+)
 def test_snippets_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = python_blocks(page)
     assert "pyllm" in source

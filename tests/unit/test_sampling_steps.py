@@ -185,6 +185,7 @@ def test_the_settings_that_type_checkers_see_are_those_of_the_steps() -> None:
     tool = Path(__file__).parents[2] / "tools" / "write_sampling.py"
     written = runpy.run_path(str(tool))
     assert written["FILE"].read_text(encoding="utf-8") == written["source"](), "run tools/write_sampling.py"
+    assert written["PAGE"].read_text(encoding="utf-8") == written["page"](), "run tools/write_sampling.py"
 
 
 def test_each_step_says_what_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -114,6 +115,7 @@ def _report(file: GGUFFile, each: bool) -> str:
         f"GGUF version {file.version}, {len(found)} tensors, {_count(n_parameters)} parameters, {size(n_bytes)}\n\n"
     ]
     lines += [table([(key, _type(v), _short(v)) for key, v in file.metadata.items()]), "\n"]
+    lines += _advice(file.metadata)
     lines += [f"note: {problem}\n\n" for problem in _template_problems(file.metadata)]
     if each:
         rows = [("TENSOR", "SHAPE", "FORMAT", "SIZE")]
@@ -132,6 +134,19 @@ def _report(file: GGUFFile, each: bool) -> str:
             )
         )
     return "".join(lines) + table(formats, right=(1, 2, 3, 4))
+
+
+def _advice(metadata: Mapping[str, Any]) -> list[str]:
+    """The sampling that the file advises, where it does."""
+    from pyllm.config import SamplingParams
+    from pyllm.sampling import advised
+
+    found, usual = advised(metadata), SamplingParams()
+    changed = [
+        (f.name, getattr(found, f.name)) for f in fields(found) if getattr(found, f.name) != getattr(usual, f.name)
+    ]
+    named = [f"{name} {' '.join(v) if isinstance(v, tuple) else f'{v:.7g}'}" for name, v in changed]
+    return [f"sampling by default: {', '.join(named)}\n\n"] if named else []
 
 
 def _template_problems(metadata: Mapping[str, Any]) -> tuple[str, ...]:

@@ -226,6 +226,16 @@ def test_offline_fetches_nothing(
     assert "PYLLM_OFFLINE" not in os.environ
 
 
+def test_show_says_what_sampling_the_file_advises(run: Run, model: str, tmp_path: Path) -> None:
+    assert "sampling by default" not in run("show", model).out
+    other = str(tmp_path / "advised.gguf")
+    keys = {"temp:f32": "0.25", "top_k:i32": "12", "sequence:str": "top_k;temperature"}
+    run("show", model, *(f"--set=general.sampling.{key}={value}" for key, value in keys.items()), "-o", other)
+    assert "sampling by default: top_k 12, temperature 0.25, samplers top_k temperature\n" in run("show", other).out
+    with pyllm.load(other, backend="reference") as llm:
+        assert (llm.sampling.top_k, llm.sampling.temperature) == (12, 0.25)
+
+
 def test_show(run: Run, model: str) -> None:
     text = run("show", model).out
     assert re.search(r'^general.architecture +str +"llama"$', text, re.MULTILINE)
