@@ -16,6 +16,7 @@ import numpy as np
 
 import pyllm
 from pyllm.jit.processors import default_threads
+from pyllm.llm.events import TokenLogprobs
 
 
 def main() -> None:
@@ -38,9 +39,10 @@ def main() -> None:
         def read(i: int) -> None:
             prompt = random.integers(100, 20_000, 20).tolist()
             options = {"max_tokens": 4000, "ignore_eos": True, "temperature": 0}
-            with llm.complete(prompt, stream="events", logprobs=0, **options) as stream:  # an event for each token
-                for _ in stream:
-                    moments[i].append(perf_counter())
+            with llm.complete(prompt, stream="events", logprobs=0, **options) as stream:
+                for event in stream:
+                    if isinstance(event, TokenLogprobs):
+                        moments[i].append(perf_counter())
                     if stop.is_set():
                         return
 

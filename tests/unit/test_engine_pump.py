@@ -19,7 +19,7 @@ from engine_fakes import FakeExecutable, expected_greedy, submit_all
 from pyllm.backends.base import Batch
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest, pump
-from pyllm.engine.mailbox import LoopBell
+from pyllm.engine.wakes import LoopBell
 
 N_VOCAB = 50
 GREEDY = SamplingParams(temperature=0)

@@ -20,13 +20,13 @@ from pyllm.engine import process, rows
 from pyllm.engine.answer import Answer, choose_tokens
 from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
-from pyllm.engine.mailbox import LoopBell
 from pyllm.engine.pump import Pump
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
 from pyllm.engine.scheduler import Scheduler
 from pyllm.engine.scoring import RowBlocks, RowCallback, StreamedRows
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Plain, Transformer
+from pyllm.engine.wakes import Wakes
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, PyllmError, QueueFullError, RequestError
 from pyllm.sampling import Sampler
 
@@ -58,8 +58,8 @@ class Engine:
         self._arrived: deque[Sequence] = deque()
         """Any thread may append."""
         self._live: dict[int, Sequence] = {}
-        self._bells: set[LoopBell] = set()
-        """Bells of event loops with something to read, rung after each step."""
+        self._wakes = Wakes()
+        """Readers with something to read, woken after each step."""
         self._gate = threading.RLock()  # re-entrant: a finalizer may come by here in the thread that holds it
         self._in_run: list[Sequence] | None = None
         self._idle = False
@@ -170,10 +170,9 @@ class Engine:
         """Cancel a sequence. Finalizers call this too, at any point."""
         seq.cancelled = seq.consumer.mailbox.closed = True
         self.stop()
-        bells: set[LoopBell] = set()
-        seq.consumer.mailbox.notify(bells)
-        for bell in bells:
-            bell.ring()
+        wakes = Wakes()
+        seq.consumer.mailbox.notify(wakes)
+        wakes.ring()
         self._pump.nudge()
 
     def resume(self) -> None:
@@ -310,7 +309,7 @@ class Engine:
             self._end_all(_as_ours(error))
             return True
         finally:
-            self._ring()
+            self._wakes.ring()
 
     def _step(self) -> bool:
         self._idle = True
@@ -382,7 +381,7 @@ class Engine:
                 continue
             if seq.n_tokens > seq.consumer.limit:
                 self.scheduler.shift(seq, seq.consumer.n_keep)
-            seq.consumer.mailbox.notify(self._bells)
+            seq.consumer.mailbox.notify(self._wakes)
 
     def _finish(self, seq: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
         if seq.finish_reason is None:
@@ -392,26 +391,22 @@ class Engine:
             self._ends.append(perf_counter())
         self.scheduler.remove(seq)
         self._live.pop(seq.number, None)
-        seq.consumer.mailbox.notify(self._bells)
+        seq.consumer.mailbox.notify(self._wakes)
 
     def _end_all(self, error: Exception) -> None:
         for seq in [*self._live.values(), *self._arrived]:
             if seq.finish_reason is None:
                 seq.finish("cancelled", error)
-            seq.consumer.mailbox.notify(self._bells)
+            seq.consumer.mailbox.notify(self._wakes)
         self._live.clear()
         self._arrived.clear()
         self.scheduler.clear()
         self._writer.forget()
 
-    def _ring(self) -> None:
-        while self._bells:
-            self._bells.pop().ring()
-
     def _free(self) -> None:
         self._receive()
         self._end_all(ClosedError("the model was closed"))
-        self._ring()
+        self._wakes.ring()
         self.executable.close()
 
     def _check(self) -> None:
@@ -424,7 +419,7 @@ class Engine:
         self._pump = Pump(self)
         self._gate = threading.RLock()
         self._in_run = None
-        self._bells = set()
+        self._wakes = Wakes()
         self._end_all(ClosedError("the process was forked: its parent computes this answer"))
 
 

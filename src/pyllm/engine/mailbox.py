@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from pyllm.engine.pump import waiter
-
-if TYPE_CHECKING:
-    import asyncio
+from pyllm.engine.wakes import LoopBell, Sleeper, Wakes
 
 T = TypeVar("T")
-
-Wake = Callable[["set[LoopBell]"], None]
-"""Wakes a reader; of an event loop, its bell is added to the set, to be rung when all are woken."""
 
 
 class Mailbox(Generic[T]):
@@ -32,7 +24,7 @@ class Mailbox(Generic[T]):
         """Called once no further item comes."""
         self._items: deque[T] = deque()
         self._enough = 1
-        self._waiting: deque[Wake] = deque()
+        self._waiting: deque[Callable[[Wakes], None]] = deque()
 
     def __len__(self) -> int:
         return len(self._items)
@@ -54,15 +46,15 @@ class Mailbox(Generic[T]):
     def clear(self) -> None:
         self._items.clear()
 
-    def notify(self, bells: set[LoopBell]) -> None:
-        """Wake the reader, if there are as many items as it waits for."""
+    def notify(self, wakes: Wakes) -> None:
+        """Have the reader woken, if there are as many items as it waits for."""
         if self._waiting and self.has(self._enough):
             while self._waiting:
                 try:
-                    wake = self._waiting.popleft()
+                    add = self._waiting.popleft()
                 except IndexError:
                     return
-                wake(bells)
+                add(wakes)
         if self.closed and self.on_close is not None:
             self.on_close()
 
@@ -71,64 +63,18 @@ class Mailbox(Generic[T]):
 
     def wait(self, enough: int = 1) -> None:
         """Wait until there are `enough` items, or no further one comes."""
-        wait, wake = waiter()
         self._enough = min(enough, self.capacity)
-        self._waiting.append(lambda bells: wake())
-        if not self.has(self._enough):
-            wait()
+        sleeper = Sleeper()
+        self._waiting.append(sleeper.join)
+        sleeper.sleep(lambda: self.has(self._enough))
 
     async def wait_async(self, enough: int = 1) -> None:
         """`wait` in an event loop."""
         import asyncio
 
-        bell = LoopBell.of(asyncio.get_running_loop())
-        future: asyncio.Future[None] = bell.loop.create_future()
         self._enough = min(enough, self.capacity)
-        self._waiting.append(lambda bells: bell.add(future, bells))
+        bell = LoopBell.of(asyncio.get_running_loop())
+        future = bell.future()
+        self._waiting.append(lambda wakes: bell.add(future, wakes))
         if not self.has(self._enough):
             await future
-
-
-class LoopBell:
-    """Wakes all waiting readers of an event loop by one call."""
-
-    _known: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopBell]] = weakref.WeakKeyDictionary()
-    _gate = threading.Lock()
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)
-        self._ready: deque[asyncio.Future[None]] = deque()
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> LoopBell:
-        """The bell of a loop, which is the running one."""
-        bell = cls._known.get(loop)
-        if bell is None:
-            with cls._gate:
-                bell = cls._known.setdefault(loop, LoopBell(loop))
-        return bell
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        loop = self._loop()
-        assert loop is not None
-        return loop
-
-    def add(self, future: asyncio.Future[None], bells: set[LoopBell]) -> None:
-        self._ready.append(future)
-        bells.add(self)
-
-    def ring(self) -> None:
-        """Let the loop wake its readers. Of a loop that is closed, nobody waits any more."""
-        loop = self._loop()
-        if loop is not None:
-            try:
-                loop.call_soon_threadsafe(self._wake)
-            except RuntimeError:
-                self._ready.clear()
-
-    def _wake(self) -> None:
-        while self._ready:
-            future = self._ready.popleft()
-            if not future.done():
-                future.set_result(None)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-_SLICE = 0.1
-"""Seconds after which a waiting thread looks for Ctrl-C."""
+from pyllm.engine.wakes import waiter
+
 LINGER = 1.0
 """Seconds that the thread waits for more work before it ends."""
 
@@ -130,22 +129,3 @@ class Pump:
             while self._waiting_for_end:
                 self._waiting_for_end.pop()()
             return False
-
-
-def waiter() -> tuple[Callable[..., bool], Callable[[], None]]:
-    """Two functions: the first waits, some seconds or for ever, until somebody has called the second, once.
-
-    Returns whether that was so. Ctrl-C gets through.
-    """
-    lock = allocate_lock()
-    lock.acquire()
-
-    def wait(seconds: float = -1) -> bool:
-        if seconds >= 0:
-            return lock.acquire(timeout=seconds)
-        # A signal that comes just before the wait doesn't interrupt it, and on Windows none does.
-        while not lock.acquire(timeout=_SLICE):
-            pass
-        return True
-
-    return wait, lock.release
