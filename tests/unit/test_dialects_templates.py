@@ -131,15 +131,17 @@ def answer(case: Case, template: ChatTemplate, text: str = "", reasoning: str = 
     return rendered.removesuffix(end).rpartition("Hello")[2].partition(case.start)[2]
 
 
-def render(template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
+def render(template: ChatTemplate, messages: list[dict[str, Any]], generation: bool = False, **variables: Any) -> str:
     """Rendered with tools if the template takes them, arguments as a mapping or as text as it wants them."""
     texts = json.loads(json.dumps(messages))
-    for call in texts[-1].get("tool_calls", ()):
+    for call in [call for message in texts for call in message.get("tool_calls", ())]:
         call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
     for given in (messages, texts):
         for tools in (TOOLS, None):
             try:
-                return template.render_unfitted(given, False, tools, bos_token="<s>", eos_token="</s>")
+                return template.render_unfitted(
+                    given, generation, tools, bos_token="<s>", eos_token="</s>", **variables
+                )
             except TemplateError as error:
                 problem = error
     raise problem
@@ -244,3 +246,27 @@ def test_without_tools_there_are_no_calls(case: Case, template: ChatTemplate, di
     assert not found.calls
     assert not found.reasons
     assert "Paris" in found.text
+
+
+def test_the_end_of_a_prompt_says_how_the_answer_begins(case: Case, template: ChatTemplate, dialect: Dialect) -> None:
+    """With a history of calls and results, and with reasoning turned on and off."""
+    user = {"role": "user", "content": "Hello"}
+    called = {
+        "id": "abcdefgh0",
+        "type": "function",
+        "function": {"name": "get_weather", "arguments": {"city": "Paris"}},
+    }
+    result = {"role": "tool", "name": "get_weather", "tool_call_id": "abcdefgh0", "content": "sunny"}
+    histories = [[user], [user, {"role": "assistant", "content": "Hi."}, user]]
+    if not case.written:
+        histories.append([user, {"role": "assistant", "content": "", "tool_calls": [called]}, result])
+    for history in histories:
+        for thinking in (True, False):
+            prompt = render(template, history, True, enable_thinking=thinking, thinking=thinking)
+            parser = dialect.parser(TOOLS, prompt=prompt)
+            reasoning = dialect.spec.reasoning
+            if reasoning is not None and prompt.rstrip().endswith(reasoning.start):
+                found = read(parser, [f"R{reasoning.end}Done."])
+                assert (found.text, found.reasoning) == ("Done.", "R")
+            elif dialect.spec.channels is None:
+                assert said(read(parser, ["Done."])) == ("Done.", "", [], [])

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from dialect_cases import TOOLS, Gathered, read, tool
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyllm.chat.dialects import FALLBACK
 from pyllm.chat.dialects.known import (
@@ -286,6 +288,11 @@ ANSWERS: list[tuple[DialectSpec, str, Expected]] = [
         nested('^<tool_call>^<invoke name="get_weather">^</invoke>'),
         ("", "", [("get_weather", {})]),
     ),
+    (
+        minimax3.KNOWN.spec,
+        nested('^<tool_call>^<invoke name="get_weather">^<city>^<b>x^</b>^</city>^</invoke>'),
+        ("", "", [("get_weather", {"city": nested("^<b>x^</b>")})]),
+    ),
     (LLAMA, '{"name": "get_weather", "parameters": {"city": "Paris"}}', ("", "", [PARIS])),
     (LLAMA, '<|python_tag|>{"name": "get_weather", "parameters": {"city": "Paris"}}', ("", "", [PARIS])),
     (
@@ -459,8 +466,32 @@ def test_text_comes_at_once() -> None:
         found = Gathered()
         found.add(parser.push(piece))
         assert found.text == shown
+    many = Gathered()
+    many.add(event for _ in range(1000) for event in parser.push("\n"))
+    assert 900 < len(many.text) < 1000
     found = Gathered()
     found.add(parser.push('<tool_call>{"name": "f", "arguments": {"a": "on'))
     assert found._arguments == {0: '{"a": "on'}
     found.add(parser.push("e"))
     assert found._arguments == {0: '{"a": "one'}
+
+
+SPECS = list({id(spec): spec for spec, _, _ in ANSWERS}.values())
+PLAIN = [*'{}[]":,<>=\\\n ', *'a é "name" "arguments" "city" get_weather search_files null 1 to= all'.split()]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=range(len(SPECS)))
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whatever_a_model_writes_reads_the_same_however_it_arrives(spec: DialectSpec, data: st.DataObject) -> None:
+    words = st.sampled_from([*sorted(spec.literals), *PLAIN])
+    whole = data.draw(st.sampled_from([answer for other, answer, _ in ANSWERS if other is spec]))
+    at = data.draw(st.integers(0, len(whole)))
+    pieces = [whole[:at], *data.draw(st.lists(words, max_size=12)), *data.draw(st.sampled_from([[whole[at:]], []]))]
+    answer = "".join(pieces)
+    found = read(Parser(spec, TOOLS), [answer])
+    for pushed in (list(answer), pieces):
+        other = read(Parser(spec, TOOLS), pushed)
+        assert (said(other), other.reasons) == (said(found), found.reasons)
+    # Nothing is lost: letters that are no call's and no marker's come back.
+    assert found.calls or spec.channels or answer.count("é") == (found.text + found.reasoning).count("é")

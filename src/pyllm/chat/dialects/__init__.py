@@ -34,10 +34,18 @@ class Dialect:
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
+        self._finding = Lock()
+        self._spec: DialectSpec | None = None
 
-    @cached_property
+    @property
     def spec(self) -> DialectSpec:
         """The dialect as data."""
+        with self._finding:
+            if self._spec is None:
+                self._spec = self._checked()
+            return self._spec
+
+    def _checked(self) -> DialectSpec:
         try:
             probe = Probe(self._template, derive.tools())
         except TemplateError:
@@ -52,7 +60,7 @@ class Dialect:
         warnings.warn(
             f"{what} in this model's answers stay text: its chat template isn't understood ({trouble})",
             PyllmWarning,
-            stacklevel=2,
+            stacklevel=4,
         )
         return usable
 
@@ -105,7 +113,11 @@ def _found(probe: Probe, vocabulary: Callable[[str], bool]) -> DialectSpec:
 def _prefix(prompt: str, spec: DialectSpec) -> str:
     """What a prompt says of the answer already: what comes after the last beginning of an answer."""
     _, header, rest = prompt.rpartition(spec.header) if spec.header else ("", "", "")
-    return rest if header and not any(end and end in rest for end in spec.turn_ends) else ""
+    if header and not any(end and end in rest for end in spec.turn_ends):
+        return rest
+    # Some templates let a turn go on after the results of tools.
+    begins = "" if spec.reasoning is None else spec.reasoning.start
+    return begins if prompt.rstrip().endswith(begins) else ""
 
 
 _lock = Lock()

@@ -133,7 +133,7 @@ class CallReader:
         elif (yield from self._reader.at("null")):
             self._argue("{}")
         else:
-            raise Malformed(f"the arguments are no JSON object, from {clean(self._reader.buffer[:20])!r} on")
+            raise Malformed(f"the arguments are no JSON object, from {self._reader.next!r} on")
 
     def _object(self, body: ObjectBody) -> Steps:
         reader = self._reader

@@ -9,6 +9,9 @@ from collections.abc import Callable, Generator, Iterable
 CONTROL = "\udcff"
 """Stands before the text of a control token. A lone surrogate, which no text that a model writes can hold."""
 
+MAX_SPACE = 64
+"""Characters of white space that are held back for what may follow; a model that writes thousands does so for good."""
+
 Sink = Callable[[str], None]
 Steps = Generator[None, None, None]
 Text = Generator[None, None, str]
@@ -29,6 +32,12 @@ class CutOff(Malformed):
 
     def __init__(self) -> None:
         super().__init__("the answer ended inside the call")
+
+
+def _space_after(text: str) -> int:
+    """How many characters at the end of `text` are white space, of MAX_SPACE."""
+    last = text[-MAX_SPACE:]
+    return len(last) - len(last.rstrip())
 
 
 def clean(text: str) -> str:
@@ -84,13 +93,14 @@ class Reader:
     def until(self, markers: Markers, sink: Sink, *, hold_space: bool = False) -> Text:
         """Hands what comes before the first marker to `sink`; the marker, read, or "" at the end of all.
 
-        With `hold_space` white space waits for what comes after it: before a marker it is read and not handed on.
+        With `hold_space` white space waits for what comes after it: before a marker it is read and not handed on, up to
+        MAX_SPACE characters of it.
         """
         while True:
             found = markers.find(self.buffer)
             if found is not None and (self.ended or not markers.may_grow(found, self.buffer)):
                 before = self.take(found.start())
-                kept = before.rstrip() if hold_space else before
+                kept = before[: len(before) - _space_after(before)] if hold_space else before
                 self.gap = before[len(kept) :]
                 if kept:
                     sink(kept)
@@ -101,7 +111,7 @@ class Reader:
                 return ""
             n = found.start() if found is not None else len(self.buffer) - markers.held(self.buffer)
             if hold_space:
-                n = len(self.buffer[:n].rstrip())
+                n -= _space_after(self.buffer[:n])
             if n:
                 sink(self.take(n))
             yield
@@ -141,7 +151,12 @@ class Reader:
         """What to raise where neither `text` nor one of the others comes next."""
         if self.ended and any(t.startswith(self.buffer.strip()) for t in (text, *others)):
             return CutOff()
-        return Malformed(f"{clean(text)!r} is missing before {clean(self.buffer[:20])!r}")
+        return Malformed(f"{clean(text)!r} is missing before {self.next!r}")
+
+    @property
+    def next(self) -> str:
+        """The next character that is no white space; not more, so that reasons don't depend on how text arrives."""
+        return clean(self.buffer).lstrip()[:1]
 
     # --- JSON
 
@@ -149,7 +164,7 @@ class Reader:
         """A string, decoded."""
         pieces: list[str] = []
         if (yield from self.peek()) != '"':
-            raise Malformed(f"a JSON string is missing before {clean(self.buffer[:20])!r}")
+            raise Malformed(f"a JSON string is missing before {self.next!r}")
         yield from self.json(pieces.append)
         try:
             return str(json.loads("".join(pieces)))
@@ -182,7 +197,7 @@ class Reader:
             else:
                 found = _OUTSIDE.match(self.buffer)
                 if found is None or not found[0]:
-                    raise Malformed(f"the arguments are no JSON, from {clean(self.buffer[:20])!r} on")
+                    raise Malformed(f"the arguments are no JSON, from {self.next!r} on")
                 sink(self.take(found.end()))
             if not closing:
                 return
