@@ -24,6 +24,7 @@ from pyllm.chat.events import Event, ToolCall, ToolCallArguments, ToolCallBegin,
 
 MAX_NAME = 256
 """Characters of a name or an id; what is longer is none."""
+_ENDLESS = "a name of the call has no end"
 _ALNUM = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ARGUMENTS = ("arguments", "parameters")
 
@@ -182,13 +183,15 @@ class CallReader:
         """Text up to one of `ends`, kept in `_stop`; it is read too, if asked for."""
         reader = self._reader
         while (found := ends.find(reader.buffer)) is None or ends.may_grow(found, reader.buffer):
-            if found is None and len(reader.buffer) > MAX_NAME:
-                raise Malformed("a name of the call has no end")
+            if found is None and len(reader.buffer) > MAX_NAME + ends.longest:
+                raise Malformed(_ENDLESS)
             if reader.ended:
                 if found is not None:
                     break
                 raise CutOff
             yield
+        if found.start() > MAX_NAME:
+            raise Malformed(_ENDLESS)
         text = clean(reader.take(found.start())).strip()
         self._stop = found[0]
         if read:

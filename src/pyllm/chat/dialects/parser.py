@@ -237,10 +237,10 @@ class _Answer:
         pieces = [marker]
         ends = Markers((channels.header_end,))
         while (found := ends.find(self._reader.buffer)) is None and not self._reader.ended:
-            if len(self._reader.buffer) > _MAX_HEADER:
+            if len(self._reader.buffer) > _MAX_HEADER + ends.longest:
                 break
             yield
-        if found is None:
+        if found is None or found.start() > _MAX_HEADER:
             self._plain(marker)
             return
         pieces += [self._reader.take(found.start()), self._reader.take(len(found[0]))]

@@ -49,6 +49,7 @@ class Markers:
 
     def __init__(self, literals: Iterable[str]) -> None:
         self.literals = sorted({text for text in literals if text}, key=len, reverse=True)
+        self.longest = len(self.literals[0]) if self.literals else 0
         # What an ordinary literal matches must not be the text of a control token.
         either = "|".join(("" if m[0] == CONTROL else f"(?<!{CONTROL})") + re.escape(m) for m in self.literals)
         self._pattern = re.compile(either) if self.literals else None
