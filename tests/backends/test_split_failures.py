@@ -13,11 +13,12 @@ from oracle import OPTIONS, Model, transformer
 
 from pyllm import backends
 from pyllm.backends import placement, split
-from pyllm.backends.base import Backend, Batch, Candidates, Crossing, DeviceInfo, Executable, HostCrossing, Probe
+from pyllm.backends.base import Backend, Batch, Crossing, DeviceInfo, Executable, HostCrossing, Probe
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
+from pyllm.sampling.top_logits import TopLogits
 from pyllm.testing.splitting import EXACT, SHAPES, SMALL, check, device
 
 
@@ -61,11 +62,11 @@ class FragileExecutable(Executable):
             raise self.owner.fail
         return [Waited(self.owner, crossing) for crossing in out]
 
-    def candidates(self, logits: Crossing) -> Candidates:
+    def candidates(self, logits: Crossing) -> TopLogits:
         assert isinstance(logits, Waited)
         rows = logits.inner.host()
         ids = np.argsort(-rows, axis=1, kind="stable")[:, :3].astype(np.int32)
-        return Candidates(ids, np.take_along_axis(rows, ids, 1), np.log(np.exp(rows).sum(axis=1)))
+        return TopLogits(ids, np.take_along_axis(rows, ids, 1), np.log(np.exp(rows).sum(axis=1)))
 
     def interrupt(self) -> None:
         self.inner.interrupt()

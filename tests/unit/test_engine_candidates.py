@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from engine_fakes import FakeExecutable, submit_all
 
-from pyllm.backends.base import Batch, Candidates
+from pyllm.backends.base import Batch
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
+from pyllm.sampling.top_logits import TopLogits
 
 N_VOCAB = 50
 GREEDY = SamplingParams(temperature=0)
@@ -31,7 +32,7 @@ class Few(FakeExecutable):
         logits = super()._result(batch, "logits")
         ids = np.argsort(-logits, axis=1, kind="stable")[:, : self.n_candidates].astype(np.int32)
         log_sum = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
-        return Candidates(ids, np.take_along_axis(logits, ids, axis=1), log_sum)
+        return TopLogits(ids, np.take_along_axis(logits, ids, axis=1), log_sum)
 
 
 def answers(executable: FakeExecutable, requests: list[GenerationRequest]) -> list[Any]:

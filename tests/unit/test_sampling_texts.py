@@ -13,7 +13,7 @@ from sampling_oracle import OFF, distribution, probabilities
 
 from pyllm.config import SamplingParams
 from pyllm.errors import BackendError, RequestError
-from pyllm.sampling import Largest, Sampler, Vocabulary, advised, choose
+from pyllm.sampling import Sampler, TopLogits, Vocabulary, advised, choose
 
 NOTHING = np.empty(0, np.int32)
 WORDS = ["a", "b", "ab", "c", "bc", " ", "abc", "cab", "\n", "a\n", "\nb", "ü"]
@@ -127,7 +127,7 @@ def test_a_mask_of_the_largest_alone() -> None:
     ids = np.argsort(-logits)[:64].astype(np.int32)
     allowed = np.zeros(1000, bool)
     allowed[ids[[3, 9]]] = True
-    part = Largest(ids, logits[ids], 0.0)
+    part = TopLogits(ids, logits[ids], 0.0)
     p = SamplingParams(temperature=0)
     assert Sampler(p, 1000)(part, NOTHING, mask_of(allowed)) == ids[3]
 

@@ -24,6 +24,7 @@ from pyllm.config import ExecutionOptions, KVDtype
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
+from pyllm.sampling.top_logits import TopLogits
 
 ImportanceSums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
 """By weight: sums of squared inputs [n_matrices, columns], tokens counted [n_matrices]; n_matrices: experts, or 1."""
@@ -170,18 +171,6 @@ class HostCrossing(Crossing):
         return self.array
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The most likely tokens of each output row; a token's probability is exp(logit - log_sum)."""
-
-    ids: NDArray[np.int32]
-    """[n_rows, n]; of equal logits the lower id comes first."""
-    logits: NDArray[np.float32]
-    """[n_rows, n], descending; NaN is replaced by -inf."""
-    log_sum: NDArray[np.float32]
-    """[n_rows]: log of the sum of exp over all logits of the row; NaN where NaN or inf is among them."""
-
-
 Want = Literal["logits", "hidden", "candidates"]
 """A result of a step: logits or final normed states of the wanted rows, or the most likely tokens alone."""
 
@@ -213,9 +202,9 @@ class Executable(ABC):
     @overload
     def run(self, batch: Batch, want: Literal["logits", "hidden"] = "logits") -> NDArray[np.float32]: ...
     @overload
-    def run(self, batch: Batch, want: Literal["candidates"]) -> Candidates: ...
+    def run(self, batch: Batch, want: Literal["candidates"]) -> TopLogits: ...
 
-    def run(self, batch: Batch, want: Want = "logits") -> NDArray[np.float32] | Candidates:
+    def run(self, batch: Batch, want: Want = "logits") -> NDArray[np.float32] | TopLogits:
         """Compute one step of a whole program, as `run_stage` does.
 
         Returns logits, float32 [n_rows, n_vocab]; or final hidden states, float32 [n_rows, n_embd]; or candidates,
@@ -223,7 +212,7 @@ class Executable(ABC):
         """
         return self.run_all(batch, (want,))[0]
 
-    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[NDArray[np.float32] | Candidates]:
+    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[NDArray[np.float32] | TopLogits]:
         """Compute one step and give several of its results, in the order of `wants`; each as `run` gives it."""
         values = [self.program.hidden if want == "hidden" else self.program.logits for want in wants]
         wanted = [value for value in values if value is not None]
@@ -235,7 +224,7 @@ class Executable(ABC):
             for want, crossing in zip(wants, crossings, strict=True)
         ]
 
-    def candidates(self, logits: Crossing) -> Candidates:
+    def candidates(self, logits: Crossing) -> TopLogits:
         """The most likely tokens by the logits of this step, without copying all logits to the host.
 
         Valid until the next step. Raises BackendError where `n_candidates` is 0.

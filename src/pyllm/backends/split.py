@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pyllm import backends
-from pyllm.backends.base import Batch, Candidates, Crossing, DeviceInfo, Executable, ImportanceSums, check_replacement
+from pyllm.backends.base import Batch, Crossing, DeviceInfo, Executable, ImportanceSums, check_replacement
 from pyllm.backends.placement import Placement, Plan, cut, memory_needed, place
 from pyllm.config import ExecutionOptions, PlacementOptions, Progress
 from pyllm.errors import ClosedError, OutOfMemoryError
@@ -16,6 +16,7 @@ from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.memory import check_free
 from pyllm.program import Program, Value
 from pyllm.program.ops.attention import Attention
+from pyllm.sampling.top_logits import TopLogits
 
 
 class PartOutOfMemoryError(OutOfMemoryError):
@@ -180,7 +181,7 @@ class SplitExecutable(Executable):
             raise KeyboardInterrupt
         return [values[v.id] for v in wanted]
 
-    def candidates(self, logits: Crossing) -> Candidates:
+    def candidates(self, logits: Crossing) -> TopLogits:
         return self._last.candidates(logits)
 
     def _plan_turns(self, wanted: Sequence[Value]) -> list[_Turn]:

@@ -15,7 +15,7 @@ from pyllm.engine.rows import SequenceRows
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Transformer
 from pyllm.errors import PyllmError
-from pyllm.sampling import Largest, Sampler, choose, logprobs
+from pyllm.sampling import Sampler, TopLogits, choose, logprobs
 
 
 class Answer(Consumer):
@@ -79,11 +79,11 @@ class Answer(Consumer):
         """Whether the last of these rows is what the next token is chosen from."""
         return self.n_most != 0 and seq.next_row + rows.n == seq.n_tokens
 
-    def _note_prompt(self, token: int, logits: NDArray[np.float32] | Largest) -> None:
+    def _note_prompt(self, token: int, logits: NDArray[np.float32] | TopLogits) -> None:
         assert self.prompt_logprobs is not None
         self.prompt_logprobs.append(GeneratedToken(token, *logprobs(logits, token, self.request.prompt_logprobs or 0)))
 
-    def _extend(self, seq: Sequence, logits: NDArray[np.float32] | Largest) -> FinishReason | None:
+    def _extend(self, seq: Sequence, logits: NDArray[np.float32] | TopLogits) -> FinishReason | None:
         """Take the next token."""
         request = self.request
         token = self.chosen

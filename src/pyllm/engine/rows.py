@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Candidates, Executable, Want
+from pyllm.backends.base import Batch, Executable, Want
 from pyllm.engine.sequence import Sequence
-from pyllm.sampling import Largest
+from pyllm.sampling import TopLogits
 
-Rows = NDArray[np.float32] | Candidates
+Rows = NDArray[np.float32] | TopLogits
 """Logits [n_rows, n_vocab], final hidden states [n_rows, n_embd], or the most likely tokens of each row."""
 
 
@@ -23,16 +23,14 @@ class SequenceRows:
     start: int
     n: int
 
-    def row(self, i: int) -> NDArray[np.float32] | Largest:
+    def row(self, i: int) -> NDArray[np.float32] | TopLogits:
         """Logits after the i-th token, as the sampler takes them."""
         r = self.start + i
-        if isinstance(self.rows, Candidates):
-            return Largest(self.rows.ids[r], self.rows.logits[r], float(self.rows.log_sum[r]))
-        return self.rows[r]
+        return self.rows.row(r) if isinstance(self.rows, TopLogits) else self.rows[r]
 
     def block(self) -> NDArray[np.float32]:
         """All of them, [n, n_vocab] or [n, n_embd]."""
-        assert not isinstance(self.rows, Candidates), "blocks are of all logits"
+        assert not isinstance(self.rows, TopLogits), "blocks are of all logits"
         return self.rows[self.start : self.start + self.n]
 
 

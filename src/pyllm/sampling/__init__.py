@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyllm.sampling.chain import Sampler, choose, prepare
     from pyllm.sampling.general import advised, check
-    from pyllm.sampling.largest import Largest
     from pyllm.sampling.likelihoods import logprobs
+    from pyllm.sampling.top_logits import TopLogits
     from pyllm.sampling.vocabulary import Vocabulary
 
-__all__ = ["Largest", "Sampler", "Vocabulary", "advised", "check", "choose", "logprobs", "prepare"]
+__all__ = ["Sampler", "TopLogits", "Vocabulary", "advised", "check", "choose", "logprobs", "prepare"]
 
 _HOME_OF = {
-    "Largest": "largest",
+    "TopLogits": "top_logits",
     "Sampler": "chain",
     "Vocabulary": "vocabulary",
     "advised": "general",

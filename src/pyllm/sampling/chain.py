@@ -18,7 +18,7 @@ from pyllm.errors import BackendError, PyllmError, RequestError
 from pyllm.sampling import steps
 from pyllm.sampling.compiled import slots
 from pyllm.sampling.general import check
-from pyllm.sampling.largest import Floats, Largest
+from pyllm.sampling.top_logits import Floats, TopLogits
 from pyllm.sampling.vocabulary import Endings, Vocabulary
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Sampler:
             k += len(np.unique(lowered))
         return min(k + self._n_biased + len(self._banned_now()), self.n_vocab)
 
-    def __call__(self, logits: Floats | Largest, seen: Ids, mask: Mask | None = None) -> int:
+    def __call__(self, logits: Floats | TopLogits, seen: Ids, mask: Mask | None = None) -> int:
         """The next token after `seen` (prompt and answer so far). `logits` [n_vocab] are not changed.
 
         Given the largest logits alone, at least `n_needed`, it chooses the same token, with the same random numbers.
@@ -215,7 +215,7 @@ class Sampler:
 
 
 def choose(
-    rows: NDArray[np.float32] | Sequence[Floats | Largest],
+    rows: NDArray[np.float32] | Sequence[Floats | TopLogits],
     samplers: Sequence[Sampler],
     seen: Sequence[Ids],
     masks: Sequence[Mask | None] | None = None,
@@ -329,14 +329,14 @@ def _chain(p: SamplingParams) -> list[type[steps.Step]]:
     return on
 
 
-def _point(sampler: Sampler, row: Floats | Largest, seen: Ids, mask: Mask | None) -> Any:
+def _point(sampler: Sampler, row: Floats | TopLogits, seen: Ids, mask: Mask | None) -> Any:
     """Let a sampler look at a row; gives what must stay in memory meanwhile."""
     if mask is not None:
         mask = np.ascontiguousarray(mask).view(np.int32)
         if len(mask) * 32 < sampler.n_vocab:
             raise RequestError(f"a mask has {len(mask)} words of 32 bits, for {sampler.n_vocab} tokens")
     allowed = 0 if mask is None else _address(mask)
-    if isinstance(row, Largest):
+    if isinstance(row, TopLogits):
         ids, logits = np.ascontiguousarray(row.ids, np.int32), np.ascontiguousarray(row.logits, np.float32)
         sampler.point(_address(logits), len(ids), _address(ids), False, seen, allowed)
         return mask, ids, logits
@@ -349,9 +349,9 @@ def _point(sampler: Sampler, row: Floats | Largest, seen: Ids, mask: Mask | None
     return mask, row
 
 
-def _reason(row: Floats | Largest, mask: Mask | None) -> PyllmError:
+def _reason(row: Floats | TopLogits, mask: Mask | None) -> PyllmError:
     """Why nothing was left to choose from."""
-    logits = row.logits if isinstance(row, Largest) else row
+    logits = row.logits if isinstance(row, TopLogits) else row
     if not (logits > -np.inf).any():
         return BackendError("the model's logits are all NaN or -inf; the file may be damaged")
     if mask is not None:

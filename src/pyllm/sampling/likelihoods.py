@@ -6,17 +6,17 @@ import math
 
 import numpy as np
 
-from pyllm.sampling.largest import Largest
 from pyllm.sampling.select import Floats, Peaks
+from pyllm.sampling.top_logits import TopLogits
 
 
-def logprobs(logits: Floats | Largest, token: int, n_top: int) -> tuple[float, list[tuple[int, float]]]:
+def logprobs(logits: Floats | TopLogits, token: int, n_top: int) -> tuple[float, list[tuple[int, float]]]:
     """Log probabilities (natural): that of `token`, and (id, log probability) of the `n_top` most likely, in order.
 
     NaN where a logit is NaN or inf. Given the largest logits alone, `token` must be among them, and n_top at most as
     many.
     """
-    if isinstance(logits, Largest):
+    if isinstance(logits, TopLogits):
         norm = float(logits.log_sum)
         own = float(logits.logits[logits.ids == token][0])
         return own - norm, [

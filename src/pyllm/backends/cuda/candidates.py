@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Candidates
 from pyllm.backends.cuda.launch import ROWS, Launch, StepArrays, View, fill, struct
 from pyllm.backends.plan.memory import Buffer
+from pyllm.sampling.top_logits import TopLogits
 
 MOST = 128
 """Most candidates of the kernels. Enough for the default `top_k` of 40 with penalties over 64 tokens."""
@@ -61,6 +61,6 @@ def launches(logits: View, n_vocab: int, arrays: StepArrays, max_rows: int) -> t
     return [of_slices, of_rows], out
 
 
-def read(rows: NDArray[np.int32], n: int) -> Candidates:
+def read(rows: NDArray[np.int32], n: int) -> TopLogits:
     """Candidates of downloaded results, int32 [n_rows, `stride`(n)]; views of them."""
-    return Candidates(rows[:, :n], rows[:, n : 2 * n].view(np.float32), rows[:, 2 * n].view(np.float32))
+    return TopLogits(rows[:, :n], rows[:, n : 2 * n].view(np.float32), rows[:, 2 * n].view(np.float32))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import env
-from pyllm.backends.base import Batch, Candidates, Crossing, Executable
+from pyllm.backends.base import Batch, Crossing, Executable
 from pyllm.backends.cuda import candidates, device
 from pyllm.backends.cuda.graphs import Steps, shape_of, wait
 from pyllm.backends.cuda.launch import Facts, StepArrays, StepShape, View
@@ -21,6 +21,7 @@ from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, RequestError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
+from pyllm.sampling.top_logits import TopLogits
 from pyllm.units import size
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ class CUDAExecutable(Executable):
             self._pinned[what] = self.launcher.pinned(max(1, 1 << (n_bytes - 1).bit_length() if n_bytes else 1))
         return self._pinned[what][:n_bytes].view(np.float32).reshape(n_rows, ld)
 
-    def candidates(self, logits: Crossing) -> Candidates:
+    def candidates(self, logits: Crossing) -> TopLogits:
         if not self.n_candidates:
             return super().candidates(logits)
         first, stop = self._low.stages[-1].stop, len(self._low.work.planned)

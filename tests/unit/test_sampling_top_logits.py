@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 
 from pyllm.config import SamplingParams
 from pyllm.errors import BackendError, RequestError
-from pyllm.sampling import Largest, Sampler, logprobs
+from pyllm.sampling import Sampler, TopLogits, logprobs
 
 NOTHING = np.empty(0, np.int32)
 GREEDY = SamplingParams(temperature=0)
 N = 40
 
 
-def largest(logits: NDArray[np.float32], n: int) -> Largest:
+def largest(logits: NDArray[np.float32], n: int) -> TopLogits:
     """What a device would send, plainly."""
     known = np.where(np.isnan(logits), -np.inf, logits).astype(np.float32)
     ids = np.lexsort((np.arange(len(logits)), -known))[:n].astype(np.int32)
     with np.errstate(all="ignore"):
         log_sum = float(np.log(np.exp(logits.astype(np.float64)).sum()))
-    return Largest(ids, known[ids], log_sum)
+    return TopLogits(ids, known[ids], log_sum)
 
 
 few = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 1.5, 3.0])
@@ -71,7 +71,9 @@ def test_the_same_tokens_as_of_all_logits(
         history = np.append(history, np.int32(expected))
 
 
-def outcome(sampler: Sampler, logits: NDArray[np.float32] | Largest, seen: NDArray[np.int32]) -> int | type[Exception]:
+def outcome(
+    sampler: Sampler, logits: NDArray[np.float32] | TopLogits, seen: NDArray[np.int32]
+) -> int | type[Exception]:
     try:
         return sampler(logits, seen)
     except (BackendError, RequestError) as error:
