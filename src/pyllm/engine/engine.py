@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Executable
 from pyllm.cache import PagePool
-from pyllm.engine import process, rows
+from pyllm.engine import process, rows, scoring
 from pyllm.engine.answer import Answer, choose_tokens
 from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
 from pyllm.engine.pump import Pump
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
 from pyllm.engine.scheduler import Scheduler
-from pyllm.engine.scoring import RowBlocks, RowCallback, StreamedRows
+from pyllm.engine.scoring import RowCallback
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Plain, Transformer
 from pyllm.engine.wakes import Wakes
@@ -88,13 +88,13 @@ class Engine:
         self._check_queue(len(made))
         # First, so that an interrupt drops them.
         generations: list[Generation[T]] = [Generation(seq, answer, self) for seq, answer in made]
-        self._start(*(seq for seq, _ in made if seq.finish_reason is None))
+        self.start(*(seq for seq, _ in made if seq.finish_reason is None))
         return generations
 
     def logits(self, tokens: Many[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 [n_tokens, n_vocab]: row i are the logits of the token after tokens[i]. Raises as `iter_logits`."""
         self._check_head()
-        return self._all_rows(tokens, hidden=False)
+        return scoring.all_rows(self, tokens, hidden=False)
 
     def iter_logits(self, tokens: Many[int] | NDArray[np.integer]) -> Iterator[NDArray[np.float32]]:
         """The rows of `logits` in blocks of one step each, [at most max_rows, n_vocab], computed on demand.
@@ -102,8 +102,7 @@ class Engine:
         Raises RequestError, ContextFullError, ClosedError; BackendError while iterating.
         """
         self._check_head()
-        consumer = RowBlocks(hidden=False)
-        return self._blocks(self._scoring(tokens, consumer), consumer)
+        return scoring.blocks(self, tokens)
 
     def score(
         self,
@@ -117,29 +116,11 @@ class Engine:
         Yields the number of each sequence when it is done, in order. Raises as `iter_logits`, and what `take` raises.
         """
         self._check_head()
-        waiting, live = enumerate(sequences), deque[tuple[int, Sequence]]()
-        try:
-            while True:
-                # One more than fills a step, so that a step never has room left for the next sequence.
-                while not live or len(live) < self._n_side(live[0][1]):
-                    number, (tokens, take) = next(waiting, (-1, ((), None)))
-                    if take is None:
-                        break
-                    live.append((number, self._scoring(tokens, StreamedRows(take), first)))
-                    self._start(live[-1][1])
-                if not live:
-                    return
-                number, seq = live[0]
-                self._wait(seq)
-                live.popleft()
-                yield number
-        finally:
-            for _, seq in live:
-                self._leave(seq)
+        return scoring.score(self, sequences, first)
 
     def hidden(self, tokens: Many[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 [n_tokens, n_embd]: each token's final hidden state, normed. Raises as `iter_logits`."""
-        return self._all_rows(tokens, hidden=True)
+        return scoring.all_rows(self, tokens, hidden=True)
 
     def close(self) -> None:
         """Free everything, the executable included. Running and later requests get a ClosedError."""
@@ -161,6 +142,22 @@ class Engine:
         self._pump.call(function)
 
     # What readers call.
+
+    def sequence_of(self, tokens: Many[int] | NDArray[np.integer], consumer: Consumer, first_row: int = 0) -> Sequence:
+        """A sequence that is only read, for `start`. Raises RequestError, ContextFullError, ClosedError."""
+        self._check_open()
+        ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
+        if not 0 <= first_row < len(ids):
+            raise RequestError(f"rows from token {first_row} on are wanted of {len(ids)} tokens")
+        return Sequence(next(self._numbers), ids, consumer, first_row)
+
+    def start(self, *sequences: Sequence) -> None:
+        """Admit sequences."""
+        self._arrived.extend(sequences)
+        if self._closed:  # in the meantime
+            self._pump.call(self._free)
+        elif sequences:
+            self._pump.wake()
 
     @property
     def closed(self) -> bool:
@@ -224,71 +221,6 @@ class Engine:
                 f"the queue of {self._max_waiting} requests is full, {waiting} wait; try again in {seconds:.0f} s",
                 seconds,
             )
-
-    def _scoring(self, tokens: Many[int] | NDArray[np.integer], consumer: Consumer, first: int = 0) -> Sequence:
-        self._check_open()
-        ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
-        if not 0 <= first < len(ids):
-            raise RequestError(f"rows from token {first} on are wanted of {len(ids)} tokens")
-        return Sequence(next(self._numbers), ids, consumer, first)
-
-    def _start(self, *sequences: Sequence) -> None:
-        self._arrived.extend(sequences)
-        if self._closed:  # in the meantime
-            self._pump.call(self._free)
-        elif sequences:
-            self._pump.wake()
-
-    def _wait(self, seq: Sequence) -> None:
-        """Wait until there is something to read of a sequence, or it is over; raises its error."""
-        mailbox = seq.consumer.mailbox
-        if not mailbox:
-            mailbox.wait()
-        if not mailbox and seq.error is not None:
-            raise again(seq.error)
-
-    def _leave(self, seq: Sequence) -> None:
-        if seq.finish_reason is None:
-            self.drop(seq)
-
-    def _n_side(self, seq: Sequence) -> int:
-        """Number of sequences of this length computed side by side."""
-        options = self.executable.options
-        fit = options.n_pages // -(-seq.n_tokens // options.page_size)
-        return max(1, min(options.max_seqs, fit, 1 + -(-options.max_tokens // seq.n_tokens)))
-
-    def _blocks(self, seq: Sequence, consumer: RowBlocks) -> Iterator[NDArray[np.float32]]:
-        given = 0
-        try:
-            while given < seq.n_prompt:
-                if given == 0:
-                    self._start(seq)
-                if not consumer.mailbox:
-                    consumer.wanted = True
-                    self.resume()
-                    self._wait(seq)
-                block = consumer.mailbox.take()
-                assert block is not None
-                given += len(block)
-                yield block
-        finally:
-            self._leave(seq)
-
-    def _all_rows(self, tokens: Many[int] | NDArray[np.integer], hidden: bool) -> NDArray[np.float32]:
-        taken: list[NDArray[np.float32]] = []
-
-        def take(at: int, block: NDArray[np.float32]) -> None:
-            if not taken:
-                taken.append(np.empty((seq.n_prompt, block.shape[1]), np.float32))
-            taken[0][at : at + len(block)] = block
-
-        seq = self._scoring(tokens, StreamedRows(take, hidden))
-        try:
-            self._start(seq)
-            self._wait(seq)
-        finally:
-            self._leave(seq)
-        return taken[0]
 
     def _check_open(self) -> None:
         if self._closed:

@@ -1,12 +1,17 @@
-"""Consumers of the rows of given tokens: logits or hidden states."""
+"""Rows of given tokens, logits or hidden states: their consumers, and how an engine is driven for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as Many
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.backends.base import Executable
+from pyllm.engine.generation import again
 from pyllm.engine.mailbox import Mailbox
 from pyllm.engine.request import FinishReason
 from pyllm.engine.rows import SequenceRows
@@ -48,3 +53,103 @@ class StreamedRows(Consumer):
         self._take(seq.next_row, rows.block())
         seq.next_row += rows.n
         return "stop" if seq.next_row == seq.n_tokens else None
+
+
+Tokens = Many[int] | NDArray[np.integer]
+
+
+class Driven(Protocol):
+    """An engine."""
+
+    @property
+    def executable(self) -> Executable: ...
+    def sequence_of(self, tokens: Tokens, consumer: Consumer, first_row: int = 0) -> Sequence: ...
+    def start(self, *sequences: Sequence) -> None: ...
+    def drop(self, seq: Sequence) -> None: ...
+    def resume(self) -> None: ...
+
+
+def blocks(engine: Driven, tokens: Tokens) -> Iterator[NDArray[np.float32]]:
+    """Logits of all tokens in blocks, each computed when it is asked for."""
+    consumer = RowBlocks(hidden=False)
+    seq = engine.sequence_of(tokens, consumer)
+
+    def read() -> Iterator[NDArray[np.float32]]:
+        given = 0
+        try:
+            engine.start(seq)
+            while given < seq.n_prompt:
+                if not consumer.mailbox:
+                    consumer.wanted = True
+                    engine.resume()
+                    _wait(seq)
+                block = consumer.mailbox.take()
+                assert block is not None
+                given += len(block)
+                yield block
+        finally:
+            _leave(engine, seq)
+
+    return read()
+
+
+def all_rows(engine: Driven, tokens: Tokens, hidden: bool) -> NDArray[np.float32]:
+    """Logits or hidden states of all tokens."""
+    taken: list[NDArray[np.float32]] = []
+
+    def take(at: int, block: NDArray[np.float32]) -> None:
+        if not taken:
+            taken.append(np.empty((seq.n_prompt, block.shape[1]), np.float32))
+        taken[0][at : at + len(block)] = block
+
+    seq = engine.sequence_of(tokens, StreamedRows(take, hidden))
+    try:
+        engine.start(seq)
+        _wait(seq)
+    finally:
+        _leave(engine, seq)
+    return taken[0]
+
+
+def score(engine: Driven, sequences: Iterable[tuple[Tokens, RowCallback]], first: int) -> Iterator[int]:
+    """Compute sequences side by side; yields their numbers in order."""
+    waiting, live = enumerate(sequences), deque[tuple[int, Sequence]]()
+    try:
+        while True:
+            # One more than fills a step, so that a step never has room left for the next sequence.
+            while not live or len(live) < _n_side(engine, live[0][1]):
+                number, (tokens, take) = next(waiting, (-1, ((), None)))
+                if take is None:
+                    break
+                live.append((number, engine.sequence_of(tokens, StreamedRows(take), first)))
+                engine.start(live[-1][1])
+            if not live:
+                return
+            number, seq = live[0]
+            _wait(seq)
+            live.popleft()
+            yield number
+    finally:
+        for _, seq in live:
+            _leave(engine, seq)
+
+
+def _wait(seq: Sequence) -> None:
+    """Wait until there is something to read of a sequence, or it is over; raises its error."""
+    mailbox = seq.consumer.mailbox
+    if not mailbox:
+        mailbox.wait()
+    if not mailbox and seq.error is not None:
+        raise again(seq.error)
+
+
+def _leave(engine: Driven, seq: Sequence) -> None:
+    if seq.finish_reason is None:
+        engine.drop(seq)
+
+
+def _n_side(engine: Driven, seq: Sequence) -> int:
+    """Number of sequences of this length computed side by side."""
+    options = engine.executable.options
+    fit = options.n_pages // -(-seq.n_tokens // options.page_size)
+    return max(1, min(options.max_seqs, fit, 1 + -(-options.max_tokens // seq.n_tokens)))
