@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyllm.chat import ChatTemplate
+    from pyllm.chat.dialects import Parser
     from pyllm.config import SamplingParams
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
@@ -41,6 +42,8 @@ Stream = bool | Literal["events"]
 
 _OF_TEMPLATES = ("self", "messages", "tools", "continue_final_message", "special_in_messages")
 """Names that cannot be variables of a chat template, because they are arguments of its rendering."""
+_END_OF_PROMPT = 256
+"""So many tokens at a prompt's end tell what it says of the answer already, such as an opened reasoning."""
 
 
 class LLM:
@@ -415,8 +418,23 @@ class LLM:
             room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
             assert isinstance(messages, list)
             tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
-        words = self._vocabulary()
-        return Call(tokens, settings, self.tokenizer, words, continues=continue_final_message, n_dropped=n_dropped)
+        return Call(
+            tokens,
+            settings,
+            self.tokenizer,
+            self._vocabulary(),
+            continues=continue_final_message,
+            n_dropped=n_dropped,
+            parser=self._parser(tokens, tools),
+        )
+
+    def _parser(self, prompt: list[int], tools: Tools | None) -> Callable[[], Parser]:
+        """Makes parsers of answers to a chat's prompt, in the model's dialect."""
+        from pyllm.chat.dialects import dialect_of
+
+        assert self.chat_template is not None
+        end = self.tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
+        return partial(dialect_of(self.chat_template).parser, tools, prompt=end)
 
     def _run(self, call: Call, stream: Stream) -> Completion | CompletionStream | EventStream:
         from pyllm.llm.calls import whole

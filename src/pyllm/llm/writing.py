@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from pyllm.chat import events as chat
@@ -16,6 +16,10 @@ from pyllm.tokenizers import Tokenizer
 class Parser(Protocol):
     """Makes of an answer's text its events; those that are certain come at once."""
 
+    @property
+    def control(self) -> Container[int]:
+        """Control tokens that mean something to it."""
+
     def push(self, text: str, token_id: int | None = None) -> Sequence[chat.Event]:
         """Parse a token's text, with its id."""
 
@@ -25,6 +29,8 @@ class Parser(Protocol):
 
 class PlainText:
     """The parser of answers that are text and nothing else."""
+
+    control: Container[int] = ()
 
     def push(self, text: str, token_id: int | None = None) -> Sequence[chat.Event]:
         return (chat.TextDelta(text),) if text else ()
@@ -77,8 +83,11 @@ class Writer:
         if self.logprobs:
             events.append(TokenLogprobs(self.described(token)))
         if self._decoder is not None:
-            text = self._stops.push(self._decoder.push(token.id))
-            events.extend(self._parser.push(text, token.id))
+            text = self._decoder.push(token.id)
+            if token.id in self._parser.control:  # no stop string goes on beyond it
+                events.extend(self._parser.push(self._stops.push(text) + self._stops.flush()))
+                text = ""
+            events.extend(self._parser.push(self._stops.push(text), token.id))
             if self.finished:
                 events.extend(self._parser.finish())
         return Piece(token.id, events)

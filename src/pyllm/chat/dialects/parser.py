@@ -41,6 +41,11 @@ class Parser:
         self._control = control or {}
         self._answer: _Answer | None = None
 
+    @property
+    def control(self) -> Mapping[int, str]:
+        """Texts of the control tokens that mean something here, by id."""
+        return self._control
+
     def push(self, text: str, token_id: int | None = None) -> list[Event]:
         """More of the answer: a token's text, with its id if known. The events that it makes certain."""
         answer = self._answer or self._begin(token_id is not None)
