@@ -10,11 +10,13 @@ from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from pyllm.arguments import Kind, TokenIds, checked, entries_of, refusal
 from pyllm.errors import TokenizerError
 from pyllm.tokenizers.compiled.switch import Encoder, Switch
 from pyllm.tokenizers.specials import Finder
-from pyllm.tokenizers.vocab import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
+from pyllm.tokenizers.vocab import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
 
 if TYPE_CHECKING:
     from pyllm.jit.compiler import Kernel
@@ -65,6 +67,11 @@ class Tokenizer(ABC):
     def n_vocab(self) -> int:
         return len(self.vocab)
 
+    @property
+    def strips_first(self) -> bool:
+        """Whether a space at the beginning of decoded text is dropped, as the vocabulary puts one there."""
+        return self._strip_first
+
     @checked
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of `text`.
@@ -101,6 +108,13 @@ class Tokenizer(ABC):
         return ids
 
     @checked
+    def encode_within(self, text: str) -> list[int]:
+        """Token ids of plain text amid other text: no space is put before it, no BOS or EOS around it."""
+        ids: list[int] = []
+        self._encode_pieces(self.partition(text, parse_special=False), ids, space_prefix=False)
+        return ids
+
+    @checked
     def decode(self, ids: TokenIds, skip_special: bool = True) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD. Control tokens are left out unless requested.
 
@@ -121,6 +135,17 @@ class Tokenizer(ABC):
     def token_bytes(self, token_id: int) -> bytes:
         """A token's bytes; the name of a control token."""
         return self._bytes[token_id]
+
+    def all_bytes(self) -> list[bytes]:
+        """`token_bytes` of every token, quickly."""
+        others = np.flatnonzero(self.vocab.types != NORMAL).tolist()
+        texts = self.vocab.texts.copy()
+        for i in others:
+            texts[i] = ""
+        found = self._texts_bytes(texts)
+        for i in others:
+            found[i] = self._find_bytes(i)
+        return found
 
     @checked
     def token_text(self, token_id: int) -> str:
@@ -164,9 +189,14 @@ class Tokenizer(ABC):
     def _text_bytes(self, text: str) -> bytes:
         return _utf8(text.replace(_SPACE, " "))
 
-    def _encode_pieces(self, pieces: Iterable[str | int], ids: list[int]) -> None:
+    def _texts_bytes(self, texts: list[str]) -> list[bytes]:
+        """`_text_bytes` of many texts."""
+        joined = _utf8("\0".join(texts).replace(_SPACE, " ")).split(b"\0")
+        return joined if len(joined) == len(texts) else [self._text_bytes(text) for text in texts]
+
+    def _encode_pieces(self, pieces: Iterable[str | int], ids: list[int], space_prefix: bool = True) -> None:
         pieces = [piece for piece in pieces if piece != ""]
-        if self._space_prefix:
+        if self._space_prefix and space_prefix:
             pieces = [
                 " " + piece if isinstance(piece, str) and (i == 0 or isinstance(pieces[i - 1], int)) else piece
                 for i, piece in enumerate(pieces)

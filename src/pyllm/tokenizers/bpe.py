@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyllm.tokenizers import pretokenizers
@@ -35,6 +35,7 @@ def _byte_alphabet() -> dict[int, str]:
 
 _TO_CHAR = _byte_alphabet()
 _TO_BYTE = {c: b for b, c in _TO_CHAR.items()}
+_TO_LATIN = {ord(c): b for c, b in _TO_BYTE.items()}
 
 
 class BPETokenizer(Tokenizer):
@@ -119,6 +120,16 @@ class BPETokenizer(Tokenizer):
             return bytes([_TO_BYTE[c] for c in text])
         except KeyError:  # not byte-level text; such tokens stand for themselves
             return text.encode("utf-8", "surrogateescape")
+
+    def _texts_bytes(self, texts: list[str]) -> list[bytes]:
+        if not self._byte_level:
+            return super()._texts_bytes(texts)
+        joined = "".join(texts)
+        if not _TO_BYTE.keys() >= set(joined):
+            return [self._text_bytes(text) for text in texts]
+        data = joined.translate(_TO_LATIN).encode("latin-1")  # a byte for each character
+        ends = accumulate(map(len, texts), initial=0)
+        return [data[start:end] for start, end in pairwise(ends)]
 
 
 def merge(word: str, ranks: Mapping[str, int]) -> list[str]:
