@@ -5,7 +5,14 @@ from __future__ import annotations
 import random
 from typing import Any
 
-PATTERNS = ["^[a-z]{2,8}$", "^[A-Z][a-z]+(-[0-9]{1,3})?$", r"^\d{3}-\d{4}$", "^(red|green|blue)$", "foo", r"^\w+@\w+\.com$"]
+PATTERNS = [
+    "^[a-z]{2,8}$",
+    "^[A-Z][a-z]+(-[0-9]{1,3})?$",
+    r"^\d{3}-\d{4}$",
+    "^(red|green|blue)$",
+    "foo",
+    r"^\w+@\w+\.com$",
+]
 FORMATS = ["date", "time", "date-time", "email", "ipv4", "uuid", "hostname", "duration"]
 NAMES = ["name", "id", "kind", "value", "größe", "a b", "x-y", 'quo"te', "tags", "next", "unit", "$ref_", "0"]
 
@@ -66,7 +73,7 @@ class Maker:
 
     def value(self, depth: int) -> Any:
         r = self.random
-        plain = ["x", "ä\n\"\\", "", 0, -3, 2.5, True, False, None]
+        plain = ["x", 'ä\n"\\', "", 0, -3, 2.5, True, False, None]
         return r.choice([*plain, [1, "a"], {"k": r.choice(plain)}, [], {}])
 
     def enum(self, depth: int) -> dict[str, Any]:

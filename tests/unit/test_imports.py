@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "arguments", "config", "entry_points", "env", "temporary", "units"},
     {"jit"},
     {"gguf", "quant", "tokenizers", "chat", "hub"},
-    {"program", "archs", "backends", "cache", "sampling"},
+    {"program", "archs", "backends", "cache", "sampling", "constraints"},
     {"engine"},
     {"llm"},
     {"quant.calibrate", "evaluation", "bench", "testing"},
@@ -38,9 +38,21 @@ APART = [
     ("hub", {"gguf", "quant", "tokenizers", "chat"}),
     ("sampling", {"archs", "backends", "program", "cache"}),
     ("cache", {"archs", "backends", "program", "sampling"}),
+    ("constraints", {"archs", "backends", "program", "sampling", "cache", "gguf", "hub"}),
 ]
 """Rooms of one layer, or lower ones, that must not know of each other."""
-HEAVY = ("numba", "llvmlite", "cupy", "mlx", "numpy", "torch", "pyllm.backends", "pyllm.engine", "pyllm.llm")
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "cupy",
+    "mlx",
+    "numpy",
+    "torch",
+    "llguidance",
+    "pyllm.backends",
+    "pyllm.engine",
+    "pyllm.llm",
+)
 
 
 def rooms_imported(path: Path) -> Iterator[str]:

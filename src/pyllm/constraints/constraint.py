@@ -21,7 +21,20 @@ Mask = NDArray[np.int32]
 
 
 class Constraint(Protocol):
-    """What the next token of a sequence may be. One thread at a time calls it."""
+    """What the next token of a sequence may be. One thread at a time calls it.
+
+    `matcher` and `check` are for `MaskPool`: with a matcher, the masks of several are computed at once, then checked.
+    """
+
+    n_words: int
+    """Length of its own masks: of the vocabulary's, where a model has more logits."""
+
+    @property
+    def matcher(self) -> LLMatcher | None:
+        """What makes the mask, if llguidance does."""
+
+    def check(self, mask: Mask) -> None:
+        """Raise RequestError where the mask that the matcher made is none."""
 
     @property
     def free(self) -> bool:
@@ -67,12 +80,17 @@ class GrammarConstraint:
         if lead is None:
             lead = '" "?' if vocabulary.strips_first and not continues else ""
         self.name = grammar.name
-        self.matcher: LLMatcher = grammar.matcher(vocabulary, lead)
-        """For `MaskPool`, which computes the masks of several at once."""
-        self._end_ids = vocabulary.end_ids
+        self._matcher = grammar.matcher(vocabulary, lead)
+        self._end_ids, self.n_words = vocabulary.end_ids, vocabulary.n_words
         self._ended = False
 
-    free = False
+    @property
+    def matcher(self) -> LLMatcher:
+        return self._matcher
+
+    @property
+    def free(self) -> bool:
+        return False
 
     @property
     def finished(self) -> bool:
@@ -83,11 +101,17 @@ class GrammarConstraint:
         return self._ended or self.matcher.is_accepting()
 
     def mask(self, out: Mask) -> None:
+        if len(out) < self.n_words:
+            own = np.empty(self.n_words, np.int32)
+            self.mask(own)
+            out[:] = own[: len(out)]
+            return
+        out[self.n_words :] = 0
+        out = out[: self.n_words]
         self.matcher.unsafe_compute_mask_ptr(out.ctypes.data, out.nbytes)
         self.check(out)
 
     def check(self, mask: Mask) -> None:
-        """Raise RequestError where the mask that the matcher made is none."""
         nothing = "NoExtension" in self.matcher.get_error() or not mask.any()
         if nothing:
             raise RequestError(f"{self.name} allows no token here; some rule or $ref has no end, or no token fits it")
@@ -136,13 +160,13 @@ class ArmedConstraint:
         self._grammar, self._vocabulary = grammar, vocabulary
         self._triggers = tuple(text.encode() for text in triggers)
         self._inclusive, self._needed = inclusive, needed
+        self.n_words = vocabulary.n_words
         self._tokens: list[int] = []
         self._armed_at = 0
         self._inner: GrammarConstraint | None = None
 
     @property
     def matcher(self) -> LLMatcher | None:
-        """For `MaskPool`; None while the mask is not the matcher's."""
         return None if self._inner is None else self._inner.matcher
 
     @property

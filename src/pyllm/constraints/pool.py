@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.constraints.constraint import Constraint
 from pyllm.errors import PyllmError
+
+if TYPE_CHECKING:
+    from llguidance import LLExecutor, LLMatcher
 
 _MAX_THREADS = 4
 
@@ -47,7 +50,7 @@ class MaskPool:
         self._running: Future[Masks] | None = None
         self._process = 0
         self._thread: ThreadPoolExecutor | None = None
-        self._many: Any = None
+        self._many: LLExecutor | None = None
 
     def begin(self, constraints: Sequence[Constraint | None]) -> None:
         """Start computing the masks of rows; returns at once."""
@@ -87,26 +90,26 @@ class MaskPool:
         bits = self._bits[:n_rows]
         bits.fill(-1)
         errors: dict[int, PyllmError] = {}
-        together = [(i, c) for i, c in rows if getattr(c, "matcher", None) is not None]
+        together = [(i, c.matcher) for i, c in rows if c.matcher is not None and c.n_words == self.n_words]
         if len(together) > 1:
-            self._fill_many(bits, together, errors)
-            rows = [row for row in rows if row not in together]
+            self._fill_many(bits, together)
+        else:
+            together = []
+        done = {i for i, _ in together}
         for i, constraint in rows:
             try:
-                constraint.mask(bits[i])
+                if i in done:
+                    constraint.check(bits[i])
+                else:
+                    constraint.mask(bits[i])
             except PyllmError as error:
                 errors[i] = error
         return Masks(bits, errors)
 
-    def _fill_many(self, bits: NDArray[np.int32], rows: list[tuple[int, Any]], errors: dict[int, PyllmError]) -> None:
+    def _fill_many(self, bits: NDArray[np.int32], matchers: list[tuple[int, LLMatcher]]) -> None:
         if self._many is None:
             from llguidance import LLExecutor
 
             self._many = LLExecutor(min(_MAX_THREADS, max(1, (os.cpu_count() or 1) // 2)))
-        matchers = [(constraint.matcher, i) for i, constraint in rows]
-        self._many.unsafe_compute_mask_ptr(matchers, bits.ctypes.data, self.n_words * 4, len(bits))
-        for i, constraint in rows:
-            try:
-                constraint.check(bits[i])
-            except PyllmError as error:
-                errors[i] = error
+        rows = [(matcher, i) for i, matcher in matchers]
+        self._many.unsafe_compute_mask_ptr(rows, bits.ctypes.data, self.n_words * 4, len(bits))

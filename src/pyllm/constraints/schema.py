@@ -133,7 +133,7 @@ def children(schema: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"{key}/{i}", child) for i, child in enumerate(schema[key]))
     for key in _NAMED:
         if isinstance(schema.get(key), Mapping):
-            yield from ((f"{key}/{_escaped(str(name))}", child) for name, child in schema[key].items())
+            yield from ((f"{key}/{escaped(str(name))}", child) for name, child in schema[key].items())
 
 
 def closed(schema: Any) -> Any:
@@ -196,16 +196,19 @@ def locate(schema: Any, lenient: bool = False) -> tuple[str, str]:
                     for key in sorted(alone, key=lambda key: key == "type"):
                         less = {other: value for other, value in alone.items() if other != key}
                         if key not in shared and not fault(_grammar(less, lenient=lenient)):
-                            return f"{path}/{_escaped(key)}", message
+                            return f"{path}/{escaped(key)}", message
                     return path, message
     return "#", fault(_grammar(schema, lenient=lenient))
 
 
 def _where(schema: Any, text: str) -> str:
     """Where the keywords are that a warning says are not supported."""
+    named = text.removeprefix(_FORMAT)
     names = text.removesuffix(_UNSUPPORTED).split(", ") if text.endswith(_UNSUPPORTED) else ["oneOf"]
     for path, part in walk(schema):
-        if isinstance(part, Mapping) and any(name in part for name in names):
+        if isinstance(part, Mapping) and (
+            part.get("format") == named if named != text else any(name in part for name in names)
+        ):
             return f"{path}: "
     return ""
 
@@ -254,6 +257,7 @@ def _validated(grammar: str) -> tuple[str, list[str]]:
 
 
 _UNSUPPORTED = " is not supported"
+_FORMAT = "unknown format: "
 _POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
 _KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
 
@@ -339,5 +343,5 @@ def _steps(pointer: str) -> list[str]:
     return [step.replace("~1", "/").replace("~0", "~") for step in pointer.removeprefix("#").split("/")[1:]]
 
 
-def _escaped(name: str) -> str:
+def escaped(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
