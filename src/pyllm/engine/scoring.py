@@ -112,23 +112,26 @@ def all_rows(engine: Driven, tokens: Tokens, hidden: bool) -> NDArray[np.float32
 
 
 def score(engine: Driven, sequences: Iterable[tuple[Tokens, RowCallback]], first: int) -> Iterator[int]:
-    """Compute sequences side by side; yields their numbers in order."""
+    """Compute sequences side by side; yields their numbers in order.
+
+    They start together, some steps' work at a time, so that steps are cut alike whenever the same is scored: the last
+    bits may depend on that (reference).
+    """
     waiting, live = enumerate(sequences), deque[tuple[int, Sequence]]()
     try:
         while True:
-            # One more than fills a step, so that a step never has room left for the next sequence.
-            while not live or len(live) < _n_side(engine, live[0][1]):
-                number, (tokens, take) = next(waiting, (-1, ((), None)))
-                if take is None:
-                    break
+            for number, (tokens, take) in waiting:
                 live.append((number, engine.sequence_of(tokens, StreamedRows(take), first)))
-                engine.start(live[-1][1])
+                if len(live) >= _n_side(engine, live[0][1]):
+                    break
             if not live:
                 return
-            number, seq = live[0]
-            _wait(seq)
-            live.popleft()
-            yield number
+            engine.start(*(seq for _, seq in live))
+            while live:
+                number, seq = live[0]
+                _wait(seq)
+                live.popleft()
+                yield number
     finally:
         for _, seq in live:
             _leave(engine, seq)
@@ -148,8 +151,12 @@ def _leave(engine: Driven, seq: Sequence) -> None:
         engine.drop(seq)
 
 
+_STEPS = 8
+"""Steps that sequences which start together fill, where memory has room for so many; the last is not always full."""
+
+
 def _n_side(engine: Driven, seq: Sequence) -> int:
     """Number of sequences of this length computed side by side."""
     options = engine.executable.options
     fit = options.n_pages // -(-seq.n_tokens // options.page_size)
-    return max(1, min(options.max_seqs, fit, 1 + -(-options.max_tokens // seq.n_tokens)))
+    return max(1, min(options.max_seqs, fit, -(-_STEPS * options.max_tokens // seq.n_tokens)))

@@ -97,7 +97,7 @@ def perplexity(
 
 def load_options(n_ctx: int = N_CTX) -> dict[str, int]:
     """Arguments for `pyllm.load` with which windows are scored at the speed of prefill."""
-    side = max(1, -(-512 // n_ctx)) + 1
+    side = 2 * -(-512 // n_ctx)
     return {"n_ctx": n_ctx, "max_seqs": side, "n_kv": side * (n_ctx + 32), "n_batch": 512, "n_rows": 256}
 
 
