@@ -244,6 +244,19 @@ def test_a_class_without_a_schema_is_refused() -> None:
         of_response_format(Odd)
 
 
+def test_a_class_with_types_of_a_function_is_refused() -> None:
+    @dataclass
+    class Inner:
+        a: int
+
+    @dataclass
+    class Outer:
+        inner: Inner
+
+    with pytest.raises(RequestError, match="a type of Outer is not found where it is defined; name 'Inner'"):
+        of_response_format(Outer)
+
+
 class Model:
     """As pydantic's classes look from outside."""
 

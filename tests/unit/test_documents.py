@@ -154,7 +154,7 @@ def python_blocks(name: str) -> str:
 def test_snippets_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     source = python_blocks(page)
     assert "pyllm" in source
-    exec(compile(source, page, "exec"), {"__name__": page})
+    exec(compile(source, page, "exec", dont_inherit=True), {"__name__": page})
     out = capsys.readouterr().out
     if page == "docs/python.md":
         assert "did you mean temperature?" in out

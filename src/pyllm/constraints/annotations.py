@@ -44,10 +44,10 @@ def value_of(kind: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         return value_of(next(part for part in parts if _fits(part, value)), value)
     if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind, include_extras=True)
+        hints = _hints(kind)
         return kind(**{name: value_of(hints[name], entry) for name, entry in value.items()})
     if is_typeddict(kind):
-        hints = get_type_hints(kind, include_extras=True)
+        hints = _hints(kind)
         return {name: value_of(hints[name], entry) for name, entry in value.items()}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)
@@ -100,7 +100,7 @@ def _reference(kind: Any, where: str, names: dict[Any, str], definitions: dict[s
         name = kind.__name__ if kind.__name__ not in definitions else f"{kind.__name__}{len(names)}"
         names[kind] = name
         definitions[name] = {}
-        hints = get_type_hints(kind, include_extras=True)
+        hints = _hints(kind)
         if is_typeddict(kind):
             wanted, required = hints, [name for name, hint in hints.items() if _required(kind, name, hint)]
         else:
@@ -114,6 +114,13 @@ def _reference(kind: Any, where: str, names: dict[Any, str], definitions: dict[s
             "additionalProperties": False,
         }
     return {"$ref": f"#/$defs/{names[kind]}"}
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind, include_extras=True)
+    except NameError as error:
+        raise RequestError(f"a type of {kind.__name__} is not found where it is defined; {error}") from None
 
 
 def _required(kind: Any, name: str, hint: Any) -> bool:
@@ -144,9 +151,7 @@ def _fits(kind: Any, value: Any) -> bool:
         return (
             isinstance(value, dict)
             and schema["properties"].keys() >= value.keys() >= set(schema["required"])
-            and all(
-                _fits(hint, value[n]) for n, hint in get_type_hints(kind, include_extras=True).items() if n in value
-            )
+            and all(_fits(hint, value[n]) for n, hint in _hints(kind).items() if n in value)
         )
     if kind in (Any, object):
         return True

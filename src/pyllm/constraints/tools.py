@@ -15,6 +15,8 @@ from pyllm.errors import RequestError
 from pyllm.tokenizers import Tokenizer
 
 MAX_TOOLS = 500
+MAX_CALLS = 16
+"""In one answer; some models never stop calling."""
 
 _IDS = {"hex": "[A-Za-z0-9_-]{1,40}", "nine": "[A-Za-z0-9]{9}"}
 _ANY: dict[str, Any] = {"type": "object"}
@@ -63,7 +65,7 @@ def of_tools(
     rules = [f"t{i}: {writer.call(tool)}" for i, tool in enumerate(made)]
     one = "(" + " | ".join(f"t{i}" for i in range(len(made))) + ")"
     between = f"WS? {writer.text(calls.separator)} WS?" if calls.separator else "WS?"
-    several = f"{one} ({between} {one})*" if parallel else one
+    several = f"{one} ({between} {one}){{0,{MAX_CALLS - 1}}}" if parallel else one
     around = (writer.marker(calls.section_start), several, writer.marker(calls.section_end))
     start = " WS? ".join(part for part in around if part)
     text = "\n".join([f"start: {start}", *rules, r"WS: /[ \t\r\n]{1,4}/"])

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.constraints.constraint import Constraint
+from pyllm.constraints.pool import Masks
 from pyllm.engine.mailbox import Mailbox
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest
 from pyllm.engine.rows import SequenceRows
@@ -45,6 +47,7 @@ class Answer(Consumer):
         self.prompt_logprobs: list[GeneratedToken] | None = None if request.prompt_logprobs is None else []
         """Of the prompt's tokens from the second on."""
 
+        self.constraint = None if request.constrain is None else request.constrain()
         self.chosen: int | PyllmError = -1
         """The next token, which `choose_tokens` has chosen from this step's rows, or why there is none."""
 
@@ -55,6 +58,8 @@ class Answer(Consumer):
     def content_with(self, seq: Sequence, n: int) -> bool:
         if seq.next_row < seq.n_prompt - 1:
             return False  # rows of the prompt: any token may come next in it
+        if self.constraint is not None and not self.constraint.free:
+            return False  # what is allowed may be none of the largest
         needed = self.sampler.n_needed(seq.tokens[: seq.n_tokens])
         return needed is not None and max(needed, self.request.logprobs or 0) <= n
 
@@ -75,9 +80,9 @@ class Answer(Consumer):
         if rest is not None:
             self.mailbox.put(rest)
 
-    def extends(self, seq: Sequence, rows: SequenceRows) -> bool:
-        """Whether the last of these rows is what the next token is chosen from."""
-        return self.n_most != 0 and seq.next_row + rows.n == seq.n_tokens
+    def extends(self, seq: Sequence, n_rows: int) -> bool:
+        """Whether the last of so many rows is what the next token is chosen from."""
+        return n_rows > 0 and self.n_most != 0 and seq.next_row + n_rows == seq.n_tokens
 
     def _note_prompt(self, token: int, logits: NDArray[np.float32] | TopLogits) -> None:
         assert self.prompt_logprobs is not None
@@ -98,22 +103,56 @@ class Answer(Consumer):
             made = GeneratedToken(token)
         else:
             made = GeneratedToken(token, *logprobs(logits, token, request.logprobs))
-        seq.append(token)
+        reason = self._put(seq, made)
+        if reason is None and self.constraint is not None:
+            reason = self._follow(seq, self.constraint, token)
+        return reason
+
+    def _put(self, seq: Sequence, made: GeneratedToken) -> FinishReason | None:
+        seq.append(made.id)
         self.n_generated += 1
         self.mailbox.put(self.transformer.push(made))
         if self.transformer.finished:
             return "stop"
         return "length" if self.n_generated == self.n_most else None
 
+    def _follow(self, seq: Sequence, constraint: Constraint, token: int) -> FinishReason | None:
+        """Advance the constraint, and take the tokens that alone may follow: their rows are never needed."""
+        constraint.advance(token)
+        if self.request.logprobs is None:  # which rows are needed for
+            for forced in constraint.forced():
+                if forced in self.request.stop_ids or seq.n_tokens >= self.limit:
+                    break
+                constraint.advance(forced)
+                self.sampler.accept(forced, chosen=False)
+                reason = self._put(seq, GeneratedToken(forced))
+                seq.n_given = seq.n_tokens  # computed as a prompt's, however many fit into the step
+                if reason is not None:
+                    return reason
+        return "stop" if constraint.finished else None
 
-def choose_tokens(steps: list[Sequence], found: list[SequenceRows]) -> None:
-    """Choose the next token of every answer of a step, in one compiled call."""
+
+def constraints_of(steps: list[Sequence]) -> list[Constraint | None]:
+    """What holds the next token of each sequence of a step that is about to run."""
+    answers = [(seq, seq.consumer) for seq in steps]
+    return [c.constraint if isinstance(c, Answer) and c.extends(seq, seq.n_rows) else None for seq, c in answers]
+
+
+def choose_tokens(steps: list[Sequence], found: list[SequenceRows], masks: Masks | None) -> None:
+    """Choose the next token of every answer of a step, in one compiled call. `masks`: of `constraints_of`."""
     ready = []
-    for seq, rows in zip(steps, found, strict=True):
+    for i, (seq, rows) in enumerate(zip(steps, found, strict=True)):
         answer = seq.consumer
-        if isinstance(answer, Answer) and rows.n and not seq.cancelled and answer.extends(seq, rows):
-            ready.append((answer, rows.row(rows.n - 1), seq.tokens[: seq.n_tokens]))
+        if isinstance(answer, Answer) and not seq.cancelled and answer.extends(seq, rows.n):
+            mask = None
+            if masks is not None and answer.constraint is not None:
+                mask = masks.bits[i]
+                if i in masks.errors:
+                    answer.chosen = masks.errors[i]
+                    continue
+            ready.append((answer, rows.row(rows.n - 1), seq.tokens[: seq.n_tokens], mask))
     if ready:
-        answers, logits, seen = zip(*ready, strict=True)
-        for answer, token in zip(answers, choose(logits, [a.sampler for a in answers], seen), strict=True):
+        answers, logits, seen, allowed = zip(*ready, strict=True)
+        tokens = choose(logits, [a.sampler for a in answers], seen, allowed if masks is not None else None)
+        for answer, token in zip(answers, tokens, strict=True):
             answer.chosen = token

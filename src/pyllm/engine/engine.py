@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Executable
 from pyllm.cache import PagePool
+from pyllm.constraints.pool import MaskPool
 from pyllm.engine import process, rows, scoring
-from pyllm.engine.answer import Answer, choose_tokens
+from pyllm.engine.answer import Answer, choose_tokens, constraints_of
 from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
 from pyllm.engine.pump import Pump
@@ -50,6 +51,7 @@ class Engine:
         self.pool = PagePool(options.n_pages, options.page_size)
         self.scheduler = Scheduler(self.pool, options)
         self._writer = BatchWriter(options)
+        self._masks = MaskPool(n_vocab)
         self._max_waiting = max_waiting
         self._ends: deque[float] = deque(maxlen=16)
         """When the last sequences ended."""
@@ -262,6 +264,7 @@ class Engine:
                 seq.started_at = began
         batch = self._writer.write(steps)
         n_answers = batch.n_generated
+        self._masks.begin(constraints_of(steps))
         if (found := self._run(batch, steps)) is not None:
             self._commit(steps, found)
             self.scheduler.pace.note(n_answers, batch.n_tokens - n_answers, perf_counter() - began)
@@ -298,7 +301,7 @@ class Engine:
         return None
 
     def _commit(self, steps: list[Sequence], found: list[rows.SequenceRows]) -> None:
-        choose_tokens(steps, found)
+        choose_tokens(steps, found, self._masks.get())
         for seq, own in zip(steps, found, strict=True):
             self.scheduler.commit(seq)
             if not own.n or seq.cancelled:
@@ -339,6 +342,7 @@ class Engine:
         self._receive()
         self._end_all(ClosedError("the model was closed"))
         self._wakes.ring()
+        self._masks.close()
         self.executable.close()
 
     def _check(self) -> None:

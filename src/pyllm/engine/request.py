@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.config import SamplingParams
+from pyllm.constraints.constraint import Constraint
 from pyllm.errors import ContextFullError, RequestError
 from pyllm.sampling import Vocabulary
 
@@ -44,6 +45,8 @@ class GenerationRequest:
     """Tokens that a later prompt is expected to begin with; a hint for the prefix cache."""
     n_keep: int = 0
     """Number of first tokens that a context shift keeps."""
+    constrain: Callable[[], Constraint] | None = None
+    """Makes what holds the answer to a grammar; its end tokens must be among `stop_ids`."""
     vocabulary: Vocabulary | None = None
     """What tokens stand for; settings of sampling that are texts need it."""
 

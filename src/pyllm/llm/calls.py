@@ -9,6 +9,7 @@ from queue import SimpleQueue
 
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.errors import QueueFullError, RequestError
+from pyllm.llm.constraining import Held
 from pyllm.llm.results import Completion
 from pyllm.llm.settings import GenerateSettings
 from pyllm.llm.streams import Reading, chosen
@@ -32,6 +33,8 @@ class Call:
     """Tokens before the last turn of a chat, which its next prompt begins with; a hint for the prefix cache."""
     echo: str = ""
     """Text that the result begins with."""
+    held: Held | None = None
+    """What the answers are held to."""
     parser: Callable[[], Parser] | None = None
     """Makes the parser of an answer; without one it is text."""
 
@@ -59,11 +62,15 @@ class Call:
             raise RequestError("stop strings need a tokenizer, and this model has none that is usable")
         ranked = self.n_answers > settings.n
         logprobs = 0 if ranked and settings.logprobs is None else settings.logprobs
+        stop_ids: frozenset[int] = frozenset()
+        if self.tokenizer is not None and (self.held is not None or not settings.ignore_eos):
+            stop_ids = self.tokenizer.stop_ids
         request = GenerationRequest(
             tokens=self.tokens,
             sampling=settings.sampling,
             max_tokens=settings.max_tokens,
-            stop_ids=frozenset() if self.tokenizer is None or settings.ignore_eos else self.tokenizer.stop_ids,
+            stop_ids=stop_ids,
+            constrain=self.held.constrain if self.held is not None else None,
             logprobs=logprobs,
             prompt_logprobs=settings.prompt_logprobs,
             context_shift=settings.context_shift,
@@ -86,7 +93,7 @@ class Call:
         ]
         generations = engine.submit_all(zip(self._seeded(request), writers, strict=False))
         return [
-            Reading(generation, writer, self.n_dropped, self.echo)
+            Reading(generation, writer, self.n_dropped, self.echo, self.held)
             for generation, writer in zip(generations, writers, strict=True)
         ]
 

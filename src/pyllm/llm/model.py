@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 from pyllm.arguments import TokenIds, checked
 from pyllm.chat.messages import Messages, Tools
 from pyllm.errors import RequestError, TokenizerError
+from pyllm.llm.constraining import Held, of_settings, of_tools
 from pyllm.llm.history import Truncate, room_for_answer, shortened
 from pyllm.llm.loading import (
     Compiled,
@@ -393,7 +394,10 @@ class LLM:
         echo = ""
         if settings.echo:
             echo = prompt if isinstance(prompt, str) else tokenizer.decode(tokens) if tokenizer is not None else ""
-        return Call(tokens, settings, tokenizer, self._vocabulary(), continues=bool(prompt), echo=echo)
+        if settings.tool_choice != "auto":
+            raise RequestError("tool_choice is for chats; complete() knows no tools")
+        held = of_settings(settings, tokenizer, continues=bool(prompt))
+        return Call(tokens, settings, tokenizer, self._vocabulary(), continues=bool(prompt), echo=echo, held=held)
 
     def _chatting(
         self,
@@ -425,8 +429,28 @@ class LLM:
             self._vocabulary(),
             continues=continue_final_message,
             n_dropped=n_dropped,
-            parser=self._parser(tokens, tools),
+            held=self._held(tokens, tools, settings, continue_final_message),
+            parser=self._parser(tokens, None if settings.tool_choice == "none" else tools),
         )
+
+    def _held(self, prompt: list[int], tools: Tools | None, settings: GenerateSettings, continues: bool) -> Held | None:
+        """What the answer to a chat's prompt is held to."""
+        from pyllm.chat.dialects import dialect_of
+
+        template = self.chat_template
+        assert template is not None
+        dialect = dialect_of(template)
+        end = self.tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
+        reasoning_end = dialect.open_reasoning(end) if settings.is_held or tools else None
+        of_calls = of_tools(settings, tools or [], self.tokenizer, dialect.spec, reasoning_end) if tools else None
+        of_text = of_settings(settings, self.tokenizer, continues=continues, reasoning_end=reasoning_end)
+        if of_calls is not None and of_text is not None:
+            raise RequestError(
+                "an answer is calls of tools or has a form of its own; leave out tool_choice, or the form"
+            )
+        if settings.tool_choice not in ("auto", "none") and not tools:
+            raise RequestError("tool_choice needs tools, and there are none")
+        return of_calls or of_text
 
     def _parser(self, prompt: list[int], tools: Tools | None) -> Callable[[], Parser]:
         """Makes parsers of answers to a chat's prompt, in the model's dialect."""

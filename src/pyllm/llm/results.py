@@ -71,7 +71,10 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     """Calls of the tools that the model was given."""
     parsed: Any = None
-    """The answer as data, where a schema was given."""
+    """The answer as data, where a schema was given: JSON's value, or an object of the class that was given. None where
+    the answer was cut."""
+    warnings: tuple[str, ...] = ()
+    """What of a schema or of tools could not be held."""
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     """Those of the prompt's tokens from the second on."""
     others: tuple[Completion, ...] = ()

@@ -31,6 +31,20 @@ class GenerateOptions(SamplingOptions, total=False):
     each has the next one."""
     best_of: int | None
     """Generate so many answers and return the `n` of the highest mean log probability."""
+    response_format: Any
+    """What the answer must be: a JSON schema, OpenAI's `response_format`, or a class (pydantic model, dataclass,
+    TypedDict), of which the result's `parsed` is one."""
+    regex: str | None
+    """A regular expression that the whole answer matches (Rust's syntax: no look-around, no back-references)."""
+    choice: Sequence[str] | None
+    """Texts of which the answer is one."""
+    grammar: str | None
+    """A grammar of the answer: llguidance's Lark with a rule `start`, or llama.cpp's GBNF with a rule `root`."""
+    tool_choice: str | Mapping[str, Any] | None
+    """In a chat with tools: "auto"; "required" (calls and nothing else); "none"; the name of the tool to call, or
+    OpenAI's object with it. Held by a grammar of the model's own dialect."""
+    parallel_tool_calls: bool | None
+    """False: `tool_choice` and strict tools allow one call."""
     echo: bool | None
     """Begin the text with the prompt's (not in `chat`)."""
     priority: int | None
@@ -56,6 +70,12 @@ class GenerateSettings:
     prompt_logprobs: int | None = None
     n: int = 1
     best_of: int | None = None
+    response_format: Any = None
+    regex: str | None = None
+    choice: tuple[str, ...] = ()
+    grammar: str | None = None
+    tool_choice: str | Mapping[str, Any] = "auto"
+    parallel_tool_calls: bool = True
     echo: bool = False
     priority: int = 0
     timeout: float | None = None
@@ -73,8 +93,16 @@ class GenerateSettings:
             raise RequestError(f"n must be 1 or more, not {self.n}")
         if self.best_of is not None and self.best_of < self.n:
             raise RequestError(f"best_of is {self.best_of}; it must be {self.n} or more, the n answers to return")
+        forms = [name for name in ("response_format", "regex", "choice", "grammar") if getattr(self, name)]
+        if len(forms) > 1:
+            raise RequestError(f"{forms[0]} and {forms[1]} cannot both be given: an answer has one form")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise RequestError(f"timeout must be a positive number of seconds, not {self.timeout}")
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the answer has a form to be held to."""
+        return self.response_format is not None or bool(self.regex or self.choice or self.grammar)
 
     @classmethod
     def of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pyllm.chat.events import ReasoningDelta, TextDelta, ToolCall, ToolCallEnd
 from pyllm.errors import ClosedError
@@ -14,6 +14,7 @@ from pyllm.llm.results import Completion, FinishReason, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     from pyllm.engine import Generation
+    from pyllm.llm.constraining import Held
     from pyllm.llm.writing import Piece, Writer
 
 T = TypeVar("T")
@@ -22,12 +23,21 @@ T = TypeVar("T")
 class Reading:
     """One answer, as far as it was read."""
 
-    def __init__(self, generation: Generation[Piece], writer: Writer, n_dropped: int = 0, echo: str = "") -> None:
+    def __init__(
+        self,
+        generation: Generation[Piece],
+        writer: Writer,
+        n_dropped: int = 0,
+        echo: str = "",
+        held: Held | None = None,
+    ) -> None:
         """`echo`: text that comes before the answer's."""
         self.n_dropped = n_dropped
         self.finish_reason: FinishReason | None = None
         self.generation = generation
         self._writer = writer
+        self._held = held
+        self._n_echo = len(echo)
         self._echo = echo
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -78,8 +88,16 @@ class Reading:
             n_dropped=self.n_dropped,
             reasoning="".join(self._reasoning),
             tool_calls=tuple(self._calls),
+            parsed=self._parsed(),
+            warnings=self._held.warnings if self._held is not None else (),
             prompt_logprobs=None if prompt is None else self._writer.described_all(prompt),
         )
+
+    def _parsed(self) -> Any:
+        """The answer as a value; None where it was cut, or has no other form than its text."""
+        if self._held is None or self._held.parse is None or self.finish_reason != "stop" or self._stop_string():
+            return None
+        return self._held.parse("".join(self._text)[self._n_echo :])
 
     def _first(self) -> Sequence[Event] | None:
         if not self._echo:

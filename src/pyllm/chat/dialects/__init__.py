@@ -73,6 +73,14 @@ class Dialect:
         prefix = self.spec.prefix if prompt is None else _prefix(prompt, self.spec)
         return Parser(self.spec, tools, prefix=prefix, control=self._control)
 
+    def open_reasoning(self, prompt: str) -> str | None:
+        """What ends the reasoning in which answers to a rendered prompt begin; None where they don't begin in one."""
+        reasoning = self.spec.reasoning
+        if reasoning is None or not reasoning.start:
+            return None
+        _, start, begun = _prefix(prompt, self.spec).rpartition(reasoning.start)
+        return reasoning.end if start and reasoning.end not in begun else None
+
     @cached_property
     def _control(self) -> Mapping[int, str]:
         """Control tokens whose texts are, or are part of, the dialect's literals."""
