@@ -4,6 +4,8 @@ from __future__ import annotations
 
 ALIASES = {
     "--ctx": ("--ctx-size",),
+    "--grammar": ("--grammar-file",),
+    "--json-schema": ("-j", "-jf", "--json-schema-file"),
     "--kl-divergence-base": ("--save-all-logits",),
     "--kv": ("-ctk", "--cache-type-k", "--cache-type"),
     "--logit-bias": ("-l",),
@@ -31,9 +33,7 @@ _DIFFERENT = {
     ),
     "-st --single-turn": "`pyllm run` gives a single answer",
     "--chat-template": "--chat-template-file takes a template out of a file",
-    "-j --json-schema -jf --json-schema-file --grammar --grammar-file --format": (
-        "answers cannot be held to a grammar or a schema yet"
-    ),
+    "--format": "--json-schema holds an answer to a schema, --output json prints it with its statistics",
     "-tb --threads-batch": "-t sets the threads of prompts and answers",
     "-C --cpu-mask -Cr --cpu-range --cpu-strict -Cb --cpu-mask-batch -Crb --cpu-range-batch --numa --prio --poll": (
         "the system decides which processors are used: taskset, numactl and nice are kept to"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -90,7 +91,7 @@ def output_option(function: F) -> F:
     def with_format(output_format: str, is_json: bool, **options: Any) -> Any:
         return function(as_json=is_json or output_format == "json", **options)
 
-    json = click.option("--json", "is_json", is_flag=True, hidden=True)
+    short = click.option("--json", "is_json", is_flag=True, hidden=True)
     return click.option(
         "--output",
         "output_format",
@@ -98,7 +99,7 @@ def output_option(function: F) -> F:
         default="text",
         show_default=True,
         help="How to print the result.",
-    )(json(cast(F, with_format)))
+    )(short(cast(F, with_format)))
 
 
 def engine_options(function: F, ctx: str = "") -> F:
@@ -318,6 +319,33 @@ def answer_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def form_options(function: F) -> F:
+    """--json-schema and --grammar; `form` reads them."""
+    for option in (
+        click.option("--grammar", metavar="FILE", help="Hold the answer to a grammar, in Lark or GBNF."),
+        click.option("--json-schema", metavar="FILE", help="Hold the answer to a JSON schema."),
+    ):
+        function = option(function)
+    return function
+
+
+def form(options: dict[str, Any]) -> dict[str, Any]:
+    """Remove the answer's form from a command's `options`; returns keywords of `LLM.chat`. Values may be the texts
+    themselves, as llama.cpp has them."""
+    schema, grammar = options.pop("json_schema"), options.pop("grammar")
+    if schema is not None and grammar is not None:
+        raise click.UsageError("give --json-schema or --grammar, not both")
+    if schema is not None:
+        text = schema if schema.lstrip().startswith("{") else read_text(schema)
+        try:
+            return {"response_format": json.loads(text)}
+        except (ValueError, RecursionError) as error:
+            raise click.ClickException(f"--json-schema is not JSON: {error}") from None
+    if grammar is not None:
+        return {"grammar": grammar if re.search(r"::=|\bstart\s*:", grammar) else read_text(grammar)}
+    return {}
 
 
 def request(options: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("-p", "--prompt", "prompt_option", metavar="TEXT", help="The prompt, in place of PROMPT.")
 @click.option("-f", "--file", metavar="FILE", help="Text to put after the prompt; - is standard input.")
 @_options.answer_options
+@_options.form_options
 @click.option("--ignore-eos", is_flag=True, help="Continue past the model's end of text.")
 @click.option("--context-shift", is_flag=True, help="When the context is full, drop its older half and go on.")
 @click.option("--keep", type=CountType(0), default=0, help="Number of first tokens that a context shift keeps.")
@@ -64,7 +65,7 @@ def command(
     if asked is None and file is None:
         asked = _options.read_text("-")
     system, template = _options.system(options), _options.chat_template(options)
-    request = _options.request(options)
+    request = _options.request(options) | _options.form(options)
     request |= {"ignore_eos": ignore_eos, "context_shift": context_shift, "n_keep": keep}
 
     from pyllm.cli import _model
@@ -81,6 +82,7 @@ def command(
             else:
                 _print_stream(stream)
             _note_full_context(llm, stream, request.get("max_tokens"))
+            _note_warnings(stream)
             if stats:
                 _print_stats(llm, stream)
 
@@ -158,6 +160,13 @@ def _note_full_context(llm: LLM, stream: CompletionStream, max_tokens: int | Non
 
     if stream.result.usage.n_generated != max_tokens and (why := cut_off(llm, stream.result)):
         note(f"note: {why}")
+
+
+def _note_warnings(stream: CompletionStream) -> None:
+    from pyllm.cli._output import note
+
+    for warning in stream.result.warnings:
+        note(f"note: {warning}")
 
 
 def _print_stats(llm: LLM, stream: CompletionStream) -> None:

@@ -160,7 +160,7 @@ def test_hf_names_a_repository(run: Run, monkeypatch: pytest.MonkeyPatch, flags:
         (["-ub", "512"], "512 tokens"),
         (["--mlock"], "mapped into memory"),
         (["-e"], "as they are"),
-        (["--json-schema", "{}"], "schema"),
+        (["--format", "json"], "--json-schema holds"),
         (["-mli"], "pyllm chat"),
         (["-st"], "pyllm run"),
         (["--verbose"], "--stats"),
