@@ -72,7 +72,7 @@ class Answer(Consumer):
             elif self.n_most == 0:
                 return "length"
             else:
-                return self._extend(seq, rows.row(i))
+                return self._extend(seq, rows, i)
         return None
 
     def finish(self, reason: FinishReason) -> None:
@@ -88,8 +88,8 @@ class Answer(Consumer):
         assert self.prompt_logprobs is not None
         self.prompt_logprobs.append(GeneratedToken(token, *logprobs(logits, token, self.request.prompt_logprobs or 0)))
 
-    def _extend(self, seq: Sequence, logits: NDArray[np.float32] | TopLogits) -> FinishReason | None:
-        """Take the next token."""
+    def _extend(self, seq: Sequence, rows: SequenceRows, i: int) -> FinishReason | None:
+        """Take the next token, chosen from the i-th row."""
         request = self.request
         token = self.chosen
         if isinstance(token, PyllmError):
@@ -102,7 +102,7 @@ class Answer(Consumer):
         if request.logprobs is None:
             made = GeneratedToken(token)
         else:
-            made = GeneratedToken(token, *logprobs(logits, token, request.logprobs))
+            made = GeneratedToken(token, *logprobs(rows.row(i), token, request.logprobs))
         reason = self._put(seq, made)
         if reason is None and self.constraint is not None:
             reason = self._follow(seq, self.constraint, token)

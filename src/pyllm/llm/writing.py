@@ -68,6 +68,8 @@ class Writer:
         self._decoder = tokenizer.stream(continues=continues) if tokenizer is not None else None
         self._stops = StopFilter(stop)
         self._parser = parser or PlainText()
+        self._is_text = not stop and parser is None and not logprobs
+        """Whether a token's text is all that it gives."""
 
     @property
     def stop_string(self) -> str | None:
@@ -79,6 +81,9 @@ class Writer:
         return self._stops.stopped is not None
 
     def push(self, token: GeneratedToken) -> Piece:
+        if self._is_text and self._decoder is not None:
+            text = self._decoder.push(token.id)
+            return Piece(token.id, (chat.TextDelta(text),) if text else ())
         events: list[Event] = []
         if self.logprobs:
             events.append(TokenLogprobs(self.described(token)))
