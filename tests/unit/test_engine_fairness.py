@@ -11,6 +11,8 @@ import pytest
 from engine_fakes import FakeExecutable, expected_greedy, submit_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_engine_constraints import expected as script
+from test_engine_constraints import request as constrained
 
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
@@ -75,6 +77,27 @@ def test_prompts_are_limited_beside_answers_that_are_followed(paced: bool, large
     assert [t.id for t in first] == expected_greedy([1, 2], 200, N_VOCAB)
     assert [t.id for t in second[0]] == expected_greedy(long, 1, N_VOCAB)
     assert max(n for n, _, _ in executable.sizes) == largest
+
+
+def test_forced_tokens_of_an_answer_do_not_wait_for_prompts() -> None:
+    """A prompt of a higher priority is read in chunks of two tokens; an answer's forced tokens go on beside it."""
+    places = [place for i in range(6) for place in ([1, 2], [3], [4], [5 + i])]
+    engine, executable = make()
+    engine.scheduler.pace.limit = lambda n_answers: 2  # type: ignore[method-assign]
+    long = []
+
+    def submit(batch: object) -> None:
+        if executable.n_runs == 1:
+            long.append(engine.submit(ask(list(range(40)), 1, priority=1)))
+
+    executable.on_run = submit
+    requests = [ask([8], 60, paced=True), constrained([9], places, max_tokens=100, paced=True)]
+    free, held = submit_all(engine, requests)
+    assert [t.id for t in held] == script([9], places)
+    assert [t.id for t in free] == expected_greedy([8], 60, N_VOCAB)
+    assert [t.id for t in long[0]] == expected_greedy(list(range(40)), 1, N_VOCAB)
+    # One token of the free answer, four of the held one (a choice and those forced before), two of the prompt.
+    assert executable.sizes.count((1 + 4 + 2, 3, 2)) >= 4
 
 
 def test_higher_priorities_go_first() -> None:

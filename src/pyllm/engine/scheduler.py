@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import chain
 from operator import attrgetter
 
 from pyllm.cache import PagePool
@@ -45,6 +46,7 @@ class Scheduler:
     def schedule(self) -> list[Sequence]:
         """The next step: sequences with their `n_step` tokens and `n_rows` output rows; decode comes first."""
         steps: list[Sequence] = []
+        forced: list[Sequence] = []
         prompts: list[Sequence] = []
         for seq in self.running.copy():
             if not seq.running or seq.back_pressured or not self._grow(seq):
@@ -53,9 +55,14 @@ class Scheduler:
                 seq.n_step, seq.n_rows = 1, seq.rows_of(1)
                 steps.append(seq)
             else:
-                prompts.append(seq)
+                (forced if seq.n_computed >= seq.n_prompt else prompts).append(seq)
+        # Forced tokens of an answer are few, and its reader waits for them as for any other.
+        tokens, rows = self.max_tokens - len(steps), self.max_rows - sum(seq.n_rows for seq in steps)
+        tokens, rows = self._add(steps, iter(forced), tokens, rows)
         if prompts or self.waiting:
-            self._add_prompts(steps, prompts)
+            if any(seq.consumer.paced for seq in steps):
+                tokens = min(tokens, self.pace.limit(len(steps)))
+            self._add(steps, chain(prompts, self._admitted()), tokens, rows)
         return steps
 
     def commit(self, seq: Sequence) -> None:
@@ -104,22 +111,18 @@ class Scheduler:
             assert not seq.pages, "a waiting sequence holds pages"
             assert seq.n_computed == 0
 
-    def _add_prompts(self, steps: list[Sequence], prompts: list[Sequence]) -> None:
-        tokens = self.max_tokens - len(steps)
-        if any(seq.consumer.paced for seq in steps):
-            tokens = min(tokens, self.pace.limit(len(steps)))
-        rows = self.max_rows - sum(seq.n_rows for seq in steps)
-        candidates = iter(self._admitted())
-        prompts.reverse()
-        while tokens > 0 and (seq := prompts.pop() if prompts else next(candidates, None)) is not None:
+    def _add(self, steps: list[Sequence], sequences: Iterator[Sequence], tokens: int, rows: int) -> tuple[int, int]:
+        """Add as much of sequences as fits into so many tokens and rows; returns what is left of both."""
+        while tokens > 0 and (seq := next(sequences, None)) is not None:
             n = min(seq.remaining, tokens, seq.most(rows))
             if n > 0:
                 seq.n_step, seq.n_rows = n, seq.rows_of(n)
                 steps.append(seq)
                 tokens -= n
                 rows -= seq.n_rows
+        return tokens, rows
 
-    def _admitted(self) -> Iterable[Sequence]:
+    def _admitted(self) -> Iterator[Sequence]:
         """Start waiting sequences one by one, on demand, while there is room."""
         for seq in self.waiting.copy():
             if len(self.running) >= self.max_seqs and not self._preempt_parked():
