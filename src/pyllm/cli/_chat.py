@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyllm import env
+from pyllm.cli._answer import Printer, variables
 from pyllm.cli._output import cut_off, describe, note, speeds, where, write
 from pyllm.errors import ClosedError, PyllmError, RequestError
 from pyllm.units import size
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 class Conversation:
     """The messages so far, and the model."""
 
-    def __init__(self, llm: LLM, request: Mapping[str, Any], system: str | None) -> None:
+    def __init__(self, llm: LLM, request: Mapping[str, Any], system: str | None, reasoning: str | None) -> None:
         self._llm = llm
-        self._request = dict(request)
+        assert llm.chat_template is not None
+        self._request = {**request, "variables": variables(llm.chat_template, reasoning, request.get("variables"))}
+        self._reasoning = reasoning
         self._system = system
         self._messages: list[dict[str, str]] = []
         self._last: Completion | None = None
@@ -79,24 +82,22 @@ class Conversation:
 
     def _answer(self) -> None:
         """Stream an answer to the last message. Ctrl-C ends it early; the part shown stays in the history."""
-        stream = self._llm.chat(self._with_system(), stream=True, truncate="oldest", **self._request)
+        stream = self._llm.chat(self._with_system(), stream="events", truncate="oldest", **self._request)
         if stream.n_dropped and not self._told:
             self._told = True
             note(
                 f"(the oldest messages are left out from now on: {self._llm.n_ctx} tokens of context have no room for "
                 "them; --ctx makes more)"
             )
-        last = "\n"
+        printer = Printer(self._reasoning)
         try:
-            for piece in stream:
-                write(piece)
-                last = piece or last
+            for event in stream:
+                printer.show(event)
         except KeyboardInterrupt:
             stream.close()
-            last = ""  # the terminal shows ^C
+            printer.interrupted()
         finally:
-            if not last.endswith("\n"):
-                write("\n")
+            printer.end()
         self._last = stream.result
         self._messages.append(self._last.message)
         if sys.stdout.isatty() and (why := cut_off(self._llm, self._last)):

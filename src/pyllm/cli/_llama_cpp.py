@@ -72,8 +72,8 @@ _DIFFERENT = {
     "--completion-bash": "docs/command-line.md says how a shell completes pyllm's commands",
     "--keepalive --keep-alive": "a model is in memory as long as the command runs; leave it out",
     "--nowordwrap": "answers are never wrapped; leave it out",
-    "--think --hidethinking --reasoning --reasoning-format --reasoning-budget -rea": (
-        "--chat-template-kwargs tells the model's template: '{\"enable_thinking\": false}' with many models"
+    "--think --hidethinking --reasoning-format --reasoning-budget -rea": (
+        "--reasoning shows, hides or turns off what the model writes before its answer"
     ),
 }
 """Names of missing options, and the advice for each; some are Ollama's."""

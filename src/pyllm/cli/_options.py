@@ -315,6 +315,12 @@ def answer_options(function: F) -> F:
                 type=JSONObjectType(),
                 help="Variables of the chat template, such as '{\"enable_thinking\": false}'.",
             ),
+            click.option(
+                "--reasoning",
+                type=click.Choice(("show", "hide", "off")),
+                help="What the model writes before its answer: shown, left out, or turned off in the chat template "
+                "[default: shown on a terminal, left out elsewhere].",
+            ),
         )
     ):
         function = option(function)
@@ -389,6 +395,16 @@ def chat_template(options: dict[str, Any]) -> str | None:
 def text_option(value: str) -> str:
     """An argument as text: bytes that are not UTF-8 become replacement characters."""
     return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def read_json(path: str) -> Any:
+    """A file's JSON. Raises click.ClickException where it is none."""
+    import json
+
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise click.ClickException(f"{path} is not JSON: {error}") from None
 
 
 def read_text(path: str) -> str:

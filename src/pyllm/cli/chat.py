@@ -23,7 +23,7 @@ def command(**options: Any) -> None:
     Where standard input is not a terminal, each line of it is a message.
     """
     system, template = _options.system(options), _options.chat_template(options)
-    request = _options.request(options)
+    request, reasoning = _options.request(options), options.pop("reasoning")
 
     from pyllm.cli import _model
     from pyllm.cli._chat import Conversation
@@ -33,7 +33,7 @@ def command(**options: Any) -> None:
     with _model.load(options, max_seqs=1, chat_template=template) as llm:
         if llm.chat_template is None:
             raise click.ClickException(f"{llm.path.name} has no chat template; `pyllm run --raw` continues a text")
-        conversation = Conversation(llm, request, system)
+        conversation = Conversation(llm, request, system, reasoning)
         if interactive:
             conversation.greet()
         conversation.hold(typed_lines() if interactive else piped_lines())

@@ -14,7 +14,7 @@ from pyllm.cli._types import CountType, ModelType
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
-    from pyllm.llm.streams import CompletionStream
+    from pyllm.llm.streams import EventStream
 
 
 @_command.command("run", short_help="Answer a prompt.")
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--context-shift", is_flag=True, help="When the context is full, drop its older half and go on.")
 @click.option("--keep", type=CountType(0), default=0, help="Number of first tokens that a context shift keeps.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
+@click.option("--tools", metavar="FILE", help="Functions that the model may call, as a JSON list.")
 @_options.output_option
 @click.option("--stats", is_flag=True, help="Print speeds to standard error when done.")
 @_options.sampling_options
@@ -67,6 +68,9 @@ def command(
     system, template = _options.system(options), _options.chat_template(options)
     request = _options.request(options) | _options.form(options)
     request |= {"ignore_eos": ignore_eos, "context_shift": context_shift, "n_keep": keep}
+    reasoning, tools = options.pop("reasoning"), options.pop("tools")
+    if tools is not None:
+        request["tools"] = _options.read_json(tools)
 
     from pyllm.cli import _model
 
@@ -76,29 +80,34 @@ def command(
         text = "\n\n".join(t for t in (_options.text_option(asked or ""), following) if t)
         if not text.strip() and not raw:
             raise click.UsageError("the prompt is empty; give PROMPT, -p or -f")
-        with _start(llm, text, system, raw, request) as stream:
+        with _start(llm, text, system, raw, reasoning, request) as stream:
             if as_json:
                 _print_json(llm, stream)
             else:
-                _print_stream(stream)
+                _print_stream(stream, reasoning)
             _note_full_context(llm, stream, request.get("max_tokens"))
             _note_warnings(stream)
             if stats:
                 _print_stats(llm, stream)
 
 
-def _start(llm: LLM, text: str, system: str | None, raw: bool, request: dict[str, Any]) -> CompletionStream:
+def _start(
+    llm: LLM, text: str, system: str | None, raw: bool, reasoning: str | None, request: dict[str, Any]
+) -> EventStream:
+    from pyllm.cli._answer import variables
+
     if raw:
-        return llm.complete(text, stream=True, parse_special=True, **request)
+        return llm.complete(text, stream="events", parse_special=True, **request)
     if llm.chat_template is None:
         raise click.ClickException(f"{llm.path.name} has no chat template; --raw continues a text without one")
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return llm.chat([*messages, {"role": "user", "content": text}], stream=True, **request)
+    request["variables"] = variables(llm.chat_template, reasoning, request.get("variables"))
+    return llm.chat([*messages, {"role": "user", "content": text}], stream="events", **request)
 
 
 def _check_raw(options: dict[str, Any]) -> None:
     """Refuse options that need a chat."""
-    for name in ("system", "system_file", "chat_template_file", "chat_template_kwargs"):
+    for name in ("system", "system_file", "chat_template_file", "chat_template_kwargs", "reasoning", "tools"):
         if _options.is_given(name):
             raise click.UsageError(f"--{name.replace('_', '-')} is part of a chat; it does not go with --raw")
         options[name] = None  # of the environment
@@ -119,19 +128,17 @@ def _has_input() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
-def _print_stream(stream: CompletionStream) -> None:
+def _print_stream(stream: EventStream, reasoning: str | None) -> None:
     """Print the answer, and a line end unless it has one."""
-    from pyllm.cli._output import write
+    from pyllm.cli._answer import Printer
 
-    last = "\n"
-    for piece in stream:
-        write(piece)
-        last = piece or last
-    if not last.endswith("\n"):
-        write("\n")
+    printer = Printer(reasoning)
+    for event in stream:
+        printer.show(event)
+    printer.end()
 
 
-def _print_json(llm: LLM, stream: CompletionStream) -> None:
+def _print_json(llm: LLM, stream: EventStream) -> None:
     from pyllm.cli._output import write_json
 
     result = stream.result
@@ -141,6 +148,8 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
         "devices": list(llm.devices),
         "n_gpu_layers": llm.n_gpu_layers,
         "text": result.text,
+        "reasoning": result.reasoning,
+        "tool_calls": [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in result.tool_calls],
         "finish_reason": result.finish_reason,
         "stop_string": result.stop_string,
         "tokens": list(result.tokens),
@@ -154,7 +163,7 @@ def _print_json(llm: LLM, stream: CompletionStream) -> None:
     write_json(fields)
 
 
-def _note_full_context(llm: LLM, stream: CompletionStream, max_tokens: int | None) -> None:
+def _note_full_context(llm: LLM, stream: EventStream, max_tokens: int | None) -> None:
     """Note that an answer ended with the context, unless it has all requested tokens."""
     from pyllm.cli._output import cut_off, note
 
@@ -162,14 +171,14 @@ def _note_full_context(llm: LLM, stream: CompletionStream, max_tokens: int | Non
         note(f"note: {why}")
 
 
-def _note_warnings(stream: CompletionStream) -> None:
+def _note_warnings(stream: EventStream) -> None:
     from pyllm.cli._output import note
 
     for warning in stream.result.warnings:
         note(f"note: {warning}")
 
 
-def _print_stats(llm: LLM, stream: CompletionStream) -> None:
+def _print_stats(llm: LLM, stream: EventStream) -> None:
     from pyllm.cli._output import note, speeds, where
 
     note(f"{speeds(stream.result.usage)}; on {where(llm)}")

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyllm.chat import ChatTemplate
-    from pyllm.chat.dialects import Parser
     from pyllm.config import SamplingParams
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
     from pyllm.llm.adapters import Adapter
     from pyllm.llm.calls import Call
+    from pyllm.llm.writing import Parser
     from pyllm.sampling import Vocabulary
     from pyllm.tokenizers import Tokenizer
 

@@ -12,10 +12,12 @@ from threading import Lock
 from typing import Any
 
 from pyllm.chat.dialects import check, derive
+from pyllm.chat.dialects.bare import BareCalls
 from pyllm.chat.dialects.known import of_vocabulary, recognised
 from pyllm.chat.dialects.parser import Parser
 from pyllm.chat.dialects.probing import Probe
 from pyllm.chat.dialects.spec import TEXT_ONLY, Calls, DialectSpec, ObjectBody
+from pyllm.chat.dialects.typed import schemas_of
 from pyllm.chat.template import ChatTemplate
 from pyllm.errors import PyllmWarning, TemplateError
 
@@ -64,14 +66,20 @@ class Dialect:
         )
         return usable
 
-    def parser(self, tools: Sequence[Mapping[str, Any]] | None = None, *, prompt: str | None = None) -> Parser:
+    def parser(
+        self, tools: Sequence[Mapping[str, Any]] | None = None, *, prompt: str | None = None
+    ) -> Parser | BareCalls:
         """A parser for one answer. Calls are looked for where there are `tools`; their schemas give types to raw text.
 
         `prompt` is the rendered prompt, whose end may say something of the answer already ("<think>"); without it what
         the template adds by default counts.
         """
         prefix = self.spec.prefix if prompt is None else _prefix(prompt, self.spec)
-        return Parser(self.spec, tools, prefix=prefix, control=self._control)
+        parser = Parser(self.spec, tools, prefix=prefix, control=self._control)
+        calls = self.spec.calls
+        if not tools or calls is None or calls.bare or not isinstance(calls.body, ObjectBody) or not calls.body.name:
+            return parser
+        return BareCalls(parser, calls.body, list(schemas_of(tools)), self.spec.ids)
 
     def open_reasoning(self, prompt: str) -> str | None:
         """What ends the reasoning in which answers to a rendered prompt begin; None where they don't begin in one."""
