@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 
 import pyllm
+import schema_cases
+import tool_cases
 from pyllm.errors import RequestError
 
 
@@ -74,6 +76,38 @@ def test_schemas_at_any_temperature(llm: pyllm.LLM) -> None:
             assert result.parsed is None
     assert sum(result.finish_reason == "stop" for result in whole) > 15
     assert {result.finish_reason for result in cut} == {"length"}
+    llm.engine.check()
+
+
+@pytest.mark.long
+def test_random_schemas_and_those_of_tools(llm: pyllm.LLM) -> None:
+    """Every answer is valid or cut, and says so; a fifth is cut on purpose."""
+    schemas = [schema_cases.random_schema(seed) for seed in range(300)] + [*tool_cases.TOOLS.values()]
+    validator = jsonschema.Draft202012Validator
+    n_cut = n_valid = 0
+    for i, schema in enumerate(schemas):
+        short = i % 5 == 0
+        result = llm.chat(
+            "Write an example in JSON.",
+            response_format=schema,
+            max_tokens=8 if short else 200,
+            temperature=1.5,
+            top_p=1.0,
+            min_p=0.0,
+            top_k=0,
+            seed=i,
+        )
+        if result.finish_reason == "stop":
+            n_valid += 1
+            validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(result.text))
+            assert result.parsed == json.loads(result.text)
+        else:
+            n_cut += 1
+            assert result.finish_reason == "length"
+            assert result.usage.n_generated == (8 if short else 200)
+            assert result.parsed is None
+    assert n_cut + n_valid == len(schemas) >= 350
+    assert n_valid > len(schemas) // 2
     llm.engine.check()
 
 

@@ -8,12 +8,15 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from constraint_tools import allowed, load, vocabulary_of, walk
 
 from pyllm import gguf
-from pyllm.chat.dialects.spec import Calls, HeadBody, ObjectBody, TaggedArguments
+from pyllm.chat.dialects.parser import Parser
+from pyllm.chat.dialects.spec import Calls, DialectSpec, HeadBody, KeyForm, ObjectBody, TaggedArguments, WholeBody
+from pyllm.chat.events import ToolCallEnd
 from pyllm.constraints.constraint import ArmedConstraint, Constraint, GrammarConstraint
 from pyllm.constraints.grammar import Grammar, of_choice, of_grammar, of_regex, of_response_format
 from pyllm.constraints.pool import MaskPool
@@ -213,6 +216,11 @@ TOOLS = [
     {"type": "function", "function": {"name": "now"}},
 ]
 HERMES = Calls(ObjectBody(), start=("<tool_call>",), end=("</tool_call>",))
+QWEN_CODER = Calls(
+    HeadBody(("name", ">"), TaggedArguments("<parameter=", (KeyForm(">", (), "</parameter>"),), "\n")),
+    start=("<tool_call>", "<function="),
+    end=("</function>", "</tool_call>"),
+)
 FORMS: dict[str, tuple[Calls, str, Sequence[str]]] = {
     "hermes": (
         HERMES,
@@ -240,6 +248,26 @@ FORMS: dict[str, tuple[Calls, str, Sequence[str]]] = {
         '<|call|>functions.get_weather_map:0<|arguments|>{"zoom": [1]}',
         ["<|call|>functions.nope", "<|call|>now"],
     ),
+    "tags": (
+        QWEN_CODER,
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nSan <b>\n</parameter>\n"
+        "<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>",
+        [
+            "<tool_call>\n<function=get_weather>\n<parameter=days>",
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nx\n</parameter>\n<parameter=days>\n3",
+            "<tool_call>\n<function=nope>",
+            "<tool_call>\n<function= get_weather>",
+        ],
+    ),
+    "keys in tags": (
+        Calls(
+            HeadBody(("name",), TaggedArguments("<key>", (KeyForm("</key>", ("<value>",), "</value>"),))),
+            start=("<call>",),
+            end=("</call>",),
+        ),
+        "<call>get_weather_map\n<key>zoom</key>\n<value>[1, 2]</value>\n</call>",
+        ["<call>get_weather_map<key>city"],
+    ),
     "name as key": (Calls(ObjectBody("")), '{"get_weather": {"city": "Bonn"}}', ['{"name"']),
 }
 
@@ -255,6 +283,39 @@ def test_calls_in_the_forms_of_dialects(qwen: Vocabulary, name: str) -> None:
     for text in wrong:
         with pytest.raises(RequestError, match="tools does not allow the token"):
             write(GrammarConstraint(grammar, qwen), qwen, text, special=True)
+
+
+MAIL = {
+    "properties": {
+        "to": {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 2},
+        "kind": {"enum": ["draft", "final"]},
+        "level": {"type": "integer", "minimum": -3, "maximum": 9},
+        "code": {"type": "string", "pattern": "^x"},
+        "deep": {"$ref": "#/$defs/deep"},
+    },
+    "required": ["to", "kind", "level", "deep"],
+    "$defs": {
+        "deep": {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"]},
+        "n": {"const": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_random_call_in_tags_fits_its_schema(seed: int, vocab: Vocabulary) -> None:
+    tools = [{"function": {"name": "send", "parameters": {**MAIL, "type": "object"}}}]
+    grammar = of_tools(tools, QWEN_CODER, vocab.tokenizer, parallel=False)
+    assert grammar.warnings == ("tool send, code: not held: pattern, as this model writes texts as they are",)
+    del (plain := json.loads(json.dumps(MAIL)))["properties"]["code"]
+    tools = [{"function": {"name": "send", "parameters": {**plain, "type": "object"}}}]
+    grammar = of_tools(tools, QWEN_CODER, vocab.tokenizer, parallel=False)
+    tokens, done = walk(GrammarConstraint(grammar, vocab), vocab, seed)
+    assert done
+    parser = Parser(DialectSpec("derived", calls=QWEN_CODER), tools)
+    events = [*parser.push(vocab.tokenizer.decode(tokens)), *parser.finish()]
+    (call,) = [event.call for event in events if isinstance(event, ToolCallEnd)]
+    assert call is not None
+    jsonschema.validate(call.arguments, plain)
 
 
 def test_control_tokens_of_a_call_are_tokens(qwen: Vocabulary) -> None:
@@ -322,11 +383,11 @@ def test_tools_that_cannot_be_held(qwen: Vocabulary) -> None:
 
 
 def test_refusals_of_tools(qwen: Vocabulary) -> None:
-    tagged = Calls(HeadBody(("name",), TaggedArguments("<k>", ())), start=("<f>",))
-    assert not can_hold(tagged)
+    python = Calls(WholeBody(lambda text, known: []), start=("<f>",))
+    assert not can_hold(python)
     assert not can_hold(None)
     with pytest.raises(RequestError, match="no grammar holds yet; tool_choice must be auto or none"):
-        of_tools(TOOLS, tagged, qwen.tokenizer)
+        of_tools(TOOLS, python, qwen.tokenizer)
     with pytest.raises(
         RequestError, match="tool_choice names 'nope', and there is no such tool; there are get_weather,"
     ):

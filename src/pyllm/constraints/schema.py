@@ -302,7 +302,7 @@ def _chain(schema: Any) -> int:
     waiting = ["#"]
     while waiting:
         target = waiting.pop()
-        value = _resolve(schema, target)
+        value = resolve(schema, target)
         heights[target] = _depth(value)
         edges[target] = _references(value)
         waiting += [t for t in edges[target] if t not in edges and t not in waiting]
@@ -325,7 +325,7 @@ def _references(value: Any) -> set[str]:
     return found
 
 
-def _resolve(schema: Any, reference: str) -> Any:
+def resolve(schema: Any, reference: str) -> Any:
     """What a reference names; nothing where it leads nowhere, which the compiler reports."""
     value = schema
     for step in _steps(unquote(reference)):

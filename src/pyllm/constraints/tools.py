@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pyllm.chat.dialects.spec import Calls, HeadBody, JsonArguments, Marker, ObjectBody
+from pyllm.chat.dialects.spec import Calls, HeadBody, Marker, ObjectBody, TaggedArguments, WholeBody
 from pyllm.constraints import schema as schemas
 from pyllm.constraints.grammar import Grammar, text_literal
+from pyllm.constraints.tagged import TaggedWriter
 from pyllm.errors import RequestError
 from pyllm.tokenizers import Tokenizer
 
@@ -31,11 +32,8 @@ class _Tool:
 
 
 def can_hold(calls: Calls | None) -> bool:
-    """Whether a dialect's calls have a grammar: those with JSON arguments do."""
-    if calls is None:
-        return False
-    body = calls.body
-    return isinstance(body, ObjectBody) or (isinstance(body, HeadBody) and isinstance(body.arguments, JsonArguments))
+    """Whether a dialect's calls have a grammar: those with arguments in JSON or in tags do."""
+    return calls is not None and isinstance(calls.body, ObjectBody | HeadBody)
 
 
 def of_tools(
@@ -57,8 +55,7 @@ def of_tools(
     """
     if not can_hold(calls):
         raise RequestError(
-            "this model writes arguments of tools in a form that no grammar holds yet; tool_choice must be auto or "
-            "none, and no tool strict"
+            "this model writes calls of tools in a form that no grammar holds yet; tool_choice must be auto or none"
         )
     made, warnings = _read(tools, only)
     writer = _Writer(tokenizer, calls, ids)
@@ -68,6 +65,9 @@ def of_tools(
     several = f"{one} ({between} {one}){{0,{MAX_CALLS - 1}}}" if parallel else one
     around = (writer.marker(calls.section_start), several, writer.marker(calls.section_end))
     start = " WS? ".join(part for part in around if part)
+    if writer.tagged is not None:
+        rules += writer.tagged.rules
+        warnings += writer.tagged.warnings
     text = "\n".join([f"start: {start}", *rules, r"WS: /[ \t\r\n]{1,4}/"])
     return Grammar(json.dumps({"grammars": [{"lark_grammar": text}]}), "tools", tuple(warnings))
 
@@ -75,6 +75,9 @@ def of_tools(
 class _Writer:
     def __init__(self, tokenizer: Tokenizer, calls: Calls, ids: str) -> None:
         self._tokenizer, self._calls, self._id = tokenizer, calls, _IDS[ids]
+        self.tagged: TaggedWriter | None = None
+        if isinstance(calls.body, HeadBody) and isinstance(calls.body.arguments, TaggedArguments):
+            self.tagged = TaggedWriter(calls.body.arguments, self.text)
 
     def call(self, tool: _Tool) -> str:
         """A call of a tool, in Lark's notation."""
@@ -82,8 +85,14 @@ class _Writer:
         start = self.marker(calls.start)
         if start and calls.bare:
             start = f"({start})?"
+        assert not isinstance(body, WholeBody), "such calls are refused before"
         inner = self._object(tool, body) if isinstance(body, ObjectBody) else self._head(tool, body)
-        return " WS? ".join(part for part in (start, inner, self.marker(calls.end)) if part)
+        if start:
+            # Nothing comes between `<function=` and the name.
+            open_tag = isinstance(body, HeadBody) and not calls.start[-1].endswith((">", "]"))
+            inner = f"{start} {inner}" if open_tag else f"{start} WS? {inner}"
+        end = self.marker(calls.end)
+        return f"{inner} WS? {end}" if end else inner
 
     def marker(self, marker: Marker) -> str:
         return " WS? ".join(map(self.text, marker))
@@ -111,7 +120,7 @@ class _Writer:
             entries[body.id] = {"type": "string", "pattern": f"^{self._id}$"}
         return _json(_object_of(entries), tool)
 
-    def _head(self, tool: _Tool, body: Any) -> str:
+    def _head(self, tool: _Tool, body: HeadBody) -> str:
         parts: list[str] = []
         literal = ""
         for part in body.parts:
@@ -128,7 +137,9 @@ class _Writer:
             else:
                 literal += part
         parts += [self.text(literal)] if literal else []
-        return " ".join([*parts, "WS?", _json(tool.arguments, tool)])
+        if self.tagged is None:
+            return " ".join([*parts, "WS?", _json(tool.arguments, tool)])
+        return " ".join([*parts, "WS?", self.tagged.arguments(tool.arguments, tool.name)])
 
     @staticmethod
     def _named_id(name: str, pattern: str) -> str:
