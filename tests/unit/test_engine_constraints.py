@@ -15,7 +15,7 @@ from test_engine_candidates import Few
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.engine.generation import Generation
-from pyllm.errors import RequestError
+from pyllm.errors import BackendError, RequestError
 
 N_VOCAB = 50
 END = 49
@@ -27,6 +27,7 @@ class Script:
     """What may come at each place of an answer; where that is one token alone, it is forced. Then the end."""
 
     matcher = None
+    error: BaseException = RequestError("the script is broken")
     n_words = 2
 
     def __init__(self, places: list[Allowed], broken_at: int = -1) -> None:
@@ -47,7 +48,7 @@ class Script:
 
     def mask(self, out: Any) -> None:
         if self.at == self.broken_at:
-            raise RequestError("the script is broken")
+            raise self.error
         bits = np.zeros(64, np.uint8)
         bits[self.places[self.at]] = 1
         out[:] = np.packbits(bits, bitorder="little").view(np.int32)
@@ -154,6 +155,20 @@ def test_an_error_of_a_constraint_ends_its_own_sequence() -> None:
         list(broken)
     assert read(fine) == (expected([3, 4]), "stop")
     engine.check()
+    engine.close()
+
+
+class Panic(BaseException):
+    """As errors of Rust come."""
+
+
+def test_a_panic_is_one_sequences_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Script, "error", Panic("thread 'main' panicked at src/lib.rs"))
+    engine = Engine(FakeExecutable(N_VOCAB), n_ctx=128, n_vocab=N_VOCAB)
+    broken, fine = submit_all(engine, [request([1, 2], broken_at=5), request([3, 4])])
+    with pytest.raises(BackendError, match=r"^a mask could not be made; Panic$"):
+        list(broken)
+    assert read(fine) == (expected([3, 4]), "stop")
     engine.close()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.constraints.constraint import Constraint
-from pyllm.errors import PyllmError
+from pyllm.errors import BackendError, PyllmError
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher
@@ -104,6 +104,8 @@ class MaskPool:
                     constraint.mask(bits[i])
             except PyllmError as error:
                 errors[i] = error
+            except BaseException as error:  # a panic of llguidance is no Exception; others' rows are not at fault
+                errors[i] = BackendError(f"a mask could not be made; {type(error).__name__}")
         return Masks(bits, errors)
 
     def _fill_many(self, bits: NDArray[np.int32], matchers: list[tuple[int, LLMatcher]]) -> None:
