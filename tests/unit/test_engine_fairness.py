@@ -61,6 +61,27 @@ def test_steps_take_at_most_twice_their_usual_time(fixed: float, each: float, st
     assert max(chunk for chunk, _ in found[30:]) >= 0.5 * (pacing._MARGIN * usual - start) / each - 1
 
 
+def test_chunks_grow_where_having_one_is_what_costs() -> None:
+    """As on a card: 3 ms for answers, 7 more for a step with a prompt of any size, and 0.04 ms for each token of it."""
+    pace = Pace()
+    for _ in range(3):
+        pace.note(0, 512, 512 * 4e-5)
+    found = steps(pace, lambda n, chunk: 3e-3 + 7e-3 * (chunk > 0) + 4e-5 * chunk, 400, 4)
+    with_prompts = [(chunk, took) for chunk, took in found if chunk]
+    assert sum(chunk for chunk, _ in with_prompts[20:]) / len(with_prompts[20:]) > 40
+    assert max(took for _, took in with_prompts) < 3e-3 + 3.5 * 7e-3
+
+
+def test_one_slow_step_makes_the_next_chunk_small() -> None:
+    pace = Pace()
+    steps(pace, lambda n, chunk: 0.02 + 1e-4 * chunk, 30)
+    full = pace.limit(1)
+    pace.note(1, full, 0.2)
+    assert pace.limit(1) <= full / 8
+    steps(pace, lambda n, chunk: 0.02 + 1e-4 * chunk, 12)
+    assert pace.limit(1) in (0, *range(full // 2, 2 * full))
+
+
 @pytest.mark.parametrize(("paced", "largest"), [(False, 64), (True, 1 + 7)])
 def test_prompts_are_limited_beside_answers_that_are_followed(paced: bool, largest: int) -> None:
     engine, executable = make(max_tokens=64, n_pages=200, n_ctx=700)
