@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument("-t", "--threads", type=int, default=default_threads())
     a = parser.parse_args()
     n_ctx = a.prompt + 512
-    with pyllm.load(a.model, n_ctx=n_ctx, n_kv=2 * n_ctx + a.streams * 4096, n_threads=a.threads, backend="cpu") as llm:
+    sizes = {"n_ctx": n_ctx, "n_kv": 2 * n_ctx + a.streams * 4096, "max_seqs": a.streams + 1}
+    with pyllm.load(a.model, n_threads=a.threads, backend="cpu", **sizes) as llm:
         random = np.random.default_rng(0)
         long, alone = (random.integers(100, 20_000, a.prompt).tolist() for _ in range(2))
         start = perf_counter()
