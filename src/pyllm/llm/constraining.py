@@ -36,16 +36,20 @@ def of_settings(
 
     `reasoning_end`: the text that ends the reasoning in which the answer begins. Raises RequestError.
     """
+    forms = settings.response_format, settings.regex, settings.choice or None, settings.grammar
+    if all(form is None for form in forms):
+        return None
     from pyllm.constraints import grammar as grammars
 
-    made: Grammar | None = None
+    made: Grammar | None
     if settings.response_format is not None:
         made = grammars.of_response_format(settings.response_format)
     elif settings.regex is not None:
         made = grammars.of_regex(settings.regex)
     elif settings.choice:
         made = grammars.of_choice(settings.choice)
-    elif settings.grammar is not None:
+    else:
+        assert settings.grammar is not None
         made = grammars.of_grammar(settings.grammar)
     return None if made is None else _held(made, tokenizer, continues, reasoning_end)
 
