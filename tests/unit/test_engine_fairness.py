@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from test_engine_constraints import expected as script
 from test_engine_constraints import request as constrained
 
+from pyllm.backends.base import Batch
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.engine import pace as pacing
@@ -187,4 +188,26 @@ def test_chunks_change_no_answer(data: st.DataObject) -> None:
         assert [t.id for t in generation] == expected_greedy(prompt, 9, N_VOCAB)
     engine.check()
     assert not executable.generated & executable.given
+    engine.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.lists(st.integers(2, 25), min_size=1, max_size=6))
+def test_no_token_of_a_prompt_is_cut_off_alone(limits: list[int], lengths: list[int]) -> None:
+    """A backend may compute one token in another way than several: what it becomes would depend on the chunks."""
+    engine, executable = make(n_ctx=40, max_seqs=3, max_tokens=12)
+    count = iter(range(1 << 30))
+    engine.scheduler.pace.limit = lambda n: max(pacing._LEAST, limits[next(count) % len(limits)])  # type: ignore[method-assign]
+    alone: list[int] = []
+
+    def look(batch: Batch) -> None:
+        alone.extend(
+            first for first, n in batch.spans[: batch.n_seqs].tolist() if n == 1 and first >= batch.n_generated
+        )
+
+    executable.on_run = look
+    prompts = [[i, *range(10, 9 + n)] for i, n in enumerate(lengths)]
+    for prompt, generation in zip(prompts, submit_all(engine, [ask(p, 9, paced=True) for p in prompts]), strict=True):
+        assert [t.id for t in generation] == expected_greedy(prompt, 9, N_VOCAB)
+    assert not alone
     engine.close()

@@ -12,8 +12,8 @@ _FRESH = 24
 """Steps with prompts after which one without is measured again."""
 _STALE = 100
 """Steps without a prompt after which the next prompt begins with a small chunk again."""
-_LEAST = 2
-"""Prompt tokens of a step at least, so that a prompt gets through."""
+_LEAST = 3
+"""Prompt tokens of a step at least, so that a prompt gets through: it is never cut into single ones."""
 _BULK = 64
 """Tokens of a step of prompts alone whose time tells what a prompt token takes at best."""
 _DOMINATED = 4.0

@@ -12,6 +12,8 @@ from pyllm.config import ExecutionOptions
 from pyllm.engine.pace import Pace
 from pyllm.engine.sequence import Sequence, common_tokens
 
+_WHOLE = 3
+"""Tokens that can be cut so that no part is one token alone, and a rest of which can be."""
 _by_rank = attrgetter("rank")
 
 
@@ -114,13 +116,24 @@ class Scheduler:
     def _add(self, steps: list[Sequence], sequences: Iterator[Sequence], tokens: int, rows: int) -> tuple[int, int]:
         """Add as much of sequences as fits into so many tokens and rows; returns what is left of both."""
         while tokens > 0 and (seq := next(sequences, None)) is not None:
-            n = min(seq.remaining, tokens, seq.most(rows))
+            n = self._cut(seq, min(seq.remaining, tokens, seq.most(rows)))
             if n > 0:
                 seq.n_step, seq.n_rows = n, seq.rows_of(n)
                 steps.append(seq)
                 tokens -= n
                 rows -= seq.n_rows
         return tokens, rows
+
+    def _cut(self, seq: Sequence, n: int) -> int:
+        """At most n of a sequence's next tokens, without cutting one off alone: a backend may compute a single token in
+        another way than several."""
+        room = min(self.max_tokens - len(self.running), seq.most(self.max_rows - len(self.running)))
+        if room < min(_WHOLE, seq.remaining):
+            return n  # steps so small cut anywhere
+        rest = seq.remaining - n
+        if n == 1 and rest:
+            return 0
+        return n if rest != 1 else n - 1 if n > 2 else 0
 
     def _admitted(self) -> Iterator[Sequence]:
         """Start waiting sequences one by one, on demand, while there is room."""
