@@ -8,10 +8,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-import schema_cases
-import tool_cases
 from constraint_tools import completed, vocabulary_of, walk
 
+import schema_cases
+import tool_cases
 from pyllm.constraints.constraint import GrammarConstraint
 from pyllm.constraints.grammar import Grammar, of_response_format
 from pyllm.constraints.vocabulary import Vocabulary
