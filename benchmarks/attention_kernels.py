@@ -19,6 +19,7 @@ from pyllm.backends.base import Batch
 from pyllm.backends.cpu import attention as att
 from pyllm.backends.cpu.arguments.peak import MultiplyAdd, Read
 from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.kernels.attention_scratch import GENERATED
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import ExecutionOptions
 from pyllm.jit.arguments import Arguments, Place
@@ -69,7 +70,7 @@ class Case:
             out=value, layer=0, q=value, k=value, v=value, cache=0, n_heads=self.n_heads, n_kv_heads=self.n_kv,
             head_dim=self.dim, v_head_dim=self.dim, scale=self.dim**-0.5,
         )  # fmt: skip
-        self.plan = plan = att.plan(op, page_size=32, dtype="f16", n_threads=n_threads, wide=wide)
+        self.plan = plan = att.plan(op, page_size=32, dtype="f16", max_seqs=len(spans), wide=wide)
         needed = [(depth + n + 31) // 32 for depth, n in spans]
         n_pages, n = sum(needed), sum(n for _, n in spans)
         layer = n_pages * plan.layout.page_bytes
@@ -87,6 +88,7 @@ class Case:
         b = self.batch
         self.step = np.zeros(32, np.int64)
         self.step[[1, 4]] = n, b.n_seqs
+        self.step[GENERATED] = n if n == b.n_seqs else 0
         self.step[[6, 8, 9]] = b.positions.ctypes.data, b.spans.ctypes.data, b.page_tables.ctypes.data
         self.step[10] = b.page_tables.strides[0]
         width = (self.n_heads + 2 * self.n_kv) * self.dim

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch
 from pyllm.backends.cpu import attention as att
+from pyllm.backends.cpu.kernels.attention_scratch import GENERATED
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import ExecutionOptions, KVDtype
 from pyllm.errors import BackendError
@@ -74,7 +75,7 @@ class Layer:
             out=value, layer=0, q=value, k=value, v=value, cache=0, n_heads=o.n_heads, n_kv_heads=o.n_kv,
             head_dim=o.head_dim, v_head_dim=o.v_head_dim, scale=o.head_dim**-0.5, window=o.window, softcap=o.softcap,
         )  # fmt: skip
-        self.plan = att.plan(op, page_size=o.page_size, dtype=o.dtype, n_threads=n_threads, wide=wide)
+        self.plan = att.plan(op, page_size=o.page_size, dtype=o.dtype, max_seqs=8, wide=wide)
         self.batch = Batch(ExecutionOptions(n_pages, o.page_size, max_tokens=2048, max_seqs=8))
         self.cache = aligned_zeros((n_pages, self.plan.layout.page_bytes), np.uint8)
         stride = self.plan.scratch_bytes
@@ -104,9 +105,9 @@ class Layer:
             pages = self.pages.setdefault(s, [])
             while len(pages) * o.page_size < position + n:
                 pages.append(self.free.pop())
-            b.add([1] * n, position, pages)
+            b.add([1] * n, position, pages, generated=n == 1 and b.n_tokens == b.n_seqs)
         n = b.n_tokens
-        self.step[1], self.step[4] = n, b.n_seqs
+        self.step[1], self.step[4], self.step[GENERATED] = n, b.n_seqs, b.n_generated
         self.step[6], self.step[8], self.step[9] = address(b.positions), address(b.spans), address(b.page_tables)
         self.step[10] = b.page_tables.strides[0]
         # Queries, keys and values as columns of one buffer, the last row ending where it ends.
@@ -122,7 +123,7 @@ class Layer:
             parts=Memory(self.shared[self.plan.tickets_bytes :]),
         )  # fmt: skip
         run(self.plan.kernel, self.step, args, self.n_threads)
-        assert not self.shared[: self.plan._n_parts * 8].any()
+        assert not self.shared[: self.plan.tickets_bytes].any()
         assert np.isnan(out[n]).all()
         return out[:n], expected
 

@@ -55,7 +55,7 @@ def test_eight_at_once_give_what_each_gives_alone(engine: Engine) -> None:
     answers = [[t.id for t in g] for g in together]
     assert [g.n_cached for g in together] == [0] + [16] * 7
     for prompt, answer in zip(prompts, answers, strict=True):
-        engine.pool.clear()
+        engine.between_steps(engine.pool.clear)
         alone = engine.submit(ask(prompt))
         assert [t.id for t in alone] == answer
         assert alone.n_cached == 0

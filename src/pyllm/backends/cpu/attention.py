@@ -13,7 +13,7 @@ from pyllm.backends.cpu.arguments import rope as arguments
 from pyllm.backends.cpu.arguments.attention import Attend
 from pyllm.backends.cpu.arguments.kv import Store
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.kernels.attention_scratch import PARTS_PER_THREAD, Scratch, tile_rows
+from pyllm.backends.cpu.kernels.attention_scratch import MAX_PARTS, Scratch, tile_rows
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import KVDtype
 from pyllm.errors import BackendError
@@ -130,7 +130,7 @@ class AttentionPlan:
     n_heads: int
     scale: float
     softcap: float
-    n_threads: int
+    max_seqs: int
     wide: bool
     """Whether tiles of many rows (prefill) are computed in bfloat16 on AMX, see `kernels/attention_wide.py`."""
 
@@ -166,18 +166,18 @@ class AttentionPlan:
         return _up(max(Scratch(self.width, self.wide).n_bytes(self._rows), store), 64)
 
     @property
-    def _n_parts(self) -> int:
-        return 2 * PARTS_PER_THREAD * self.n_threads
+    def n_tickets(self) -> int:
+        return self.max_seqs * self.layout.spec.n_kv_heads
 
     @property
     def tickets_bytes(self) -> int:
         """Bytes of the tickets at the start of the shared buffer; parts follow."""
-        return _up(8 * self._n_parts, 64)
+        return _up(8 * self.n_tickets, 64)
 
     @property
     def shared_bytes(self) -> int:
         """Bytes of the shared buffer."""
-        return self.tickets_bytes + self._n_parts * self._rows * Scratch(self.width, self.wide).ld
+        return self.tickets_bytes + self.n_tickets * MAX_PARTS * self.group * Scratch(self.width, self.wide).ld
 
     def store_args(
         self, *, q: Rows, k: Rows | None, v: Rows | None, cache: Address, rope: RopeTable | None = None,
@@ -210,13 +210,16 @@ class AttentionPlan:
         }  # fmt: skip
 
 
-def plan(op: Attention, *, page_size: int, dtype: KVDtype, n_threads: int, wide: bool | None = None) -> AttentionPlan:
-    """Plan an attention op. `wide` None: use AMX where the processor has it; never with a float32 cache, which is
-    chosen for precision. Raises BackendError for unsupported shapes."""
+def plan(op: Attention, *, page_size: int, dtype: KVDtype, max_seqs: int, wide: bool | None = None) -> AttentionPlan:
+    """Plan an attention op for steps of at most `max_seqs` sequences.
+
+    `wide` None: use AMX where the processor has it; never with a float32 cache, which is chosen for precision. Raises
+    BackendError for unsupported shapes.
+    """
     if page_size % 16:
         raise BackendError(f"the CPU backend needs pages of a multiple of 16 positions, not {page_size}")
     if op.head_dim % 2:
         raise BackendError(f"the CPU backend needs heads of an even number of columns, not {op.head_dim}")
     wide = dtype == "f16" and (wide_supported(host()) if wide is None else wide)
     spec = KVSpec(op.n_kv_heads, op.head_dim, op.v_head_dim, op.window)
-    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, n_threads, wide)
+    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, max_seqs, wide)

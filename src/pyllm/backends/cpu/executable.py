@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch, Crossing, Executable, HostCrossing, ImportanceSums
 from pyllm.backends.cpu import linear
+from pyllm.backends.cpu.kernels.attention_scratch import GENERATED
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.table import (
     FIRST_WIDE,
@@ -155,6 +156,7 @@ class CPUExecutable(Executable):
             self._adopt(batch)
         step = self._step
         step[1], step[3], step[4] = batch.n_tokens, batch.n_rows, batch.n_seqs
+        step[GENERATED] = batch.n_generated
         n_narrow = batch.n_generated if self._wide else batch.n_tokens
         n_wide = batch.n_tokens - n_narrow
         step[FIRST_WIDE] = n_narrow

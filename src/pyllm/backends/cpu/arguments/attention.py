@@ -32,6 +32,6 @@ class Attend(Arguments):
     cap_rows: int
     """Rows that a thread's scratch has room for."""
     parts: Address
-    """float32 rows of the kernel's width and 16 more: as many as two times the parts that work is divided into."""
+    """float32 rows of the kernel's width and 16 more: `group` for each part of a generated token and kv head."""
     tickets: Address
-    """int64 for each pair of parts, zero before and after."""
+    """int64 for each generated token and kv head, zero before and after."""

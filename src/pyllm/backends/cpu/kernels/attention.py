@@ -1,9 +1,12 @@
 """Paged causal attention with an online softmax, for any mix of prefill chunks and decode tokens.
 
 A work item is one kv head, a tile of rows (tokens x query heads that share the kv head), and a range of positions. Keys
-and values are read in blocks; each block serves all rows of the tile. Long ranges that would leave threads idle are
-divided: parts go to a shared buffer, and the thread that finishes a tile's last part combines them. `kernels/kv.py`
-describes the cache.
+and values are read in blocks; each block serves all rows of the tile. The long range of a generated token is divided:
+parts go to a shared buffer, and the thread that finishes a tile's last part combines them. `kernels/kv.py` describes
+the cache.
+
+A row's result depends on its own sequence alone, to the last bit: blocks end at multiples of their size, parts follow
+from a generated token's position, and rows are summed alike in tiles of any size (`attention_tiles.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.arguments.attention import Attend
-from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, PARTS_PER_THREAD, TILE_ROWS, Scratch
+from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, GENERATED, MAX_PARTS, PART, TILE_ROWS, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
 from pyllm.backends.cpu.kernels.attention_tiles import build, rounded_rows, tile_shape
 from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, wide_engine
@@ -36,10 +39,6 @@ from pyllm.jit.simd.amx import tile_release, tile_shapes
 
 read = reader(Attend)
 
-PART = 256
-"""Smallest range of positions that is divided."""
-ROW_COST = 8
-"""Reading a position costs as much as computing this many rows."""
 WIDE_ROWS = 24
 """Smallest number of rows for which converting keys and values to bfloat16 pays."""
 
@@ -51,25 +50,11 @@ def _first_seen(position, window):
 
 
 @register_jitable
-def _parts(length, rows, target):
-    """Number of parts of a tile's range, and positions of a part."""
-    n = min((length * (rows + ROW_COST) + target - 1) // target, (length + PART - 1) // PART)
+def _parts(length):
+    """Number of parts of a generated token's range, and positions of a part."""
+    n = min((length + PART - 1) // PART, MAX_PARTS)
     size = ((length + n - 1) // n + 31) // 32 * 32
     return (length + size - 1) // size, size
-
-
-@register_jitable
-def _target_cost(step, tokens, group, n_kv, window, n_threads):
-    """Upper target of an item's cost."""
-    total = 0
-    for s in range(load_i64(step + 32)):
-        first = load_i32(load_i64(step + 64) + 8 * s)
-        n = load_i32(load_i64(step + 64) + 8 * s + 4)
-        p = load_i32(load_i64(step + 48) + 4 * first)
-        for t in range(0, n, tokens):
-            m = min(tokens, n - t)
-            total += (p + t + m - _first_seen(p + t, window)) * (m * group + ROW_COST)
-    return total * n_kv // (PARTS_PER_THREAD * n_threads) + 1
 
 
 @register_jitable
@@ -179,8 +164,10 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
         fill(sums, rows, 0.0)
         fill(maxima, rows // 16 + 3, LOWEST)
 
-        for b0 in range(low, high, BLOCK):
-            b1 = min(b0 + BLOCK, high)
+        b1 = low
+        while b1 < high:
+            b0 = b1
+            b1 = min(b0 // BLOCK * BLOCK + BLOCK, high)
             _list_block(scratch + keys_at, table, keys, a.page_bytes, a.page_size, key_bytes, 16 * size, b0, b1)
             _list_block(
                 scratch + values_at, table, values, a.page_bytes, a.page_size, 32 * size * unit, 512 * size, b0, b1
@@ -287,14 +274,14 @@ def _kernel(kv: str, places: Scratch) -> Any:
     def kernel(args, thread, n_threads):
         a = read(args)
         scratch = a.scratch + thread * a.ld_scratch
-        part_bytes = a.cap_rows * ld
+        part_bytes = a.group * ld  # one token's rows
         n_seqs = load_i64(a.step + 32)
         positions = load_i64(a.step + 48)
         spans = load_i64(a.step + 64)
         tables = load_i64(a.step + 72)
         table_bytes = load_i64(a.step + 80)
         tokens = max(1, tile_rows // a.group)
-        target = _target_cost(a.step, tokens, a.group, a.n_kv, a.window, n_threads)
+        n_generated = load_i64(a.step + 8 * GENERATED)
         for i in range(16):
             store_f32(scratch + iota + 4 * i, np.float32(i))
         if wide:
@@ -326,7 +313,9 @@ def _kernel(kv: str, places: Scratch) -> Any:
                     t = i_tile * tokens
                     high = min(p0 + t + tokens, p0 + n)
                     low = _first_seen(p0 + t, a.window)
-                    n_parts, part_size = _parts(high - low, (high - p0 - t) * a.group, target)
+                    part_size = high - low
+                    if first < n_generated:
+                        n_parts, part_size = _parts(high - low)
                     count = a.n_kv * n_parts
             if s >= n_seqs:
                 break

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 BLOCK = 128
 """Positions whose scores are computed at a time."""
-PARTS_PER_THREAD = 8
-"""Work items per thread, where the work is divisible."""
+PART, MAX_PARTS = 512, 16
+"""Positions of a part at least, and parts at most, in which a generated token sees its context."""
+GENERATED = 26
+"""Slot of the STEP block: how many tokens are generated; they come first and are spans of their own."""
 _LIST = 8 * (BLOCK // 16 + 2)
 
 

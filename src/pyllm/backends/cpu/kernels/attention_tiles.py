@@ -31,11 +31,6 @@ class TileShape:
     registers: int
     """Registers of a vector."""
 
-    def chains(self, rows: int) -> int:
-        """Accumulators per element: few rows need several, or the multipliers wait for their own results."""
-        n = 12 // (rows * self.vectors * self.registers)
-        return 4 if n >= 4 else 2 if n >= 2 else 1
-
 
 def tile_shape() -> TileShape:
     isa = target().isa
@@ -103,14 +98,18 @@ def _function(module: Any, shape: TileShape, rows: int, kv: str, ld: int) -> Any
 
 
 class _Tile:
-    """Emits one tile. Variables are stack slots, which LLVM turns into registers."""
+    """Emits one tile. Variables are stack slots, which LLVM turns into registers.
+
+    An element is summed in one accumulator, in the order of k: so a row's result does not depend on how many rows are
+    computed with it.
+    """
 
     def __init__(self, b: Any, p: dict[str, Any], shape: TileShape, rows: int, kv: str, ld: int) -> None:
         self.b, self.p, self.shape, self.rows, self.ld = b, p, shape, rows, ld
-        self.half, self.vectors, self.chains = kv == "f16", shape.vectors, shape.chains(rows)
+        self.half, self.vectors = kv == "f16", shape.vectors
         self.cells = [(r, v) for r in range(rows) for v in range(self.vectors)]
         self.fetch = rows != shape.rows[-1]  # many rows take longer than memory does
-        self.acc = {(r, v, u): b.alloca(VF32) for r, v in self.cells for u in range(self.chains)}
+        self.acc = {cell: b.alloca(VF32) for cell in self.cells}
         self.at = {name: b.alloca(I64) for name in ("a", "list", "ahead", *(f"b{v}" for v in range(self.vectors)))}
 
     def emit(self) -> None:
@@ -125,10 +124,7 @@ class _Tile:
             short = b.or_(whole, b.icmp_signed("<", left, const(I64, SEGMENT)))
             self._segment(b.select(short, left, const(I64, SEGMENT)))
         for r, v in self.cells:
-            total = b.load(self.acc[r, v, 0])
-            for u in range(1, self.chains):
-                total = b.fadd(total, b.load(self.acc[r, v, u]))
-            _store(b, total, self._cell(r, v))
+            _store(b, b.load(self.acc[r, v]), self._cell(r, v))
 
     def _begin(self) -> None:
         """Accumulators start at zero, or at C scaled by row."""
@@ -139,7 +135,7 @@ class _Tile:
             for r in range(self.rows):
                 scale = splat(b, _load(b, b.add(alpha, const(I64, 4 * r)), ir.FloatType()))
                 for v in range(self.vectors):
-                    b.store(b.fmul(_load(b, self._cell(r, v), VF32), scale), self.acc[r, v, 0])
+                    b.store(b.fmul(_load(b, self._cell(r, v), VF32), scale), self.acc[r, v])
 
     def _cell(self, r: int, v: int) -> Any:
         return self.b.add(self.p["c"], const(I64, r * self.ld + 64 * v))
@@ -153,32 +149,27 @@ class _Tile:
             b.store(first, self.at[f"b{v}"])
         if self.fetch:
             b.store(b.add(_load(b, b.add(here, p["ahead"]), I64), p["ahead_offset"]), self.at["ahead"])
-        shift = self.chains.bit_length() - 1
-        with cgutils.for_range(b, b.ashr(n, const(I64, shift))):
-            self._steps(self.chains)
-        if self.chains > 1:
-            with cgutils.for_range(b, b.and_(n, const(I64, self.chains - 1))):
-                self._steps(1)
+        with cgutils.for_range(b, n):
+            self._step()
         b.store(b.add(here, const(I64, 8)), self.at["list"])
 
-    def _steps(self, n: int) -> None:
-        """n elements of k, each into its own chain."""
+    def _step(self) -> None:
+        """One element of k."""
         b, step = self.b, self.p["step"]
         a = b.load(self.at["a"])
-        for u in range(n):
-            vectors = []
+        vectors = []
+        for v in range(self.vectors):
+            place = self.at[f"b{v}"]
+            vectors.append(self._load_b(b.load(place)))
+            b.store(b.add(b.load(place), step), place)
+        for r in range(self.rows):
+            x = splat(b, _load(b, b.add(a, const(I64, r * self.ld)), ir.FloatType()))
             for v in range(self.vectors):
-                place = self.at[f"b{v}"]
-                vectors.append(self._load_b(b.load(place)))
-                b.store(b.add(b.load(place), step), place)
-            for r in range(self.rows):
-                x = splat(b, _load(b, b.add(a, const(I64, r * self.ld + 4 * u)), ir.FloatType()))
-                for v in range(self.vectors):
-                    place = self.acc[r, v, u]
-                    b.store(_fma(b, x, vectors[v], b.load(place)), place)
-            if self.fetch:
-                self._fetch()
-        b.store(b.add(a, const(I64, 4 * n)), self.at["a"])
+                place = self.acc[r, v]
+                b.store(_fma(b, x, vectors[v], b.load(place)), place)
+        if self.fetch:
+            self._fetch()
+        b.store(b.add(a, const(I64, 4)), self.at["a"])
 
     def _load_b(self, address: Any) -> Any:
         if self.half:

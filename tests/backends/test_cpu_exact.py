@@ -1,0 +1,93 @@
+"""What a token becomes depends on its own sequence alone, to the last bit: not on cuts, company, or threads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import oracle
+import pytest
+from numpy.typing import NDArray
+from oracle import Shape, transformer
+
+from pyllm.backends.base import Batch, Executable
+from pyllm.backends.cpu import BACKEND
+from pyllm.backends.cpu.linear import wide_supported
+from pyllm.config import ExecutionOptions
+from pyllm.jit.target import host
+
+SHAPES = {
+    "one head each": Shape(n_heads=4, n_kv_heads=4),
+    "groups of three": Shape(n_heads=6, n_kv_heads=2, n_embd=384),
+    "groups of seven": Shape(n_heads=7, n_kv_heads=1, n_embd=448),
+    "window": Shape(n_heads=6, n_kv_heads=2, n_embd=384, window=100),
+}
+PAGES = 40
+"""Of a sequence: 1280 positions."""
+N_SEQS = 5
+OPTIONS = ExecutionOptions(
+    n_pages=PAGES * N_SEQS, page_size=32, max_tokens=160, max_seqs=N_SEQS, max_rows=160, kv_dtype="f16", n_threads=2
+)
+
+
+@pytest.fixture(autouse=True)
+def _here() -> None:
+    oracle.need("cpu")
+
+
+def compiled(name: str, n_threads: int = 2) -> Executable:
+    model = transformer(SHAPES[name])
+    return BACKEND.compile(model.program, model.tensors("Q8_0"), replace(OPTIONS, n_threads=n_threads))
+
+
+def pages(sequence: int) -> list[int]:
+    return list(range(PAGES * sequence, PAGES * (sequence + 1)))
+
+
+def tokens(sequence: int) -> list[int]:
+    return [int(t) for t in np.random.default_rng(sequence).integers(0, Shape().n_vocab, 32 * PAGES)]
+
+
+def read(exe: Executable, cuts: list[int]) -> NDArray[np.float32]:
+    """Rows of a prompt that is cut so."""
+    batch, rows, at = Batch(OPTIONS), [], 0
+    for n in cuts:
+        batch.clear()
+        batch.add(tokens(0)[at : at + n], at, pages(0), "all")
+        rows.append(exe.run(batch).copy())
+        at += n
+    return np.concatenate(rows)
+
+
+@pytest.mark.skipif(wide_supported(host()), reason="with AMX, tiles of few rows are computed in another way")
+@pytest.mark.parametrize("name", SHAPES)
+def test_cuts_of_a_prompt_do_not_show(name: str) -> None:
+    exe = compiled(name)
+    whole = read(exe, [160, 140])
+    for cuts in ([1] * 8 + [160, 132], [5, 7, 3, 160, 2, 2, 121], [99, 100, 101]):
+        assert np.array_equal(read(exe, cuts), whole), cuts
+    exe.close()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_neither_company_nor_threads_show_in_a_long_context(name: str) -> None:
+    found: list[NDArray[np.float32]] = []
+    for n_threads in (1, 2, 3):
+        exe = compiled(name, n_threads)
+        for others in (0, N_SEQS - 1):
+            for s in range(others + 1):
+                batch = Batch(OPTIONS)
+                for at in range(0, 1120, 160):
+                    batch.clear()
+                    batch.add(tokens(s)[at : at + 160], at, pages(s), "none")
+                    exe.run(batch)
+            batch = Batch(OPTIONS)
+            rows = []
+            for n in range(1120, 1124):
+                batch.clear()
+                for s in range(others + 1):
+                    batch.add(tokens(s)[n : n + 1], n, pages(s), "all", generated=True)
+                rows.append(exe.run(batch)[0].copy())
+            found.append(np.stack(rows))
+        exe.close()
+    assert all(np.array_equal(rows, found[0]) for rows in found)
