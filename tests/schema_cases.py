@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
+from datetime import date
 from typing import Any
+
+import jsonschema
 
 PATTERNS = [
     "^[a-z]{2,8}$",
@@ -126,3 +130,22 @@ class Maker:
 
 def random_schema(seed: int) -> dict[str, Any]:
     return Maker(seed).schema()
+
+
+def format_checker() -> jsonschema.FormatChecker:
+    """Checks formats as their standards have them: `jsonschema` refuses the leap seconds of RFC 3339, where it can."""
+    checker = jsonschema.FormatChecker(("date", "email", "ipv4", "ipv6", "uuid"))
+    time = r"([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)"
+
+    @checker.checks("time")
+    def is_time(value: object) -> bool:
+        return not isinstance(value, str) or re.fullmatch(time, value, re.IGNORECASE | re.ASCII) is not None
+
+    @checker.checks("date-time", raises=ValueError)
+    def is_date_time(value: object) -> bool:
+        if not isinstance(value, str):
+            return True
+        day, clock = value[:10], value[11:]
+        return value[10:11] in ("T", "t", " ") and date.fromisoformat(day) is not None and is_time(clock)
+
+    return checker

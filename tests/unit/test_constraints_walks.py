@@ -39,7 +39,7 @@ def check(schema: dict[str, Any], vocab: Vocabulary, seed: int, most: int) -> bo
     text = b"".join(map(vocab.token_bytes.__getitem__, tokens)).decode("utf-8", "strict" if done else "ignore")
     if done:
         validator = jsonschema.Draft202012Validator
-        validator(schema, format_checker=validator.FORMAT_CHECKER).validate(json.loads(text))
+        validator(schema, format_checker=schema_cases.format_checker()).validate(json.loads(text))
     elif text.strip():
         json.loads(completed(text))
     return not done
