@@ -50,6 +50,7 @@ ROME = '{"name": "search", "arguments": {"q": "Rome"}}'
         (f"```\n{PARIS}\n```\n", 1),
         (f"[{PARIS}, {ROME}]", 2),
         (f"{PARIS}\n{ROME}", 2),
+        (f"{{{PARIS}}}", 1),
         ('{"name": "weather", "parameters": {"city": "Paris"}}', 1),
     ],
 )

@@ -124,6 +124,7 @@ def tiny(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[...,
 
     def replacement(name: str, **options: Any) -> pyllm.LLM:
         options.pop("adapters", None)
+        options.setdefault("n_ctx", 2048)  # its tokens are single bytes
         if options.get("kv_dtype") == "q8_0":  # which the reference backend does not have
             options["kv_dtype"] = "f16"
         loaded.append(load(model, backend="reference", **options))

@@ -17,6 +17,7 @@ from pyllm.chat.dialects.spec import ObjectBody
 from pyllm.chat.events import Event, ReasoningDelta, TextDelta, ToolCall, ToolCallArguments, ToolCallBegin, ToolCallEnd
 
 _FENCED = regex.compile(r"\s*```\w*\s*(.*?)\s*(?:```)?\s*", regex.DOTALL)
+_DOUBLED = regex.compile(r"\s*\{(\{.*\})\}\s*", regex.DOTALL)
 _BETWEEN = regex.compile(r"[\s,]*")
 
 
@@ -30,7 +31,7 @@ class BareCalls:
         """`tools`: the names that may be called. `ids`: the form of ids (`DialectSpec.ids`)."""
         self._inner, self._body, self._tools, self._ids = inner, body, tools, ids
         names = "|".join(map(regex.escape, tools))
-        head = rf'\s*(?:```\w*\s*)?(?:\[\s*)?\{{\s*"{regex.escape(body.name)}"\s*:\s*"(?:{names})"'
+        head = rf'\s*(?:```\w*\s*)?(?:\[\s*)?\{{{{1,2}}\s*"{regex.escape(body.name)}"\s*:\s*"(?:{names})"'
         self._head = regex.compile(head)
         self._whole = regex.compile(rf"{head}.*", regex.DOTALL)
         self._held = ""
@@ -74,6 +75,8 @@ class BareCalls:
         """The calls that a text consists of; None where it has something else."""
         if fenced := _FENCED.fullmatch(text):
             text = fenced[1]
+        if doubled := _DOUBLED.fullmatch(text):  # as Qwen2.5-Coder's template has it by mistake
+            text = doubled[1]
         values: list[Any] = []
         at = len(text) - len(text.lstrip())
         try:
