@@ -19,7 +19,7 @@ from numba.extending import register_jitable
 from pyllm.backends.cpu.arguments.attention import Attend
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, GENERATED, MAX_PARTS, PART, TILE_ROWS, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
-from pyllm.backends.cpu.kernels.attention_tiles import build, rounded_rows, tile_shape
+from pyllm.backends.cpu.kernels.attention_tiles import build, tile_shape
 from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, wide_engine
 from pyllm.backends.cpu.kernels.kv import key_unit
 from pyllm.jit.reader import reader
@@ -92,13 +92,11 @@ def _narrow_engine(kv: str, places: Scratch) -> tuple[Any, Any, Any, Any]:
     size = 2 if kv == "f16" else 4
     shape = tile_shape()
     tile = build(shape, kv, ld)
-    rounded = rounded_rows(shape)
     step_rows, vectors = shape.rows[-1], shape.vectors
 
     @register_jitable
     def start(scratch, queries, rows, head_dim, cap_rows):
-        n = (rows - 1) // step_rows * step_rows
-        for r in range(rows, n + rounded(rows - n)):
+        for r in range(rows, min(rows + step_rows, cap_rows)):
             fill(queries + r * ld, (head_dim + 15) // 16, 0.0)
 
     @register_jitable
@@ -131,6 +129,8 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
     ld, size = places.ld, 2 if kv == "f16" else 4
     start, begin, scores, weigh = wide_engine(places) if wide else _narrow_engine(kv, places)
     step_rows = STEP_ROWS if wide else tile_shape().rows[-1]
+    # The first rows of a block are fewer than fit: only such tiles fetch the next block ahead.
+    first_rows = STEP_ROWS if wide else tile_shape().rows[-1] // 2
     soften = softener(places, packed=wide)
     rows_at, keys_at, values_at = places.rows, places.keys, places.values
     keys_ahead, values_ahead = places.keys_ahead, places.values_ahead
@@ -181,8 +181,11 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
                 min(soon + BLOCK, high),
             )  # fmt: skip
             begin(scratch, a.page_size, b1 - b0, a.head_dim, v_padded)
-            for r in range(0, rows, step_rows):
-                m = min(step_rows, rows - r)
+            next_r = 0
+            while next_r < rows:
+                r = next_r
+                m = min(step_rows if r > 0 else first_rows, rows - r)
+                next_r = r + m
                 first = position + r // a.group - b0
                 n = min(b1, position + (r + m - 1) // a.group + 1) - b0
                 if n <= 0 or (a.window > 0 and b1 - b0 <= first - a.window + 1):

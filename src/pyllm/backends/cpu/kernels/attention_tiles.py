@@ -41,19 +41,6 @@ def tile_shape() -> TileShape:
     return TileShape(1, (1, 2, 3, 4, 6), 2 if target().is_x86 else 4)
 
 
-def rounded_rows(shape: TileShape) -> Any:
-    """Function n -> the number of rows of the tile that n rows take."""
-
-    @op(types.int64, types.int64)
-    def rounded(b, a):
-        n = const(I64, shape.rows[-1])
-        for r in reversed(shape.rows[:-1]):
-            n = b.select(b.icmp_signed("<=", a[0], const(I64, r)), const(I64, r), n)
-        return n
-
-    return rounded
-
-
 _PARAMETERS = ("a", "list", "list_step", "offset", "vector_step", "n_k", "step", "c", "alpha", "ahead", "ahead_offset")
 
 
