@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
     from pyllm.llm.events import Event
 
-REASONING = ("show", "hide", "off")
 _SWITCHES = {"enable_thinking": False, "thinking": False}
 """Variables by which templates turn reasoning off."""
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -26,7 +26,7 @@ class Printer:
     """Prints events: text as it is, reasoning in a paragraph of its own (dim on a terminal), a tool call as JSON."""
 
     def __init__(self, reasoning: str | None) -> None:
-        """`reasoning`: one of `REASONING`; None: shown on a terminal, hidden elsewhere."""
+        """`reasoning`: "show", "hide" or "off"; None: shown on a terminal, hidden elsewhere."""
         self._on_terminal = sys.stdout.isatty()
         self._shows = reasoning == "show" or (reasoning is None and self._on_terminal)
         self._reasons = False
@@ -42,8 +42,7 @@ class Printer:
             self._write(event.text)
         elif isinstance(event, ToolCallEnd) and event.call is not None:
             self.end()
-            call = {"id": event.call.id, "name": event.call.name, "arguments": event.call.arguments}
-            self._write(json.dumps(call, ensure_ascii=False) + "\n")
+            self._write(json.dumps(asdict(event.call), ensure_ascii=False) + "\n")
 
     def end(self) -> None:
         """End the line that the answer is in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -149,7 +150,7 @@ def _print_json(llm: LLM, stream: EventStream) -> None:
         "n_gpu_layers": llm.n_gpu_layers,
         "text": result.text,
         "reasoning": result.reasoning,
-        "tool_calls": [{"id": c.id, "name": c.name, "arguments": c.arguments} for c in result.tool_calls],
+        "tool_calls": [asdict(call) for call in result.tool_calls],
         "finish_reason": result.finish_reason,
         "stop_string": result.stop_string,
         "tokens": list(result.tokens),

@@ -74,11 +74,6 @@ def _hold(schema: Any, name: str, strict: bool) -> Held:
         dropped.append(f"{at}: {message}")
 
 
-def any_object() -> str:
-    """The grammar of any JSON object."""
-    return _grammar({"type": "object"}, lenient=False)
-
-
 def check(schema: Any, name: str) -> None:
     """Raise RequestError for what is no JSON schema, or larger or deeper than the bounds."""
     if not isinstance(schema, Mapping | bool):

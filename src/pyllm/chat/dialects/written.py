@@ -29,10 +29,6 @@ def writer_of(source: str) -> Write | None:
     return None
 
 
-def _pair(function: Mapping[str, Any]) -> tuple[str, Any]:
-    return function["name"], function["arguments"]
-
-
 def _section(calls: Calls, written: Sequence[str]) -> str:
     start, end = "".join(calls.start), "".join(calls.end)
     items = calls.separator.join(start + text + end for text in written)
