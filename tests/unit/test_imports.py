@@ -21,7 +21,8 @@ LAYERS = [
     {"program", "archs", "backends", "cache", "sampling", "constraints"},
     {"engine"},
     {"llm"},
-    {"quant.calibrate", "evaluation", "bench", "testing"},
+    {"quant.calibrate", "evaluation", "bench", "testing", "server"},
+    {"ray"},
     {"cli", "__main__"},
 ]
 """Rooms of the package; each layer may import from itself and from those above it in this list."""
@@ -49,6 +50,10 @@ HEAVY = (
     "numpy",
     "torch",
     "llguidance",
+    "starlette",
+    "uvicorn",
+    "msgspec",
+    "prometheus_client",
     "pyllm.backends",
     "pyllm.engine",
     "pyllm.llm",

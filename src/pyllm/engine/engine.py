@@ -23,7 +23,7 @@ from pyllm.engine.filling import BatchWriter
 from pyllm.engine.generation import Generation, again
 from pyllm.engine.pump import Pump
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
-from pyllm.engine.scheduler import Scheduler
+from pyllm.engine.scheduler import Load, Scheduler
 from pyllm.engine.scoring import RowCallback
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Plain, Transformer
@@ -142,6 +142,12 @@ class Engine:
     def between_steps(self, function: Any) -> None:
         """Call a function in the computing thread between two steps, and wait for it. Raises what it raises."""
         self._pump.call(function)
+
+    def load(self) -> Load:
+        """What there is to do, as of now; any thread may ask."""
+        scheduler, pool = self.scheduler, self.pool
+        waiting = len(scheduler.waiting) + len(self._arrived)
+        return Load(len(scheduler.running), waiting, 1 - pool.n_available / pool.n_pages)
 
     # What readers call.
 

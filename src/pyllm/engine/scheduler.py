@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 
@@ -15,6 +16,17 @@ from pyllm.engine.sequence import Sequence, common_tokens
 _WHOLE = 3
 """Tokens that can be cut so that no part is one token alone, and a rest of which can be."""
 _by_rank = attrgetter("rank")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much an engine has to do."""
+
+    n_running: int
+    """Sequences that are computed."""
+    n_waiting: int
+    kv_share: float
+    """Share of the KV cache's pages that sequences hold; 1 is all."""
 
 
 class Scheduler:

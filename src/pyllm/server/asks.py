@@ -1,0 +1,188 @@
+"""What a request asks of a model, whichever API it came by, and the answers to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+from pyllm.llm.events import Event, Finish, TokenLogprobs
+from pyllm.llm.results import Completion, Usage
+from pyllm.llm.streams import AsyncEventStream
+from pyllm.server.api import Exchange
+from pyllm.server.models import Served
+from pyllm.server.problems import refuse
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A chat, or a text to continue."""
+
+    model: str
+    """"" for the server's default."""
+    messages: Sequence[Mapping[str, Any]] | None = None
+    prompt: str | list[int] | None = None
+    """The text, or token ids, to continue where there are no messages."""
+    parse_special: bool = False
+    """Texts such as <|im_start|> in `prompt` are tokens."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """For the model's chat template."""
+    continues: bool = False
+    """The last message is the assistant's, and unfinished."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """`pyllm.llm.settings.GenerateOptions`, without `n`."""
+    n: int = 1
+    """Number of answers."""
+    keep_alive: float | None = None
+    """Seconds for which the model stays loaded afterwards; see `Models.lease`."""
+
+
+class Asked:
+    """An ask with its model: `async with Asked(exchange, ask) as asked`, then `whole` or `events`."""
+
+    def __init__(self, exchange: Exchange, ask: Ask) -> None:
+        self._exchange = exchange
+        self._ask = _limited(exchange, ask)
+        self._stack = AsyncExitStack()
+        self._served: Served | None = None
+
+    async def __aenter__(self) -> Asked:
+        """Raises ProblemError where there is no such model, or it cannot be loaded."""
+        exchange, ask = self._exchange, self._ask
+        models = exchange.house.models
+        self._served = await self._stack.enter_async_context(models.lease(ask.model, ask.keep_alive))
+        exchange.log["model"] = self._served.known.name
+        exchange.house.logs.text(exchange, "asked", ask.messages if ask.messages is not None else ask.prompt)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def served(self) -> Served:
+        """The model."""
+        assert self._served is not None
+        return self._served
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.served.known.name
+
+    async def whole(self) -> Completion:
+        """All answers, each when it is whole; those after the first are `others`."""
+        ask, llm = self._ask, self.served.llm
+        options = {**ask.options, "n": ask.n}
+        if ask.messages is None:
+            made = llm.complete(ask.prompt or "", parse_special=ask.parse_special, **options)
+        else:
+            made = llm.chat(
+                list(ask.messages),
+                tools=ask.tools,
+                variables=ask.variables,
+                continue_final_message=ask.continues,
+                **options,
+            )
+        completion = await made
+        for choice in completion.choices:
+            self._note(choice.finish_reason, choice.usage, None)
+            self._exchange.house.logs.text(self._exchange, "answered", choice.message)
+        return completion
+
+    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+        """The events of all answers as they come, each with the number of its answer."""
+        ask = self._ask
+        if ask.n == 1:
+            async with self._stream(0) as stream:
+                async for event in self._noted(stream):
+                    yield 0, event
+            return
+        async for found in self._merged():
+            yield found
+
+    async def _merged(self) -> AsyncIterator[tuple[int, Event]]:
+        """The events of several answers."""
+        queue: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue(maxsize=64)
+
+        async def read(number: int) -> None:
+            try:
+                async with self._stream(number) as stream:
+                    async for event in self._noted(stream):
+                        await queue.put((number, event))
+                await queue.put((number, None))
+            except Exception as error:
+                await queue.put((number, error))
+
+        tasks = [asyncio.create_task(read(number)) for number in range(self._ask.n)]
+        try:
+            running = len(tasks)
+            while running:
+                number, found = await queue.get()
+                if isinstance(found, BaseException):
+                    raise found
+                if found is None:
+                    running -= 1
+                else:
+                    yield number, found
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stream(self, number: int) -> AsyncEventStream:
+        """One answer; with a seed, each has its own."""
+        ask, llm = self._ask, self.served.llm
+        options = dict(ask.options)
+        if options.get("seed") is not None:
+            options["seed"] += number
+        if ask.messages is None:
+            return llm.complete(ask.prompt or "", parse_special=ask.parse_special, stream="events", **options)
+        return llm.chat(
+            list(ask.messages),
+            tools=ask.tools,
+            variables=ask.variables,
+            continue_final_message=ask.continues,
+            stream="events",
+            **options,
+        )
+
+    async def _noted(self, stream: AsyncEventStream) -> AsyncIterator[Event]:
+        """The events, counted."""
+        first: float | None = None
+        async for event in stream:
+            if first is None and not isinstance(event, TokenLogprobs):
+                first = perf_counter() - self._exchange.began
+            if isinstance(event, Finish):
+                self._note(event.reason, event.usage, first)
+            yield event
+
+    def _note(self, reason: str, usage: Usage, first: float | None) -> None:
+        exchange = self._exchange
+        whole = perf_counter() - exchange.began
+        if first is None and usage.n_generated:
+            first = max(0.0, whole - usage.seconds)
+        exchange.house.metrics.answered(self.model, reason, usage, first, whole)
+        log = exchange.log
+        log["prompt"] = usage.n_prompt
+        log["cached"] = usage.n_cached
+        log["generated"] = log.get("generated", 0) + usage.n_generated
+        log["finish"] = reason
+
+
+def _limited(exchange: Exchange, ask: Ask) -> Ask:
+    """The ask within the server's limits. Raises ProblemError."""
+    options, limits = dict(ask.options), exchange.house.options
+    if not 1 <= ask.n <= limits.max_choices:
+        raise refuse(f"n must be from 1 to {limits.max_choices}, not {ask.n}", "n")
+    if limits.max_tokens is not None:
+        asked = options.get("max_tokens")
+        options["max_tokens"] = limits.max_tokens if asked in (None, -1) else min(asked, limits.max_tokens)
+    if limits.timeout is not None:
+        options["timeout"] = min(limits.timeout, options.get("timeout") or limits.timeout)
+    if ask.messages is None and "max_tokens" not in options:
+        options["max_tokens"] = None  # until the model ends the text, as everywhere on the wire
+    return replace(ask, options=options)

@@ -1,0 +1,52 @@
+"""`House`: what all requests of a server share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pyllm.server.known import Shelf
+from pyllm.server.loader import Loader
+from pyllm.server.logs import Logs
+from pyllm.server.metrics import Metrics
+from pyllm.server.models import Models
+from pyllm.server.settings import ServeOptions
+
+
+@dataclass(slots=True)
+class House:
+    """Settings, models, metrics and the state of a server."""
+
+    options: ServeOptions
+    models: Models
+    metrics: Metrics
+    logs: Logs
+    draining: bool = False
+    """New requests are refused: the server is ending."""
+    busy: set[asyncio.Task[None]] = field(default_factory=set)
+    """Requests under way."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are accepted: pinned models are loaded, and the server is not ending."""
+        return not self.draining and not self.models.starting
+
+    async def drain(self, seconds: float) -> int:
+        """Refuse new requests, and wait for those under way; returns how many were cut off."""
+        self.draining = True
+        rest: Sequence[asyncio.Task[None]] = list(self.busy)
+        if rest:
+            _, late = await asyncio.wait(rest, timeout=seconds)
+            for task in late:
+                task.cancel()
+            return len(late)
+        return 0
+
+
+def make_house(options: ServeOptions) -> House:
+    """What a server with these settings needs. Raises HubError where a model that is to be served is not there."""
+    models = Models(options, Shelf(options), Loader(options))
+    metrics = Metrics()
+    metrics.watch(models)
+    return House(options, models, metrics, Logs(options.log_prompts))

@@ -1,0 +1,140 @@
+"""Responses that are written as they come: framings, pings while nothing comes, errors after the beginning."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pyllm.server.problems import Problem, problem_of
+
+encode = msgspec.json.Encoder().encode
+
+
+def data_frame(value: Any) -> bytes:
+    """A server-sent event without a name, as OpenAI sends them."""
+    return b"data: " + encode(value) + b"\n\n"
+
+
+def event_frame(name: str, value: Any) -> bytes:
+    """A server-sent event with a name, as Anthropic and OpenAI's Responses send them."""
+    return b"event: " + name.encode() + b"\ndata: " + encode(value) + b"\n\n"
+
+
+def line_frame(value: Any) -> bytes:
+    """A line of JSON, as Ollama sends them."""
+    return encode(value) + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How an API writes a stream."""
+
+    media_type: str
+    ping: Callable[[], bytes]
+    """What says that the server is still there."""
+    error: Callable[[Problem], bytes]
+    """The last frame of a stream that fails after its beginning."""
+
+
+EVENT_STREAM = "text/event-stream"
+NDJSON = "application/x-ndjson"
+COMMENT = b": ping\n\n"
+"""A server-sent event that clients ignore."""
+
+
+class Live(Response):
+    """A stream of frames. Its headers are sent when the first frame is there, or after `grace` seconds.
+
+    What fails before that is an error of its own (`begin`), with its status; what fails later is the stream's last
+    frame.
+    """
+
+    def __init__(
+        self,
+        frames: AsyncIterator[bytes],
+        framing: Framing,
+        *,
+        ping_every: float,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """`failed`: told of what ended the stream early."""
+        self.status_code = 200
+        self.media_type = framing.media_type
+        self.background = None
+        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
+        self._frames = frames
+        self._framing = framing
+        self._ping_every = ping_every
+        self._failed = failed
+        self._first: asyncio.Future[bytes | None] | None = None
+        self._sent_at = 0.0
+
+    async def begin(self, grace: float) -> None:
+        """Wait for the first frame, up to `grace` seconds. Raises what fails in that time."""
+        self._first = asyncio.ensure_future(anext(self._frames, None))
+        try:
+            await asyncio.wait_for(asyncio.shield(self._first), grace)
+        except TimeoutError:
+            pass
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """End the stream, and with it what makes its frames."""
+        if self._first is not None and not self._first.done():
+            self._first.cancel()
+            with contextlib.suppress(BaseException):
+                await self._first
+        if (close := getattr(self._frames, "aclose", None)) is not None:
+            await close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        pings = asyncio.ensure_future(self._keep_alive(send))
+        try:
+            await self._write(send)
+        finally:
+            pings.cancel()
+            await self.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, send: Send) -> None:
+        try:
+            if self._first is not None and (frame := await self._first) is not None:
+                await self._send(send, frame)
+            async for frame in self._frames:
+                await self._send(send, frame)
+        except Exception as error:
+            self._failed(error)
+            await self._send(send, self._framing.error(problem_of(error)))
+
+    async def _send(self, send: Send, frame: bytes) -> None:
+        self._sent_at = time.monotonic()
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+
+    async def _keep_alive(self, send: Send) -> None:
+        self._sent_at = time.monotonic()
+        while True:
+            silent = time.monotonic() - self._sent_at
+            if silent >= self._ping_every:
+                await self._send(send, self._framing.ping())
+                silent = 0.0
+            await asyncio.sleep(self._ping_every - silent)
+
+
+class Reply(Response):
+    """A whole JSON body."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return encode(content)

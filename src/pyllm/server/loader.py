@@ -1,0 +1,90 @@
+"""Loads models for a server: what one takes, with which context, and the loading itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pyllm.config import ExecutionOptions, PlacementOptions
+from pyllm.llm import LLM
+from pyllm.llm.fit import fit
+from pyllm.llm.loading import Model, default_n_ctx, execution_options
+from pyllm.llm.opening import load
+from pyllm.server.known import Known
+from pyllm.server.settings import ServeOptions
+
+_LEAST_CTX = 2048
+_SHARE = 0.9
+"""Of the free memory; the rest is for what comes and goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A model's context and the memory that it then takes."""
+
+    n_ctx: int
+    needs: Mapping[str, int]
+    """Bytes by device; the host's includes libraries."""
+    trained: int
+    """The context that it was trained for."""
+
+
+class Loader:
+    """Loads models as a server's options say."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self._options = options
+        self._backend = str(options.load.get("backend", "auto"))
+        names = set(PlacementOptions.__dataclass_fields__)
+        self._placement = PlacementOptions(**{k: v for k, v in options.load.items() if k in names})
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that models may take, by device, now. Devices that do not say are left out."""
+        from pyllm.backends import devices
+
+        found = devices.choose(self._backend, self._placement)
+        return {d.name: int(d.memory_free * _SHARE) for d in found if d.memory_free is not None}
+
+    def plan(self, known: Known, memory: Mapping[str, int]) -> Plan:
+        """The largest context, up to the trained one, with which the model fits `memory`; the least one if none does.
+
+        The cache of keys and values takes at most half of it. Raises GGUFError, ModelError, BackendError.
+        """
+        from pyllm.gguf import open_gguf
+
+        with open_gguf(known.path) as file:
+            trained = default_n_ctx(file.metadata, most=None)
+            n_ctx = self._options.n_ctx or trained
+            while True:
+                needs, kv = self._needs(file, n_ctx)
+                fits = all(needs[d] <= memory[d] and kv[d] <= memory[d] // 2 for d in needs if d in memory)
+                if fits or self._options.n_ctx or n_ctx <= _LEAST_CTX:
+                    return Plan(n_ctx, needs, trained)
+                n_ctx = max(_LEAST_CTX, n_ctx // 2)
+
+    def load(self, known: Known, plan: Plan) -> LLM:
+        """Load it. Raises as `pyllm.load`."""
+        options = self._options
+        return load(
+            known.path,
+            n_ctx=plan.n_ctx,
+            max_seqs=options.max_seqs,
+            max_waiting=options.max_waiting,
+            **dict(options.load),
+        )
+
+    def _needs(self, file: Model, n_ctx: int) -> tuple[dict[str, int], dict[str, int]]:
+        found = fit(file, n_ctx, self._execution(n_ctx), self._backend, self._placement)
+        return (
+            {d.device.name: d.total - d.held for d in found.devices},
+            {d.device.name: d.kv for d in found.devices},
+        )
+
+    def _execution(self, n_ctx: int) -> ExecutionOptions:
+        more: dict[str, Any] = {
+            key: self._options.load[key]
+            for key in ("n_kv", "n_batch", "n_rows", "kv_dtype", "n_threads")
+            if self._options.load.get(key) is not None
+        }
+        return replace(execution_options(n_ctx, max_seqs=self._options.max_seqs, **more), progress=None)

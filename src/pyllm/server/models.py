@@ -1,0 +1,243 @@
+"""`Models`: which models are loaded, for whom, and for how long. A request holds a lease while it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from pyllm.errors import OutOfMemoryError, PyllmError
+from pyllm.llm.asynchronous import AsyncLLM
+from pyllm.server.known import Known, Shelf
+from pyllm.server.logs import say
+from pyllm.server.problems import Problem, ProblemError
+from pyllm.server.settings import ServeOptions
+from pyllm.units import size
+
+if TYPE_CHECKING:
+    from pyllm.server.loader import Loader, Plan
+
+
+@dataclass(eq=False, slots=True)
+class Served:
+    """A loaded model."""
+
+    known: Known
+    llm: AsyncLLM
+    plan: Plan
+    pinned: bool
+    keep_alive: float
+    loaded_at: float = field(default_factory=time)
+    """Unix seconds."""
+    n_users: int = 0
+    """Requests that hold it."""
+    used_at: float = field(default_factory=monotonic)
+
+    @property
+    def expires_at(self) -> float:
+        """When it is unloaded if nobody uses it, on `monotonic`'s clock."""
+        return math.inf if self.pinned or self.n_users or self.keep_alive < 0 else self.used_at + self.keep_alive
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until then; infinite while it is used."""
+        return max(0.0, self.expires_at - monotonic())
+
+
+class Models:
+    """Loads models when they are first asked for, and unloads the one unused longest when another needs its place."""
+
+    def __init__(self, options: ServeOptions, shelf: Shelf, loader: Loader) -> None:
+        self._options = options
+        self.shelf = shelf
+        self._loader = loader
+        self._loaded: dict[Known, Served] = {}
+        self._loading: dict[Known, asyncio.Task[Served]] = {}
+        self._one = asyncio.Lock()
+        """One model is loaded at a time."""
+        self._changed = asyncio.Event()
+        """A model was released, loaded or unloaded."""
+        self._memory: Mapping[str, int] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+        self._starter: asyncio.Task[None] | None = None
+        self.starting = True
+        """Models that are loaded at the start are not all there yet."""
+        self._closed = False
+
+    async def start(self) -> None:
+        """Begin to load the models that were named, and to unload those that nobody uses."""
+        self._memory = await asyncio.to_thread(self._loader.memory)
+        self._sweeper = asyncio.create_task(self._sweep())
+        self._starter = asyncio.create_task(self._load_first())
+
+    async def close(self) -> None:
+        """Unload all. Answers under way end with ClosedError."""
+        self._closed = True
+        tasks = [task for task in (self._sweeper, self._starter) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._loading.values(), return_exceptions=True)
+        for served in list(self._loaded.values()):
+            await self._unload(served)
+
+    @property
+    def loaded(self) -> list[Served]:
+        """Loaded models, the one used last first."""
+        return sorted(self._loaded.values(), key=lambda served: -served.used_at)
+
+    @property
+    def loading(self) -> list[Known]:
+        """Models that are being loaded."""
+        return list(self._loading)
+
+    @contextlib.asynccontextmanager
+    async def lease(self, name: str, keep_alive: float | None = None) -> AsyncIterator[Served]:
+        """Hold a model, "" for the default, loaded first if need be; afterwards it stays for `keep_alive` seconds
+        (None: as the server is set; negative: for good).
+
+        Raises ProblemError: 404 for an unknown name, 503 where the model cannot be loaded.
+        """
+        known = self.shelf.find(name)
+        served = await self._get(known)
+        served.n_users += 1
+        try:
+            yield served
+        finally:
+            served.n_users -= 1
+            served.used_at = monotonic()
+            if keep_alive is not None:
+                served.keep_alive = keep_alive
+            self._wake()
+
+    async def unload(self, name: str) -> bool:
+        """Unload a model when its last request has ended; whether it was loaded. Raises ProblemError (404)."""
+        served = self._loaded.get(self.shelf.find(name))
+        if served is None:
+            return False
+        served.pinned = False
+        served.keep_alive = 0.0
+        self._wake()
+        return True
+
+    async def _get(self, known: Known) -> Served:
+        while True:
+            if self._closed:
+                raise ProblemError(Problem(503, "shutting_down", "the server is ending", retry_after=5))
+            if (served := self._loaded.get(known)) is not None:
+                return served
+            task = self._loading.get(known)
+            if task is None:
+                task = self._loading[known] = asyncio.create_task(self._load(known))
+            # A request that goes away does not end the loading, which others may wait for.
+            await asyncio.shield(task)
+
+    async def _load(self, known: Known) -> Served:
+        try:
+            async with self._one:
+                return await self._make_room_and_load(known)
+        except ProblemError:
+            raise
+        except PyllmError as error:
+            say("not loaded", model=known.name, reason=str(error))
+            raise ProblemError(
+                Problem(503, "model_failed", f"{known.name} could not be loaded: {error}", "model", retry_after=10)
+            ) from error
+        finally:
+            del self._loading[known]
+            self._wake()
+
+    async def _make_room_and_load(self, known: Known) -> Served:
+        plan = await asyncio.to_thread(self._loader.plan, known, self._memory)
+        await self._make_room(plan)
+        began = monotonic()
+        while True:
+            try:
+                llm = await asyncio.to_thread(self._loader.load, known, plan)
+                break
+            except OutOfMemoryError:
+                # Other programs took memory since the start.
+                if (victim := self._unused()) is None:
+                    raise
+                await self._unload(victim)
+        pinned = known in self._pinned()
+        served = Served(known, AsyncLLM(llm), plan, pinned, self._options.keep_alive)
+        self._loaded[known] = served
+        say(
+            "loaded",
+            model=known.name,
+            seconds=round(monotonic() - began, 2),
+            context=plan.n_ctx,
+            trained=plan.trained,
+            memory={device: size(n) for device, n in plan.needs.items()},
+            devices=",".join(llm.devices),
+        )
+        return served
+
+    async def _make_room(self, plan: Plan) -> None:
+        """Unload the models unused longest until the plan fits; wait for requests where all are used."""
+        while not self._fits(plan):
+            if (victim := self._unused()) is not None:
+                await self._unload(victim)
+                continue
+            if not any(served.n_users for served in self._loaded.values()):
+                return  # pinned models alone are left; the loading says what is missing
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _fits(self, plan: Plan) -> bool:
+        if not self._loaded:
+            return True
+        if self._options.max_loaded is not None and len(self._loaded) >= self._options.max_loaded:
+            return False
+        for device, free in self._memory.items():
+            held = sum(served.plan.needs.get(device, 0) for served in self._loaded.values())
+            if held + plan.needs.get(device, 0) > free:
+                return False
+        return True
+
+    def _unused(self) -> Served | None:
+        """The model unused longest, but for those that are pinned."""
+        free = [served for served in self._loaded.values() if not served.n_users and not served.pinned]
+        return min(free, key=lambda served: served.used_at, default=None)
+
+    async def _unload(self, served: Served) -> None:
+        del self._loaded[served.known]
+        say("unloaded", model=served.known.name)
+        await served.llm.aclose()
+        self._wake()
+
+    async def _sweep(self) -> None:
+        """Unload models whose time is over."""
+        while True:
+            self._changed.clear()
+            for served in list(self._loaded.values()):
+                if served.expires_at <= monotonic():
+                    await self._unload(served)
+            following = min((served.expires_at for served in self._loaded.values()), default=math.inf)
+            seconds = None if following == math.inf else max(0.0, following - monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), seconds)
+
+    async def _load_first(self) -> None:
+        """Load pinned models and those that were named, as far as they fit beside each other."""
+        try:
+            wanted = self._pinned()
+            wanted += [known for known in self._named() if known not in wanted]
+            for known in wanted[: self._options.max_loaded or len(wanted)]:
+                with contextlib.suppress(ProblemError):
+                    await self._get(known)
+        finally:
+            self.starting = False
+
+    def _pinned(self) -> list[Known]:
+        return [self.shelf.find(name) for name in self._options.pinned]
+
+    def _named(self) -> list[Known]:
+        return self.shelf.all() if self._options.models else []
+
+    def _wake(self) -> None:
+        self._changed.set()

@@ -1,0 +1,182 @@
+"""Runs the server in this process until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+
+from pyllm.errors import RequestError
+from pyllm.server.app import create_app
+from pyllm.server.house import House, make_house
+from pyllm.server.logs import say, to_stream
+from pyllm.server.safety import check_address
+from pyllm.server.settings import ServeOptions
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(options: ServeOptions, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C: then new requests are refused and running ones end, up to `options.drain`
+    seconds; a second signal ends them at once. `ready`: called with the address when the server listens.
+
+    Raises RequestError (an address that is taken, or open to a network without keys), HubError.
+    """
+    check_address(options)
+    to_stream(options.log_json)
+    server = Running(make_house(options))
+    if ready is not None:
+        ready(server.address)
+    server.run()
+
+
+class Running:
+    """A server with its socket."""
+
+    def __init__(self, house: House) -> None:
+        """Begin to listen; requests are answered from `run` on. Raises RequestError."""
+        options = house.options
+        self._house = house
+        self._listener = _listen(options)
+        self.address = _address(options, self._listener)
+        """URL of the server."""
+        config = uvicorn.Config(
+            create_app(house),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ssl_certfile=options.ssl_certfile,
+            ssl_keyfile=options.ssl_keyfile,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=5,
+            h11_max_incomplete_event_size=64 << 10,
+            ws="none",
+            lifespan="on",
+        )
+        self._server = _Server(config, house)
+
+    @property
+    def listens(self) -> bool:
+        """Whether requests are answered."""
+        return self._server.started
+
+    def run(self) -> None:
+        """Answer requests until the end."""
+        try:
+            self._server.run(sockets=[self._listener])
+        finally:
+            self._listener.close()
+            if self._house.options.uds is not None:
+                with suppress(OSError):
+                    os.unlink(self._house.options.uds)
+
+    def end(self, at_once: bool = False) -> None:
+        """End as a signal does, from any thread; `at_once`: as the second one does."""
+        for _ in range(2 if at_once else 1):
+            self._server.end()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, whose end is drained and leaves exit code 0."""
+
+    def __init__(self, config: uvicorn.Config, house: House) -> None:
+        super().__init__(config)
+        self._house = house
+        self._ending: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        self._loop = asyncio.get_running_loop()
+        is_main = threading.current_thread() is threading.main_thread()
+        before = {number: signal.getsignal(number) for number in _SIGNALS if is_main}
+        for number in before:
+            signal.signal(number, lambda *_: self.end())
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._loop = None
+
+    def end(self) -> None:
+        """A signal came."""
+        if (loop := self._loop) is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self._drain())
+        else:
+            self.force_exit = self.should_exit = True
+            for task in list(self._house.busy):
+                task.cancel()
+
+    async def _drain(self) -> None:
+        say("ending", requests=len(self._house.busy))
+        for server in getattr(self, "servers", ()):
+            server.close()
+        cut = await self._house.drain(self._house.options.drain)
+        if cut:
+            say("cut off", requests=cut)
+        self.should_exit = True
+
+
+def _listen(options: ServeOptions) -> socket.socket:
+    """The listening socket. Raises RequestError."""
+    if options.uds is not None:
+        return _listen_unix(options.uds)
+    try:
+        found = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, number, _, address = found[0]
+        listener = socket.socket(family, kind, number)
+        if os.name != "nt":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise RequestError(
+            f"cannot listen on {options.host}:{options.port}: {error.strerror or error}; choose another with --port"
+        ) from None
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def _listen_unix(path: str) -> socket.socket:
+    """A unix socket that only this user may open; one that a server left behind is replaced."""
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            with socket.socket(socket.AF_UNIX) as probe, suppress(ConnectionRefusedError):
+                probe.connect(path)
+                raise RequestError(f"another server listens on {path}")
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    except OSError as error:
+        raise RequestError(f"cannot listen on {path}: {error.strerror or error}") from None
+    finally:
+        os.umask(before)
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def _address(options: ServeOptions, listener: socket.socket) -> str:
+    if options.uds is not None:
+        return f"unix:{options.uds}"
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if options.ssl_certfile else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
