@@ -72,10 +72,10 @@ def _preset(model: str, n_ctx: int, a: argparse.Namespace, n_gpu_layers: Any, to
     """The same steps without an engine: a preset has no tokenizer to load it with."""
     from pyllm.backends.base import Batch
     from pyllm.bench.runner import open_model
-    from pyllm.config import PlacementOptions
+    from pyllm.config import LoadSettings, PlacementOptions
     from pyllm.llm.loading import compile_model, execution_options
 
-    options = execution_options(n_ctx, max_seqs=1, n_threads=a.threads, kv_dtype=a.kv)
+    options = execution_options(n_ctx, LoadSettings(max_seqs=1, n_threads=a.threads, kv_dtype=a.kv))
     placement = PlacementOptions(n_gpu_layers=n_gpu_layers)
     executable = compile_model(open_model(model), n_ctx, options, a.backend, (), placement).executable
     batch = Batch(options)

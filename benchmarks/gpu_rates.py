@@ -255,13 +255,15 @@ def loaded(report: Report, sizes: Sizes, preset: str, n_gpu_layers: Any, max_seq
     """The preset compiled, with room for `max_seqs` sequences of a few hundred tokens or one of `n_ctx`."""
     from pyllm import backends
     from pyllm.bench.presets import open_preset
-    from pyllm.config import PlacementOptions
+    from pyllm.config import LoadSettings, PlacementOptions
     from pyllm.llm.loading import compile_model, execution_options
 
     start, free = time.monotonic(), _free()
     with open_preset(preset) as model:
         room = max(n_ctx, max_seqs * (sizes.n_gen + 64))
-        options = execution_options(room, max_seqs=max_seqs, n_kv=room, n_batch=sizes.n_batch, n_rows=max_seqs)
+        options = execution_options(
+            room, LoadSettings(max_seqs=max_seqs, n_kv=room, n_batch=sizes.n_batch, n_rows=max_seqs)
+        )
         options = replace(options, max_rows=max_seqs)
         compiled = compile_model(model, n_ctx, options, "cuda", (), PlacementOptions(n_gpu_layers=n_gpu_layers))
         try:

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from pyllm.arguments import FilePath, TokenIds, checked, settle
-from pyllm.config import ExecutionOptions, PlacementOptions, SamplingParams
+from pyllm.config import ExecutionOptions, GenerateSettings, PlacementOptions, SamplingParams
 from pyllm.errors import RequestError
-from pyllm.llm.settings import GenerateSettings
 from pyllm.quant.recipes import RecipeOptions
 
 

@@ -18,7 +18,6 @@ from pyllm.backends import devices
 from pyllm.backends.base import DeviceInfo
 from pyllm.config import PlacementOptions
 from pyllm.errors import BackendError, RequestError
-from pyllm.llm.loading import check_placement
 
 CPU = DeviceInfo("cpu", "cpu", 0, "a processor", 1 << 34, None, False)
 GPUS = [DeviceInfo(f"cuda{i}", "cuda", i, "a card", 1 << 33, 1 << 34, True) for i in range(2)]
@@ -88,9 +87,9 @@ def test_without_gpus_there_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         {"override_tensors": (("(", "cpu"),)},
     ],
 )
-def test_check_placement(wrong: dict[str, object]) -> None:
+def test_placements_that_no_devices_have(wrong: dict[str, object]) -> None:
     with pytest.raises(RequestError):
-        check_placement(PlacementOptions(**wrong))  # type: ignore[arg-type]
+        PlacementOptions(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_run_on_the_cpu_imports_no_gpu_package(arch_file: Callable[[str], Path]) -> None:

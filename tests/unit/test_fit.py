@@ -12,7 +12,7 @@ import pytest
 
 from pyllm.backends.base import DeviceInfo
 from pyllm.bench.presets import open_preset
-from pyllm.config import PlacementOptions
+from pyllm.config import LoadSettings, PlacementOptions
 from pyllm.llm.fit import DeviceFit, _with_process, fit
 from pyllm.llm.loading import compile_model, execution_options
 
@@ -22,7 +22,7 @@ pytest.importorskip("llvmlite")
 @pytest.mark.parametrize("preset", ["tiny:Q4_K_M", "tiny-moe:Q8_0"])
 def test_parts_are_what_the_executable_holds(preset: str) -> None:
     with open_preset(preset) as model:
-        options = execution_options(256, max_seqs=2, n_rows=2, n_threads=2)
+        options = execution_options(256, LoadSettings(max_seqs=2, n_rows=2, n_threads=2))
         found = fit(model, 256, options, "cpu")
         (device,) = found.devices
         compiled = compile_model(model, 256, options, "cpu")
@@ -39,7 +39,7 @@ def test_parts_are_what_the_executable_holds(preset: str) -> None:
 
 def test_weights_are_not_needed() -> None:
     with open_preset("llama3-70b:Q4_K_M", with_weights=False) as model:
-        found = fit(model, 8192, execution_options(8192, max_seqs=1, n_threads=2), "cpu")
+        found = fit(model, 8192, execution_options(8192, LoadSettings(max_seqs=1, n_threads=2)), "cpu")
     assert found.n_layers == 80
     assert 40e9 < found.devices[-1].weights < 50e9
     assert found.devices[-1].kv == 8192 * 80 * 2 * 8 * 128 * 2
@@ -48,7 +48,7 @@ def test_weights_are_not_needed() -> None:
 def test_layers_on_an_emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cupy")
     monkeypatch.setenv("PYLLM_CUDA_EMULATOR", "1")
-    options = execution_options(256, max_seqs=1, n_threads=2)
+    options = execution_options(256, LoadSettings(max_seqs=1, n_threads=2))
     with open_preset("tiny:Q4_K_M", with_weights=False) as model:
         found = fit(model, 256, options, "cuda", PlacementOptions(n_gpu_layers=2))
         assert [layer.devices for layer in found.layers] == [("cpu",)] * 4 + [("cuda0",)] * 2

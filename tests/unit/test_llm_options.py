@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from pyllm.config import SamplingParams
+from pyllm.config import GenerateSettings, SamplingParams
 from pyllm.errors import RequestError
-from pyllm.llm.settings import GenerateOptions, GenerateSettings, SamplingOptions
-
-
-def test_options_are_the_fields_of_sampling_params() -> None:
-    assert set(SamplingOptions.__annotations__) == {f.name for f in fields(SamplingParams)}
-
-
-def test_options_are_the_fields_of_settings() -> None:
-    own = {f.name for f in fields(GenerateSettings)}
-    assert set(GenerateOptions.__annotations__) == own | set(SamplingOptions.__annotations__)
 
 
 def test_defaults() -> None:

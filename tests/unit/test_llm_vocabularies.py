@@ -11,10 +11,9 @@ from test_tokenizers_metadata import spm_metadata
 
 import pyllm
 from pyllm import gguf
-from pyllm.config import SamplingParams
+from pyllm.config import GenerateSettings, SamplingParams
 from pyllm.errors import ModelError
 from pyllm.gguf.copying import copy_model, copying
-from pyllm.llm.settings import GenerateSettings
 
 N_ROWS = 128
 

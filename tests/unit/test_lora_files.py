@@ -72,9 +72,9 @@ def test_logits_are_those_of_peft(files: Any, name: str, backend: str) -> None:
     model, adapter = files[name]
     golden = np.load(GOLDEN / name / "logits.npz")
     ids = golden["ids"].tolist()
-    with pyllm.load(model, backend, kv_dtype="f32", n_threads=1, adapters=[adapter]) as llm:
+    with pyllm.load(model, backend=backend, kv_dtype="f32", n_threads=1, adapters=[adapter]) as llm:
         assert nmse(llm.logits(ids), golden["logits"]) < 1e-10
-    with pyllm.load(model, backend, kv_dtype="f32", n_threads=1, adapters=[(adapter, 0.0)]) as llm:
+    with pyllm.load(model, backend=backend, kv_dtype="f32", n_threads=1, adapters=[(adapter, 0.0)]) as llm:
         assert nmse(llm.logits(ids), golden["base"]) < 1e-10
     assert nmse(golden["base"], golden["logits"]) > 0.1
 
@@ -82,7 +82,9 @@ def test_logits_are_those_of_peft(files: Any, name: str, backend: str) -> None:
 def test_two_halves_are_a_whole(files: Any) -> None:
     model, adapter = files["llama"]
     golden = np.load(GOLDEN / "llama" / "logits.npz")
-    with pyllm.load(model, "reference", kv_dtype="f32", adapters=[(adapter, 0.75), (str(adapter), 0.25)]) as llm:
+    with pyllm.load(
+        model, backend="reference", kv_dtype="f32", adapters=[(adapter, 0.75), (str(adapter), 0.25)]
+    ) as llm:
         assert nmse(llm.logits(golden["ids"].tolist()), golden["logits"]) < 1e-10
 
 
@@ -176,7 +178,7 @@ NOT_APPLIED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 def test_what_cannot_be_applied_is_one_clear_error(files, tmp_path, tensors, metadata, message) -> None:
     path = write(tmp_path / "bad.gguf", tensors, META | metadata)
     with pytest.raises(ModelError) as caught:
-        pyllm.load(files["llama"][0], "reference", adapters=[path])
+        pyllm.load(files["llama"][0], backend="reference", adapters=[path])
     assert message in str(caught.value)
     assert "bad.gguf" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -186,11 +188,11 @@ def test_files_that_are_none_and_scales_that_are_none(files: Any, tmp_path: Path
     model, adapter = files["llama"]
     (tmp_path / "text.gguf").write_bytes(b"no gguf")
     with pytest.raises(GGUFError):
-        pyllm.load(model, "reference", adapters=[tmp_path / "text.gguf"])
+        pyllm.load(model, backend="reference", adapters=[tmp_path / "text.gguf"])
     with pytest.raises(ModelError, match="there is no adapter"):
-        pyllm.load(model, "reference", adapters=[adapter, tmp_path / "nothing.gguf"])
+        pyllm.load(model, backend="reference", adapters=[adapter, tmp_path / "nothing.gguf"])
     with pytest.raises(ModelError, match="finite number"):
-        pyllm.load(model, "reference", adapters=[(adapter, float("inf"))])
+        pyllm.load(model, backend="reference", adapters=[(adapter, float("inf"))])
 
 
 def test_alpha_zero_means_the_scale_alone(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pyllm
+from pyllm.config.options import GenerateOptions, LoadOptions
 from tiny_gguf import write_tiny_gguf
 
 BRIEF: Any = {"max_tokens": 3, "temperature": 0}
@@ -180,9 +181,9 @@ def test_numbers_that_other_programs_take_are_taken(llm: pyllm.LLM) -> None:
         ({"model": b"tiny.gguf"}, "decode it first"),
         ({"n_ctx": "128"}, "n_ctx must be a whole number, not '128'"),
         ({"n_ctx": 1.5}, "n_ctx must be a whole number, not 1.5"),
-        ({"n_ctx": 10**18}, "n_ctx must be from 1 to 2147483647"),
+        ({"n_ctx": 10**18}, "n_ctx must be between 0 and 2147483647"),
         ({"n_threads": "2"}, "n_threads must be a whole number, not '2'"),
-        ({"n_threads": 10**6}, "n_threads must be from 1 to 1024"),
+        ({"n_threads": 10**6}, "n_threads must be between 1 and 1024"),
         ({"backend": 5}, "backend must be a text, not 5"),
         ({"kv_dtype": "q8"}, "kv_dtype must be 'f16', 'f32' or 'q8_0', not 'q8'"),
         ({"max_seqs": "4"}, "max_seqs must be a whole number"),
@@ -196,6 +197,8 @@ def test_numbers_that_other_programs_take_are_taken(llm: pyllm.LLM) -> None:
         ({"adapters": [("a.gguf", "x")]}, r"adapters\[0\] must be a path or a pair"),
         ({"kv_offload": "no"}, "kv_offload must be True or False"),
         ({"progress": 5}, "progress must be a function, not 5"),
+        ({"max_waiting": -1}, "max_waiting must be 0 or more, or None, not -1"),
+        ({"n_ctxx": 64}, r"load\(\) has no option n_ctxx; did you mean n_ctx\?"),
     ],
 )
 def test_load_refuses_what_does_not_fit(path: Path, options: dict[str, Any], words: str) -> None:
@@ -206,7 +209,7 @@ def test_load_refuses_what_does_not_fit(path: Path, options: dict[str, Any], wor
 def test_load_takes_the_conventions_of_the_field(path: Path) -> None:
     with pyllm.load(str(path), backend="reference", n_ctx=0, n_gpu_layers=-1, max_seqs=np.int32(1)) as llm:
         assert llm.n_ctx == 512  # as trained
-    with pyllm.load(path, "reference", None, None, None, None) as llm:  # type: ignore[arg-type]
+    with pyllm.load(path, backend="reference", n_ctx=None, n_threads=None, kv_dtype=None, devices=None) as llm:
         assert llm.n_ctx == 512
 
 
@@ -284,7 +287,11 @@ CALLS: dict[str, Callable[[pyllm.LLM, Any], Any]] = {
     "quantize by": lambda llm, v: pyllm.quantize(llm.path, "/nowhere/x.gguf", v),
     **{
         f"option {name}": lambda llm, v, name=name: llm.complete("ab", **{**BRIEF, name: v})  # type: ignore[misc]
-        for name in pyllm.llm.settings.GenerateOptions.__annotations__
+        for name in GenerateOptions.__annotations__
+    },
+    **{
+        f"load {name}": lambda llm, v, name=name: pyllm.load("/nowhere/x.gguf", **{name: v})  # type: ignore[misc]
+        for name in LoadOptions.__annotations__
     },
     **{
         f"RecipeOptions {name}": lambda llm, v, name=name: pyllm.RecipeOptions(**{name: v})  # type: ignore[misc]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import runpy
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,13 +177,6 @@ def test_logits_that_cannot_be_written_to(settings: dict[str, Any]) -> None:
 def test_neutral_values_leave_every_step_out() -> None:
     assert Sampler(OFF, 10).steps == []
     assert [step.name() for step in Sampler(SamplingParams(), 10).steps] == ["top_k", "top_p", "min_p", "temperature"]
-
-
-def test_the_settings_that_type_checkers_see_are_those_of_the_steps() -> None:
-    tool = Path(__file__).parents[2] / "tools" / "write_sampling.py"
-    written = runpy.run_path(str(tool))
-    assert written["FILE"].read_text(encoding="utf-8") == written["source"](), "run tools/write_sampling.py"
-    assert written["PAGE"].read_text(encoding="utf-8") == written["page"](), "run tools/write_sampling.py"
 
 
 def test_each_step_says_what_it_is() -> None:

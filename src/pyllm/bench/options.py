@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import cast, get_args
 
-from pyllm.config import GPULayers, KVDtype, PlacementOptions
+from pyllm.config import AdapterChoice, GPULayers, KVDtype, PlacementOptions
 from pyllm.errors import RequestError
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
@@ -74,7 +74,7 @@ class BenchOptions:
     placement: PlacementOptions = _PLACED
     """Other placement options, for all cases; `n_gpu_layers`, `n_cpu_moe` and `devices` are not used."""
     backend: str = "auto"
-    adapters: tuple[tuple[str, float], ...] = ()
+    adapters: tuple[AdapterChoice, ...] = ()
     """LoRA adapters of every model: files and scales."""
     repetitions: int = 5
     warmup: bool = True

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from pyllm.cli import _streams
 from pyllm.cli._llama_cpp import ALIASES, DIFFERENT
+from pyllm.cli._types import LinesType
 from pyllm.errors import PyllmError
 
 DEBUG = "pyllm.debug"
@@ -24,11 +25,8 @@ file."""
 _FILE_OUTPUT = "OUT"
 
 
-class Lines(click.types.StringParamType):
+class Lines(LinesType, click.types.StringParamType):
     """A text; an environment variable holds several, one per line."""
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return [line for line in rv.splitlines() if line]
 
 
 class Command(click.Command):

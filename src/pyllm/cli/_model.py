@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pyllm.cli import _options
@@ -19,21 +18,11 @@ def load(options: dict[str, Any], chat_template: str | None = None, **more: Any)
     import pyllm
     from pyllm import hub
 
-    placement = _options.placement(options)
+    settings = {**_options.loading(options), **more}
     with Display() as display:
-        llm = pyllm.load(
-            options.pop("model") or hub.default_name(),
-            backend=options.pop("backend"),
-            n_ctx=options.pop("ctx"),
-            n_threads=options.pop("threads"),
-            kv_dtype=options.pop("kv"),
-            **{field.name: getattr(placement, field.name) for field in fields(placement)},
-            adapters=_options.adapters(options),
-            progress=display.progress,
-            **more,
-        )
+        llm = pyllm.load(options.pop("model") or hub.default_name(), **settings, progress=display.progress)
     if chat_template is not None:
         llm.chat_template = pyllm.ChatTemplate({"default": chat_template}, llm.tokenizer)
-    if placement.n_gpu_layers not in ("auto", 0) and llm.devices == ("cpu",):
+    if settings.get("n_gpu_layers", "auto") not in ("auto", 0) and llm.devices == ("cpu",):
         note("note: no GPU is used, all layers run on the CPU; `pyllm doctor` says what there is")
     return llm

@@ -1,11 +1,12 @@
-"""Options shared by several commands. Sampling options are made from the settings of the steps."""
+"""Options shared by several commands, and what they become."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -14,16 +15,17 @@ import click
 from click.core import ParameterSource
 
 from pyllm import env
-from pyllm.cli._types import BiasType, CountType, GPULayersType, JSONObjectType, ModelType
-from pyllm.config import KVDtype, PlacementOptions
+from pyllm.cli._settings import OF_GENERATION, OF_LOADING, OF_PLACEMENT, flag, flags, taken
+from pyllm.cli._types import JSONObjectType, ModelType, text_option
+from pyllm.config import KVDtype, LoadSettings, PlacementOptions
+from pyllm.errors import RequestError
 from pyllm.sampling.general import all_settings
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
-MAIN_GPU = "The GPU, counted from 0, that has the last layers and the output head."
 ALL_LAYERS = 1 << 20
 """A number of layers above any model's."""
-_KV = get_args(KVDtype)
 
 
 def model_option(function: F) -> F:
@@ -103,132 +105,60 @@ def output_option(function: F) -> F:
 
 
 def engine_options(function: F, ctx: str = "") -> F:
-    """Options of execution: --backend, --ctx, --threads, --kv. `ctx`: help on the context, where it is not the trained
+    """Flags of loading, apart from placement and adapters. `ctx`: help on the context, where it is not the trained
     length."""
 
     @wraps(function)
-    def with_kv(kv: str | None, kv_values: str | None, **options: Any) -> Any:
-        if kv is not None and kv_values is not None and kv != kv_values:
+    def with_kv(kv_dtype: str | None, kv_values: str | None, **options: Any) -> Any:
+        if kv_dtype is not None and kv_values is not None and kv_dtype != kv_values:
             raise click.UsageError(
-                f"keys and values are kept in one format; give both the same, not {kv} and {kv_values}"
+                f"keys and values are kept in one format; give both the same, not {kv_dtype} and {kv_values}"
             )
-        return wrapped(kv=kv or kv_values or "f16", **options)
+        return function(kv_dtype=kv_dtype or kv_values, **options)
 
-    wrapped, function = function, cast(F, with_kv)
-    for option in reversed(
-        (
-            click.option(
-                "--backend",
-                default="auto",
-                show_default=True,
-                metavar="NAME",
-                help="Backend: auto, cpu, cuda, mlx, …; `pyllm doctor` lists them.",
-            ),
-            click.option(
-                "-c",
-                "--ctx",
-                type=CountType(1 if ctx else 0),
-                help=f"Context in tokens{'' if ctx else '; 0: as trained'} [default: {ctx or 'that, at most 4096'}].",
-            ),
-            click.option("-t", "--threads", type=CountType(1), help="Threads [default: physical cores]."),
-            click.option("--kv", type=click.Choice(_KV), help="Cache format [default: f16]."),
-            click.option("-ctv", "--cache-type-v", "kv_values", type=click.Choice(_KV), hidden=True),
-        )
-    ):
-        function = option(function)
-    return function
+    with_values = click.option("-ctv", "--cache-type-v", "kv_values", type=click.Choice(get_args(KVDtype)), hidden=True)
+    settings = {name: setting for name, setting in OF_LOADING.items() if name not in OF_PLACEMENT}
+    if ctx:
+        settings["n_ctx"] = replace(settings["n_ctx"], low=1, help=f"Context in tokens [default: {ctx}].")
+    return flags(settings.values())(with_values(cast(F, with_kv)))
+
+
+def load_option(name: str, **more: Any) -> Callable[[F], F]:
+    """The flag of a single setting of loading. `more`: what differs from what the setting says."""
+    return flag(OF_LOADING[name], **more)
+
+
+def loading(options: dict[str, Any]) -> dict[str, Any]:
+    """Remove the settings of loading from a command's `options`; returns those that were given, as keywords of
+    `pyllm.load`. Raises click.UsageError for invalid ones."""
+    given = taken(options, OF_LOADING.values())
+    if options.pop("cpu_moe", False):
+        given["n_cpu_moe"] = ALL_LAYERS
+    if found := adapters(options):
+        given["adapters"] = found
+    _checked(LoadSettings, given)
+    return given
 
 
 def placement_options(function: F) -> F:
-    """Options of placement, with llama.cpp's flags; `placement` collects them."""
-    for option in reversed(
-        (
-            click.option(
-                "-ngl",
-                "--n-gpu-layers",
-                "--gpu-layers",
-                type=GPULayersType(),
-                metavar="N|auto|all",
-                default="auto",
-                show_default=True,
-                help="Layers that run on GPUs: a number, auto or all.",
-            ),
-            click.option("-dev", "--device", multiple=True, metavar="NAME", help="GPUs to use, such as cuda0,cuda1."),
-            click.option(
-                "-ot",
-                "--override-tensor",
-                multiple=True,
-                metavar="PATTERN=DEVICE",
-                help="Device of tensors whose names match; may be repeated, or separated by commas.",
-            ),
-            click.option(
-                "-ncmoe",
-                "--n-cpu-moe",
-                type=CountType(0),
-                default=0,
-                help="First layers whose experts stay on the cpu.",
-            ),
-            click.option("-cmoe", "--cpu-moe", is_flag=True, help="The experts of all layers stay on the cpu."),
-            click.option("-mg", "--main-gpu", type=CountType(0), default=0, help=MAIN_GPU),
-            click.option("-ts", "--tensor-split", metavar="N,N", help="The GPUs' shares of the layers."),
-            click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu."),
-        )
-    ):
-        function = option(function)
-    return function
+    """Flags of placement, with llama.cpp's names."""
+    all_experts = click.option("-cmoe", "--cpu-moe", is_flag=True, help="The experts of all layers stay on the cpu.")
+    return flags(OF_PLACEMENT.values())(all_experts(function))
 
 
 def placement(options: dict[str, Any]) -> PlacementOptions:
     """Remove the placement from a command's `options` and return it. Raises click.UsageError for invalid values."""
-    n_cpu_moe = options.pop("n_cpu_moe")
-    names = [name.strip() for text in options.pop("device") for name in text.split(",")]
-    if not all(names):
-        raise click.UsageError("--device: a name is empty; names are like cuda0,cuda1 or none")
-    return PlacementOptions(
-        n_gpu_layers=options.pop("n_gpu_layers"),
-        override_tensors=overrides(options.pop("override_tensor")),
-        n_cpu_moe=ALL_LAYERS if options.pop("cpu_moe") else n_cpu_moe,
-        main_gpu=options.pop("main_gpu"),
-        tensor_split=shares(options.pop("tensor_split")),
-        kv_offload=not options.pop("no_kv_offload"),
-        devices=tuple(names),
-    )
+    given = taken(options, OF_PLACEMENT.values())
+    if options.pop("cpu_moe", False):
+        given["n_cpu_moe"] = ALL_LAYERS
+    return _checked(PlacementOptions, given)
 
 
-def overrides(values: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """(pattern, device) pairs of `ffn_.*_exps=cpu,output=cuda1`.
-
-    A comma separates two pairs if both sides contain an equals sign, so patterns may contain commas. Raises
-    click.UsageError.
-    """
-    pairs = []
-    for text in values:
-        rest = ""
-        for part in text.split(","):
-            pattern, equals, device = (rest + part).rpartition("=")
-            if not equals:
-                rest += part + ","
-                continue
-            rest = ""
-            pairs.append((pattern, device.strip()))
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise click.UsageError(f"--override-tensor: {pattern!r} is not a regular expression: {error}") from None
-        if rest or not all(pattern and device for pattern, device in pairs):
-            raise click.UsageError(f"--override-tensor: {text!r} is not of the form PATTERN=DEVICE")
-    return tuple(pairs)
-
-
-def shares(text: str | None) -> tuple[float, ...]:
-    """Numbers of `3,1` or `3/1`."""
+def _checked(kind: Callable[..., T], given: dict[str, Any]) -> T:
     try:
-        values = tuple(float(part) for part in re.split("[,/]", text)) if text else ()
-    except ValueError:
-        raise click.UsageError(f"--tensor-split: {text!r} is not a list of numbers such as 3,1") from None
-    if any(not 0 <= v < float("inf") for v in values) or (values and not sum(values)):
-        raise click.UsageError(f"--tensor-split: shares are 0 or more, and not all 0; {text!r} has others")
-    return values
+        return kind(**given)
+    except RequestError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def lora_options(function: F) -> F:
@@ -248,67 +178,29 @@ def adapters(options: dict[str, Any]) -> list[tuple[str, float]]:
 
 def sampling_options(function: F) -> F:
     """Flags of the settings of sampling; `sampling` collects them."""
-    for setting in reversed(all_settings()):
-        if not setting.flags and setting.name == "logits_processors":
-            continue  # functions
-        flags = setting.flags or (flag_of(setting.name),)
-        text = re.sub("`(\\w+)`", lambda found: flag_of(found[1]), setting.help or setting.doc)
-        if setting.type == "Mapping[int, float]":
-            option = click.option(*flags, setting.name, type=BiasType(), multiple=True, help=_repeated(text))
-        elif setting.type.startswith("Sequence") and setting.name != "samplers":
-            entry = click.INT if "int" in setting.type else click.STRING
-            metavar = "ID" if entry is click.INT else "TEXT"
-            option = click.option(
-                *flags, setting.name, type=entry, metavar=metavar, multiple=True, help=_repeated(text)
-            )
-        elif setting.name == "samplers":
-            option = click.option(*flags, setting.name, metavar="NAME;NAME", help=text)
-        else:
-            if setting.default is not None:
-                text = f"{text}  [default: {setting.default}]"
-            kind = int if setting.type.startswith("int") else float
-            option = click.option(*flags, setting.name, type=kind, metavar="N", help=text)
-        function = option(function)
-    return function
-
-
-def flag_of(name: str) -> str:
-    """The long flag of a setting of sampling."""
-    flags = next((s.flags for s in all_settings() if s.name == name), ())
-    return max(flags, key=len) if flags else "--" + name.replace("_", "-")
-
-
-def _repeated(text: str) -> str:
-    return f"{text.removesuffix('.')}; may be repeated."
+    return flags(all_settings())(function)
 
 
 def sampling(options: dict[str, Any]) -> dict[str, Any]:
     """Remove the sampling options from a command's `options`; returns those that were given, as keywords of
     `LLM.chat`."""
-    given = {s.name: options.pop(s.name) for s in all_settings() if s.name in options}
-    given["logit_bias"] = dict(given["logit_bias"])
-    for name in ("banned_strings", "dry_sequence_breakers"):
-        given[name] = tuple(map(text_option, given[name]))
-    given = {name: value for name, value in given.items() if value not in (None, (), {})}
+    given = taken(options, all_settings())
     if given.get("dry_sequence_breakers") == ("none",):
         given["dry_sequence_breakers"] = ()  # as llama.cpp has it
     return given
 
 
 def answer_options(function: F) -> F:
-    """Options of an answer: system message, end, and template variables; `request` collects them."""
+    """Flags of generation, and options of a chat: system message, template; `request` collects them."""
+    settings = {**OF_GENERATION, "max_tokens": replace(OF_GENERATION["max_tokens"], low=-2)}  # -2: as llama.cpp's
+    return flags(settings.values())(_chat_options(function))
+
+
+def _chat_options(function: F) -> F:
     for option in reversed(
         (
-            click.option(
-                "-n",
-                "--max-tokens",
-                type=int,
-                metavar="N",
-                help="Most tokens to generate [default, and -1: until the model is done].",
-            ),
             click.option("--system", metavar="TEXT", help="The system message."),
             click.option("--system-file", metavar="FILE", help="The system message, from a file."),
-            click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be repeated."),
             click.option("--chat-template-file", metavar="FILE", help="A chat template in place of the model's own."),
             click.option(
                 "--chat-template-kwargs",
@@ -355,13 +247,11 @@ def form(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def request(options: dict[str, Any]) -> dict[str, Any]:
-    """Remove the sampling and answer options from a command's `options`; returns keywords of `LLM.chat`."""
-    found: dict[str, Any] = {**sampling(options), "stop": tuple(map(text_option, options.pop("stop")))}
-    max_tokens = options.pop("max_tokens")
-    if max_tokens is not None:
-        if max_tokens < -2:
-            raise click.UsageError(f"-n must be a number of tokens, or -1, not {max_tokens}")
-        found["max_tokens"] = max_tokens if max_tokens >= 0 else None
+    """Remove the flags of sampling and generation from a command's `options`; returns those that were given, as
+    keywords of `LLM.chat`."""
+    found = {**sampling(options), **taken(options, [s for s in OF_GENERATION.values() if s.flags])}
+    if found.get("max_tokens", 0) < 0:
+        found["max_tokens"] = None
     if (variables := options.pop("chat_template_kwargs")) is not None:
         found["variables"] = variables
     return found
@@ -390,11 +280,6 @@ def chat_template(options: dict[str, Any]) -> str | None:
     text = read_text(file)
     ChatTemplate({"default": text})  # to say so before a model is loaded
     return text
-
-
-def text_option(value: str) -> str:
-    """An argument as text: bytes that are not UTF-8 become replacement characters."""
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_json(path: str) -> Any:

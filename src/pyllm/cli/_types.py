@@ -1,4 +1,4 @@
-"""Kinds of arguments: numbers, sizes in bytes, formats for tensors, models, biases, JSON."""
+"""Kinds of arguments: numbers, texts, sizes in bytes, formats for tensors, devices, models, biases, JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,27 @@ import click
 from pyllm.config import GPULayers
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+
+
+def text_option(value: str) -> str:
+    """An argument as text: bytes that are not UTF-8 become replacement characters."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+class LinesType(click.ParamType):
+    """An environment variable holds several values, one per line."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [line for line in rv.splitlines() if line]
+
+
+class TextType(LinesType):
+    """A text."""
+
+    name = "TEXT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return text_option(str(value))
 
 
 class CountType(click.ParamType):
@@ -117,6 +138,58 @@ def gpu_layers(word: str) -> GPULayers:
     if not word.isascii() or not word.isdigit():
         raise ValueError(f"{word!r} is not a number of layers; use 20, auto or all")
     return int(word)
+
+
+class NamesType(LinesType):
+    """Names with commas between them."""
+
+    name = "NAME,NAME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+        if not all(names):
+            self.fail("a name is empty; names are like cuda0,cuda1 or none", param, ctx)
+        return names
+
+
+class DeviceRuleType(LinesType):
+    """(pattern, device) pairs of `ffn_.*_exps=cpu,output=cuda1`.
+
+    A comma separates two pairs if both sides contain an equals sign, so patterns may contain commas.
+    """
+
+    name = "PATTERN=DEVICE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, str], ...]:
+        if not isinstance(value, str):
+            return value
+        pairs, rest = [], ""
+        for part in value.split(","):
+            pattern, equals, device = (rest + part).rpartition("=")
+            if equals:
+                pairs.append((pattern, device.strip()))
+                rest = ""
+            else:
+                rest += part + ","
+        if rest or not all(pattern and device for pattern, device in pairs):
+            self.fail(f"{value!r} is not of the form PATTERN=DEVICE", param, ctx)
+        return tuple(pairs)
+
+
+class SharesType(click.ParamType):
+    """Numbers of `3,1` or `3/1`."""
+
+    name = "N,N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if not isinstance(value, str):
+            return value
+        try:
+            return tuple(float(part) for part in re.split("[,/]", value)) if value else ()
+        except ValueError:
+            return self.fail(f"{value!r} is not a list of numbers such as 3,1", param, ctx)
 
 
 class JSONObjectType(click.ParamType):

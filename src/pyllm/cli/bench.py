@@ -9,6 +9,7 @@ import click
 
 from pyllm.cli import _command, _options
 from pyllm.cli._types import CountType, ModelType
+from pyllm.config import LoadSettings
 
 _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*2."
 
@@ -37,14 +38,14 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @click.option("--kv", multiple=True, metavar="TYPE", help="Cache format: f16, f32 or q8_0 [default: f16].")
 @click.option("-r", "--repetitions", type=CountType(1), default=5, show_default=True, help="Repetitions of each case.")
 @click.option("-o", "--output", default="md", show_default=True, metavar="md|csv|json|jsonl", help="Report format.")
-@click.option("--backend", default="auto", show_default=True, help="Backend: auto, cpu, cuda, mlx, …")
+@_options.load_option("backend")
 @click.option("-ngl", "--n-gpu-layers", multiple=True, metavar="N", help="Layers on GPUs, auto or all [default: auto].")
 @click.option("-dev", "--device", multiple=True, metavar="NAME", help="GPUs to try; cuda0/cuda1 is both together.")
 @click.option("-ncmoe", "--n-cpu-moe", multiple=True, metavar="N", help="First layers whose experts stay on the cpu.")
-@click.option("-ot", "--override-tensor", multiple=True, metavar="PATTERN=DEVICE", help="Device of matching tensors.")
-@click.option("-mg", "--main-gpu", type=CountType(0), default=0, help=_options.MAIN_GPU)
-@click.option("-ts", "--tensor-split", metavar="N/N", help="The GPUs' shares of the layers.")
-@click.option("-nkvo", "--no-kv-offload", is_flag=True, help="Attention and its cache stay on the cpu.")
+@_options.load_option("override_tensors")
+@_options.load_option("main_gpu")
+@_options.load_option("tensor_split", metavar="N/N")
+@_options.load_option("kv_offload")
 @_options.lora_options
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds to wait before each case.")
 @click.option("--no-warmup", is_flag=True, help="Skip the warm-up.")
@@ -63,14 +64,9 @@ def command(
     kv: tuple[str, ...],
     repetitions: int,
     output: str,
-    backend: str,
     n_gpu_layers: tuple[str, ...],
     device: tuple[str, ...],
     n_cpu_moe: tuple[str, ...],
-    override_tensor: tuple[str, ...],
-    main_gpu: int,
-    tensor_split: str | None,
-    no_kv_offload: bool,
     delay: float,
     no_warmup: bool,
     **options: Any,
@@ -86,13 +82,13 @@ def command(
     from pyllm.bench.runner import PRESET_PREFIX
     from pyllm.cli._output import write
     from pyllm.cli._progress import Display
-    from pyllm.config import PlacementOptions
     from pyllm.errors import RequestError
     from pyllm.hub import default_name
 
     named += tuple(map(_options.hub_name, hf_repo))
     if (named or presets) and not _options.is_given("models"):
         models = ()  # of the environment
+    settings = LoadSettings(**_options.loading(options))
     output = "md" if output == "text" else output
     if output not in FORMATS:
         raise click.UsageError(f"-o {output}: there are {', '.join(FORMATS)}")
@@ -111,14 +107,9 @@ def command(
             n_gpu_layers=tuple(n for text in n_gpu_layers for n in parse_gpu_layers(text)) or ("auto",),
             n_cpu_moe=_ints(n_cpu_moe, (0,)),
             devices=tuple(names for text in device for names in parse_devices(text)) or ((),),
-            placement=PlacementOptions(
-                override_tensors=_options.overrides(override_tensor),
-                main_gpu=main_gpu,
-                tensor_split=_options.shares(tensor_split),
-                kv_offload=not no_kv_offload,
-            ),
-            backend=backend,
-            adapters=tuple(_options.adapters(options)),
+            backend=settings.backend,
+            placement=settings.placement,
+            adapters=settings.adapters,
             repetitions=repetitions,
             warmup=not no_warmup,
             delay=delay,

@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyllm.cli import _command, _options
-from pyllm.cli._types import CountType
+from pyllm.config import LoadSettings
 
 if TYPE_CHECKING:
     from pyllm.llm.fit import DeviceFit, Fit
+
+_SEQUENCES = 1
 
 
 @_command.command("fit", short_help="Show a model's memory by device.")
 @_options.model_argument
 @click.option("--preset", metavar="NAME[:RECIPE]", help="A model's shape in place of a file, such as llama3-8b:Q4_K_M.")
-@click.option("-np", "--parallel", type=CountType(1), default=1, show_default=True, help="Sequences at once.")
-@click.option("-b", "--batch-size", type=CountType(1), default=512, show_default=True, help="Tokens of a step.")
+@_options.load_option("max_seqs", flags=("-np", "--parallel"), default=_SEQUENCES)
+@_options.load_option("n_batch", flags=("-b", "--batch-size"))
 @_options.output_option
 @_options.engine_options
 @_options.placement_options
-def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, **options: Any) -> None:
+def command(preset: str | None, as_json: bool, **options: Any) -> None:
     """Place a model as loading it would, and print its memory: weights and KV cache by layer; by device also work
     memory and free memory; and the peak of the process. Nothing is loaded."""
     from pyllm import hub
@@ -29,20 +31,17 @@ def command(preset: str | None, parallel: int, batch_size: int, as_json: bool, *
     from pyllm.cli._output import write, write_json
     from pyllm.cli._progress import Display
     from pyllm.llm.fit import fit
-    from pyllm.llm.loading import DEFAULT_N_CTX, default_n_ctx, execution_options
+    from pyllm.llm.loading import execution_options, n_ctx_of
 
     if preset is not None and _options.is_given("model", "hf_repo", "named"):
         raise click.UsageError("give a model or a preset, not both")
     name = PRESET_PREFIX + preset if preset is not None else options["model"] or hub.default_name()
-    placement = _options.placement(options)
+    settings = LoadSettings(**{"max_seqs": _SEQUENCES, **_options.loading(options)})
     with Display() as display:
         file = open_model(name, display.progress, with_weights=False)
     with file:
-        n_ctx = options["ctx"] or default_n_ctx(file.metadata, most=None if options["ctx"] == 0 else DEFAULT_N_CTX)
-        capacities = execution_options(
-            n_ctx, max_seqs=parallel, n_batch=batch_size, kv_dtype=options["kv"], n_threads=options["threads"]
-        )
-        found = fit(file, n_ctx, capacities, options["backend"], placement)
+        n_ctx = n_ctx_of(settings, file.metadata)
+        found = fit(file, n_ctx, execution_options(n_ctx, settings), settings.backend, settings.placement)
         if as_json:
             write_json(_as_dict(found, str(file.path), n_ctx))
         else:

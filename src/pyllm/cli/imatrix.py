@@ -74,7 +74,7 @@ def _collect(output: str, options: dict[str, Any]) -> None:
     text = _options.read_text(file) if file else None
     name = "pyllm calibration mix" if file is None else "standard input" if file == "-" else Path(file).name
     before = ImportanceMatrix.load(base) if base else None
-    n_ctx = options["ctx"] or 512
+    n_ctx = options.pop("n_ctx") or 512
     if skip is None:
         # Windows of this text that the file contains already.
         same = before is not None and before.datasets == [name] and before.chunk_size == n_ctx
@@ -84,10 +84,8 @@ def _collect(output: str, options: dict[str, Any]) -> None:
             options["model"] or hub.default_name(),
             n_ctx=n_ctx,
             process_output=options["process_output"],
-            backend=options["backend"],
-            n_threads=options["threads"],
-            kv_dtype=options["kv"],
             progress=display.progress,
+            **_options.loading(options),
         )
     with collector:
         if text is None:

@@ -55,9 +55,9 @@ def command(
     elif file is None:
         raise click.UsageError("--file FILE says which text is scored")
     else:
-        text, n_ctx = _options.read_text(file), options["ctx"] or 512
+        text, n_ctx = _options.read_text(file), options["n_ctx"] or 512
     settings: dict[str, Any] = load_options(n_ctx)
-    options["ctx"] = settings.pop("n_ctx")
+    options["n_ctx"] = settings.pop("n_ctx")
     with _model.load(options, **settings) as llm:
         if compare:
             assert base is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyllm.cli import _command, _naming, _options
-from pyllm.cli._types import CountType, ModelType
+from pyllm.cli._types import ModelType, text_option
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 @click.option("-f", "--file", metavar="FILE", help="Text to put after the prompt; - is standard input.")
 @_options.answer_options
 @_options.form_options
-@click.option("--ignore-eos", is_flag=True, help="Continue past the model's end of text.")
-@click.option("--context-shift", is_flag=True, help="When the context is full, drop its older half and go on.")
-@click.option("--keep", type=CountType(0), default=0, help="Number of first tokens that a context shift keeps.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
 @click.option("--tools", metavar="FILE", help="Functions that the model may call, as a JSON list.")
 @_options.output_option
@@ -43,9 +40,6 @@ def command(
     raw: bool,
     as_json: bool,
     stats: bool,
-    ignore_eos: bool,
-    context_shift: bool,
-    keep: int,
     **options: Any,
 ) -> None:
     """Answer PROMPT, and print the answer as it comes.
@@ -68,7 +62,6 @@ def command(
         asked = _options.read_text("-")
     system, template = _options.system(options), _options.chat_template(options)
     request = _options.request(options) | _options.form(options)
-    request |= {"ignore_eos": ignore_eos, "context_shift": context_shift, "n_keep": keep}
     reasoning, tools = options.pop("reasoning"), options.pop("tools")
     if tools is not None:
         request["tools"] = _options.read_json(tools)
@@ -78,7 +71,7 @@ def command(
     with _model.load(options, max_seqs=1, chat_template=template) as llm:
         if asked is not None and file is None and (prompt or prompt_option) and _has_input():
             following = _options.read_text("-")
-        text = "\n\n".join(t for t in (_options.text_option(asked or ""), following) if t)
+        text = "\n\n".join(t for t in (text_option(asked or ""), following) if t)
         if not text.strip() and not raw:
             raise click.UsageError("the prompt is empty; give PROMPT, -p or -f")
         with _start(llm, text, system, raw, reasoning, request) as stream:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pyllm.cli import _command, _naming, _options
-from pyllm.cli._types import ModelType
+from pyllm.cli._types import ModelType, text_option
 
 if TYPE_CHECKING:
     from pyllm.tokenizers import Tokenizer
@@ -52,7 +52,7 @@ def command(
             raise click.UsageError("the text is missing; give TEXT, -p or -f")
         content = _options.read_text(file or "-")
     else:
-        content = _options.text_option(prompt if prompt is not None else " ".join(text))
+        content = text_option(prompt if prompt is not None else " ".join(text))
     tokenizer = pyllm.load_tokenizer(model or hub.default_name())
     if decode:
         write(tokenizer.decode(_parse_ids(content, tokenizer), skip_special=False) + "\n")

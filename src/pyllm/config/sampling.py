@@ -1,10 +1,10 @@
-"""The settings of sampling. Written by `python tools/write_sampling.py`; change `pyllm/sampling`, not this file."""
+"""The settings of sampling. Written by `python tools/write_settings.py`; change `pyllm/sampling`, not this file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 from pyllm.arguments import settle
 
@@ -90,8 +90,8 @@ class SamplingParams:
     samplers: Sequence[str] | None = None
     """The steps that run, in this order; None: all that are on, in the usual order."""
     logits_processors: Sequence[Callable[[Any, Any], Any]] = ()
-    """Functions of (ids of prompt and answer so far, int32; logits, float32 [n_vocab]), called before each
-    token. They change the logits, or return others."""
+    """Functions of (ids of prompt and answer so far, int32; logits, float32 [n_vocab]), called before each token. They
+    change the logits, or return others."""
 
     def __post_init__(self) -> None:
         settle(self)
@@ -101,45 +101,3 @@ class SamplingParams:
             object.__setattr__(self, "top_k", 0)
         if self.seed == -1:
             object.__setattr__(self, "seed", None)
-
-
-class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingParams`, where they and their defaults are described. None: as if it were not given."""
-
-    logit_bias: Mapping[int, float] | Mapping[str, float] | Sequence[tuple[int, float]] | None
-    banned_tokens: Sequence[int] | None
-    banned_strings: Sequence[str] | None
-    min_tokens: int | None
-    repeat_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    repeat_last_n: int | None
-    dry_multiplier: float | None
-    dry_base: float | None
-    dry_allowed_length: int | None
-    dry_penalty_last_n: int | None
-    dry_sequence_breakers: Sequence[str] | None
-    top_n_sigma: float | None
-    top_k: int | None
-    tfs_z: float | None
-    typical_p: float | None
-    top_p: float | None
-    top_a: float | None
-    min_p: float | None
-    epsilon_cutoff: float | None
-    eta_cutoff: float | None
-    xtc_probability: float | None
-    xtc_threshold: float | None
-    smoothing_factor: float | None
-    smoothing_curve: float | None
-    temperature: float | None
-    dynatemp_range: float | None
-    dynatemp_exponent: float | None
-    mirostat: int | None
-    mirostat_tau: float | None
-    mirostat_eta: float | None
-    adaptive_target: float | None
-    adaptive_decay: float | None
-    seed: int | None
-    samplers: Sequence[str] | None
-    logits_processors: Sequence[Callable[[Any, Any], Any]] | None

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pyllm.arguments import FilePath
     from pyllm.chat.messages import Messages, Tools
+    from pyllm.config.options import GenerateOptions, LoadOptions
     from pyllm.llm.calls import Call
     from pyllm.llm.history import Truncate
     from pyllm.llm.prompts import Prompt, PromptOrPrompts
     from pyllm.llm.results import Completion
-    from pyllm.llm.settings import GenerateOptions
 
 
 class AsyncLLM:
@@ -41,7 +42,7 @@ class AsyncLLM:
         """The model itself, for all that need not be awaited."""
 
     @classmethod
-    async def load(cls, model: Any, **options: Any) -> AsyncLLM:
+    async def load(cls, model: FilePath, **options: Unpack[LoadOptions]) -> AsyncLLM:
         """Load a model in a thread; arguments and errors as `pyllm.load`."""
         from pyllm.llm.opening import load
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
 
+from pyllm.config import GenerateSettings
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.errors import QueueFullError, RequestError
 from pyllm.llm.constraining import Held
 from pyllm.llm.results import Completion
-from pyllm.llm.settings import GenerateSettings
 from pyllm.llm.streams import Reading, chosen
 from pyllm.llm.writing import Parser, Writer
 from pyllm.sampling import Vocabulary

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pyllm.config import GenerateSettings
 from pyllm.errors import RequestError
-from pyllm.llm.settings import GenerateSettings
 from pyllm.tokenizers import Tokenizer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import TemplateError, TokenizerError
 from pyllm.jit.memory import resident
-from pyllm.llm.loading import Model, check_placement, record
+from pyllm.llm.loading import Model, record
 
 if TYPE_CHECKING:
     from pyllm.backends.base import DeviceInfo
@@ -98,7 +98,6 @@ def fit(
     from pyllm.backends import devices
 
     placement = placement or PlacementOptions()
-    check_placement(placement)
     chosen = devices.choose(backend, placement)
     with ExitStack() as stack:
         kept = _prepared(file, chosen, stack)

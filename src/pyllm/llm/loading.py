@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyllm import env
-from pyllm.config import ExecutionOptions, KVDtype, PlacementOptions, Progress
-from pyllm.errors import ModelError, RequestError, TokenizerError
+from pyllm.config import ExecutionOptions, LoadSettings, PlacementOptions, Progress
+from pyllm.errors import ModelError, TokenizerError
 from pyllm.jit.processors import default_threads
 
 if TYPE_CHECKING:
@@ -77,45 +76,21 @@ class Compiled:
     """Layers with a part on a GPU; the output counts as one."""
 
 
-def execution_options(
-    n_ctx: int,
-    *,
-    max_seqs: int = 16,
-    n_kv: int | None = None,
-    n_batch: int = 512,
-    n_rows: int = 128,
-    kv_dtype: KVDtype = "f16",
-    n_threads: int | None = None,
-) -> ExecutionOptions:
-    """Capacities for these arguments of `pyllm.load`."""
-    n_kv = max(n_ctx, n_kv or n_ctx + (max_seqs - 1) * min(n_ctx, _ROOM_OF_FURTHER))
+def execution_options(n_ctx: int, settings: LoadSettings) -> ExecutionOptions:
+    """Capacities for contexts of `n_ctx` tokens."""
+    max_seqs = settings.max_seqs
+    n_kv = max(n_ctx, settings.n_kv or n_ctx + (max_seqs - 1) * min(n_ctx, _ROOM_OF_FURTHER))
     return ExecutionOptions(
         n_pages=-(-n_kv // _PAGE_SIZE),
         page_size=_PAGE_SIZE,
-        max_tokens=max(n_batch, max_seqs),
+        max_tokens=max(settings.n_batch, max_seqs),
         max_seqs=max_seqs,
-        max_rows=max(n_rows, max_seqs),
-        many_rows=n_rows > 128,
-        kv_dtype=kv_dtype,
-        n_threads=n_threads or default_threads(),
+        max_rows=max(settings.n_rows, max_seqs),
+        many_rows=settings.n_rows > 128,
+        kv_dtype=settings.kv_dtype,
+        n_threads=settings.n_threads or default_threads(),
+        progress=settings.progress,
     )
-
-
-def check_placement(options: PlacementOptions) -> None:
-    """Raise RequestError for settings that are invalid on any devices."""
-    n = options.n_gpu_layers
-    if isinstance(n, int) and n < 0:
-        raise RequestError(f"n_gpu_layers must be 0 or more, 'auto' or 'all', not {n!r}")
-    if min(options.n_cpu_moe, options.main_gpu) < 0:
-        raise RequestError("n_cpu_moe and main_gpu must be 0 or more")
-    split = options.tensor_split
-    if any(not 0 <= share < float("inf") for share in split) or (split and not sum(split)):
-        raise RequestError(f"tensor_split must be shares of 0 or more, and not all 0, not {list(split)}")
-    for pattern, _ in options.override_tensors:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise RequestError(f"override_tensors: {pattern!r} is not a regular expression: {error}") from None
 
 
 def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:
@@ -212,6 +187,11 @@ def check_vocabulary(file: Model) -> None:
             f"the vocabulary has {tokens} tokens, but token_embd.weight has only {rows} rows; the file is damaged or "
             "was converted from parts that do not belong together"
         )
+
+
+def n_ctx_of(settings: LoadSettings, metadata: Mapping[str, Any]) -> int:
+    """The context length that settings ask for."""
+    return settings.n_ctx or default_n_ctx(metadata, most=None if settings.n_ctx == 0 else DEFAULT_N_CTX)
 
 
 def default_n_ctx(metadata: Mapping[str, Any], most: int | None = DEFAULT_N_CTX) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from pyllm.arguments import TokenIds, checked
 from pyllm.chat.messages import Messages, Tools
+from pyllm.config import GenerateSettings
 from pyllm.errors import RequestError, TokenizerError
 from pyllm.llm.constraining import Held, of_settings, of_tools
 from pyllm.llm.history import Truncate, room_for_answer, shortened
@@ -19,7 +20,6 @@ from pyllm.llm.loading import (
 )
 from pyllm.llm.prompts import Prompt, PromptOrPrompts, PromptsOrChats, is_iterator
 from pyllm.llm.results import Completion
-from pyllm.llm.settings import GenerateOptions, GenerateSettings
 from pyllm.llm.streams import CompletionStream, EventStream
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pyllm.chat import ChatTemplate
     from pyllm.config import SamplingParams
+    from pyllm.config.options import GenerateOptions
     from pyllm.engine import Engine
     from pyllm.gguf import GGUFFile
     from pyllm.llm.adapters import Adapter

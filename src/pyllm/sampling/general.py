@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyllm.config import SamplingParams
+from pyllm.config.setting import Setting
 from pyllm.errors import RequestError
-from pyllm.sampling.steps import Setting, all_steps, ordered
+from pyllm.sampling.steps import all_steps, ordered
 
 FIRST = (
     Setting(
@@ -67,6 +68,7 @@ LAST = (
         (),
         "Functions of (ids of prompt and answer so far, int32; logits, float32 [n_vocab]), called before each token. "
         "They change the logits, or return others.",
+        flags=(),
     ),
 )
 

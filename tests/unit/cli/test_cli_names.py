@@ -235,7 +235,8 @@ def test_variables_set_what_their_options_do(run: Run, model: str, monkeypatch: 
         ("PYLLM_N_GPU_LAYERS", "some", "PYLLM_N_GPU_LAYERS: 'some'"),
         ("PYLLM_CHAT_TEMPLATE_KWARGS", "[]", "PYLLM_CHAT_TEMPLATE_KWARGS: '[]' is not a JSON object"),
         ("PYLLM_TOP_P", "-3", "set in the environment: PYLLM_TOP_P"),
-        ("PYLLM_TENSOR_SPLIT", "a,b", "set in the environment: PYLLM_TENSOR_SPLIT"),
+        ("PYLLM_TENSOR_SPLIT", "a,b", "PYLLM_TENSOR_SPLIT: 'a,b' is not a list of numbers"),
+        ("PYLLM_TENSOR_SPLIT", "1,-1", "set in the environment: PYLLM_TENSOR_SPLIT"),
     ],
 )
 def test_a_bad_value_names_its_variable(
@@ -374,7 +375,7 @@ def test_numbers_of_tokens(run: Run, monkeypatch: pytest.MonkeyPatch, model: str
 
 def test_a_number_of_tokens_that_is_none(run: Run) -> None:
     done = run("run", "-n", "-3", "hi")
-    assert (done.code, "not -3" in done.err) == (2, True)
+    assert (done.code, "'-3' is not a whole number of -2 or more" in done.err) == (2, True)
 
 
 # Help

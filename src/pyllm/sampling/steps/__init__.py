@@ -3,7 +3,7 @@
 A step says everything about itself: its settings, with default, neutral value, bounds and flags; how many of the
 largest logits it needs; where it is described; and the compiled function that does it. `SamplingParams`, the flags of
 the command line, the checks and the reference are made from that. A new step is a new file here, and a run of
-`python tools/write_sampling.py`.
+`python tools/write_settings.py`.
 
 Nothing here imports numpy or numba: `pyllm run --help` reads the settings.
 """
@@ -11,67 +11,18 @@ Nothing here imports numpy or numba: `pyllm run --help` reads the settings.
 from __future__ import annotations
 
 import importlib
-import math
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from pyllm.config.setting import Setting
 from pyllm.errors import RequestError
 
 PLAIN = "pyllm"
 """Where a setting comes from, if it is of no paper."""
 N_PARAMETERS = 7
 """Numbers that a step may hand to its compiled function."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A field of `SamplingParams`."""
-
-    name: str
-    type: str
-    """The field's annotation, as source."""
-    default: Any
-    doc: str
-    """What it does, in a sentence or two; other settings in backquotes."""
-    help: str = ""
-    """What the command line says, where that is not `doc`."""
-    low: float = -math.inf
-    high: float = math.inf
-    above_low: bool = False
-    """Whether `low` itself is out of bounds."""
-    must: str = ""
-    """What it must be, where the bounds do not say it well enough."""
-    flags: tuple[str, ...] = ()
-    """Flags of the command line, where they are not the name."""
-    key: str = ""
-    """What follows `general.sampling.` in the metadata of a file that advises a value."""
-    minus_one: Any = -1
-    """What -1 stands for."""
-    options_type: str = ""
-    """The annotation of the keyword option, where more is taken than is kept."""
-
-    @property
-    def parameter(self) -> bool:
-        """Whether it is a single number."""
-        return self.type in ("int", "float", "int | None")
-
-    def check(self, value: Any) -> None:
-        """Raise RequestError where a number is out of bounds."""
-        if value is None or not isinstance(value, int | float):
-            return
-        low = value > self.low if self.above_low else value >= self.low
-        if not (low and value <= self.high and (math.isfinite(value))):
-            raise RequestError(f"{self.name} must be {self.must or self._bounds()}, not {value}")
-
-    def _bounds(self) -> str:
-        if self.low == -math.inf:
-            return "a finite number"
-        if self.high == math.inf:
-            return f"more than {self.low:g}" if self.above_low else f"{self.low:g} or more"
-        return f"between {self.low:g} and {self.high:g}"
 
 
 class Step:

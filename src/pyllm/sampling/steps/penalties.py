@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pyllm.sampling.steps import Setting, Step
+from pyllm.config.setting import Setting
+from pyllm.sampling.steps import Step
 
 
 class Penalties(Step):

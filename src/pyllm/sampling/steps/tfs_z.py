@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from pyllm.sampling.steps import Setting, Step
+from pyllm.config.setting import Setting
+from pyllm.sampling.steps import Step
 
 
 class TFSZ(Step):
