@@ -34,7 +34,7 @@ class Ask:
     continues: bool = False
     """The last message is the assistant's, and unfinished."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """`pyllm.llm.settings.GenerateOptions`, without `n`."""
+    """`pyllm.config.options.GenerateOptions`, without `n`."""
     n: int = 1
     """Number of answers."""
     keep_alive: float | None = None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from pyllm.config import ExecutionOptions, PlacementOptions
+from pyllm.config import ExecutionOptions, LoadSettings
 from pyllm.llm import LLM
 from pyllm.llm.fit import fit
 from pyllm.llm.loading import Model, default_n_ctx, execution_options
@@ -35,9 +34,8 @@ class Loader:
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
-        self._backend = str(options.load.get("backend", "auto"))
-        names = set(PlacementOptions.__dataclass_fields__)
-        self._placement = PlacementOptions(**{k: v for k, v in options.load.items() if k in names})
+        self._settings = LoadSettings.of("load", {**options.load, "max_seqs": options.max_seqs})
+        self._backend, self._placement = self._settings.backend, self._settings.placement
 
     def memory(self) -> dict[str, int]:
         """Bytes that models may take, by device, now. Devices that do not say are left out."""
@@ -82,9 +80,4 @@ class Loader:
         )
 
     def _execution(self, n_ctx: int) -> ExecutionOptions:
-        more: dict[str, Any] = {
-            key: self._options.load[key]
-            for key in ("n_kv", "n_batch", "n_rows", "kv_dtype", "n_threads")
-            if self._options.load.get(key) is not None
-        }
-        return replace(execution_options(n_ctx, max_seqs=self._options.max_seqs, **more), progress=None)
+        return replace(execution_options(n_ctx, self._settings), progress=None)
