@@ -295,7 +295,7 @@ class _Workspace(threading.local):
             slots.LIST_IDS: np.empty(*ints),
             slots.KEYS: np.empty(n_vocab + 64, np.int64),
             slots.SPARE_KEYS: np.empty(n_vocab + 64, np.int64),
-            slots.WEIGHTS: np.empty(*floats),
+            slots.PART: np.empty(*floats),
             slots.COUNTS: np.zeros(*ints),
             slots.TOUCHED: np.empty(*ints),
             slots.SAVED: np.empty(2 * slots.MOST_SAVED, np.int32),

@@ -81,7 +81,7 @@ def _take_list(s, x, ids, n, mask):
             store_f32(to_x + 4 * kept, load_f32(x + 4 * i))
             store_i32(to_ids + 4 * kept, token)
             kept += 1
-    set_list(s, kept, 1)
+    set_list(s, kept, slots.SORTED)
 
 
 @register_jitable
@@ -108,7 +108,7 @@ def _apply_mask(s, mask):
                     store_f32(to_x + 4 * kept, load_f32(x + 4 * token))
                     store_i32(to_ids + 4 * kept, token)
                     kept += 1
-        set_list(s, kept, 0)
+        set_list(s, kept, slots.AS_THEY_ARE)
         return
     to, nothing, full = load_i64(s + slots.COPY), splat_f32(NOTHING), n // 16 * 16
     for i in range(0, full, 16):

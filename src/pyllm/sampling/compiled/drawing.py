@@ -18,7 +18,8 @@ from pyllm.jit.simd import (
     store_i64,
 )
 from pyllm.sampling.compiled import slots
-from pyllm.sampling.compiled.largest import key_of
+from pyllm.sampling.compiled.cut import FROM_TOP, find_cut, place_of_cut
+from pyllm.sampling.compiled.sorting import key_of
 from pyllm.sampling.compiled.state import LARGEST, NOTHING, logit, top_of
 from pyllm.sampling.compiled.sums import sum_exp, weight_of
 
@@ -30,12 +31,26 @@ def _choose(s, place):
 
 
 @register_jitable
+def _find_in_order(s, top):
+    """The place of the candidate at quantile U, were they sorted."""
+    center = np.float32(0)
+    high, before, goal = find_cut(s, center, FROM_TOP, False, load_f64(s + slots.U), True, True)
+    place = place_of_cut(s, center, FROM_TOP, False, high, before, goal, True)
+    # There is none where sums differ by their rounding; a most likely one does as well.
+    return place if place >= 0 else place_of_cut(s, center, FROM_TOP, False, -top, 0.0, 0.0, True)
+
+
+@register_jitable
 def draw(s):
     """Choose the candidate at quantile U of the distribution, candidates in their order; its place, -1 for none."""
     x, n = load_i64(s + slots.X), load_i64(s + slots.N)
     top64 = top_of(s)
     if not top64 > -np.inf:
         return -1
+    if load_i64(s + slots.ORDER) == slots.TO_SORT:
+        chosen = _find_in_order(s, np.float32(top64))
+        _choose(s, chosen)
+        return chosen
     top, sums, total, blocks = np.float32(top64), load_i64(s + slots.SUMS), 0.0, 0
     for start in range(0, n, slots.SUM_BLOCK):
         mass = sum_exp(x + 4 * start, min(slots.SUM_BLOCK, n - start), top)

@@ -1,4 +1,4 @@
-"""The k largest logits, in order, in one pass over all of them."""
+"""The k largest logits."""
 
 from __future__ import annotations
 
@@ -18,101 +18,13 @@ from pyllm.jit.simd import (
     store_i64,
 )
 from pyllm.sampling.compiled import slots
-from pyllm.sampling.compiled.state import (
-    LARGEST,
-    NOTHING,
-    bits_float,
-    float_bits,
-    lanes_above,
-    low_zeros,
-    set_list,
-)
+from pyllm.sampling.compiled.mass import keep_most
+from pyllm.sampling.compiled.sorting import LOW, key_of, logit_of, select, sort_keys
+from pyllm.sampling.compiled.state import LARGEST, NOTHING, lanes_above, low_zeros, set_list
 
-_LOW = 0xFFFFFFFF
-_FEW = 96
-
-
-@register_jitable
-def key_of(x, number):
-    """An integer that is the smaller, the larger x is; of equal ones, the smaller the number is (up to 2^31)."""
-    bits = float_bits(x + np.float32(0))  # -0 is 0
-    return (~(bits ^ ((bits >> 31) & 0x7FFFFFFF)) << 32) | number
-
-
-@register_jitable
-def logit_of(key):
-    bits = ~(key >> 32)
-    return bits_float(bits ^ ((bits >> 31) & 0x7FFFFFFF))
-
-
-@register_jitable
-def select(keys, n, k):
-    """Move the k smallest of n keys (k < n) to the front, in no certain order."""
-    low, high = 0, n - 1
-    while low < high:
-        a, b, c = load_i64(keys + 8 * low), load_i64(keys + 8 * ((low + high) >> 1)), load_i64(keys + 8 * high)
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while load_i64(keys + 8 * i) < pivot:
-                i += 1
-            while load_i64(keys + 8 * j) > pivot:
-                j -= 1
-            if i <= j:
-                left = load_i64(keys + 8 * i)
-                store_i64(keys + 8 * i, load_i64(keys + 8 * j))
-                store_i64(keys + 8 * j, left)
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            high = j
-        elif k - 1 >= i:
-            low = i
-        else:
-            return
-
-
-@register_jitable
-def _by_digit(source, target, n, shift, ends):
-    """Copy keys in order of 8 of their bits, equal ones in theirs."""
-    for d in range(256):
-        store_i64(ends + 8 * d, 0)
-    for i in range(n):
-        at = ends + 8 * ((load_i64(source + 8 * i) >> shift) & 255)
-        store_i64(at, load_i64(at) + 1)
-    total = 0
-    for d in range(256):
-        count = load_i64(ends + 8 * d)
-        store_i64(ends + 8 * d, total)
-        total += count
-    for i in range(n):
-        key = load_i64(source + 8 * i)
-        at = ends + 8 * ((key >> shift) & 255)
-        to = load_i64(at)
-        store_i64(target + 8 * to, key)
-        store_i64(at, to + 1)
-
-
-@register_jitable
-def sort_keys(keys, n, spare, sums):
-    """Ascending. `spare`: room for as many keys, `sums`: for 256 numbers."""
-    if n > _FEW:
-        # By the upper halves, whose sign bit is turned for it: four digits end where they began.
-        flip = -(1 << 63)
-        for i in range(n):
-            store_i64(keys + 8 * i, load_i64(keys + 8 * i) ^ flip)
-        for shift in (32, 48):
-            _by_digit(keys, spare, n, shift, sums)
-            _by_digit(spare, keys, n, shift + 8, sums)
-        for i in range(n):
-            store_i64(keys + 8 * i, load_i64(keys + 8 * i) ^ flip)
-    # All of it for few; for many what is left are equal halves, neighbours by now.
-    for i in range(1, n):
-        key, j = load_i64(keys + 8 * i), i
-        while j > 0 and load_i64(keys + 8 * j - 8) > key:
-            store_i64(keys + 8 * j, load_i64(keys + 8 * j - 8))
-            j -= 1
-        store_i64(keys + 8 * j, key)
+_MANY = 256
+"""So many are found by a threshold, fewer by one pass that holds them."""
+_MOST_SORTED = 2048
 
 
 @register_jitable
@@ -162,11 +74,31 @@ def _find_largest(s, x, n, k):
 
 @register_jitable
 def keep_largest(s, k):
-    """Keep the k largest logits (those that are not -inf, where there are fewer), largest first, equal ones by id."""
-    x, ids, n = load_i64(s + slots.X), load_i64(s + slots.IDS), load_i64(s + slots.N)
-    if load_i64(s + slots.SORTED) != 0:
+    """Keep the k largest logits (those that are not -inf, where there are fewer), largest first, equal ones by id.
+    Many are only said to be in this order, and are drawn as if they were."""
+    n = load_i64(s + slots.N)
+    if load_i64(s + slots.ORDER) == slots.SORTED:
         store_i64(s + slots.N, min(n, k))
         return
+    if k > _MANY:
+        if k < n:
+            keep_most(s, k)
+        if k > _MOST_SORTED:
+            store_i64(s + slots.ORDER, slots.TO_SORT)
+            return
+    _sort_largest(s, k)
+
+
+@register_jitable
+def sort(s):
+    """All candidates, largest first."""
+    if load_i64(s + slots.ORDER) != slots.SORTED:
+        _sort_largest(s, load_i64(s + slots.N))
+
+
+@register_jitable
+def _sort_largest(s, k):
+    x, ids, n = load_i64(s + slots.X), load_i64(s + slots.IDS), load_i64(s + slots.N)
     keys, found = load_i64(s + slots.KEYS), 0
     if ids == 0:
         found = _find_largest(s, x, n, k)
@@ -183,14 +115,8 @@ def keep_largest(s, k):
     for i in range(found):
         key = load_i64(keys + 8 * i)
         store_f32(to_x + 4 * i, logit_of(key))
-        store_i32(to_ids + 4 * i, key & _LOW)
-    set_list(s, found, 1)
+        store_i32(to_ids + 4 * i, key & LOW)
+    set_list(s, found, slots.SORTED)
     if found > 0:
         store_f64(s + slots.TOP, np.float64(load_f32(to_x)))
         store_i64(s + slots.TOP_KNOWN, 1)
-
-
-@register_jitable
-def sort(s):
-    """All candidates, largest first."""
-    keep_largest(s, load_i64(s + slots.N))

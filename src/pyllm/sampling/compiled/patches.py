@@ -62,7 +62,7 @@ def patch(s, place, value):
         store_i64(s + slots.N_SAVED, n + 1)
     store_f32(at, value)
     store_i64(s + slots.TOP_KNOWN, 0)
-    store_i64(s + slots.SORTED, 0)
+    store_i64(s + slots.ORDER, slots.AS_THEY_ARE)
 
 
 @register_jitable

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 # The state. Candidates are logits X [N], of the tokens IDS [N], or of all tokens in order where IDS is 0.
 X, IDS, N = 0, 8, 16
-SORTED = 24
-"""1 where the largest come first, equal ones by id."""
+ORDER = 24
+"""What their order is: one of the following."""
+AS_THEY_ARE, SORTED, TO_SORT = 0, 1, 2
+"""SORTED: the largest come first, equal ones by id. TO_SORT: so they would, and are drawn as if they did, but stand in
+the order of their ids."""
 TOP, TOP_KNOWN = 32, 40
 """The largest logit, float64."""
 OWN = 48
@@ -31,8 +34,8 @@ LIST_X, LIST_IDS = 152, 160
 """float32, int32 [n_vocab]: candidates that are not all tokens."""
 KEYS, SPARE_KEYS = 168, 232
 """int64 [n_vocab + 64]"""
-WEIGHTS = 176
-"""float32 [n_vocab]"""
+PART = 176
+"""float32 [n_vocab]: some of the logits."""
 COUNTS = 184
 """int32 [n_vocab]: a number of each token, 0 but while a step needs it."""
 TOUCHED = 192

@@ -10,6 +10,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from pyllm.jit.simd import (
+    first_lane,
     hmax_f32,
     load_f32,
     load_f32x16,
@@ -20,7 +21,7 @@ from pyllm.jit.simd import (
     store_f64,
     store_i64,
 )
-from pyllm.jit.simd.core import F32X16, I32, I64, VI32, call, const, op
+from pyllm.jit.simd.core import F32X16, I32, I64, VF32, VI32, call, const, op
 from pyllm.sampling.compiled import slots
 
 NOTHING = np.float32(-np.inf)
@@ -62,6 +63,12 @@ def lanes_from(b: Any, a: Any) -> Any:
     return b.zext(b.bitcast(b.fcmp_ordered(">=", a[0], a[1]), ir.IntType(16)), I64)
 
 
+@op(types.int64, F32X16, F32X16)
+def lanes_equal(b: Any, a: Any) -> Any:
+    """Bit i is set where lane i of a0 is that of a1."""
+    return b.zext(b.bitcast(b.fcmp_ordered("==", a[0], a[1]), ir.IntType(16)), I64)
+
+
 @op(F32X16, types.int64, F32X16, F32X16)
 def choose_lanes(b: Any, a: Any) -> Any:
     """a1 where the bit of a0 is set, else a2."""
@@ -69,11 +76,47 @@ def choose_lanes(b: Any, a: Any) -> Any:
     return b.select(bits, a[1], a[2])
 
 
+@op(F32X16, F32X16, F32X16, F32X16, F32X16)
+def add_within(b: Any, a: Any) -> Any:
+    """a0, plus a1 where a2 is at most a3."""
+    return b.select(b.fcmp_ordered("<=", a[2], a[3]), b.fadd(a[0], a[1]), a[0])
+
+
 @op(types.int64, F32X16)
 def has_lane(b: Any, a: Any) -> Any:
     """1 where a lane is not 0."""
     bits = b.bitcast(b.icmp_signed("!=", b.bitcast(a[0], VI32), const(VI32, 0)), ir.IntType(16))
     return b.zext(b.icmp_signed("!=", bits, const(ir.IntType(16), 0)), I64)
+
+
+@op(F32X16, F32X16, F32X16, F32X16)
+def distances(b: Any, a: Any) -> Any:
+    """How far 16 logits a0 are from the center a1, where the side a2 is 1; where that is -1 and the center 0, the
+    logits with their sign turned: exactly in the order of their distance from the largest."""
+    bits = b.bitcast(b.fsub(a[0], a[1]), VI32)
+    side = b.bitcast(a[2], VI32)
+    # 1 and -1 differ by their sign bits: one is cleared, the other turned.
+    sign = b.and_(side, const(VI32, -(1 << 31)))
+    kept = b.or_(sign, const(VI32, 0x7FFFFFFF))
+    return b.bitcast(b.xor(b.and_(bits, kept), sign), VF32)
+
+
+@register_jitable
+def distance(value, center, side):
+    """As `distances`, of one."""
+    return first_lane(distances(splat_f32(value), splat_f32(center), splat_f32(side)))
+
+
+@register_jitable
+def float_order(a):
+    """An integer in the order of floats."""
+    bits = float_bits(a)
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
+
+
+@register_jitable
+def ordered_float(order):
+    return bits_float(order) if order >= 0 else -bits_float(-order)
 
 
 @register_jitable
@@ -110,12 +153,12 @@ def top_of(s):
 
 
 @register_jitable
-def set_list(s, n, is_sorted):
+def set_list(s, n, order):
     """The candidates are the first n of LIST_X and LIST_IDS; what is known of the largest stays."""
     store_i64(s + slots.X, load_i64(s + slots.LIST_X))
     store_i64(s + slots.IDS, load_i64(s + slots.LIST_IDS))
     store_i64(s + slots.N, n)
-    store_i64(s + slots.SORTED, is_sorted)
+    store_i64(s + slots.ORDER, order)
     store_i64(s + slots.OWN, 1)
 
 
@@ -125,4 +168,4 @@ def set_dense(s, x, n):
     store_i64(s + slots.X, x)
     store_i64(s + slots.IDS, 0)
     store_i64(s + slots.N, n)
-    store_i64(s + slots.SORTED, 0)
+    store_i64(s + slots.ORDER, slots.AS_THEY_ARE)

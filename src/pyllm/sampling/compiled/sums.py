@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.jit.simd import (
-    abs_f32,
     exp_f32,
     first_lane,
     fma,
     hsum_f32,
     load_f32,
     load_f32x16,
+    load_f64,
     load_i64,
     max_f32,
     select_lt,
     splat_f32,
-    store_f32,
-    store_f32x16,
     store_f64,
     zero_f32,
 )
 from pyllm.sampling.compiled import slots
-from pyllm.sampling.compiled.state import NOTHING, logit, top_of
+from pyllm.sampling.compiled.state import NOTHING, add_within, distances, logit, top_of
 
 _BLOCK = 4096
 FAR = np.float32(-88)
 """Where weights are 0."""
-DISTANCES = (0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 11.0)
 
 
 @register_jitable
@@ -123,49 +122,60 @@ def evenness(s):
 
 
 @register_jitable
-def masses(s, x, n, top, center):
-    """Sum of the weights, float64; SUMS[j] is that of those at most DISTANCES[j] from the center."""
-    full = n // 16 * 16
-    t, c = splat_f32(top), splat_f32(center)
-    total, m0, m1, m2, m3, m4, m5, m6, m7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    zero = zero_f32()
-    for start in range(0, full, _BLOCK):
-        a, a0, a1, a2, a3 = zero, zero, zero, zero, zero
-        a4, a5, a6, a7 = zero, zero, zero, zero
-        for i in range(start, min(start + _BLOCK, full), 16):
-            v = load_f32x16(x + 4 * i)
-            w, d = exp_f32(v - t), abs_f32(v - c)
-            a = a + w
-            a0 = a0 + select_lt(splat_f32(np.float32(DISTANCES[0])), d, zero, w)
-            a1 = a1 + select_lt(splat_f32(np.float32(DISTANCES[1])), d, zero, w)
-            a2 = a2 + select_lt(splat_f32(np.float32(DISTANCES[2])), d, zero, w)
-            a3 = a3 + select_lt(splat_f32(np.float32(DISTANCES[3])), d, zero, w)
-            a4 = a4 + select_lt(splat_f32(np.float32(DISTANCES[4])), d, zero, w)
-            a5 = a5 + select_lt(splat_f32(np.float32(DISTANCES[5])), d, zero, w)
-            a6 = a6 + select_lt(splat_f32(np.float32(DISTANCES[6])), d, zero, w)
-            a7 = a7 + select_lt(splat_f32(np.float32(DISTANCES[7])), d, zero, w)
-        total += np.float64(hsum_f32(a))
-        m0 += np.float64(hsum_f32(a0))
-        m1 += np.float64(hsum_f32(a1))
-        m2 += np.float64(hsum_f32(a2))
-        m3 += np.float64(hsum_f32(a3))
-        m4 += np.float64(hsum_f32(a4))
-        m5 += np.float64(hsum_f32(a5))
-        m6 += np.float64(hsum_f32(a6))
-        m7 += np.float64(hsum_f32(a7))
-    out = load_i64(s + slots.SUMS)
-    for j, m in enumerate((m0, m1, m2, m3, m4, m5, m6, m7)):
-        store_f64(out + 8 * j, m)
-    return total + sum_exp(x + 4 * full, n - full, top)
+def weights(v, top):
+    return exp_f32(v - top)
 
 
 @register_jitable
-def weigh(s):
-    """Fill WEIGHTS with the weights of the candidates."""
-    x, n, out = load_i64(s + slots.X), load_i64(s + slots.N), load_i64(s + slots.WEIGHTS)
-    top = np.float32(top_of(s))
-    full = n // 16 * 16
-    for i in range(0, full, 16):
-        store_f32x16(out + 4 * i, exp_f32(load_f32x16(x + 4 * i) - splat_f32(top)))
-    for i in range(full, n):
-        store_f32(out + 4 * i, weight_of(load_f32(x + 4 * i), top))
+def ones(v, top):
+    return splat_f32(np.float32(1))
+
+
+@register_jitable
+def amounts(v, top, counted):
+    """What 16 logits are summed as: 1 each where they are counted, else their weights."""
+    return ones(v, top) if counted else weights(v, top)
+
+
+def _summer(amount: Any) -> Callable[..., float]:
+    """The function that sums amount(logits, top): that of all of n logits; and out[j], float64 [N_LIMITS], of those
+    whose distance is at most limits[j], float32 [N_LIMITS]."""
+
+    @register_jitable
+    def run(x, n, top, center, side, limits, out):
+        full = n // 16 * 16
+        t, c, m, zero = splat_f32(top), splat_f32(center), splat_f32(side), zero_f32()
+        l0, l1, l2 = splat_f32(load_f32(limits)), splat_f32(load_f32(limits + 4)), splat_f32(load_f32(limits + 8))
+        l3, l4, l5 = (
+            splat_f32(load_f32(limits + 12)),
+            splat_f32(load_f32(limits + 16)),
+            splat_f32(load_f32(limits + 20)),
+        )
+        total, s0, s1, s2, s3, s4, s5 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for start in range(0, full, _BLOCK):
+            a, a0, a1, a2, a3, a4, a5 = zero, zero, zero, zero, zero, zero, zero
+            for i in range(start, min(start + _BLOCK, full), 16):
+                v = load_f32x16(x + 4 * i)
+                w, d = amount(v, t), distances(v, c, m)
+                a = a + w
+                a0, a1, a2 = add_within(a0, w, d, l0), add_within(a1, w, d, l1), add_within(a2, w, d, l2)
+                a3, a4, a5 = add_within(a3, w, d, l3), add_within(a4, w, d, l4), add_within(a5, w, d, l5)
+            total += np.float64(hsum_f32(a))
+            s0, s1, s2 = s0 + np.float64(hsum_f32(a0)), s1 + np.float64(hsum_f32(a1)), s2 + np.float64(hsum_f32(a2))
+            s3, s4, s5 = s3 + np.float64(hsum_f32(a3)), s4 + np.float64(hsum_f32(a4)), s5 + np.float64(hsum_f32(a5))
+        for j, mass in enumerate((s0, s1, s2, s3, s4, s5)):
+            store_f64(out + 8 * j, mass)
+        for i in range(full, n):
+            v = splat_f32(load_f32(x + 4 * i))
+            own, far = np.float64(first_lane(amount(v, t))), first_lane(distances(v, c, m))
+            total += own
+            for j in range(N_LIMITS):
+                if far <= load_f32(limits + 4 * j):
+                    store_f64(out + 8 * j, load_f64(out + 8 * j) + own)
+        return total
+
+    return run
+
+
+N_LIMITS = 6
+sum_weights, sum_ones = _summer(weights), _summer(ones)

@@ -39,11 +39,10 @@ class TopP(Step):
         from numba.extending import register_jitable
 
         from pyllm.jit.simd import load_f64
-        from pyllm.sampling.compiled.mass import keep_nearest
-        from pyllm.sampling.compiled.state import top_of
+        from pyllm.sampling.compiled.mass import keep_likeliest
 
         @register_jitable
         def apply(s, p):
-            keep_nearest(s, top_of(s), load_f64(p), False)
+            keep_likeliest(s, load_f64(p))
 
         return apply

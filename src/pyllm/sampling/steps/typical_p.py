@@ -50,6 +50,6 @@ class TypicalP(Step):
             top = top_of(s)
             total, below = weighted_distance(load_i64(s + slots.X), load_i64(s + slots.N), top)
             # The surprise of a logit x is (top - x) + log(total); that of the expected one is below / total + the same.
-            keep_nearest(s, top - below / total, load_f64(p), True)
+            keep_nearest(s, top - below / total, load_f64(p))
 
         return apply
