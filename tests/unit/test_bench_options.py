@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyllm.bench import BenchOptions, parse_devices, parse_gpu_layers, parse_ints, parse_pairs
-from pyllm.bench.options import as_kv_dtype
 from pyllm.errors import RequestError
 
 
@@ -68,13 +67,6 @@ def test_placements_are_crossed() -> None:
     ]
 
 
-def test_kv_dtype() -> None:
-    assert as_kv_dtype("f32") == "f32"
-    assert as_kv_dtype("q8_0") == "q8_0"
-    with pytest.raises(RequestError, match="f16, f32"):
-        as_kv_dtype("q4_0")
-
-
 def test_cases_are_crossed() -> None:
     options = BenchOptions(
         ("m",), n_prompt=(0, 512), n_gen=(0, 64), pg=((256, 32),), n_depth=(0, 1024), n_threads=(1, 2)
@@ -97,6 +89,7 @@ def test_parallel_cases_take_room_for_each() -> None:
         {"repetitions": 0},
         {"n_prompt": (-1,)},
         {"n_parallel": (0,)},
+        {"n_batch": (0,)},
         {"n_threads": (0,)},
         {"kv_dtype": ("q4",)},
         {"n_gpu_layers": (-2,)},

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import cast, get_args
 
-from pyllm.config import AdapterChoice, GPULayers, KVDtype, PlacementOptions
+from pyllm.config import AdapterChoice, GPULayers, KVDtype, LoadSettings, PlacementOptions
 from pyllm.errors import RequestError
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
@@ -86,23 +85,12 @@ class BenchOptions:
             raise RequestError("bench needs at least one model")
         if self.repetitions < 1:
             raise RequestError(f"bench needs at least one repetition, not {self.repetitions}")
-        for name, least in (
-            ("n_prompt", 0),
-            ("n_gen", 0),
-            ("n_depth", 0),
-            ("n_parallel", 1),
-            ("n_batch", 1),
-            ("n_cpu_moe", 0),
-        ):
+        for name, least in (("n_prompt", 0), ("n_gen", 0), ("n_depth", 0), ("n_parallel", 1)):
             if any(v < least for v in getattr(self, name)):
                 raise RequestError(f"bench: {name} must be {least} or more, not {min(getattr(self, name))}")
-        if any(isinstance(v, int) and v < 0 for v in self.n_gpu_layers):
-            raise RequestError("bench: n_gpu_layers must be 0 or more, auto or all")
-        if any(v < 1 for v in self.n_threads):
-            raise RequestError("bench: n_threads must be 1 or more")
-        if unknown := set(self.kv_dtype) - set(get_args(KVDtype)):
-            known = ", ".join(get_args(KVDtype))
-            raise RequestError(f"bench: kv_dtype must be one of {known}, not {', '.join(sorted(map(str, unknown)))}")
+        for name in ("n_batch", "n_threads", "kv_dtype", "n_gpu_layers", "n_cpu_moe", "devices"):
+            for value in getattr(self, name):
+                LoadSettings.of("bench", {name: value})
 
     def cases(self) -> Iterator[BenchCase]:
         """All cases; those that can share a loaded model (all but lengths and sequences the same) are neighbours."""
@@ -172,10 +160,3 @@ def _range(text: str, first: int, last: int, sign: str, step: int) -> Iterator[i
     while first <= last:
         yield first
         first = first + step if sign == "+" else max(first * step, first + 1)
-
-
-def as_kv_dtype(text: str) -> KVDtype:
-    """A KV cache's type from a command line's word."""
-    if text not in get_args(KVDtype):
-        raise RequestError(f"'{text}' is not a KV cache type; use one of {', '.join(get_args(KVDtype))}")
-    return cast(KVDtype, text)

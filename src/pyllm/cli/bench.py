@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from pyllm.cli import _command, _options
 from pyllm.cli._types import CountType, ModelType
-from pyllm.config import LoadSettings
+from pyllm.config import KVDtype, LoadSettings
 
 _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*2."
 
@@ -77,7 +77,6 @@ def command(
     `--preset llama3-8b:Q4_K_M`; llama3-1b, llama3-3b, llama3-70b and qwen3-30b-a3b are others.
     """
     from pyllm.bench import FORMATS, BenchOptions, main_run, parse_devices, parse_gpu_layers, parse_pairs
-    from pyllm.bench.options import as_kv_dtype
     from pyllm.bench.presets import parse as parse_preset
     from pyllm.bench.runner import PRESET_PREFIX
     from pyllm.cli._output import write
@@ -103,7 +102,7 @@ def command(
             n_parallel=_ints(n_parallel, (1,)),
             n_threads=_ints(threads, ()),
             n_batch=_ints(batch_size, (512,)),
-            kv_dtype=tuple(as_kv_dtype(word) for text in kv for word in text.split(",")) or ("f16",),
+            kv_dtype=tuple(cast(KVDtype, word) for text in kv for word in text.split(",")) or ("f16",),
             n_gpu_layers=tuple(n for text in n_gpu_layers for n in parse_gpu_layers(text)) or ("auto",),
             n_cpu_moe=_ints(n_cpu_moe, (0,)),
             devices=tuple(names for text in device for names in parse_devices(text)) or ((),),

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.config import SamplingParams
+from pyllm.config import GenerateSettings, SamplingParams
+from pyllm.config.setting import settings_of
 from pyllm.constraints.constraint import Constraint
 from pyllm.errors import ContextFullError, RequestError
 from pyllm.sampling import Vocabulary
@@ -59,20 +60,16 @@ class GeneratedToken(NamedTuple):
     top: list[tuple[int, float]] | None = None
 
 
+_SETTINGS = [s for s in settings_of(GenerateSettings) if s.name in GenerationRequest.__dataclass_fields__]
+"""Those settings of a generation that the engine keeps to."""
+
+
 def check_request(request: GenerationRequest, n_ctx: int) -> None:
     """Raise RequestError for contradictory settings; tokens and sampling are checked elsewhere."""
-    if request.max_tokens is not None and request.max_tokens < 0:
-        raise RequestError(f"max_tokens must be 0 or more, or None, not {request.max_tokens}")
-    if request.logprobs is not None and request.logprobs < 0:
-        raise RequestError(f"logprobs must be 0 or more, or None, not {request.logprobs}")
-    if request.prompt_logprobs is not None and request.prompt_logprobs < 0:
-        raise RequestError(f"prompt_logprobs must be 0 or more, or None, not {request.prompt_logprobs}")
-    if request.timeout is not None and request.timeout <= 0:
-        raise RequestError(f"timeout must be more than 0 seconds, or None, not {request.timeout}")
+    for setting in _SETTINGS:
+        setting.check(getattr(request, setting.name))
     if request.unread is not None and request.unread < 1:
         raise RequestError(f"unread must be 1 or more, or None, not {request.unread}")
-    if request.n_keep < 0:
-        raise RequestError(f"n_keep must be 0 or more, not {request.n_keep}")
     if request.context_shift and request.n_keep >= n_ctx:
         raise RequestError(f"n_keep is {request.n_keep}; a context of {n_ctx} tokens would have no room for new ones")
 
