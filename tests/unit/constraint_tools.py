@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -42,14 +43,21 @@ def _closing(vocab: Vocabulary) -> NDArray[np.float64]:
     return weight
 
 
-def walk(constraint: Constraint, vocab: Vocabulary, seed: int, most: int = 400) -> tuple[list[int], bool]:
+def walk(
+    constraint: Constraint, vocab: Vocabulary, seed: int, most: int = 400, marks: Sequence[str] = ()
+) -> tuple[list[int], bool]:
     """Tokens drawn under a constraint's masks, and whether the answer came to its end before `most` tokens.
 
-    Of the tokens allowed at each step, a few hundred at random compete, and all that may close something.
+    Of the tokens allowed at each step, a few hundred at random compete, and all that may close something. Now and then
+    one of `marks` is written, as far as it is allowed.
     """
     random = np.random.default_rng(seed)
     weight = _closing(vocab)
     made: list[int] = []
+    words = vocab.tokenizer
+    texts = [words.encode_within(mark) for mark in marks]
+    texts += [words.encode(mark, add_special=False, parse_special=True) for mark in marks]
+    mark: list[int] = []
     while len(made) < most and not constraint.finished:
         choices = np.array(allowed(constraint, vocab))
         ends = [i for i in vocab.end_ids if i in choices]
@@ -60,6 +68,10 @@ def walk(constraint: Constraint, vocab: Vocabulary, seed: int, most: int = 400) 
         some = random.choice(choices, 300) if len(choices) > 600 else choices
         some = np.unique(np.concatenate([some, choices[weight[choices] > 0][:300]]))
         token = int(some[np.argmax(random.normal(size=len(some)) * 3 + weight[some])])
+        if texts and not mark and random.random() < 0.2:
+            mark = [*texts[random.integers(len(texts))]]
+        mark = mark if mark and mark[0] in choices else []
+        token = mark.pop(0) if mark else token
         if token in vocab.end_ids:
             return made, True
         constraint.advance(token)

@@ -15,12 +15,12 @@ from constraint_tools import allowed, load, vocabulary_of, walk
 
 from pyllm import gguf
 from pyllm.chat.dialects.parser import Parser
-from pyllm.chat.dialects.spec import Calls, DialectSpec, HeadBody, KeyForm, ObjectBody, TaggedArguments, WholeBody
+from pyllm.chat.dialects.spec import Calls, DialectSpec, HeadBody, KeyForm, ObjectBody, TaggedArguments
 from pyllm.chat.events import ToolCallEnd
 from pyllm.constraints.constraint import ArmedConstraint, Constraint, GrammarConstraint
 from pyllm.constraints.grammar import Grammar, of_choice, of_grammar, of_regex, of_response_format
 from pyllm.constraints.pool import MaskPool
-from pyllm.constraints.tools import can_hold, of_tools
+from pyllm.constraints.tools import of_tools
 from pyllm.constraints.vocabulary import Vocabulary, vocabulary
 from pyllm.errors import RequestError
 from pyllm.tokenizers import from_gguf
@@ -290,10 +290,11 @@ MAIL = {
         "to": {"type": "array", "items": {"type": "string", "maxLength": 9}, "maxItems": 2},
         "kind": {"enum": ["draft", "final"]},
         "level": {"type": "integer", "minimum": -3, "maximum": 9},
-        "code": {"type": "string", "pattern": "^x"},
+        "code": {"type": "string", "pattern": "^x[0-9]", "maxLength": 4},
+        "day": {"type": "string", "format": "date"},
         "deep": {"$ref": "#/$defs/deep"},
     },
-    "required": ["to", "kind", "level", "deep"],
+    "required": ["to", "kind", "level", "code", "deep"],
     "$defs": {
         "deep": {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"]},
         "n": {"const": 1},
@@ -305,8 +306,8 @@ MAIL = {
 def test_a_random_call_in_tags_fits_its_schema(seed: int, vocab: Vocabulary) -> None:
     tools = [{"function": {"name": "send", "parameters": {**MAIL, "type": "object"}}}]
     grammar = of_tools(tools, QWEN_CODER, vocab.tokenizer, parallel=False)
-    assert grammar.warnings == ("tool send, code: not held: pattern, as this model writes texts as they are",)
-    del (plain := json.loads(json.dumps(MAIL)))["properties"]["code"]
+    assert grammar.warnings == ("tool send, day: not held: format, as this model writes texts as they are",)
+    del (plain := json.loads(json.dumps(MAIL)))["properties"]["day"]
     tools = [{"function": {"name": "send", "parameters": {**plain, "type": "object"}}}]
     grammar = of_tools(tools, QWEN_CODER, vocab.tokenizer, parallel=False)
     tokens, done = walk(GrammarConstraint(grammar, vocab), vocab, seed)
@@ -383,11 +384,6 @@ def test_tools_that_cannot_be_held(qwen: Vocabulary) -> None:
 
 
 def test_refusals_of_tools(qwen: Vocabulary) -> None:
-    python = Calls(WholeBody(lambda text, known: []), start=("<f>",))
-    assert not can_hold(python)
-    assert not can_hold(None)
-    with pytest.raises(RequestError, match="no grammar holds yet; tool_choice must be auto or none"):
-        of_tools(TOOLS, python, qwen.tokenizer)
     with pytest.raises(
         RequestError, match="tool_choice names 'nope', and there is no such tool; there are get_weather,"
     ):

@@ -91,7 +91,7 @@ def of_regex(pattern: str, name: str = "regex") -> Grammar:
     """All of an answer matches a regular expression, in the syntax of Rust's `regex`: no look-around, no
     back-references."""
     _check_text(pattern, name)
-    return _valid(Grammar(_lark("start: TEXT\nTEXT: " + regex_literal(pattern)), name))
+    return _valid(Grammar(lark_source("start: TEXT\nTEXT: " + regex_literal(pattern)), name))
 
 
 def of_choice(texts: Any, name: str = "choice") -> Grammar:
@@ -104,7 +104,7 @@ def of_choice(texts: Any, name: str = "choice") -> Grammar:
             f"{name} has too many texts; {MAX_CHOICES} of {MAX_CHARACTERS} characters in all are allowed"
         )
     # One expression, so that a text may begin as another does.
-    return _valid(Grammar(_lark("start: TEXT\nTEXT: " + " | ".join(map(text_literal, choices))), name))
+    return _valid(Grammar(lark_source("start: TEXT\nTEXT: " + " | ".join(map(text_literal, choices))), name))
 
 
 def of_grammar(text: str, name: str = "grammar") -> Grammar:
@@ -116,7 +116,7 @@ def of_grammar(text: str, name: str = "grammar") -> Grammar:
     if re.search(r"^\s*[\w-]+\s*::=", text, re.MULTILINE):
         from pyllm.constraints.gbnf import to_lark
 
-        return Grammar(_lark(to_lark(text, name)), name)
+        return Grammar(lark_source(to_lark(text, name)), name)
     if len(re.findall(r"^\s*[\w.?!-]+\s*(?:\[[^\]\n]*\]\s*)?:", text, re.MULTILINE)) > MAX_RULES:
         raise RequestError(f"{name} has more than {MAX_RULES} rules")
     for found in re.finditer(r"%json\b\s*", text):
@@ -126,7 +126,7 @@ def of_grammar(text: str, name: str = "grammar") -> Grammar:
             raise RequestError(f"{name}: what follows %json is no JSON schema; {error}") from None
         schemas.check(inner, f"{name}, %json")
     # Without a vocabulary the names of control tokens are unknown, so it is first compiled for one.
-    return Grammar(_lark(text), name)
+    return Grammar(lark_source(text), name)
 
 
 def _with_lead(source: str, lead: str) -> str:
@@ -147,7 +147,8 @@ def regex_literal(pattern: str) -> str:
     return f"/{regex_to_lark(pattern, use_ascii='')}/"
 
 
-def _lark(text: str) -> str:
+def lark_source(text: str) -> str:
+    """A grammar in Lark's notation, as `Grammar.source` has it."""
     return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pyllm.chat.dialects.spec import KeyForm, TaggedArguments
 from pyllm.constraints import schema as schemas
 from pyllm.constraints.grammar import text_literal
-from pyllm.errors import RequestError
-
-_NOT_IN_RAW_TEXT = ("pattern", "format", "minLength", "maxLength")
+from pyllm.constraints.rules import SPACE, Rules
 
 
 class TaggedWriter:
-    """Writes arguments of tools in one dialect. Texts are raw up to the tag that closes them, other values JSON.
+    """Writes arguments of tools in one dialect. Texts are raw up to the tag that closes them, other values JSON."""
 
-    `text` makes a literal of Lark. `rules` are what the arguments written so far refer to, `warnings` what of their
-    schemas is not held.
-    """
-
-    def __init__(self, form: TaggedArguments, text: Callable[[str], str]) -> None:
-        self._form, self._text = form, text
-        self.rules: list[str] = []
-        self.warnings: list[str] = []
-        self._raw: dict[str, str] = {}
+    def __init__(self, form: TaggedArguments, rules: Rules) -> None:
+        self._form, self._rules, self._text = form, rules, rules.text
 
     def arguments(self, schema: Any, tool: str) -> str:
         """All arguments of a tool, in the order of its schema; empty where it has none."""
@@ -33,54 +23,37 @@ class TaggedWriter:
         if not isinstance(names, Mapping):
             names = {}
         if not names and isinstance(schema, Mapping) and schema.get("additionalProperties", "properties" not in schema):
-            return f"({self._entry(r'/[A-Za-z0-9_.-]{1,64}/', {}, schema, tool)} WS?)*"
+            return f"({self._entry(r'/[A-Za-z0-9_.-]{1,64}/', {}, schema, f'tool {tool}')} {SPACE})*"
         required = schema.get("required", ())
         written = [
-            (name in required, self._entry(self._text(str(name)), own, schema, f"{tool}, {name}"))
+            (name in required, self._entry(self._text(str(name)), own, schema, f"tool {tool}, {name}"))
             for name, own in names.items()
         ]
-        return " ".join(f"{entry} WS?" if needed else f"({entry} WS?)?" for needed, entry in written)
+        return " ".join(f"{entry} {SPACE}" if needed else f"({entry} {SPACE})?" for needed, entry in written)
 
     def _entry(self, name: str, own: Any, root: Mapping[str, Any], where: str) -> str:
         """A key and its value, with the tags around them."""
-        own = _resolved(own, root)
-        raw = _takes_text(own)
+        own = resolved(own, root)
+        raw = takes_text(own)
         kinds = ("string", None, "json") if raw else ("json", None, "string")
         form = min(self._form.forms, key=lambda form: kinds.index(form.kind))
         parts = [self._text(self._form.key_open), name, self._text(form.close)]
         for piece in form.value_open:
-            parts += ["WS?", self._text(piece)]
+            parts += [SPACE, self._text(piece)]
         return " ".join([*parts, self._value(own, root, form, raw, where)])
 
     def _value(self, own: Any, root: Mapping[str, Any], form: KeyForm, raw: bool, where: str) -> str:
         close = self._text(form.value_close)
-        values = _texts(own)
+        values = texts_of(own)
         if values is not None:
             pad = self._text(self._form.pad)
             return f"{pad} ({' | '.join(map(text_literal, values))}) {pad} {close}"
         if raw:
-            if ignored := [key for key in _NOT_IN_RAW_TEXT if isinstance(own, Mapping) and key in own]:
-                self.warnings.append(f"tool {where}: not held: {ignored[0]}, as this model writes texts as they are")
-            return self._raw_text(form.value_close, close)
-        shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
-        try:
-            held = schemas.hold({**shared, **own} if isinstance(own, Mapping) else own, f"tool {where}", strict=False)
-        except RequestError as error:
-            self.warnings.append(f"{error}; any JSON value will do")
-            held = schemas.hold({}, f"tool {where}", strict=False)
-        return f"WS? %json {json.dumps(json.loads(held.grammar)['grammars'][0]['json_schema'])} WS? {close}"
-
-    def _raw_text(self, text: str, close: str) -> str:
-        """Text up to the tag that closes it: the first such tag ends it, if the tag is no token of its own."""
-        if close.startswith("<["):
-            return f"/(?s:.*)/ {close}"
-        if text not in self._raw:
-            self._raw[text] = f"raw{len(self._raw)}"
-            self.rules.append(f"{self._raw[text]}[lazy]: /(?s:.*)/ {close}")
-        return self._raw[text]
+            return self._rules.raw(own, form.value_close, where, self._form.pad)
+        return f"{SPACE} {self._rules.json(own, root, where)} {SPACE} {close}"
 
 
-def _resolved(schema: Any, root: Mapping[str, Any]) -> Any:
+def resolved(schema: Any, root: Mapping[str, Any]) -> Any:
     """A schema in place of a reference to it."""
     for _ in range(8):
         if not isinstance(schema, Mapping) or set(schema) - {"description", "title", "default"} != {"$ref"}:
@@ -89,7 +62,7 @@ def _resolved(schema: Any, root: Mapping[str, Any]) -> Any:
     return {} if schema is None else schema
 
 
-def _takes_text(schema: Any) -> bool:
+def takes_text(schema: Any) -> bool:
     """Whether texts fit a schema."""
     if not isinstance(schema, Mapping):
         return schema is not False
@@ -99,12 +72,12 @@ def _takes_text(schema: Any) -> bool:
         return any(isinstance(value, str) for value in schema["enum"])
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            return any(map(_takes_text, schema[key]))
+            return any(map(takes_text, schema[key]))
     kind = schema.get("type")
     return kind in (None, "string") or (isinstance(kind, list) and "string" in kind)
 
 
-def _texts(schema: Any) -> list[str] | None:
+def texts_of(schema: Any) -> list[str] | None:
     """The texts of which a value is one, if it is one of several."""
     if not isinstance(schema, Mapping):
         return None

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from pyllm.chat.dialects.spec import Calls, HeadBody, Marker, ObjectBody, TaggedArguments, WholeBody
+from pyllm.chat.dialects.spec import (
+    Calls,
+    Channels,
+    HeadBody,
+    LiteralBody,
+    Marker,
+    NestedBody,
+    ObjectBody,
+    TaggedArguments,
+)
+from pyllm.constraints import channels
 from pyllm.constraints import schema as schemas
-from pyllm.constraints.grammar import Grammar, text_literal
+from pyllm.constraints.grammar import Grammar, lark_source, text_literal
+from pyllm.constraints.literal import LiteralWriter
+from pyllm.constraints.nested import NestedWriter
+from pyllm.constraints.rules import SPACE, Rules, several
 from pyllm.constraints.tagged import TaggedWriter
 from pyllm.errors import RequestError
 from pyllm.tokenizers import Tokenizer
@@ -29,88 +43,106 @@ class _Tool:
     arguments: Any
     """Their schema, all of which can be held, or be held as far as `lenient` goes."""
     lenient: bool
-
-
-def can_hold(calls: Calls | None) -> bool:
-    """Whether a dialect's calls have a grammar: those with arguments in JSON or in tags do."""
-    return calls is not None and isinstance(calls.body, ObjectBody | HeadBody)
+    strict: bool = False
+    """Whether it is refused where it cannot be held."""
 
 
 def of_tools(
     tools: Sequence[Mapping[str, Any]],
-    calls: Calls,
+    form: Calls | Channels,
     tokenizer: Tokenizer,
     *,
     only: str | None = None,
     parallel: bool = True,
+    required: bool = True,
     ids: str = "hex",
 ) -> Grammar:
     """The grammar of one call or more, from the first call's or the section's beginning to the end of the last.
+
+    In channels it is the grammar of the whole answer, with no call if none is `required`.
 
     `tools` are in OpenAI's form; `only`: the name of the one to call. `parallel`: further calls may follow. `ids`: the
     form of ids, "hex" or "nine". A tool that says "strict" is held as it is. Of others, keywords that cannot be held
     are ignored, and if nothing helps, any JSON object will do; `warnings` say so.
 
-    Raises RequestError for a dialect without such a grammar, an unknown name, and a strict tool that cannot be held.
+    Raises RequestError for an unknown name, and a strict tool that cannot be held.
     """
-    if not can_hold(calls):
-        raise RequestError(
-            "this model writes calls of tools in a form that no grammar holds yet; tool_choice must be auto or none"
-        )
     made, warnings = _read(tools, only)
-    writer = _Writer(tokenizer, calls, ids)
-    rules = [f"t{i}: {writer.call(tool)}" for i, tool in enumerate(made)]
-    one = "(" + " | ".join(f"t{i}" for i in range(len(made))) + ")"
-    between = f"WS? {writer.text(calls.separator)} WS?" if calls.separator else "WS?"
-    several = f"{one} ({between} {one}){{0,{MAX_CALLS - 1}}}" if parallel else one
-    around = (writer.marker(calls.section_start), several, writer.marker(calls.section_end))
-    start = " WS? ".join(part for part in around if part)
-    if writer.tagged is not None:
-        rules += writer.tagged.rules
-        warnings += writer.tagged.warnings
-    text = "\n".join([f"start: {start}", *rules, r"WS: /[ \t\r\n]{1,4}/"])
-    return Grammar(json.dumps({"grammars": [{"lark_grammar": text}]}), "tools", tuple(warnings))
+    rules = Rules(partial(_literal, tokenizer))
+    most = MAX_CALLS if parallel else 1
+    if isinstance(form, Channels):
+        arguments = [(tool.name, _json(tool.arguments, tool)) for tool in made]
+        start = channels.answer(form, rules, arguments, most, required=required)
+    else:
+        start = _calls(form, [*map(_Writer(form, rules, ids).call, made)], rules, most)
+    text = "\n".join([f"start: {start}", *rules.lines, r"WS: /[ \t\r\n]{1,4}/"])
+    return Grammar(lark_source(text), "tools", tuple(dict.fromkeys([*warnings, *rules.warnings])))
+
+
+def _calls(form: Calls, calls: Sequence[str], rules: Rules, most: int) -> str:
+    """Up to `most` calls, with the section around them."""
+    one = rules.rule("call", " | ".join(calls))
+    body = form.body
+    if isinstance(body, LiteralBody) and body.listed:
+        comma = f'"," {SPACE}'
+        made = f'{_marker(form.start, rules)} "[" {several(one, comma, most)} "]" {_marker(form.end, rules)}'
+    else:
+        made = several(one, f"{SPACE} {rules.text(form.separator)} {SPACE}" if form.separator else SPACE, most)
+    start = _marker(form.section_start, rules)
+    if form.bare and form.start:
+        start = f"({_marker(form.start, rules)})?"
+    around = (start, made, _marker(form.section_end, rules))
+    return f" {SPACE} ".join(part for part in around if part)
+
+
+def _marker(marker: Marker, rules: Rules) -> str:
+    return f" {SPACE} ".join(map(rules.text, marker))
+
+
+def _literal(tokenizer: Tokenizer, text: str) -> str:
+    """A literal: control tokens in it are those tokens."""
+    merged: list[str] = []
+    literal = ""
+    for piece in tokenizer.partition(text, parse_special=True):
+        if isinstance(piece, int) and tokenizer.is_special(piece):
+            merged += [text_literal(literal)] if literal else []
+            merged.append(f"<[{piece}]>")
+            literal = ""
+        else:
+            literal += piece if isinstance(piece, str) else tokenizer.token_bytes(piece).decode()
+    merged += [text_literal(literal)] if literal else []
+    return " ".join(merged)
 
 
 class _Writer:
-    def __init__(self, tokenizer: Tokenizer, calls: Calls, ids: str) -> None:
-        self._tokenizer, self._calls, self._id = tokenizer, calls, _IDS[ids]
-        self.tagged: TaggedWriter | None = None
-        if isinstance(calls.body, HeadBody) and isinstance(calls.body.arguments, TaggedArguments):
-            self.tagged = TaggedWriter(calls.body.arguments, self.text)
+    def __init__(self, calls: Calls, rules: Rules, ids: str) -> None:
+        self._calls, self._rules, self._id = calls, rules, _IDS[ids]
+        self._text, self._inner = rules.text, self._of_body(calls.body)
+
+    def _of_body(self, body: ObjectBody | HeadBody | LiteralBody | NestedBody) -> Callable[[_Tool], str]:
+        """Writes what stands between a call's start and end."""
+        if isinstance(body, LiteralBody):
+            literal = LiteralWriter(body, self._rules)
+            return lambda tool: literal.call(tool.name, tool.arguments, strict=tool.strict)
+        if isinstance(body, NestedBody):
+            nested = NestedWriter(body, self._rules)
+            return lambda tool: nested.call(tool.name, tool.arguments)
+        if isinstance(body, ObjectBody):
+            return partial(self._object, body=body)
+        tagged = TaggedWriter(body.arguments, self._rules) if isinstance(body.arguments, TaggedArguments) else None
+        return partial(self._head, body=body, tagged=tagged)
 
     def call(self, tool: _Tool) -> str:
-        """A call of a tool, in Lark's notation."""
-        calls, body = self._calls, self._calls.body
-        start = self.marker(calls.start)
-        if start and calls.bare:
-            start = f"({start})?"
-        assert not isinstance(body, WholeBody), "such calls are refused before"
-        inner = self._object(tool, body) if isinstance(body, ObjectBody) else self._head(tool, body)
-        if start:
+        """A call of a tool, in Lark's notation; one in a list without the marks around that."""
+        calls, body, inner = self._calls, self._calls.body, self._inner(tool)
+        if isinstance(body, LiteralBody) and body.listed:
+            return inner
+        if start := "" if calls.bare else _marker(calls.start, self._rules):
             # Nothing comes between `<function=` and the name.
-            open_tag = isinstance(body, HeadBody) and not calls.start[-1].endswith((">", "]"))
-            inner = f"{start} {inner}" if open_tag else f"{start} WS? {inner}"
-        end = self.marker(calls.end)
-        return f"{inner} WS? {end}" if end else inner
-
-    def marker(self, marker: Marker) -> str:
-        return " WS? ".join(map(self.text, marker))
-
-    def text(self, text: str) -> str:
-        """A literal: control tokens in it are those tokens."""
-        control = self._tokenizer.is_special
-        merged: list[str] = []
-        literal = ""
-        for piece in self._tokenizer.partition(text, parse_special=True):
-            if isinstance(piece, int) and control(piece):
-                merged += [text_literal(literal)] if literal else []
-                merged.append(f"<[{piece}]>")
-                literal = ""
-            else:
-                literal += piece if isinstance(piece, str) else self._tokenizer.token_bytes(piece).decode()
-        merged += [text_literal(literal)] if literal else []
-        return " ".join(merged)
+            open_tag = not isinstance(body, ObjectBody) and not calls.start[-1].endswith((">", "]"))
+            inner = f"{start} {inner}" if open_tag else f"{start} {SPACE} {inner}"
+        end = _marker(calls.end, self._rules)
+        return f"{inner} {SPACE} {end}" if end else inner
 
     def _object(self, tool: _Tool, body: ObjectBody) -> str:
         if not body.name:
@@ -120,7 +152,7 @@ class _Writer:
             entries[body.id] = {"type": "string", "pattern": f"^{self._id}$"}
         return _json(_object_of(entries), tool)
 
-    def _head(self, tool: _Tool, body: HeadBody) -> str:
+    def _head(self, tool: _Tool, body: HeadBody, tagged: TaggedWriter | None) -> str:
         parts: list[str] = []
         literal = ""
         for part in body.parts:
@@ -128,18 +160,18 @@ class _Writer:
                 literal += tool.name
             elif part == "id" and body.name_in_id:
                 literal, pattern = literal + self._named_id(tool.name, body.name_in_id), "/[0-9]{1,3}/"
-                parts += [self.text(literal)] + ([pattern] if literal.endswith(":") else [])
+                parts += [self._text(literal)] + ([pattern] if literal.endswith(":") else [])
                 literal = ""
             elif part in ("id", "index"):
-                parts += [self.text(literal)] if literal else []
+                parts += [self._text(literal)] if literal else []
                 parts.append(f"/{self._id}/" if part == "id" else "/[0-9]{1,3}/")
                 literal = ""
             else:
                 literal += part
-        parts += [self.text(literal)] if literal else []
-        if self.tagged is None:
-            return " ".join([*parts, "WS?", _json(tool.arguments, tool)])
-        return " ".join([*parts, "WS?", self.tagged.arguments(tool.arguments, tool.name)])
+        parts += [self._text(literal)] if literal else []
+        if tagged is None:
+            return " ".join([*parts, SPACE, _json(tool.arguments, tool)])
+        return " ".join([*parts, SPACE, tagged.arguments(tool.arguments, tool.name)])
 
     @staticmethod
     def _named_id(name: str, pattern: str) -> str:
@@ -173,7 +205,7 @@ def _read(tools: Sequence[Mapping[str, Any]], only: str | None) -> tuple[list[_T
             made.append(_Tool(name, _ANY, lenient=False))
             continue
         warnings += held.warnings
-        made.append(_Tool(name, arguments, lenient=bool(held.warnings)))
+        made.append(_Tool(name, arguments, bool(held.warnings), function.get("strict") is True))
     if not made:
         raise RequestError("tool_choice needs tools, and there are none")
     return made, warnings

@@ -63,8 +63,9 @@ def of_tools(
 ) -> Held | None:
     """What `tool_choice`, or tools that are strict, ask for; None where nothing is held.
 
-    Raises RequestError: no such tool, or a dialect that no grammar holds.
+    Raises RequestError: no such tool, a strict one that cannot be held, or a model whose calls are unknown.
     """
+    from pyllm.chat.dialects.spec import Calls, Channels
     from pyllm.constraints import tools as calls
     from pyllm.constraints.constraint import ArmedConstraint
     from pyllm.constraints.vocabulary import vocabulary
@@ -73,17 +74,26 @@ def of_tools(
     strict = any(tool.get("function", tool).get("strict") is True for tool in tools)
     if choice == "none" or (choice == "auto" and not strict):
         return None
-    if choice == "auto" and not (spec.calls is not None and spec.calls.opening and calls.can_hold(spec.calls)):
+    form = spec.calls or spec.channels
+    required = choice != "auto"
+    opening = form.opening if isinstance(form, Calls) else ()
+    if not required and not opening and not isinstance(form, Channels):
         return Held(None, None, ("strict tools: not held: no grammar describes where this model's calls begin",))
-    if spec.calls is None:
+    if form is None:
         raise RequestError("this model's calls of tools are unknown; tool_choice must be auto or none")
-    only = None if choice in ("auto", "required") else choice
-    made = calls.of_tools(tools, spec.calls, tokenizer, only=only, parallel=settings.parallel_tool_calls, ids=spec.ids)
-    if choice != "auto":
+    made = calls.of_tools(
+        tools,
+        form,
+        tokenizer,
+        only=choice if choice not in ("auto", "required") else None,
+        parallel=settings.parallel_tool_calls,
+        required=required,
+        ids=spec.ids,
+    )
+    if required or isinstance(form, Channels):
         return _held(made, tokenizer, False, reasoning_end)
     known = vocabulary(tokenizer)
-    triggers = spec.calls.opening[:1]
-    return Held(partial(ArmedConstraint, made, known, triggers, inclusive=True, needed=False), None, made.warnings)
+    return Held(partial(ArmedConstraint, made, known, opening[:1], inclusive=True, needed=False), None, made.warnings)
 
 
 def tool_named(choice: str | Mapping[str, Any]) -> str:

@@ -7,17 +7,20 @@ import re
 import secrets
 from collections.abc import Callable
 
-from pyllm.chat.dialects.reader import CutOff, Malformed, Markers, Reader, Steps, Text, clean
+from pyllm.chat.dialects.literals import OpenString, literal_calls
+from pyllm.chat.dialects.nested import nested_calls
+from pyllm.chat.dialects.reader import CONTROL, CutOff, Malformed, Markers, Reader, Steps, Text, clean
 from pyllm.chat.dialects.spec import (
     FIELDS,
     Calls,
     DialectSpec,
     HeadBody,
     KeyForm,
+    LiteralBody,
+    NestedBody,
     ObjectBody,
     Schemas,
     TaggedArguments,
-    WholeBody,
 )
 from pyllm.chat.dialects.typed import kinds_of, typed
 from pyllm.chat.events import Event, ToolCall, ToolCallArguments, ToolCallBegin, ToolCallEnd
@@ -53,7 +56,7 @@ class CallReader:
         self._reset()
         needed = calls.end[: max(1, len(calls.end) - skipped)]
         body = calls.body
-        if isinstance(body, WholeBody):
+        if isinstance(body, LiteralBody | NestedBody):
             yield from self._whole(body, needed)
             return
         if isinstance(body, ObjectBody):
@@ -271,15 +274,25 @@ class CallReader:
         value = typed(clean("".join(pieces)).removeprefix(pad), None if form.kind == "json" else kinds)
         self._argue(json.dumps(value, ensure_ascii=False))
 
-    def _whole(self, body: WholeBody, end: tuple[str, ...]) -> Steps:
+    def _whole(self, body: LiteralBody | NestedBody, end: tuple[str, ...]) -> Steps:
+        """Calls that are read when all of it is there."""
         pieces: list[str] = []
-        if not (yield from self._reader.until(Markers(end[:1]), pieces.append)):
-            raise CutOff
+        while True:
+            if not (yield from self._reader.until(Markers(end[:1]), pieces.append)):
+                raise CutOff
+            try:
+                if isinstance(body, LiteralBody):
+                    calls = literal_calls("".join(pieces), body)
+                else:
+                    calls = nested_calls("".join(pieces), body, self._schemas)
+                break
+            except OpenString as error:
+                if end[0].startswith(CONTROL):
+                    raise Malformed(f"the call doesn't read: {error}") from None
+                pieces.append(end[0])  # what looks like the end stands within a string
+            except (ValueError, RecursionError) as error:
+                raise Malformed(f"the call doesn't read: {error}") from None
         yield from self._end(end[1:], (), sure=False)
-        try:
-            calls = body.parse(clean("".join(pieces)), self._schemas)
-        except (ValueError, RecursionError) as error:
-            raise Malformed(f"the call doesn't read: {error}") from None
         if not calls:
             raise Malformed("there is no call")
         for name, arguments in calls:

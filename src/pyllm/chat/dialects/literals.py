@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pyllm.chat.dialects.reader import clean
+from pyllm.chat.dialects.spec import LiteralBody
 
 _WORDS = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _NUMBER = re.compile(r"[+-]?(\d+(_\d+)*)?(\.\d*)?([eE][+-]?\d+)?")
-_NAME = re.compile(r"[^\W\d][\w.\-]*")
+NAME = re.compile(r"[^\W\d][\w.\-]*")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""}
 _ESCAPES |= {sign: sign for sign in "\\/\"'"}
 _HEX = {"x": 2, "u": 4, "U": 8}
 MAX_DEPTH = 64
+
+
+class OpenString(ValueError):
+    """The text ends within a string."""
+
+    def __init__(self) -> None:
+        super().__init__("a string has no end")
 
 
 class LiteralReader:
@@ -43,7 +55,7 @@ class LiteralReader:
 
     def name(self) -> str:
         self.skip()
-        if (found := _NAME.match(self.text, self.at)) is None:
+        if (found := NAME.match(self.text, self.at)) is None:
             raise ValueError(f"a name is missing at {self.text[self.at : self.at + 20]!r}")
         self.at = found.end()
         return found[0]
@@ -104,9 +116,9 @@ class LiteralReader:
         if len(quote) > 1:
             stop = self.text.find(quote, start)
             if stop < 0:
-                raise ValueError("a string has no end")
+                raise OpenString
             self.at = stop + len(quote)
-            return self.text[start:stop]
+            return clean(self.text[start:stop])
         return self._escaped(start, quote)
 
     def _escaped(self, start: int, quote: str) -> str:
@@ -114,12 +126,12 @@ class LiteralReader:
         at = start
         while True:
             if at >= len(self.text):
-                raise ValueError("a string has no end")
+                raise OpenString
             sign = self.text[at]
             if sign == quote:
                 self.at = at + 1
                 # A pair of surrogates is one character.
-                return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                return clean("".join(pieces)).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if sign != "\\":
                 pieces.append(sign)
                 at += 1
@@ -141,3 +153,50 @@ def literal(text: str) -> Any:
     found = reader.value()
     reader.end()
     return found
+
+
+def literal_calls(text: str, body: LiteralBody) -> list[tuple[str, dict[str, Any]]]:
+    """Calls with their arguments, alone or in a list. Raises ValueError where the text is none."""
+    reader = LiteralReader(text, body.quotes)
+    listed = body.listed and reader.sees("[")
+    found = []
+    while True:
+        for sign in body.before:
+            reader.want(sign)
+        name = reader.name()
+        reader.want(body.open)
+        found.append((name, reader.entries(body.close, body.assign)))
+        if not listed or not reader.sees(","):
+            break
+    if listed:
+        reader.want("]")
+    reader.end()
+    return found
+
+
+def literal_text(calls: Sequence[tuple[str, Any]], body: LiteralBody) -> str:
+    """Calls as the model writes them. Arguments that are no dictionary stand as one literal."""
+    before = "".join(body.before)
+    written = (f"{before}{name}{body.open}{_arguments(arguments, body)}{body.close}" for name, arguments in calls)
+    return f"[{', '.join(written)}]" if body.listed else "".join(written)
+
+
+def _arguments(arguments: Any, body: LiteralBody) -> str:
+    if not isinstance(arguments, Mapping):
+        return value_text(arguments, body)
+    return ", ".join(f"{key}{body.assign}{value_text(value, body)}" for key, value in arguments.items())
+
+
+def value_text(value: Any, body: LiteralBody) -> str:
+    """A value as the model writes it; characters of texts as they are."""
+    if isinstance(value, str):
+        quote = body.quotes[0]
+        return json.dumps(value, ensure_ascii=False) if len(quote) == 1 else f"{quote}{value}{quote}"
+    if isinstance(value, Mapping):
+        keys = ((key if body.plain_keys else value_text(key, body)) for key in value)
+        entries = zip(keys, value.values(), strict=True)
+        return "{" + ", ".join(f"{key}: {value_text(entry, body)}" for key, entry in entries) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(value_text(entry, body) for entry in value) + "]"
+    true, false, null = body.words
+    return null if value is None else (true if value else false) if isinstance(value, bool) else repr(value)

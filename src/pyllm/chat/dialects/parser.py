@@ -322,7 +322,10 @@ class _Answer:
             self._keep_no_more()
             found = yield from reader.at(calls.separator, *start[:1], *calls.section_end[:1])
             if calls.separator and found == calls.separator:
-                yield from reader.expect(*start)
+                if calls.bare:
+                    yield from reader.at(*start)
+                else:
+                    yield from reader.expect(*start)
             elif start and found == start[0]:
                 yield from reader.expect(*start[1:])
             elif found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -94,15 +94,34 @@ class HeadBody:
 
 
 @dataclass(frozen=True)
-class WholeBody:
-    """Calls in a syntax of their own, read when all of it is there.
+class LiteralBody:
+    """Calls as a language writes them: `before`, the name, then keys and values from `open` to `close`.
 
-    `parse(text, schemas)` gives names and arguments, and raises ValueError where the text is no call. `schemas` are the
-    tools' by name. `write(calls)` is the way back, needed where templates show no calls.
+    `assign` stands between a key and its value, ":" within the values. Strings are read in any of `quotes` and written
+    in the first; in those of more than one character nothing is escaped. `words` are true, false and null. If `listed`
+    calls are written as a list, and may be read alone. With `plain_keys` keys within values have no quotes.
     """
 
-    parse: Callable[[str, Schemas], list[tuple[str, dict[str, Any]]]]
-    write: Callable[[Sequence[tuple[str, Any]]], str] | None = None
+    open: str
+    close: str
+    assign: str
+    before: Marker = ()
+    quotes: tuple[str, ...] = ('"', "'")
+    words: tuple[str, str, str] = ("true", "false", "null")
+    listed: bool = False
+    plain_keys: bool = False
+
+
+@dataclass(frozen=True)
+class NestedBody:
+    """A call is its name, `after_name`, and arguments as nested tags: `mark` stands before each of them.
+
+    Items of a list are in tags named `item`. Strings are raw; what has no tags may be JSON.
+    """
+
+    after_name: str
+    mark: str
+    item: str = "item"
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,7 @@ class Calls:
     then text like any other.
     """
 
-    body: ObjectBody | HeadBody | WholeBody
+    body: ObjectBody | HeadBody | LiteralBody | NestedBody
     start: Marker = ()
     end: Marker = ()
     section_start: Marker = ()
@@ -133,6 +152,9 @@ class Channels:
     `reasoning` and `call` are patterns looked for in a header; `call` has the tool's name as group 1. What fits neither
     is text. `opens` begin a header, and so does one of `begins` at an answer's beginning; "" is always there. With
     `known_only` a header that neither `text` fits nor names a tool is text itself.
+
+    How they are written: `calls` are the headers of a call, of literals and "name", `thoughts` and `texts` those of
+    reasoning and text, and `between` stands between two messages.
     """
 
     opens: tuple[str, ...]
@@ -143,6 +165,10 @@ class Channels:
     call: str = ""
     text: str = ""
     known_only: bool = False
+    calls: tuple[tuple[str, ...], ...] = ()
+    thoughts: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    between: str = ""
 
 
 @dataclass(frozen=True)
@@ -179,6 +205,10 @@ class DialectSpec:
                     found.append(c.body.arguments.key_open)
                     for form in c.body.arguments.forms:
                         found += [form.close, *form.value_open, form.value_close]
+            elif isinstance(c.body, LiteralBody):
+                found += [quote for quote in c.body.quotes if len(quote) > 1]
+            elif isinstance(c.body, NestedBody):
+                found.append(c.body.mark)
         if (ch := self.channels) is not None:
             found += [*ch.opens, ch.header_end, *ch.ends]
         return frozenset(text for text in found if text)

@@ -9,6 +9,8 @@ from typing import Any
 from pyllm.chat.dialects.literals import literal
 
 _ALL = frozenset({"string", "integer", "number", "boolean", "object", "array", "null"})
+_MAX_DEPTH = 8
+"""References, and unions, followed into each other."""
 _PYTHON = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
 
 
@@ -28,15 +30,15 @@ def kinds_of(schema: Mapping[str, Any] | None, key: str) -> frozenset[str] | Non
     if schema is None:
         return None
     properties = schema.get("properties")
-    entry = properties.get(key) if isinstance(properties, Mapping) else None
-    return _kinds(entry, schema, 0) if isinstance(entry, Mapping) else None
+    return kinds_in(properties.get(key), schema) if isinstance(properties, Mapping) else None
 
 
-def _kinds(entry: Any, root: Mapping[str, Any], depth: int) -> frozenset[str] | None:
-    if not isinstance(entry, Mapping) or depth > 8:
+def kinds_in(entry: Any, root: Mapping[str, Any], depth: int = 0) -> frozenset[str] | None:
+    """The types that a schema within `root` allows; None where it doesn't say."""
+    if not isinstance(entry, Mapping) or depth > _MAX_DEPTH:
         return None
-    if isinstance(ref := entry.get("$ref"), str):
-        return _kinds(_resolved(ref, root), root, depth + 1)
+    if "$ref" in entry:
+        return kinds_in(resolved(entry, root), root, depth + 1)
     kind = entry.get("type")
     if isinstance(kind, str):
         return frozenset({kind} | ({"null"} if entry.get("nullable") is True else set()))
@@ -48,18 +50,22 @@ def _kinds(entry: Any, root: Mapping[str, Any], depth: int) -> frozenset[str] | 
         return frozenset({kind_of(entry["const"])})
     for word in ("anyOf", "oneOf", "allOf"):
         if isinstance(entry.get(word), list | tuple):
-            each = [_kinds(e, root, depth + 1) for e in entry[word]]
+            each = [kinds_in(e, root, depth + 1) for e in entry[word]]
             return frozenset().union(*(_ALL if e is None else e for e in each)) if word != "allOf" else each[0]
     if "properties" in entry:
         return frozenset({"object"})
     return frozenset({"array"}) if "items" in entry else None
 
 
-def _resolved(ref: str, root: Mapping[str, Any]) -> Any:
-    found: Any = root
-    for part in ref.removeprefix("#/").split("/"):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+def resolved(entry: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schema within `root` in place of references to it; an empty one for what is none."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(entry, Mapping) or not isinstance(ref := entry.get("$ref"), str):
+            break
+        entry = root
+        for part in ref.removeprefix("#").removeprefix("/").split("/") if ref != "#" else ():
+            entry = entry.get(part) if isinstance(entry, Mapping) else None
+    return entry if isinstance(entry, Mapping) and "$ref" not in entry else {}
 
 
 def kind_of(value: Any) -> str:

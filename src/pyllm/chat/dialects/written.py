@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pyllm.chat.dialects.known import recognised
-from pyllm.chat.dialects.spec import Calls, ObjectBody, WholeBody
+from pyllm.chat.dialects.literals import literal_text
+from pyllm.chat.dialects.spec import Calls, LiteralBody, ObjectBody
 
 Write = Callable[[Sequence[Mapping[str, Any]]], str]
 """The text of calls {"function": {"name", "arguments"}}."""
@@ -22,9 +23,9 @@ def writer_of(source: str) -> Write | None:
     body = calls.body
     if isinstance(body, ObjectBody):
         return lambda given: _section(calls, [_object(body, call["function"]) for call in given])
-    if isinstance(body, WholeBody) and (write := body.write) is not None:
+    if isinstance(body, LiteralBody):
         return lambda given: _section(
-            calls, [write([(c["function"]["name"], c["function"]["arguments"]) for c in given])]
+            calls, [literal_text([(c["function"]["name"], c["function"]["arguments"]) for c in given], body)]
         )
     return None
 

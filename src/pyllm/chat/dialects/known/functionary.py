@@ -15,6 +15,9 @@ KNOWN = Known(
             call=r"^(?:>>>)?([\w.\-]+)\s*$",
             text=r"^(?:>>>)?all\s*$",
             known_only=True,
+            calls=(("name",),),
+            texts=("all",),
+            between=">>>",
         ),
     ),
     marks=(

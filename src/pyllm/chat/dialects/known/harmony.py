@@ -18,6 +18,13 @@ KNOWN = Known(
             begins=("to=",),
             reasoning=r"<\|channel\|>\s*analysis\b",
             call=r"\bto=(?!assistant\b)(?:functions\.)?([^\s<]+)",
+            calls=(
+                ("<|channel|>commentary to=functions.", "name", " <|constrain|>json"),
+                (" to=functions.", "name", "<|channel|>commentary json"),
+            ),
+            thoughts=("<|channel|>analysis",),
+            texts=("<|channel|>final", "<|channel|>commentary"),
+            between="<|end|><|start|>assistant",
         ),
     ),
     marks=(
