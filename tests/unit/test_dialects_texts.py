@@ -133,6 +133,13 @@ ANSWERS: list[tuple[DialectSpec, str, Expected]] = [
     (HERMES, '<tool_call>{"name":"get_weather","parameters":{"city":"Paris"}}</tool_call>', ("", "", [PARIS])),
     (HERMES, '<tool_call>{"name": "get_weather"}</tool_call>', ("", "", [("get_weather", {})])),
     (HERMES, '<tool_call>{"name": "get_weather", "arguments": null}</tool_call> ', ("", "", [("get_weather", {})])),
+    # Braces doubled, as Qwen2.5-Coder's template shows them.
+    (
+        HERMES,
+        '<tool_call>\n{{"name": "get_weather", "arguments": {"city": "Paris"}}}\n</tool_call>\n'
+        '<tool_call>{ {"name": "search_files", "arguments": {"pattern": "*.py"}} }</tool_call>',
+        ("", "", [PARIS, PY]),
+    ),
     # Line breaks within strings, as small models write them; an end that is missing.
     (
         HERMES,
@@ -354,6 +361,8 @@ def test_every_hand_written_dialect_is_read_above() -> None:
         (HERMES, '<tool_call>{"arguments": {"a": 1}}</tool_call>', "names no tool"),
         (HERMES, '<tool_call>{"name": "get_weather", "arguments": {"a": 01}}</tool_call>', "no JSON"),
         (HERMES, "<tool_call>get_weather(city)</tool_call> and more", "'{' is missing"),
+        (HERMES, '<tool_call>{{"name": "get_weather", "arguments": {}}</tool_call>', "'}' is missing"),
+        (LFM, '<|tool_call_start|>[get_weather(city="Paris)]<|tool_call_end|>', "ended inside"),
         (HERMES, 'T <tool_call>{"name": "get_weather", "arguments": {"city": "Par', "ended inside"),
         (CODER, "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar", "ended inside"),
         (CODER, "<tool_call>\n<function=get_weather>\nParis\n</function>\n</tool_call>", "is missing"),

@@ -34,6 +34,7 @@ class Rules:
         self.lines: list[str] = []
         self.warnings: list[str] = []
         self._names: dict[str, str] = {}
+        self._values: dict[str, str] = {}
         self._n_names = 0
 
     def rule(self, kind: str, definition: str) -> str:
@@ -70,12 +71,17 @@ class Rules:
     def json(self, schema: Any, root: Mapping[str, Any], where: str) -> str:
         """A JSON value that fits a schema, which is part of `root`; any value where that cannot be held."""
         shared = {key: root[key] for key in ("$defs", "definitions") if key in root}
-        try:
-            held = schemas.hold({**shared, **schema} if isinstance(schema, Mapping) else schema, where, strict=False)
-        except RequestError as error:
-            self.warnings.append(f"{error}; any JSON value will do")
-            held = schemas.hold({}, where, strict=False)
-        return self.rule("json", f"%json {json.dumps(json.loads(held.grammar)['grammars'][0]['json_schema'])}")
+        whole = {**shared, **schema} if isinstance(schema, Mapping) else schema
+        key = json.dumps(whole)
+        if key not in self._values:
+            try:
+                held = schemas.hold(whole, where, strict=False)
+            except RequestError as error:
+                self.warnings.append(f"{error}; any JSON value will do")
+                held = schemas.hold({}, where, strict=False)
+            made = json.loads(held.grammar)["grammars"][0]["json_schema"]
+            self._values[key] = self.rule("json", f"%json {json.dumps(made)}")
+        return self._values[key]
 
     def raw(self, schema: Any, close: str, where: str, pad: str = "") -> str:
         """A text as it is, up to the literal that closes it, as a schema of texts has it; `pad` is put around it.

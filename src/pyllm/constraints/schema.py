@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -18,6 +19,8 @@ MAX_DEPTH = 100
 MAX_CHAIN = 1000
 """The same with references followed; the compiler recurses."""
 MAX_SCHEMAS = 3000
+MAX_KEPT = 4000
+"""Characters of a schema that is not looked at again when it comes again."""
 MAX_DROPPED = 8
 """Keywords that are ignored in a schema because no grammar comes out otherwise."""
 MAX_MULTIPLE = 10_000
@@ -49,7 +52,16 @@ def hold(schema: Any, name: str, *, strict: bool) -> Held:
     if isinstance(schema, bool):
         schema = {} if schema else {"enum": []}
     schema = closed({key: value for key, value in schema.items() if key != "x-guidance"})  # options of llguidance
-    return on_large_stack(lambda: _hold(schema, name, strict))
+    text = json.dumps(schema)
+    return (_hold_kept if len(text) <= MAX_KEPT else _hold_text)(text, name, strict)
+
+
+def _hold_text(schema: str, name: str, strict: bool) -> Held:
+    return on_large_stack(lambda: _hold(json.loads(schema), name, strict))
+
+
+_hold_kept = lru_cache(maxsize=1024)(_hold_text)
+"""An agent's tools are the same from call to call."""
 
 
 def _hold(schema: Any, name: str, strict: bool) -> Held:

@@ -71,7 +71,7 @@ def of_tools(
     rules = Rules(partial(_literal, tokenizer))
     most = MAX_CALLS if parallel else 1
     if isinstance(form, Channels):
-        arguments = [(tool.name, _json(tool.arguments, tool)) for tool in made]
+        arguments = [(tool.name, rules.rule("arguments", _json(tool.arguments, tool))) for tool in made]
         start = channels.answer(form, rules, arguments, most, required=required)
     else:
         start = _calls(form, [*map(_Writer(form, rules, ids).call, made)], rules, most)

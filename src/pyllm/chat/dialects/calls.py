@@ -149,6 +149,8 @@ class CallReader:
             yield from self._json_arguments()
             yield from reader.expect("}")
             return
+        # As Qwen2.5-Coder's template has it by mistake.
+        doubled = yield from reader.at("{")
         name, seen = "", False
         while True:
             if (yield from reader.at("}")):
@@ -169,6 +171,8 @@ class CallReader:
             if not (yield from reader.at(",")):
                 yield from reader.expect("}")
                 break
+        if doubled:
+            yield from reader.expect("}")
         if not self.begun:
             self._begin(name)
         if not seen:
