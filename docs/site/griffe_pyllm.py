@@ -14,7 +14,12 @@ _ARGUMENT = re.compile(r"^`[\w()*, =\"'.]+`(?:, `[\w()*, ]+`)*(?: [\w-]+){0,2}(?
 
 
 class ArgumentLists(griffe.Extension):
-    """Makes the lists when a docstring's object has been read."""
+    """Makes the lists when a docstring's object has been read. Shows pyllm's dataclasses as the standard library's."""
+
+    def on_module_members(self, *, mod: griffe.Module, **kwargs: Any) -> None:
+        found = mod.members.get("dataclass")
+        if isinstance(found, griffe.Alias) and found.target_path == "pyllm.records.dataclass":
+            found.target_path = mod.imports["dataclass"] = "dataclasses.dataclass"
 
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:

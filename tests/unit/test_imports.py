@@ -15,7 +15,7 @@ import pyllm
 SOURCE = Path(pyllm.__file__).parent
 
 LAYERS = [
-    {"errors", "arguments", "config", "entry_points", "env", "temporary", "units"},
+    {"errors", "arguments", "config", "entry_points", "env", "records", "temporary", "units"},
     {"jit"},
     {"gguf", "quant", "tokenizers", "chat", "hub"},
     {"program", "archs", "backends", "cache", "sampling", "constraints"},

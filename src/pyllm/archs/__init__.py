@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pyllm import entry_points
 from pyllm.errors import ModelError
 from pyllm.program import Program
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.archs.decoder import Decoder

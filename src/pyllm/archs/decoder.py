@@ -6,7 +6,6 @@ Families are functions that return one (`pyllm.archs.families`); mixers are in `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from pyllm.archs.graph import Graph
@@ -18,6 +17,7 @@ from pyllm.program.ops.elementwise import SoftCap
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
+from pyllm.records import dataclass
 
 
 class Mixer(Protocol):

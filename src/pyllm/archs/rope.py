@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError
 from pyllm.program import as_inv_freq
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

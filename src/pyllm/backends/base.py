@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.util import find_spec
 from typing import Literal, overload
 
@@ -24,6 +24,7 @@ from pyllm.config import ExecutionOptions, KVDtype
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
+from pyllm.records import dataclass
 from pyllm.sampling.top_logits import TopLogits
 
 ImportanceSums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]

@@ -6,7 +6,7 @@ leaves integers with few values. The memory layout of integers and scales is eac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pyllm.records import dataclass
 
 GROUP = 32
 """Columns of a group."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pyllm import backends
 from pyllm.backends.base import DeviceInfo, kv_bytes
@@ -18,6 +18,7 @@ from pyllm.gguf.tensor import TensorInfo, file_name
 from pyllm.program import Op, Program, Stage, Value, inputs, weight_names
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.records import dataclass
 
 SPARE = 0.03
 """Share of a GPU's free memory that "auto" keeps free, for other processes and for fragmentation."""

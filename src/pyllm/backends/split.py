@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pyllm import backends
 from pyllm.backends.base import Batch, Crossing, DeviceInfo, Executable, ImportanceSums, check_replacement
@@ -16,6 +16,7 @@ from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.memory import check_free
 from pyllm.program import Program, Value
 from pyllm.program.ops.attention import Attention
+from pyllm.records import dataclass
 from pyllm.sampling.top_logits import TopLogits
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 from pyllm.config import AdapterChoice, GPULayers, KVDtype, LoadSettings, PlacementOptions
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:([+*])(\d+))?)?")
 

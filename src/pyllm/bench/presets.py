@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from pyllm.bench.random_weights import RandomWeights
 from pyllm.errors import ModelError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.gguf.types import by_name
+from pyllm.records import dataclass
 
 DEFAULT_RECIPE = "Q4_K_M"
 

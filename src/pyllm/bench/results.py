@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from pyllm.bench.options import BenchCase
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

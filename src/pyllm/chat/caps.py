@@ -9,11 +9,11 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from pyllm.errors import TemplateError
+from pyllm.records import dataclass
 
 Show = Callable[[Mapping[str, Any]], str]
 """A template's text for variables, which it may change. Raises TemplateError."""

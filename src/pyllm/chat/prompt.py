@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyllm.chat.caps import NEEDLE, TOOL, TemplateCaps, functions_of
@@ -13,6 +13,7 @@ from pyllm.chat.shown import left_out
 from pyllm.chat.variants import Variant, names_of
 from pyllm.chat.wire import REASONING
 from pyllm.errors import RequestError, TemplateError
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.chat.dialects.written import Write

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pyllm.arguments import settle
 from pyllm.config.loading import KVDtype, Progress
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

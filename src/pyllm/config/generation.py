@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from pyllm.config.sampling import SamplingParams
 from pyllm.config.setting import complete, refuse_unknown, setting
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Literal
 
 from pyllm.arguments import FilePath
 from pyllm.config.setting import complete, refuse_unknown, setting
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 
 KVDtype = Literal["f16", "f32", "q8_0"]
 """Type of the KV cache's numbers; a backend has some of them (`Backend.kv_dtypes`)."""

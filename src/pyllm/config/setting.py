@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, field, fields
 from functools import cache
 from typing import Any
 
 from pyllm.arguments import settle
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 
 MAX_RULES = 1000
 MAX_NESTING = 50

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, is_typeddict
 
 from pyllm.arguments import entries_of, refusal
 from pyllm.constraints import schema as schemas
 from pyllm.constraints.stack import on_large_stack
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,7 @@ from pyllm.constraints.nested import NestedWriter
 from pyllm.constraints.rules import SPACE, Rules, several
 from pyllm.constraints.tagged import TaggedWriter
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 from pyllm.tokenizers import Tokenizer
 
 MAX_TOOLS = 500

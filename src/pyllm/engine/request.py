@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from pyllm.config import GenerateSettings, SamplingParams
 from pyllm.config.setting import settings_of
 from pyllm.constraints.constraint import Constraint
 from pyllm.errors import ContextFullError, RequestError
+from pyllm.records import dataclass
 from pyllm.sampling import Vocabulary
 
 FinishReason = Literal["stop", "length", "timeout", "cancelled"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch, Executable, Want
 from pyllm.engine.sequence import Sequence
+from pyllm.records import dataclass
 from pyllm.sampling import TopLogits
 
 Rows = NDArray[np.float32] | TopLogits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 
@@ -12,6 +11,7 @@ from pyllm.cache import PagePool
 from pyllm.config import ExecutionOptions
 from pyllm.engine.pace import Pace
 from pyllm.engine.sequence import Sequence, common_tokens
+from pyllm.records import dataclass
 
 _WHOLE = 3
 """Tokens that can be cut so that no part is one token alone, and a rest of which can be."""

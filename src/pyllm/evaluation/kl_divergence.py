@@ -13,7 +13,6 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from pyllm.errors import RequestError
 from pyllm.evaluation.perplexity import PerplexityEstimate, check_window, estimate, n_scored, score_windows
+from pyllm.records import dataclass
 from pyllm.temporary import TemporaryFile, remove_leftovers
 from pyllm.units import size
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.engine.scoring import RowCallback

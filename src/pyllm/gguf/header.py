@@ -6,12 +6,12 @@ Source: the GGUF specification (docs/gguf.md in the ggml repository), versions 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import Struct
 
 from pyllm.gguf.mapped import MappedFile
 from pyllm.gguf.metadata import Field, Metadata, locate
 from pyllm.gguf.types import BY_ID, REMOVED, GGMLType, ValueType
+from pyllm.records import dataclass
 
 VERSIONS = (2, 3)
 _MAX_NAME = 65535  # bytes, the specification's limit for keys

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from pyllm.gguf import strings
 from pyllm.gguf.mapped import MappedFile
 from pyllm.gguf.types import ValueType
+from pyllm.records import dataclass
 
 DTYPES: dict[ValueType, np.dtype[Any]] = {
     ValueType.UINT8: np.dtype("u1"),

@@ -8,7 +8,6 @@ tensors.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from struct import Struct
@@ -16,6 +15,7 @@ from struct import Struct
 from pyllm.errors import FormatError, GGUFError
 from pyllm.gguf.types import ValueType, by_name
 from pyllm.gguf.values import Value, string
+from pyllm.records import dataclass
 
 ALIGNMENT = "general.alignment"
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")

@@ -5,10 +5,10 @@ Source: the GGUF specification (docs/gguf.md in the ggml repository) and `enum g
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 from pyllm.errors import FormatError
+from pyllm.records import dataclass
 
 
 class ValueType(IntEnum):

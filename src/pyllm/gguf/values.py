@@ -6,7 +6,6 @@ Source: the GGUF specification (docs/gguf.md in the ggml repository), "File Stru
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
@@ -16,6 +15,7 @@ from pyllm.errors import GGUFError
 from pyllm.gguf.mapped import MappedFile
 from pyllm.gguf.metadata import DTYPES, Field, Metadata, arrays_in, read
 from pyllm.gguf.types import ValueType
+from pyllm.records import dataclass
 
 _U64 = Struct("<Q")
 _ARRAY_HEAD = Struct("<IQ")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pyllm.errors import HubError
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

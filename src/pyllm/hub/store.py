@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from pyllm import env
@@ -14,6 +13,7 @@ from pyllm.errors import HubError
 from pyllm.hub import catalog, names
 from pyllm.hub.catalog import Entry
 from pyllm.hub.sources import kind_of
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

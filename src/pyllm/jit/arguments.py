@@ -14,7 +14,7 @@ A table keeps an instance; its addresses are asked for when memory is placed. In
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import (
     Annotated,
     Any,
@@ -29,6 +29,8 @@ from typing import (
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pyllm.records import dataclass
 
 
 class Address(Protocol):

@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +26,7 @@ from pyllm.config import Progress
 from pyllm.errors import BackendError
 from pyllm.jit import objects, workers
 from pyllm.jit.target import Target, host
+from pyllm.records import dataclass
 
 ENTRY = "pyllm_kernel"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))).replace(os.sep, "/")

@@ -6,12 +6,12 @@ sets are tested on a wide machine. Imports llvmlite only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from llvmlite import binding as llvm
 
 from pyllm import env
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 
@@ -14,6 +14,7 @@ from pyllm.llm.constraining import Held
 from pyllm.llm.results import Completion
 from pyllm.llm.streams import Reading, chosen
 from pyllm.llm.writing import Parser, Writer
+from pyllm.records import dataclass
 from pyllm.sampling import Vocabulary
 from pyllm.tokenizers import Tokenizer
 

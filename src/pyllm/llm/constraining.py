@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pyllm.config import GenerateSettings
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 from pyllm.tokenizers import Tokenizer
 
 if TYPE_CHECKING:

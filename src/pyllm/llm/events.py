@@ -5,10 +5,10 @@ Events only ever append: the text deltas of a stream, joined, are the answer's t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyllm.chat.events import ReasoningDelta, TextDelta, ToolCall, ToolCallArguments, ToolCallBegin, ToolCallEnd
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.llm.results import FinishReason, TokenLogprob, Usage

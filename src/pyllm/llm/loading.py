@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +13,7 @@ from pyllm import env
 from pyllm.config import ExecutionOptions, LoadSettings, PlacementOptions, Progress
 from pyllm.errors import ModelError, TokenizerError
 from pyllm.jit.processors import default_threads
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.archs import Architecture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyllm.chat.events import ToolCall
+from pyllm.records import dataclass
 
 FinishReason = Literal["stop", "length", "tool_calls", "timeout", "cancelled"]
 

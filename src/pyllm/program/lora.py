@@ -9,7 +9,7 @@ Source: "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al., 2021).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 from pyllm.errors import ModelError
@@ -20,6 +20,7 @@ from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.linear import Linear
 from pyllm.program.program import Program
 from pyllm.program.values import Value
+from pyllm.records import dataclass
 
 TOKENS = "token_embd.weight"
 

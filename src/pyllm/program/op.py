@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import lru_cache
 from typing import ClassVar, NoReturn, Protocol, Self, cast, get_args, get_type_hints
 
 from pyllm.errors import ModelError
 from pyllm.program.values import StateSpec, Value, Weight
+from pyllm.records import dataclass
 
 UNRECORDED = Value(-1, 0)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.program.op import Op, inputs, weight_names
 from pyllm.program.values import KVSpec, StateSpec, Value
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

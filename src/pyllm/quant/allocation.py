@@ -7,12 +7,12 @@ optimal for its own size, and a bound that no choice beats; the gap between the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import FormatError
+from pyllm.records import dataclass
 
 _MOST_STATES = 200_000
 """Number of partial choices above which the search keeps only the most promising ones: not exact, still feasible."""

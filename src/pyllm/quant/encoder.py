@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -14,6 +13,7 @@ from pyllm.jit.memory import aligned_zeros
 from pyllm.jit.threads import Pool
 from pyllm.quant.base import QuantFormat
 from pyllm.quant.formats import get
+from pyllm.records import dataclass
 
 EXTRA_SCRATCH = 1 << 18
 """Bytes of scratch memory for a row's encoder, beside the row and its decoded values; a multiple of 64."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from pyllm.errors import GGUFError, RequestError
 from pyllm.gguf.mapped import MappedFile
 from pyllm.gguf.reader import GGUFFile
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.records import dataclass
 
 CHUNK_SIZE = 512
 """Default tokens of a chunk; older files do not state them."""

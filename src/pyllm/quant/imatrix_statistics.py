@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.quant.imatrix import ImportanceMatrix
+from pyllm.records import dataclass
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _ACTIVE = 1e-5

@@ -6,7 +6,6 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +22,7 @@ from pyllm.jit.compiler import LIBRARY
 from pyllm.quant import formats as known
 from pyllm.quant.encoder import Encoder, EncodingError, encoding_kernel
 from pyllm.quant.source import SourceTensor
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.quant.base import QuantFormat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from pyllm.quant.imatrix import ImportanceMatrix
 from pyllm.quant.pipeline import Summary, TensorResult, write_model
 from pyllm.quant.recipes import Choice, RecipeOptions, Tensor, choose, recipe_named
 from pyllm.quant.source import SourceTensor, sources_of
+from pyllm.records import dataclass
 
 _QUANTIZATION_VERSION = 2
 """Version of the block layouts; ggml's GGML_QNT_VERSION."""

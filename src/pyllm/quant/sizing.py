@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from pyllm.quant.pipeline import Importance
 from pyllm.quant.recipes import Choice, RecipeOptions, asked_for
 from pyllm.quant.recipes.roles import OUTPUT, Role, is_quantized, role_of
 from pyllm.quant.source import SourceTensor
+from pyllm.records import dataclass
 
 CANDIDATES = (
     "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "Q2_K", "IQ3_XXS", "IQ3_S", "Q3_K", "IQ4_XS", "Q4_0", "Q4_K",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.gguf.types import by_name
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.gguf.reader import GGUFFile

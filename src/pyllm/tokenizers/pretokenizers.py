@@ -9,9 +9,9 @@ llama.cpp approximates `\\p{Lu}` by ASCII, the original is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pyllm.errors import TokenizerError
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pyllm.archs.graph import Graph
@@ -18,6 +17,7 @@ from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.rope import Rope as Rotate
 from pyllm.program.ops.select import Slice
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.archs.decoder import Mixer, Norm
 from pyllm.archs.graph import Graph
 from pyllm.program import Value
 from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

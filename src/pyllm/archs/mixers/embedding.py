@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from pyllm.archs.graph import Graph
 from pyllm.program import Value, Weight
@@ -12,6 +11,7 @@ from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.select import Slice
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pyllm.archs.decoder import Mixer
@@ -17,6 +16,7 @@ from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.select import Slice
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,6 @@ distinct `RopeTable`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.backends.cpu.arguments import rope as arguments
 from pyllm.backends.cpu.arguments.attention import Attend
 from pyllm.backends.cpu.arguments.kv import Store
@@ -23,6 +21,7 @@ from pyllm.jit.target import host
 from pyllm.program import KVSpec
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.rope import Rope
+from pyllm.records import dataclass
 
 
 def _up(n: int, multiple: int) -> int:

@@ -16,10 +16,11 @@ What is stored is unsigned: integers, or indices of a table of values. Float lay
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from pyllm.backends import layouts
 from pyllm.backends.layouts import GROUP
+from pyllm.records import dataclass
 
 PANEL = 16
 

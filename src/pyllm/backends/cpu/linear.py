@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -20,6 +19,7 @@ from pyllm.jit.arguments import Address, Place, Rows
 from pyllm.jit.compiler import LIBRARY, Kernel
 from pyllm.jit.target import Target, host
 from pyllm.quant import formats
+from pyllm.records import dataclass
 
 RunParallel = Callable[[int, int], None]
 """run_parallel(kernel address, args address): runs the kernel on all threads and waits."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.table import View, round_up
 from pyllm.backends.plan.memory import Buffer
 from pyllm.jit.memory import aligned_zeros
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.backends.base import ImportanceSums

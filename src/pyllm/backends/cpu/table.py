@@ -6,7 +6,7 @@ Entries keep their arguments; addresses are asked for once memory is placed.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from pyllm.backends.plan.memory import Buffer, Work
 from pyllm.jit.arguments import PREFIX, Arguments
 from pyllm.jit.compiler import Kernel
 from pyllm.jit.memory import aligned_zeros
+from pyllm.records import dataclass
 
 LINE = 64
 """Bytes of a cache line; everything starts at one."""

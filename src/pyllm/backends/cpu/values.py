@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.backends.cpu.table import View
 from pyllm.program import Value
+from pyllm.records import dataclass
 
 
 @dataclass(eq=False)

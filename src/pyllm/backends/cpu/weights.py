@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.memory import Memory, at, release
 from pyllm.quant import formats
+from pyllm.records import dataclass
 
 F32 = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ are combined; longer ones are computed in tiles (attention_prompt.cu). Float32 c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.program.ops.attention import Attention
+from pyllm.records import dataclass
 
 FEW_TOKENS = 8
 """Most tokens of a sequence whose positions are split over blocks."""

@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pyllm.backends.cuda.failures import missing_library
 from pyllm.backends.cuda.launcher import Defines, Request
 from pyllm.errors import BackendError
 from pyllm.jit import objects
+from pyllm.records import dataclass
 
 KERNELS = Path(__file__).parent / "kernels"
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)

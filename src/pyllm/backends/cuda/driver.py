@@ -6,10 +6,10 @@ import ctypes
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pyllm.errors import BackendError
+from pyllm.records import dataclass
 
 OLDEST_DRIVER = 12000
 """Oldest supported driver, as its CUDA version: 1000 * major + 10 * minor."""

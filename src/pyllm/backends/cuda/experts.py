@@ -6,11 +6,10 @@ tokens find their matrices by `Routing.chosen`, those of many take slots expert 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.backends.cuda.launch import FEW, Count, Launch, StepArrays, StepShape, View, fill, struct
 from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.records import dataclass
 
 _GATINGS = {"softmax": 0, "sigmoid": 1, "softmax_chosen": 2}
 _WARPS, _SORTERS, _COLUMNS = 4, 1024, 256

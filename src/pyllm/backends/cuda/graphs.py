@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from pyllm.backends.base import Batch
 from pyllm.backends.cuda.launch import KernelKey, StepShape
 from pyllm.backends.cuda.memory import Planned
 from pyllm.config import ExecutionOptions, Progress
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.launcher import Graph, Kernel, Launcher

@@ -6,7 +6,7 @@ A KV cache is one buffer: all pages of keys, then all pages of values; kernels/k
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from pyllm.errors import BackendError
 from pyllm.program import KVSpec
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.rope import Rope
+from pyllm.records import dataclass
 
 MOST_HEAD = 256
 """Most columns of a head, by the kernels' registers."""

@@ -8,7 +8,7 @@ varies between steps is in device memory (`StepArrays`); the grid depends only o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
+from pyllm.records import dataclass
 
 FEW = 8
 """Most rows of matrix-vector kernels; more take matrix-matrix kernels."""

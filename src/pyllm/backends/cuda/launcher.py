@@ -25,11 +25,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pyllm.records import dataclass
 
 Defines = Mapping[str, int | str]
 Request = tuple[str, Defines, Sequence[str]]

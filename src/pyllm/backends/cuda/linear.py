@@ -7,7 +7,6 @@ which one a step takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pyllm.backends.cuda import matrices
@@ -29,6 +28,7 @@ from pyllm.backends.layouts import LAYOUTS
 from pyllm.backends.plan.memory import Buffer
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.experts import Routing

@@ -7,7 +7,6 @@ both are planned here, side by side.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pyllm.backends.cuda import candidates, elementwise, linear
 from pyllm.backends.cuda.fusions import Fusions
@@ -37,6 +36,7 @@ from pyllm.backends.plan.schedule import Schedule
 from pyllm.config import ExecutionOptions
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Op, Program, Stage, Value
+from pyllm.records import dataclass
 
 
 @dataclass(eq=False)

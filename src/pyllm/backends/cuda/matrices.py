@@ -7,7 +7,6 @@ A matrix is a header of 256 bytes, whose first float bounds its weights' magnitu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pyllm.backends.layouts import LAYOUTS, Layout
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.launch import Defines

@@ -6,11 +6,12 @@ so that steps of all shapes share one plan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pyllm.backends.cuda.launch import ALIGNMENT, Launch
 from pyllm.backends.plan import memory
 from pyllm.backends.plan.memory import Buffer
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +17,7 @@ from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.memory import release
 from pyllm.quant import formats
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.launcher import Launcher

@@ -12,7 +12,6 @@ and gather the keys of a window, so that they are rarely compiled again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from pyllm.backends.base import Batch
 from pyllm.backends.mlx.ops.elementwise import soft_cap
 from pyllm.program.ops.attention import Attention
+from pyllm.records import dataclass
 
 _FEW = 8
 """Most tokens of a sequence that is computed together with other sequences."""

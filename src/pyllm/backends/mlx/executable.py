@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -26,6 +25,7 @@ from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value, inputs
 from pyllm.program.ops.attention import Attention
+from pyllm.records import dataclass
 
 _COMPILED_TOKENS = 16
 """Most tokens of a compiled step."""

@@ -9,7 +9,6 @@ Integers are stored unsigned: `codes`. `[n]` is a number of blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from pyllm.quant.bits import k_scales_mins, planes
 from pyllm.quant.codebooks import codebook, even_signs, signs
 from pyllm.quant.formats import iq4_nl, mxfp4, tq1_0
+from pyllm.records import dataclass
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pyllm.backends.mlx.formats import LAYOUTS, Affine, Coded, Mode
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
+from pyllm.records import dataclass
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -12,7 +12,6 @@ A new op is a group of its own, so a backend needs only its rule.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from pyllm.backends.plan.graph import Graph
 from pyllm.program import Op, Value, inputs
@@ -24,6 +23,7 @@ from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
 from pyllm.program.ops.rope import Rope
 from pyllm.program.ops.select import SelectRows
+from pyllm.records import dataclass
 
 
 class Capabilities:

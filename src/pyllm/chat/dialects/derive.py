@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pyllm.chat.dialects.probing import REASON, TEXT, Probe, Said
@@ -21,6 +20,7 @@ from pyllm.chat.dialects.spec import (
     atoms,
     marker,
 )
+from pyllm.records import dataclass
 
 NAMES = ("qztoolone", "qztooltwo")
 _KEYS = ("qzkeya", "qzkeyb", "qzkeyc", "qzkeyd")

@@ -6,11 +6,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from pyllm.chat.template import ChatTemplate
 from pyllm.errors import TemplateError
+from pyllm.records import dataclass
 
 TEXT = "Qztext"
 REASON = "Qzreason"

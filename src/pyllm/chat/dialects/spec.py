@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
+
+from pyllm.records import dataclass
 
 Schemas = Mapping[str, Mapping[str, Any]]
 Marker = tuple[str, ...]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import TracebackType
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from pyllm.errors import ModelError
 from pyllm.jit.compiler import LIBRARY, kernel
 from pyllm.jit.threads import Pool
+from pyllm.records import dataclass
 
 _DESCRIBE = kernel("evaluation.scoring.kernels", "describe")
 _COMPARE = kernel("evaluation.scoring.kernels", "compare")

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from pyllm.hub import disk, names
 from pyllm.hub.catalog import Entry
 from pyllm.hub.disk import Report
 from pyllm.hub.sources import Source
+from pyllm.records import dataclass
 
 _TIMEOUT = 30.0
 _VARIABLE = "HF_HOME"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes, known
 from pyllm.program.ops.gate import ACTIVATIONS
 from pyllm.program.values import Value, Weight
+from pyllm.records import dataclass
 
 GATINGS = ("softmax", "sigmoid", "softmax_chosen")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes, known
 from pyllm.program.values import Value
+from pyllm.records import dataclass
 
 ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "swiglu_oai", "relu2", "sigmoid", "softplus", "tanh")
 """gelu is the tanh form, as ggml's; relu2 is max(x, 0)^2; softplus is log(1 + exp(x))."""

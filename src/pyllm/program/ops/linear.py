@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.program.op import Op, Shapes
 from pyllm.program.values import Value, Weight
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

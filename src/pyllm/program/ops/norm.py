@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes
 from pyllm.program.values import Value, Weight
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes
 from pyllm.program.values import Value
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pyllm.arguments import settle
@@ -15,6 +15,7 @@ from pyllm.gguf.types import by_name
 from pyllm.quant.recipes.conditions import ModelShape, Place
 from pyllm.quant.recipes.roles import EMBEDDINGS, OUTPUT, Role, is_quantized, layer_of, role_of
 from pyllm.quant.recipes.table import ALIASES, RECIPES, Recipe
+from pyllm.records import dataclass
 
 _SMALLER_BLOCKS = {
     "Q4_0": ("Q2_K", "Q3_K", "TQ1_0", "TQ2_0", "Q2_0", "Q1_0", "NVFP4"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from pyllm.records import dataclass
 
 _EIGHT_TO_ONE = {"llama": 80, "qwen2": 80, "olmo": 80, "deci": 80, "jais2": 68}
 """Layers of each architecture's model of 70 billion weights; most have eight query heads per value head."""

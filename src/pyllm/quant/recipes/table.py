@@ -7,7 +7,7 @@ recorded choices for models of many kinds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from pyllm.quant.recipes.conditions import (
@@ -28,6 +28,7 @@ from pyllm.quant.recipes.conditions import (
     stacked,
 )
 from pyllm.quant.recipes.roles import Role
+from pyllm.records import dataclass
 
 Rule = tuple[Condition, str]
 """Where the condition holds, this format."""

@@ -8,8 +8,9 @@ whose syntax this is.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
+
+from pyllm.records import dataclass
 
 _TOKEN = re.compile(
     r"\\[pP]\{\w+\}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\.|\[\^?(?:\\.|[^\]\\])+\]|\(\?:|\(\?<?[=!]|\{\d+(?:,\d+)?\}|.", re.S

@@ -7,7 +7,6 @@ one group of 16 keys, or the values of 16 positions. Written as LLVM IR: as Pyth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -17,6 +16,7 @@ from numba.core import cgutils
 from pyllm.jit.simd.core import I8, I32, I64, VF32, VI16, call, const, op, splat, target
 from pyllm.jit.simd.math import _fma
 from pyllm.jit.simd.memory import _load, _store, _widen_f16
+from pyllm.records import dataclass
 
 SEGMENT = 16
 """Positions of a segment."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments import experts as arguments
@@ -13,6 +12,7 @@ from pyllm.backends.cpu.table import NEVER, View
 from pyllm.backends.plan.groups import Product
 from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
@@ -10,6 +9,7 @@ from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import Entry, View
 from pyllm.backends.plan.groups import Product
 from pyllm.program.ops.linear import Linear
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering

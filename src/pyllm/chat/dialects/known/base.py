@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pyllm.chat.dialects.spec import DialectSpec
+from pyllm.records import dataclass
 
 
 @dataclass(frozen=True)
