@@ -26,7 +26,7 @@ def _make(
         return lambda cls: _make(cls, frozen=frozen, slots=slots, eq=eq, **more)
     if not frozen or not more.keys() <= {"kw_only"}:
         return dataclasses.dataclass(frozen=frozen, slots=slots, eq=eq, **more)(cls)
-    own = vars(cls)
+    own = dict(vars(cls))
     # A subclass of a frozen class has to be made as one.
     inherits = any(dataclasses.is_dataclass(base) for base in cls.__mro__[1:])
     made: Any = dataclasses.dataclass(frozen=inherits, slots=slots, init=False, repr=False, eq=False, **more)(cls)
