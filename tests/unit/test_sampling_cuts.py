@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sampling_oracle import OFF, by_logit, distribution, entropy, first_of, probabilities
+from sampling_oracle import OFF, adaptive_p, by_logit, distribution, entropy, first_of, probabilities
 
 from pyllm.config import SamplingParams
 from pyllm.sampling import Sampler, chain
@@ -238,3 +238,24 @@ def test_many_of_the_largest_are_drawn_in_their_order(kind: str, settings: dict[
         at = int(np.searchsorted(np.cumsum(chances) / chances.sum(), u, "right"))
         place = int(np.flatnonzero(order == token)[0])
         assert abs(place - min(at, len(order) - 1)) <= 1 or u > 0.99999
+
+
+def test_a_steep_curve_of_smoothing_changes_the_order() -> None:
+    row = np.array([0, -0.5, -1, -1.5, -3], np.float32)
+    names = ("top_k", "smoothing", "top_p")
+    p = replace(OFF, top_k=4, smoothing_factor=1.0, smoothing_curve=6.0, top_p=0.3, samplers=names)
+    assert distribution(p, row).tolist() == [0, 1, 0, 0, 0]
+    assert kept_by(p, row)[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", ["flat", "steps"])
+def test_adaptive_p_after_many_of_the_largest(kind: str) -> None:
+    row = row_of(kind, 6007)
+    p = replace(OFF, top_k=3000, adaptive_target=0.1)
+    kept = np.sort(by_logit(row.astype(np.float64))[:3000])
+    x = np.full(len(row), -np.inf)
+    x[kept] = row[kept]
+    expected = probabilities(adaptive_p(x, 0.1))
+    for u in (0.001, 0.5, 0.9):
+        at = int(np.searchsorted(np.cumsum(expected), u, "right"))
+        assert abs(np.searchsorted(kept, kept_by(p, row, u)[1]) - np.searchsorted(kept, at)) <= 1

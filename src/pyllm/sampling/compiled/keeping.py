@@ -39,7 +39,7 @@ from pyllm.sampling.compiled.state import (
 )
 
 _FEW = 4
-"""A list holds at most one in 2^4."""
+"""A list of all tokens' logits holds at most one in 2^4."""
 
 
 @register_jitable
@@ -93,6 +93,15 @@ def _keeper(inside: Any) -> Callable[..., None]:
     gather = _gatherer(inside)
 
     @register_jitable
+    def keeps_many(x, n, a1, b1, c1, d, d_after, last):
+        """Whether some logits tell that a list is no use."""
+        a, b, c, found = splat_f32(a1), splat_f32(b1), splat_f32(c1), 0
+        step = n >> 6
+        for i in range(0, 64 * step, max(step, 1)):
+            found += inside(splat_f32(load_f32(x + 4 * i)), a, b, c, splat_f32(d if i <= last else d_after)) & 1
+        return found > 64 >> _FEW
+
+    @register_jitable
     def hide(x, start, end, a1, b1, c1, d1, to):
         a, b, c, d, nothing = splat_f32(a1), splat_f32(b1), splat_f32(c1), splat_f32(d1), splat_f32(NOTHING)
         full = start + (end - start) // 16 * 16
@@ -108,14 +117,13 @@ def _keeper(inside: Any) -> Callable[..., None]:
         x, ids, n = load_i64(s + slots.X), load_i64(s + slots.IDS), load_i64(s + slots.N)
         to_x, to_ids, order = load_i64(s + slots.LIST_X), load_i64(s + slots.LIST_IDS), load_i64(s + slots.ORDER)
         room = n if ids != 0 else n >> _FEW
-        kept = gather(x, ids, 0, last + 1, a, b, c, d, to_x, to_ids, 0, room)
-        kept = gather(x, ids, last + 1, n, a, b, c, d_after, to_x, to_ids, kept, room)
-        if kept <= room:
-            set_list(s, kept, order)
-            return
-        to = load_i64(s + slots.COPY)
-        if x == to:
-            to = load_i64(s + slots.COPY_2)
+        if ids != 0 or not keeps_many(x, n, a, b, c, d, d_after, last):
+            kept = gather(x, ids, 0, last + 1, a, b, c, d, to_x, to_ids, 0, room)
+            kept = gather(x, ids, last + 1, n, a, b, c, d_after, to_x, to_ids, kept, room)
+            if kept <= room:
+                set_list(s, kept, order)
+                return
+        to = x if x == load_i64(s + slots.COPY_2) else load_i64(s + slots.COPY)
         hide(x, 0, last + 1, a, b, c, d, to)
         hide(x, last + 1, n, a, b, c, d_after, to)
         set_dense(s, to, n)

@@ -65,6 +65,7 @@ class AdaptiveP(Step):
             select_lt,
             splat_f32,
             store_f64,
+            store_i64,
         )
         from pyllm.sampling.compiled import slots
         from pyllm.sampling.compiled.drawing import draw
@@ -94,6 +95,7 @@ class AdaptiveP(Step):
             aim = target if weight == 0 else 2 * target - weighted / weight
             shift = np.float32(top_of(s) + math.log(total_of(s)))
             transform(s, shift, np.float32(min(max(aim, 0.0), 1.0)), np.float32(0))
+            store_i64(s + slots.ORDER, slots.AS_THEY_ARE)
             place = draw(s)
             if place >= 0:
                 # The transformed logit does not tell the probability; what was there before does.

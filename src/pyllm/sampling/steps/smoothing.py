@@ -49,7 +49,8 @@ class Smoothing(Step):
         import numpy as np
         from numba.extending import register_jitable
 
-        from pyllm.jit.simd import load_f64, max_f32, min_f32, select_lt, splat_f32
+        from pyllm.jit.simd import load_f64, max_f32, min_f32, select_lt, splat_f32, store_i64
+        from pyllm.sampling.compiled import slots
         from pyllm.sampling.compiled.mapping import mapper
         from pyllm.sampling.compiled.state import top_of
 
@@ -67,5 +68,7 @@ class Smoothing(Step):
         @register_jitable
         def apply(s, p):
             bend(s, np.float32(top_of(s)), np.float32(load_f64(p)), np.float32(load_f64(p + 8)))
+            if load_f64(p) < 0:  # a curve above 3 lifts what is near the largest above it
+                store_i64(s + slots.ORDER, slots.AS_THEY_ARE)
 
         return apply
