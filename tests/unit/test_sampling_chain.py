@@ -45,6 +45,8 @@ CHAINS = [
     replace(PURE, temperature=0.6),
     replace(PURE, temperature=2.5),
     replace(PURE, top_k=3),
+    replace(PURE, top_k=300, temperature=0.9),
+    replace(PURE, top_k=5000, top_p=0.9),
     replace(PURE, top_p=0.7),
     replace(PURE, min_p=0.3),
     replace(PURE, typical_p=0.5),

@@ -102,6 +102,15 @@ def test_top_k(row: Row, k: int) -> None:
         np.testing.assert_array_equal(kept, expected)
 
 
+@pytest.mark.parametrize("k", [200, 300, 3000])
+def test_top_k_takes_infinite_logits_as_the_largest_number(k: int) -> None:
+    row = row_of("flat", 50021)
+    row[100:45000:100], row[7:9000:10] = np.inf, np.nan
+    kept, _ = kept_by(replace(OFF, top_k=k), row)
+    x = np.where(np.isnan(row), -np.inf, np.minimum(row, np.finfo(np.float32).max)).astype(np.float64)
+    np.testing.assert_array_equal(np.sort(kept), np.sort(by_logit(x)[:k]))
+
+
 @rows
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_typical_p(row: Row, share: float) -> None:
@@ -259,3 +268,24 @@ def test_adaptive_p_after_many_of_the_largest(kind: str) -> None:
     for u in (0.001, 0.5, 0.9):
         at = int(np.searchsorted(np.cumsum(expected), u, "right"))
         assert abs(np.searchsorted(kept, kept_by(p, row, u)[1]) - np.searchsorted(kept, at)) <= 1
+
+
+@rows
+@pytest.mark.parametrize("share", [0.3, 0.95])
+def test_tfs_z(row: Row, share: float) -> None:
+    """As many as the bends of the sorted probabilities say."""
+    kept, _ = kept_by(replace(OFF, tfs_z=share), row)
+    x = row.astype(np.float64)
+    possible = int((x > -np.inf).sum())
+    order = by_logit(x)[:possible]
+    likely = order[x[order] >= np.float32(x.max() - 11.52)]
+    np.testing.assert_array_equal(kept, order[: len(kept)])
+    p = np.exp(x[order] - x.max())
+    p[len(likely) :] = 0
+    bends = np.abs(np.diff(np.diff(p)))
+    if not bends.sum():
+        assert len(kept) == len(likely)
+        return
+    reached = np.cumsum(bends) / bends.sum()
+    at_least, at_most = (1 + int((reached <= share + e).sum()) for e in (-1e-5, 1e-5))
+    assert min(at_least, len(likely)) <= len(kept) <= min(at_most, len(likely))

@@ -140,7 +140,8 @@ class Sampler:
         packed = np.zeros((len(self.steps), slots.STEP_SLOTS), np.int64)
         numbers = {step: i for i, step in enumerate(steps.all_steps())}
         for row, step in zip(packed, self.steps, strict=True):
-            bits = _SINGLE if step.kind == "logits" else _TAKES_ANY if step.n_needed(p) is not None else 0
+            takes_any = (step.n_needed(p) or np.inf) <= slots.MANY
+            bits = _SINGLE if step.kind == "logits" else _TAKES_ANY if takes_any else 0
             row[0] = numbers[step] | bits
             values64 = np.array(step.pack(p), np.float64)
             row[1 : 1 + len(values64)] = values64.view(np.int64)

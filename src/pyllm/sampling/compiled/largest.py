@@ -22,8 +22,6 @@ from pyllm.sampling.compiled.mass import keep_most
 from pyllm.sampling.compiled.sorting import LOW, key_of, logit_of, select, sort_keys
 from pyllm.sampling.compiled.state import LARGEST, NOTHING, lanes_above, low_zeros, set_list
 
-_MANY = 256
-"""So many are found by a threshold, fewer by one pass that holds them."""
 _MOST_SORTED = 2048
 
 
@@ -80,7 +78,7 @@ def keep_largest(s, k):
     if load_i64(s + slots.ORDER) == slots.SORTED:
         store_i64(s + slots.N, min(n, k))
         return
-    if k > _MANY:
+    if k > slots.MANY:
         if k < n:
             keep_most(s, k)
         if k > _MOST_SORTED:
@@ -100,12 +98,13 @@ def sort(s):
 def _sort_largest(s, k):
     x, ids, n = load_i64(s + slots.X), load_i64(s + slots.IDS), load_i64(s + slots.N)
     keys, found = load_i64(s + slots.KEYS), 0
-    if ids == 0:
+    if ids == 0 and k < n:
         found = _find_largest(s, x, n, k)
     else:
         for i in range(n):
-            if load_f32(x + 4 * i) > NOTHING:
-                store_i64(keys + 8 * found, key_of(load_f32(x + 4 * i), load_i32(ids + 4 * i)))
+            value = load_f32(x + 4 * i)
+            store_i64(keys + 8 * found, key_of(min(value, LARGEST), load_i32(ids + 4 * i) if ids != 0 else i))
+            if value > NOTHING:
                 found += 1
         if found > k:
             select(keys, found, k)

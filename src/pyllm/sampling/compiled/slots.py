@@ -75,5 +75,7 @@ R_TOKEN = 192
 """The token that was chosen; -1 where there is none."""
 ROW_SLOTS = 26
 
+MANY = 256
+"""More of the largest logits than these are found by a threshold, which takes numbers only."""
 STEP_SLOTS = 8
 LONG_BREAKER = 24

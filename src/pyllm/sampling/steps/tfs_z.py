@@ -39,27 +39,16 @@ class TFSZ(Step):
 
     @staticmethod
     def compiled() -> Callable[[int, int], None]:
-        import math
-
         import numpy as np
         from numba.extending import register_jitable
 
-        from pyllm.jit.simd import load_f64, load_i64, store_i64
+        from pyllm.jit.simd import load_f64, load_i64, store_f32, store_i64
         from pyllm.sampling.compiled import slots
+        from pyllm.sampling.compiled.bends import first_beyond, sum_bends
         from pyllm.sampling.compiled.keeping import keep_at_least
         from pyllm.sampling.compiled.largest import sort
-        from pyllm.sampling.compiled.state import logit, top_of
+        from pyllm.sampling.compiled.state import LARGEST, top_of
         from pyllm.sampling.compiled.sums import moments
-
-        @register_jitable
-        def weight(x, i, n, top):
-            return math.exp(logit(x, i) - top) if i < n else 0.0
-
-        @register_jitable
-        def bend(x, i, n, top):
-            """|p[i] - 2 p[i + 1] + p[i + 2]|, but for a common factor."""
-            a, b, c = weight(x, i, n, top), weight(x, i + 1, n, top), weight(x, i + 2, n, top)
-            return abs((a - b) - (b - c))
 
         @register_jitable
         def apply(s, p):
@@ -67,19 +56,13 @@ class TFSZ(Step):
             count = int(moments(load_i64(s + slots.X), load_i64(s + slots.N), np.float32(top))[0])
             keep_at_least(s, top - 11.52)
             sort(s)
-            x, n, whole = load_i64(s + slots.X), load_i64(s + slots.N), 0.0
+            x, n = load_i64(s + slots.X), load_i64(s + slots.N)
             # Two of the tail's tokens bend the line where it begins.
+            store_f32(x + 4 * n, -LARGEST)
+            store_f32(x + 4 * n + 4, -LARGEST)
             n_bends = min(count, n + 2) - 2
-            for i in range(n_bends):
-                whole += bend(x, i, n, top)
-            if n_bends < 1 or whole <= 0:
-                return
-            kept, so_far = 1, 0.0
-            for i in range(n_bends):
-                so_far += bend(x, i, n, top)
-                if so_far / whole > load_f64(p):
-                    break
-                kept += 1
-            store_i64(s + slots.N, min(kept, n))
+            whole = sum_bends(s, n_bends)
+            if n_bends > 0 and whole > 0:
+                store_i64(s + slots.N, min(1 + first_beyond(s, n_bends, load_f64(p) * whole), n))
 
         return apply
