@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.constraints.constraint import Constraint
 from pyllm.errors import BackendError, PyllmError
 
 if TYPE_CHECKING:
     from llguidance import LLExecutor, LLMatcher
+
+    from pyllm.constraints.constraint import Constraint
 
 _MAX_THREADS = 4
 

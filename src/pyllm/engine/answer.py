@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.constraints.constraint import Constraint
-from pyllm.constraints.pool import Masks
 from pyllm.engine.mailbox import Mailbox
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest
 from pyllm.engine.rows import SequenceRows
@@ -18,6 +16,10 @@ from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Transformer
 from pyllm.errors import PyllmError
 from pyllm.sampling import Sampler, TopLogits, choose, logprobs
+
+if TYPE_CHECKING:
+    from pyllm.constraints.constraint import Constraint
+    from pyllm.constraints.pool import Masks
 
 
 class Answer(Consumer):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.config import GenerateSettings, SamplingParams
 from pyllm.config.setting import settings_of
-from pyllm.constraints.constraint import Constraint
 from pyllm.errors import ContextFullError, RequestError
 from pyllm.records import dataclass
 from pyllm.sampling import Vocabulary
+
+if TYPE_CHECKING:
+    from pyllm.constraints.constraint import Constraint
 
 FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 
