@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
     from pyllm.llm.events import Event
 
-_SWITCHES = {"enable_thinking": False, "thinking": False}
-"""Variables by which templates turn reasoning off."""
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -80,8 +78,9 @@ def variables(template: ChatTemplate, reasoning: str | None, given: dict[str, An
     if reasoning != "off":
         return given
     from pyllm.chat.dialects import dialect_of
+    from pyllm.chat.reasoning import off
 
-    asked = {**_SWITCHES, **(given or {})}
+    asked = {**off(), **(given or {})}
     messages = [{"role": "user", "content": "hello"}]
     same = template.render(messages, **(given or {})) == template.render(messages, **asked)
     if same and dialect_of(template).spec.reasoning is not None:

@@ -45,10 +45,18 @@ class Exchange:
         self.body = b""
         self.log: dict[str, Any] = {}
         """What the log's line on this request says further: model, tokens, …"""
+        self._fields: dict[str, Any] | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body's fields. Raises ProblemError."""
+        if self._fields is None:
+            self._fields = bodies.decode(self.body)
+        return self._fields
 
     def read(self, kind: type[T]) -> T:
         """The body as a struct. Raises ProblemError."""
-        return bodies.decode(self.body, kind)
+        return bodies.convert(self.fields, kind)
 
     def path(self, name: str) -> str:
         """A part of the path."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from pyllm.llm.events import Event, Finish, TokenLogprobs
+from pyllm.llm.history import room_for_answer
+from pyllm.llm.infill import Infill
 from pyllm.llm.results import Completion, Usage
 from pyllm.llm.streams import AsyncEventStream
 from pyllm.server.api import Exchange
 from pyllm.server.models import Served
 from pyllm.server.problems import refuse
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,8 @@ class Ask:
     model: str
     """"" for the server's default."""
     messages: Sequence[Mapping[str, Any]] | None = None
-    prompt: str | list[int] | None = None
-    """The text, or token ids, to continue where there are no messages."""
+    prompt: str | list[int] | Infill | None = None
+    """The text, or token ids, to continue where there are no messages; or a gap to fill."""
     parse_special: bool = False
     """Texts such as <|im_start|> in `prompt` are tokens."""
     tools: Sequence[Mapping[str, Any]] | None = None
@@ -57,6 +61,12 @@ class Asked:
         self._served = await self._stack.enter_async_context(models.lease(ask.model, ask.keep_alive))
         exchange.log["model"] = self._served.known.name
         exchange.house.logs.text(exchange, "asked", ask.messages if ask.messages is not None else ask.prompt)
+        if isinstance(ask.prompt, Infill):
+            try:
+                self._ask = replace(ask, prompt=await asyncio.to_thread(self._gap, ask.prompt))
+            except BaseException:
+                await self._stack.aclose()
+                raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -73,11 +83,19 @@ class Asked:
         """The model's name."""
         return self.served.known.name
 
+    def _gap(self, infill: Infill) -> list[int]:
+        """The prompt of a gap: files, then the outer ends of prefix and suffix give way to the answer."""
+        llm = self.served.llm.llm
+        asked = self._ask.options.get("max_tokens")
+        room = room_for_answer(llm.n_ctx, None if asked == -1 else asked)
+        return infill.tokens(llm.tokenizer, llm.n_ctx - room)
+
     async def whole(self) -> Completion:
         """All answers, each when it is whole; those after the first are `others`."""
         ask, llm = self._ask, self.served.llm
         options = {**ask.options, "n": ask.n}
         if ask.messages is None:
+            assert not isinstance(ask.prompt, Infill)
             made = llm.complete(ask.prompt or "", parse_special=ask.parse_special, **options)
         else:
             made = llm.chat(
@@ -96,42 +114,18 @@ class Asked:
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
         """The events of all answers as they come, each with the number of its answer."""
         ask = self._ask
-        if ask.n == 1:
-            async with self._stream(0) as stream:
-                async for event in self._noted(stream):
-                    yield 0, event
+        if ask.n > 1:
+            async for found in merged([self._answer(number) for number in range(ask.n)]):
+                yield found
             return
-        async for found in self._merged():
-            yield found
+        async for event in self._answer(0):
+            yield 0, event
 
-    async def _merged(self) -> AsyncIterator[tuple[int, Event]]:
-        """The events of several answers."""
-        queue: asyncio.Queue[tuple[int, Event | BaseException | None]] = asyncio.Queue(maxsize=64)
-
-        async def read(number: int) -> None:
-            try:
-                async with self._stream(number) as stream:
-                    async for event in self._noted(stream):
-                        await queue.put((number, event))
-                await queue.put((number, None))
-            except Exception as error:
-                await queue.put((number, error))
-
-        tasks = [asyncio.create_task(read(number)) for number in range(self._ask.n)]
-        try:
-            running = len(tasks)
-            while running:
-                number, found = await queue.get()
-                if isinstance(found, BaseException):
-                    raise found
-                if found is None:
-                    running -= 1
-                else:
-                    yield number, found
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def _answer(self, number: int) -> AsyncGenerator[Event, None]:
+        """The events of one answer, counted."""
+        async with self._stream(number) as stream:
+            async for event in self._noted(stream):
+                yield event
 
     def _stream(self, number: int) -> AsyncEventStream:
         """One answer; with a seed, each has its own."""
@@ -140,6 +134,7 @@ class Asked:
         if options.get("seed") is not None:
             options["seed"] += number
         if ask.messages is None:
+            assert not isinstance(ask.prompt, Infill)
             return llm.complete(ask.prompt or "", parse_special=ask.parse_special, stream="events", **options)
         return llm.chat(
             list(ask.messages),
@@ -171,6 +166,37 @@ class Asked:
         log["cached"] = usage.n_cached
         log["generated"] = log.get("generated", 0) + usage.n_generated
         log["finish"] = reason
+
+
+async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncIterator[tuple[int, T]]:
+    """What several streams give, as it comes, each with the number of its stream. An error of one ends all."""
+    queue: asyncio.Queue[tuple[int, T | BaseException | None]] = asyncio.Queue(maxsize=64)
+
+    async def read(number: int, stream: AsyncIterator[T]) -> None:
+        try:
+            async for found in stream:
+                await queue.put((number, found))
+            await queue.put((number, None))
+        except Exception as error:
+            await queue.put((number, error))
+
+    tasks = [asyncio.create_task(read(number, stream)) for number, stream in enumerate(streams)]
+    try:
+        running = len(tasks)
+        while running:
+            number, found = await queue.get()
+            if isinstance(found, BaseException):
+                raise found
+            if found is None:
+                running -= 1
+            else:
+                yield number, found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()
 
 
 def _limited(exchange: Exchange, ask: Ask) -> Ask:

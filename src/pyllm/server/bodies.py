@@ -38,19 +38,19 @@ async def read(request: Request, most: int, seconds: float) -> bytes:
     return b"".join(pieces)
 
 
-def decode(data: bytes, kind: type[T]) -> T:
-    """A body as a struct. Raises ProblemError (400) that names the field."""
+def decode(data: bytes) -> dict[str, Any]:
+    """A body's fields. Raises ProblemError (400)."""
     try:
         found = msgspec.json.decode(data or b"{}")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise refuse(f"the body is not JSON: {error}", code="invalid_json") from None
     if not isinstance(found, dict):
         raise refuse("the body must be a JSON object", code="invalid_json")
-    return convert(found, kind)
+    return found
 
 
 def convert(found: dict[str, Any], kind: type[T]) -> T:
-    """A decoded object as a struct; see `decode`."""
+    """Fields as a struct. Raises ProblemError (400) that names the field."""
     try:
         return msgspec.convert({k: v for k, v in found.items() if v is not None}, kind, strict=True)
     except msgspec.ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from pyllm.errors import (
@@ -82,8 +83,10 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(500, "internal_error", "the server failed; its log says more, under this request's id")
 
 
+_FIELD = re.compile(r"([a-z_]+)((?:\[\d+\]|\.[a-z_]+)*)(?::| must | needs | names | has a | holds )")
+
+
 def _field_of(text: str) -> str | None:
-    """The field that a message begins with, as all messages on arguments do: "max_tokens must be …"."""
-    name, _, rest = text.partition(" ")
-    plain = name.replace("_", "").replace("[", "").replace("]", "").replace(".", "")
-    return name if rest.startswith("must ") and plain.isalnum() else None
+    """The field that a message begins with, as those on arguments do: "max_tokens must be …", "messages[0] has a …"."""
+    found = _FIELD.match(text)
+    return found[1] + found[2] if found else None

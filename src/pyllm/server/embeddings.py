@@ -1,0 +1,70 @@
+"""Embeddings of the texts of a request, whichever API it came by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.server.api import Exchange
+from pyllm.server.problems import refuse
+
+MAX_INPUTS = 2048
+"""Of one request, as OpenAI has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """Embeddings, and what they took."""
+
+    model: str
+    rows: list[NDArray[np.float32]]
+    """A vector each."""
+    n_tokens: int
+    """Tokens of all texts."""
+
+
+async def embed(
+    exchange: Exchange,
+    model: str,
+    inputs: Sequence[str | list[int]],
+    *,
+    param: str = "input",
+    dimensions: int | None = None,
+    normalize: bool = True,
+    shorten: bool = False,
+    keep_alive: float | None = None,
+) -> Embeddings:
+    """A vector of each text, or token ids. `param`: the field that has them.
+
+    `dimensions`: the first so many numbers, scaled to length 1 again. `shorten`: of texts that are longer than the
+    context, the beginning counts. Raises ProblemError, ContextFullError.
+    """
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise refuse(f"{param} must hold 1 to {MAX_INPUTS} texts, not {len(inputs)}", param)
+    async with exchange.house.models.lease(model, keep_alive) as served:
+        exchange.log["model"] = served.known.name
+        llm = served.llm.llm
+        if dimensions is not None and not 1 <= dimensions <= llm.n_embd:
+            raise refuse(f"dimensions must be from 1 to {llm.n_embd}, which the model has", "dimensions")
+
+        def one(number: int) -> tuple[NDArray[np.float32], int]:
+            given = inputs[number]
+            tokens = llm.tokenizer.encode(given) if isinstance(given, str) else given
+            if not tokens or not given:
+                raise refuse(f"{param}[{number}] is empty, and has no embedding", param)
+            tokens = tokens[: llm.n_ctx] if shorten else tokens
+            row = llm.embed(tokens, normalize=normalize)
+            if dimensions is not None:
+                row = row[:dimensions]
+                row = row / (float(np.linalg.norm(row)) or 1.0) if normalize else row
+            return row, len(tokens)
+
+        # One by one: the threads that this would else occupy read others' prompts.
+        found = [await asyncio.to_thread(one, number) for number in range(len(inputs))]
+    n_tokens = sum(n for _, n in found)
+    exchange.log["prompt"] = n_tokens
+    return Embeddings(served.known.name, [row for row, _ in found], n_tokens)
