@@ -46,6 +46,13 @@ class RequestError(PyllmError, ValueError):
 class ContextFullError(RequestError):
     """A prompt has more tokens than the context holds. (An answer that fills the context ends there.)"""
 
+    def __init__(self, message: str, n_tokens: int = 0, n_ctx: int = 0) -> None:
+        super().__init__(message)
+        self.n_tokens = n_tokens
+        """Tokens of the prompt; 0 where that is not known."""
+        self.n_ctx = n_ctx
+        """What the context holds."""
+
 
 class QueueFullError(PyllmError):
     """More requests are waiting than the queue holds."""

@@ -89,6 +89,8 @@ def check_tokens(tokens: Sequence[int] | NDArray[np.integer], n_ctx: int, n_voca
         raise RequestError(f"token {wrong[0]} is not in the vocabulary, which has 0 to {n_vocab - 1}")
     if len(ids) > n_ctx:
         raise ContextFullError(
-            f"the prompt has {len(ids)} tokens and the context holds {n_ctx}; shorten it or load with a larger n_ctx"
+            f"the prompt has {len(ids)} tokens and the context holds {n_ctx}; shorten it or load with a larger n_ctx",
+            len(ids),
+            n_ctx,
         )
     return ids.astype(np.int32)

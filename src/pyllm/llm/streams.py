@@ -194,6 +194,12 @@ class _LoopStream(AsyncIterator[T], Generic[T]):
         self._items: deque[T] = deque()
         self._closed = False
 
+    async def begin(self) -> int:
+        """Start before the first item is asked for; the number of the prompt's tokens. What is refused is raised."""
+        if self._reading is None:
+            self._reading = await self._open()
+        return self._reading.generation.n_prompt
+
     async def __anext__(self) -> T:
         while not self._items:
             if self._closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,7 +76,7 @@ class Exchange:
             yield encode(await made)
 
         def error(problem: Problem) -> bytes:
-            return encode(self.api.error(problem))
+            return encode(self.api.error(replace(problem, request_id=self.id)))
 
         options = self.house.options
         live = Live(

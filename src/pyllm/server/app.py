@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -58,7 +59,8 @@ class _Front:
         request = Request(scope, receive)
         number = "req_" + secrets.token_hex(12)
         scope["pyllm.id"] = number
-        headers = [(b"x-request-id", number.encode())]
+        # OpenAI's and Anthropic's clients read an id by these names.
+        headers = [(b"x-request-id", number.encode()), (b"request-id", number.encode())]
         options = self._house.options
 
         async def sending(message: Message) -> None:
@@ -93,7 +95,7 @@ class _Front:
         return Response(status_code=204, headers=headers)
 
     def _refuse(self, problem: Problem, request: Request) -> Response:
-        return refusal(_api_of(self._apis, request.url.path), problem)
+        return refusal(_api_of(self._apis, request.url.path), problem, request.scope["pyllm.id"])
 
 
 class _Endpoint:
@@ -139,7 +141,7 @@ class _Endpoint:
             if exchange.request.method == "POST" and not route.streamed_body:
                 exchange.body = await bodies.read(exchange.request, house.options.max_body, house.options.body_timeout)
         except ProblemError as error:
-            return refusal(self._api, error.problem)
+            return refusal(self._api, error.problem, exchange.id)
         return None
 
     async def _serve(self, exchange: Exchange, send: Send) -> None:
@@ -147,16 +149,16 @@ class _Endpoint:
             response = await self._route.handler(exchange)
         except Exception as error:
             self._house.logs.failed(exchange, error)
-            response = refusal(self._api, problem_of(error))
+            response = refusal(self._api, problem_of(error), exchange.id)
         await response(exchange.request.scope, _nothing, send)
 
 
-def refusal(api: Api, problem: Problem) -> Response:
-    """A problem as a response of an API."""
+def refusal(api: Api, problem: Problem, number: str) -> Response:
+    """A problem as a response of an API, to the request of this id."""
     headers = dict(problem.headers)
     if problem.retry_after is not None:
         headers["retry-after"] = str(max(1, round(problem.retry_after)))
-    return Reply(api.error(problem), problem.status, headers)
+    return Reply(api.error(replace(problem, request_id=number)), problem.status, headers)
 
 
 async def _until_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:

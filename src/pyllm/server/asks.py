@@ -53,6 +53,7 @@ class Asked:
         self._ask = _limited(exchange, ask)
         self._stack = AsyncExitStack()
         self._served: Served | None = None
+        self._begun: AsyncEventStream | None = None
 
     async def __aenter__(self) -> Asked:
         """Raises ProblemError where there is no such model, or it cannot be loaded."""
@@ -89,6 +90,13 @@ class Asked:
         asked = self._ask.options.get("max_tokens")
         room = room_for_answer(llm.n_ctx, None if asked == -1 else asked)
         return infill.tokens(llm.tokenizer, llm.n_ctx - room)
+
+    async def begin(self) -> int:
+        """Start the answer that `events` gives, of an ask for one; the number of its prompt's tokens."""
+        assert self._ask.n == 1
+        self._begun = self._stream(0)
+        self._stack.push_async_callback(self._begun.aclose)
+        return await self._begun.begin()
 
     async def whole(self) -> Completion:
         """All answers, each when it is whole; those after the first are `others`."""
@@ -129,6 +137,8 @@ class Asked:
 
     def _stream(self, number: int) -> AsyncEventStream:
         """One answer; with a seed, each has its own."""
+        if self._begun is not None:
+            return self._begun
         ask, llm = self._ask, self.served.llm
         options = dict(ask.options)
         if options.get("seed") is not None:

@@ -32,6 +32,8 @@ class Problem:
     retry_after: float | None = None
     """Seconds until the same request may work."""
     headers: tuple[tuple[str, str], ...] = ()
+    request_id: str | None = None
+    """The request that it is about, where an API's errors say that."""
 
     @property
     def kind(self) -> str:
