@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyllm.chat.events import ReasoningDelta, TextDelta, ToolCallEnd
-from pyllm.cli import _streams
-from pyllm.cli._output import write
+from pyllm.cli import _live, _streams
+from pyllm.cli._output import neutralize, write
 
 if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
@@ -21,11 +21,13 @@ _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 class Printer:
-    """Prints events: text as it is, reasoning in a paragraph of its own (dim on a terminal), a tool call as JSON."""
+    """Prints events: text as it is, or as Markdown on a terminal, reasoning in a paragraph of its own (dim on a
+    terminal), a tool call as JSON."""
 
-    def __init__(self, reasoning: str | None) -> None:
+    def __init__(self, reasoning: str | None, markdown: bool) -> None:
         """`reasoning`: "show", "hide" or "off"; None: shown on a terminal, hidden elsewhere."""
         self._on_terminal = sys.stdout.isatty()
+        self._document = _live.document() if markdown else None
         self._shows = reasoning == "show" or (reasoning is None and self._on_terminal)
         self._reasons = False
         self._last = "\n"
@@ -37,23 +39,35 @@ class Printer:
                 self._write(event.text)
         elif isinstance(event, TextDelta):
             self._end_reasoning()
-            self._write(event.text)
+            if self._document is not None:
+                self._document.add(neutralize(event.text))
+            else:
+                self._write(event.text)
         elif isinstance(event, ToolCallEnd) and event.call is not None:
             self.end()
             self._write(json.dumps(asdict(event.call), ensure_ascii=False) + "\n")
+        elif self._document is not None:
+            self._document.flush()
 
     def end(self) -> None:
         """End the line that the answer is in."""
         self._end_reasoning()
+        self._end_document()
         if not self._last.endswith("\n"):
             self._write("\n")
 
     def interrupted(self) -> None:
         """The terminal shows ^C after the answer."""
+        self._end_document()
         self._last = "^C"
+
+    def _end_document(self) -> None:
+        if self._document is not None and self._document.end():
+            self._last = ""
 
     def _begin_reasoning(self) -> None:
         if not self._reasons:
+            self.end()
             self._reasons = True
             if self._on_terminal:
                 _streams.write(_DIM)

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 class Conversation:
     """The messages so far, and the model."""
 
-    def __init__(self, llm: LLM, request: Mapping[str, Any], system: str | None, reasoning: str | None) -> None:
+    def __init__(
+        self, llm: LLM, request: Mapping[str, Any], system: str | None, reasoning: str | None, markdown: bool
+    ) -> None:
         self._llm = llm
         assert llm.chat_template is not None
         self._request = {**request, "variables": variables(llm.chat_template, reasoning, request.get("variables"))}
         self._reasoning = reasoning
+        self._markdown = markdown
         self._system = system
         self._messages: list[dict[str, str]] = []
         self._last: Completion | None = None
@@ -89,7 +92,7 @@ class Conversation:
                 f"(the oldest messages are left out from now on: {self._llm.n_ctx} tokens of context have no room for "
                 "them; --ctx makes more)"
             )
-        printer = Printer(self._reasoning)
+        printer = Printer(self._reasoning, self._markdown)
         try:
             for event in stream:
                 printer.show(event)

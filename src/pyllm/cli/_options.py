@@ -213,6 +213,12 @@ def _chat_options(function: F) -> F:
                 help="What the model writes before its answer: shown, left out, or turned off in the chat template "
                 "[default: shown on a terminal, left out elsewhere].",
             ),
+            click.option(
+                "--markdown/--no-markdown",
+                default=None,
+                help="On a terminal, show the answer as Markdown, or as it is written [default: Markdown, except with "
+                "--raw, --json-schema and --grammar].",
+            ),
         )
     ):
         function = option(function)

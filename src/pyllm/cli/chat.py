@@ -24,6 +24,7 @@ def command(**options: Any) -> None:
     """
     system, template = _options.system(options), _options.chat_template(options)
     request, reasoning = _options.request(options), options.pop("reasoning")
+    markdown = options.pop("markdown") is not False
 
     from pyllm.cli import _model
     from pyllm.cli._chat import Conversation
@@ -33,7 +34,7 @@ def command(**options: Any) -> None:
     with _model.load(options, max_seqs=1, chat_template=template) as llm:
         if llm.chat_template is None:
             raise click.ClickException(f"{llm.path.name} has no chat template; `pyllm run --raw` continues a text")
-        conversation = Conversation(llm, request, system, reasoning)
+        conversation = Conversation(llm, request, system, reasoning, markdown)
         if interactive:
             conversation.greet()
         conversation.hold(typed_lines() if interactive else piped_lines())

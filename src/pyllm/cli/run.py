@@ -62,7 +62,9 @@ def command(
         asked = _options.read_text("-")
     system, template = _options.system(options), _options.chat_template(options)
     request = _options.request(options) | _options.form(options)
-    reasoning, tools = options.pop("reasoning"), options.pop("tools")
+    reasoning, tools, markdown = options.pop("reasoning"), options.pop("tools"), options.pop("markdown")
+    if markdown is None:
+        markdown = not raw and not {"response_format", "grammar"} & request.keys()
     if tools is not None:
         request["tools"] = _options.read_json(tools)
 
@@ -78,7 +80,7 @@ def command(
             if as_json:
                 _print_json(llm, stream)
             else:
-                _print_stream(stream, reasoning)
+                _print_stream(stream, reasoning, markdown)
             _note_full_context(llm, stream, request.get("max_tokens"))
             _note_warnings(stream)
             if stats:
@@ -122,13 +124,17 @@ def _has_input() -> bool:
     return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
-def _print_stream(stream: EventStream, reasoning: str | None) -> None:
+def _print_stream(stream: EventStream, reasoning: str | None, markdown: bool) -> None:
     """Print the answer, and a line end unless it has one."""
     from pyllm.cli._answer import Printer
 
-    printer = Printer(reasoning)
-    for event in stream:
-        printer.show(event)
+    printer = Printer(reasoning, markdown)
+    try:
+        for event in stream:
+            printer.show(event)
+    except KeyboardInterrupt:
+        printer.interrupted()
+        raise
     printer.end()
 
 

@@ -41,7 +41,7 @@ def test_what_is_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)
-    printer = Printer(reasoning)
+    printer = Printer(reasoning, markdown=False)
     for event in EVENTS:
         printer.show(event)
     printer.end()
