@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from sampling_oracle import distribution
 
 from pyllm.config import SamplingParams
 from pyllm.errors import BackendError, RequestError
-from pyllm.sampling import Sampler
+from pyllm.sampling import Sampler, chain, steps
 
 NOTHING = np.empty(0, np.int32)
 LOGITS = np.array([2.0, 1.5, 1.4, 1.0, 0.5, 0.4, 0.0, -0.5, -1.0, -2.0, -5.0, -np.inf], np.float32)
@@ -238,3 +239,11 @@ def test_greedy_loads_neither_numba_nor_random_numbers() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def test_a_change_of_any_compiled_file_makes_another_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, changed = Path.read_bytes, Path(steps.__file__).parent.parent / "compiled" / "mass.py"
+    before = chain.chain_kernel.__wrapped__()
+    assert chain.chain_kernel.__wrapped__() == before
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"#" if path.samefile(changed) else b""))
+    assert chain.chain_kernel.__wrapped__() != before

@@ -262,12 +262,11 @@ _loaded: list[Callable[[int, int, int], None]] = []
 
 @cache
 def chain_kernel() -> Kernel:
-    """The kernel of all steps that there are; its name changes with any of their files."""
-    from pyllm.jit.compiler import kernel
+    """The kernel of all steps that there are; its name changes with any file that one of them is made of."""
+    from pyllm.jit.compiler import kernel, source_files
 
-    digest = hashlib.sha256()
-    for path in sorted(Path(steps.__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    files = {file for step in steps.all_steps() for file in source_files(f"sampling.steps.{step.name()}")}
+    digest = hashlib.sha256(b"".join(Path(file).read_bytes() for file in sorted(files)))
     return kernel("sampling.compiled.chain", "choose", steps=digest.hexdigest()[:16])
 
 
