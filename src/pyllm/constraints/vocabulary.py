@@ -27,7 +27,8 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Takes about a second for 150,000 tokens, without giving way to other Python threads.
+        """Takes 0.3 s for 150,000 tokens, half of it for llguidance's slices, which make masks of texts ten times
+        faster; it doesn't give way to other Python threads, nor would it in a thread of its own.
 
         Raises RequestError where no token ends an answer.
         """
