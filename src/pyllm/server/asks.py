@@ -119,7 +119,7 @@ class Asked:
             self._exchange.house.logs.text(self._exchange, "answered", choice.message)
         return completion
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
         """The events of all answers as they come, each with the number of its answer."""
         ask = self._ask
         if ask.n > 1:

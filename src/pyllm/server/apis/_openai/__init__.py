@@ -1,0 +1,1 @@
+"""OpenAI's API in parts: a file per route, and the forms that they share."""
