@@ -150,7 +150,7 @@ class Scheduler:
     def _admitted(self) -> Iterator[Sequence]:
         """Start waiting sequences one by one, on demand, while there is room."""
         for seq in self.waiting.copy():
-            if len(self.running) >= self.max_seqs and not self._preempt_parked():
+            if len(self.running) >= self.max_seqs and not self._preempt_back_pressured():
                 return
             if seq.back_pressured or self._follows(seq):
                 continue
@@ -170,7 +170,7 @@ class Scheduler:
             spare = pool.n_available - sum(map(pool.is_idle, shared)) - len(self.running)
             if wanted <= spare:
                 break
-            if not self._preempt_parked():
+            if not self._preempt_back_pressured():
                 return False
         pool.acquire(shared)
         seq.pages = shared + pool.allocate(wanted)
@@ -207,7 +207,7 @@ class Scheduler:
             return True
         while self.pool.n_available < wanted:
             # Only younger sequences are preempted, which are not in the step yet, or this one itself.
-            if not self._preempt_parked():
+            if not self._preempt_back_pressured():
                 youngest = self.running[-1]
                 self._preempt(youngest)
                 if youngest is seq:
@@ -215,7 +215,7 @@ class Scheduler:
         seq.pages += self.pool.allocate(wanted)
         return True
 
-    def _preempt_parked(self) -> bool:
+    def _preempt_back_pressured(self) -> bool:
         for seq in reversed(self.running):
             if seq.back_pressured:
                 self._preempt(seq)

@@ -238,11 +238,21 @@ class _LoopStream(AsyncIterator[T], Generic[T]):
             reading.close()
 
 
-def _texts(events: Sequence[Event]) -> list[str]:
-    return [event.text for event in events if isinstance(event, TextDelta)]
+class _Texts:
+    """The items of a stream are pieces of text."""
+
+    def _items_of(self, events: Sequence[Event]) -> list[str]:
+        return [event.text for event in events if isinstance(event, TextDelta)]
 
 
-class CompletionStream(_ThreadStream[str]):
+class _Events:
+    """The items of a stream are its events."""
+
+    def _items_of(self, events: Sequence[Event]) -> list[Event]:
+        return list(events)
+
+
+class CompletionStream(_Texts, _ThreadStream[str]):
     """A generation's text, piece by piece as it is computed; `result` has the rest.
 
     A piece never splits a character, and never contains a prefix of a stop string that later matches. A caller that
@@ -252,22 +262,16 @@ class CompletionStream(_ThreadStream[str]):
     def __enter__(self) -> CompletionStream:
         return self
 
-    def _items_of(self, events: Sequence[Event]) -> list[str]:
-        return _texts(events)
 
-
-class EventStream(_ThreadStream[Event]):
+class EventStream(_Events, _ThreadStream[Event]):
     """A generation's events (`pyllm.llm.events`) as they are computed; the last one is `Finish`. Else as
     `CompletionStream`."""
 
     def __enter__(self) -> EventStream:
         return self
 
-    def _items_of(self, events: Sequence[Event]) -> list[Event]:
-        return list(events)
 
-
-class AsyncCompletionStream(_LoopStream[str]):
+class AsyncCompletionStream(_Texts, _LoopStream[str]):
     """`CompletionStream` for an event loop: `async for`, `async with`, `await stream.result()`.
 
     A task that is cancelled while it reads ends the generation.
@@ -276,18 +280,12 @@ class AsyncCompletionStream(_LoopStream[str]):
     async def __aenter__(self) -> AsyncCompletionStream:
         return self
 
-    def _items_of(self, events: Sequence[Event]) -> list[str]:
-        return _texts(events)
 
-
-class AsyncEventStream(_LoopStream[Event]):
+class AsyncEventStream(_Events, _LoopStream[Event]):
     """`EventStream` for an event loop. Else as `AsyncCompletionStream`."""
 
     async def __aenter__(self) -> AsyncEventStream:
         return self
-
-    def _items_of(self, events: Sequence[Event]) -> list[Event]:
-        return list(events)
 
 
 def chosen(completions: Sequence[Completion], n: int, logprobs: bool) -> Completion:
