@@ -7,9 +7,9 @@ the middle. Vocabularies without a token for the middle (Codestral's) have the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pyllm.errors import RequestError
+from pyllm.records import dataclass
 from pyllm.tokenizers import Tokenizer
 
 
