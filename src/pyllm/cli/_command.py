@@ -17,8 +17,8 @@ from pyllm.errors import PyllmError
 DEBUG = "pyllm.debug"
 _OF_ONE_CALL = {
     "--allow-requantize", "--base", "--cache-type-v", "--calibrate", "--dry-run", "--file", "--from", "--hf-repo",
-    "--in-place", "--json", "--kl-divergence", "--kl-divergence-base", "--list", "--lora-scaled", "--merge", "--name",
-    "--out", "--overwrite", "--preset", "--prompt", "--set", "--show-statistics", "--unset",
+    "--in-place", "--json", "--kl-divergence", "--kl-divergence-base", "--list", "--lora-scaled", "--merge",
+    "--modelfile", "--name", "--out", "--overwrite", "--preset", "--prompt", "--set", "--show-statistics", "--unset",
 }  # fmt: skip
 """Options without an environment variable: those of a single call, which name inputs or outputs, or allow replacing a
 file."""

@@ -12,7 +12,8 @@ _REPOSITORY = re.compile(r"(hf\.co|huggingface\.co)/[\w.-]+/\S+", re.ASCII)
 
 
 def names_model(word: str) -> bool:
-    """Whether a word can only mean a model: a GGUF file, hf.co/user/repo, a known name, or a name with a size.
+    """Whether a word can only mean a model: a GGUF file, hf.co/user/repo, a named model, a known name, or a name with a
+    size.
 
     A known family alone ("mistral") may be a word of a prompt; it counts if it contains a digit ("smollm2").
     """
@@ -20,7 +21,7 @@ def names_model(word: str) -> bool:
         return False
     if word.lower().endswith(".gguf") and (os.path.isfile(os.path.expanduser(word)) or not re.search(r"\s", word)):
         return True
-    if _REPOSITORY.fullmatch(word) or _TAGGED.fullmatch(word):
+    if _REPOSITORY.fullmatch(word) or _TAGGED.fullmatch(word) or _is_named(word):
         return True
     return is_known(word) and (":" in word or re.search(r"\d", word) is not None)
 
@@ -53,6 +54,17 @@ def split_words(model: str | None, words: Sequence[str]) -> tuple[str | None, tu
     if is_known(words[0]):
         note(f"note: {words[0]!r} is taken as a word of the prompt; -m {words[0]} is the model")
     return model, tuple(words)
+
+
+def _is_named(word: str) -> bool:
+    """Whether the user made a model of this name."""
+    from pyllm import hub
+    from pyllm.errors import PyllmError
+
+    try:
+        return not re.search(r"\s", word) and hub.find_named(word) is not None
+    except PyllmError:
+        return True  # it is damaged, which loading it says
 
 
 def _catalog() -> list[str]:

@@ -63,4 +63,5 @@ def _fields(model: LocalModel) -> dict[str, object]:
         "sha256": entry.sha256 if entry else None,
         "description": entry.description if entry else None,
         "checked": entry.checked if entry else None,
+        "base": model.named.base if model.named else None,
     }

@@ -22,6 +22,9 @@ _WIDTH = 60
 @_options.model_argument
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--arch", is_flag=True, help="Show the architecture: layers, equal ones together.")
+@click.option(
+    "--modelfile", is_flag=True, help="Print the Modelfile of a named model, or of one that would be the same."
+)
 @click.option("--key", metavar="KEY", help="Print this metadata value alone, in full.")
 @_options.output_option
 @click.option("--set", "sets", multiple=True, metavar="KEY[:TYPE]=VALUE", help="Set metadata.")
@@ -33,6 +36,7 @@ def command(
     model: str | None,
     tensors: bool,
     arch: bool,
+    modelfile: bool,
     key: str | None,
     as_json: bool,
     sets: tuple[str, ...],
@@ -55,8 +59,15 @@ def command(
     from pyllm.cli._output import write, write_json
     from pyllm.cli._progress import Display
 
+    model = model or hub.default_name()
+    if modelfile:
+        from pyllm.hub.modelfile import Modelfile, text_of
+
+        named = hub.find_named(model)
+        write(text_of(Modelfile(model) if named is None else named.modelfile()))
+        return
     with Display() as display:
-        path = hub.resolve(model or hub.default_name(), display.progress)
+        path = hub.resolve(model, display.progress)
     with open_gguf(path) as file:
         if arch:
             lines = _architecture(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from pyllm.errors import HubError
 
@@ -70,6 +70,15 @@ def is_whole(files: Sequence[str]) -> bool:
     """Whether no part of a split model is missing."""
     shard = _SHARD.search(files[0])
     return shard is None or len(files) == int(shard[2])
+
+
+def parts(first: Path) -> list[Path]:
+    """The files of a model whose first this is, in order; the file alone where it is no part."""
+    shard = _SHARD.search(first.name)
+    if shard is None or int(shard[1]) != 1:
+        return [first]
+    start, end = first.name[: shard.start(1)], first.name[shard.end(1) :]
+    return [first.with_name(f"{start}{number:05}{end}") for number in range(1, int(shard[2]) + 1)]
 
 
 def model_name(repo: str, file: str) -> str:

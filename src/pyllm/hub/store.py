@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from pyllm import env
 from pyllm.config import Progress
 from pyllm.errors import HubError
-from pyllm.hub import catalog, names
+from pyllm.hub import catalog, named, names
 from pyllm.hub.catalog import Entry
+from pyllm.hub.modelfile import Modelfile
+from pyllm.hub.named import Named
 from pyllm.hub.sources import kind_of
 from pyllm.records import dataclass
 
@@ -27,7 +30,9 @@ class LocalModel:
     """Bytes of all files, local or to be fetched; an estimate where neither local nor verified."""
     format: str
     entry: Entry | None
-    """None: fetched by an `hf.co/` name, or by another program."""
+    """None: fetched by an `hf.co/` name, by another program, or a named model."""
+    named: Named | None = None
+    """A named model, whose file `path` is."""
 
 
 def default_name() -> str:
@@ -46,11 +51,14 @@ def is_catalogued(name: str | os.PathLike[str]) -> bool:
 
 
 def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> Path:
-    """The file of a model, fetched first if needed; of a split model, its first file.
+    """The file of a model, fetched first if needed; of a split model, its first file; of a named one, its base's.
 
     Raises HubError for an unknown file or name, or where it cannot be fetched.
     """
     path = env.user_path(name)
+    if (own := named.find(str(name))) is not None:
+        own.check()
+        return own.path
     if not is_catalogued(name):
         if path.is_file():
             return path
@@ -66,8 +74,12 @@ def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> P
 def pull(name: str, progress: Progress | None = None) -> Path:
     """Fetch a model of the catalog or of Hugging Face; a local one is checked against its SHA-256.
 
-    Raises HubError where the name is unknown, the file cannot be fetched, or its hash is wrong.
+    The files of a named model are checked, too. Raises HubError where the name is unknown, the file cannot be fetched,
+    or its hash is wrong.
     """
+    if (own := named.find(name)) is not None:
+        own.verify(progress)
+        return own.path
     entry = _entry(name)
     for source in entry.sources:
         kind = kind_of(source)
@@ -81,7 +93,7 @@ def pull(name: str, progress: Progress | None = None) -> Path:
 
 
 def models() -> list[LocalModel]:
-    """Local models, then all other names of the catalog."""
+    """Local models, named ones after the others, then all other names of the catalog."""
     from pyllm.hub.sources import huggingface
 
     local: list[LocalModel] = []
@@ -97,15 +109,45 @@ def models() -> list[LocalModel]:
         if not known.intersection(files):
             size = sum(f.stat().st_size for f in files)
             local.append(LocalModel(name, files[0], size, names.quant(files[0].name), None))
+    for own in named.all_named():
+        size = sum(file.size for file in (*own.files, *own.adapters))
+        local.append(LocalModel(own.name, own.path, size, names.quant(own.path.name), None, own))
     return local + absent
+
+
+def create(name: str, modelfile: Modelfile, folder: Path, progress: Progress | None = None) -> Named:
+    """Make a named model, and keep it. Paths in the Modelfile are relative to `folder`.
+
+    A base that is not here is fetched. Raises HubError, RequestError (a parameter out of bounds).
+    """
+    name = named.name_of(name)
+    adapters = [folder / env.user_path(adapter) for adapter in modelfile.adapters]
+    base: Named | list[Path] | None = named.find(modelfile.base)
+    if base is None:
+        path = folder / env.user_path(modelfile.base)
+        here = path.is_file() and not is_catalogued(modelfile.base)
+        path = path.absolute() if here else resolve(modelfile.base, progress)
+        modelfile = replace(modelfile, base=str(path) if here else _entry(modelfile.base).name)
+        base = names.parts(path)
+    made = named.make(name, modelfile, base, adapters, progress)
+    named.save(made)
+    return made
+
+
+def copy(source: str, name: str, progress: Progress | None = None) -> Named:
+    """Make a named model that is as another model. Raises HubError."""
+    return create(name, Modelfile(source), Path.cwd(), progress)
 
 
 def remove(name: str) -> list[Path]:
     """Delete a fetched model, or its partial download; returns the deleted files. Raises HubError where there is
     nothing.
 
-    Only files in the models folder and in Hugging Face's cache are deleted, by the names that `models` lists.
+    Only files in the models folder and in Hugging Face's cache are deleted, by the names that `models` lists; of a
+    named model its settings, and files that a client sent for it alone.
     """
+    if (own := named.find(name)) is not None:
+        return named.remove(own)
     if names.canonical(name) is None and catalog.load().find(name) is None and Path(name).is_file():
         raise HubError(f"{name} is your own file; delete it yourself")
     entry = _entry(name)

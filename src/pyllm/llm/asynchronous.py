@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyllm.arguments import FilePath
+    from pyllm.chat import ChatTemplate
     from pyllm.chat.messages import Messages, Tools
     from pyllm.config.options import GenerateOptions, LoadOptions
     from pyllm.llm.calls import Call
@@ -91,6 +92,7 @@ class AsyncLLM:
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
         continue_final_message: bool = ...,
+        chat_template: ChatTemplate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> Coroutine[Any, Any, Completion]: ...
     @overload
@@ -103,6 +105,7 @@ class AsyncLLM:
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
         continue_final_message: bool = ...,
+        chat_template: ChatTemplate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> AsyncCompletionStream: ...
     @overload
@@ -115,6 +118,7 @@ class AsyncLLM:
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
         continue_final_message: bool = ...,
+        chat_template: ChatTemplate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> AsyncEventStream: ...
     def chat(
@@ -126,11 +130,15 @@ class AsyncLLM:
         variables: Mapping[str, Any] | None = None,
         truncate: Truncate | None = None,
         continue_final_message: bool = False,
+        chat_template: ChatTemplate | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Coroutine[Any, Any, Completion] | AsyncCompletionStream | AsyncEventStream:
         """`LLM.chat`: to be awaited, or with `stream` an asynchronous iterator. Errors come where it is awaited."""
         return self._run(
-            lambda: self.llm.chatting(messages, tools, variables, truncate, options, continue_final_message), stream
+            lambda: self.llm.chatting(
+                messages, tools, variables, truncate, options, continue_final_message, chat_template
+            ),
+            stream,
         )
 
     async def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:

@@ -30,14 +30,15 @@ _ROOM_OF_FURTHER = 512
 
 
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
-    """The file of a model: a catalog's name with its tag, else an existing path, else a name known to `pyllm.hub`.
+    """The file of a model: of a named one, a catalog's name with its tag, else an existing path, else a name known to
+    `pyllm.hub`.
 
     A name may be downloaded. Raises ModelError, HubError.
     """
-    if isinstance(model, str) and ":" in model:
+    if isinstance(model, str) and not model.lower().endswith(".gguf"):
         from pyllm import hub
 
-        if hub.is_catalogued(model):
+        if hub.is_catalogued(model) or hub.find_named(model) is not None:
             return hub.resolve(model, progress=progress)
     path = env.user_path(model)
     try:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile
     from pyllm.llm.adapters import Adapter
     from pyllm.llm.calls import Call
+    from pyllm.llm.recipes import Recipe
     from pyllm.llm.writing import Parser
     from pyllm.sampling import Vocabulary
     from pyllm.tokenizers import Tokenizer
@@ -63,6 +64,7 @@ class LLM:
         n_ctx: int,
         adapters: Sequence[Adapter] = (),
         max_waiting: int | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         from pyllm.engine import Engine
         from pyllm.sampling import advised
@@ -76,6 +78,8 @@ class LLM:
         self._words: Vocabulary | None = None
         self.sampling: SamplingParams = advised(file.metadata)
         """Sampling of requests that name none: what the file advises (`general.sampling.*`), else the defaults."""
+        self.recipe = recipe
+        """What a named model adds to calls; None: nothing."""
         self.architecture = compiled.architecture
         self.n_ctx = n_ctx
         self.devices = tuple(device.name for device in compiled.devices)
@@ -123,7 +127,8 @@ class LLM:
         if not self._template_read:
             from pyllm import chat
 
-            self._template = chat.from_gguf(self.metadata, self.tokenizer)
+            own = None if self.recipe is None else self.recipe.template(self.tokenizer)
+            self._template = own or chat.from_gguf(self.metadata, self.tokenizer)
             self._template_read = True
         return self._template
 
@@ -185,6 +190,7 @@ class LLM:
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
         continue_final_message: bool = ...,
+        chat_template: ChatTemplate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> Completion: ...
     @overload
@@ -197,6 +203,7 @@ class LLM:
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
         continue_final_message: bool = ...,
+        chat_template: ChatTemplate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> CompletionStream: ...
     @overload
@@ -209,6 +216,7 @@ class LLM:
         variables: Mapping[str, Any] | None = ...,
         truncate: Truncate | None = ...,
         continue_final_message: bool = ...,
+        chat_template: ChatTemplate | None = ...,
         **options: Unpack[GenerateOptions],
     ) -> EventStream: ...
     @checked
@@ -221,6 +229,7 @@ class LLM:
         variables: Mapping[str, Any] | None = None,
         truncate: Truncate | None = None,
         continue_final_message: bool = False,
+        chat_template: ChatTemplate | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Completion | CompletionStream | EventStream:
         """Answer the last of `messages` ({"role": …, "content": …}; a text alone is one message of the user).
@@ -230,11 +239,13 @@ class LLM:
         oldest turns are left out (a message of the user with its answers), but never the system's messages nor the last
         turn; the result's `n_dropped` counts the messages left out. The room for an answer is `max_tokens`, at most
         half the context; without `max_tokens` a quarter. `continue_final_message`: the last message is the assistant's
-        and unfinished; the answer continues it. `stream`, `options`: as for `complete`. Raises RequestError (no chat
-        template, messages that a text model cannot read), TemplateError, ContextFullError (the messages alone are too
-        long), TokenizerError.
+        and unfinished; the answer continues it. `chat_template`: in place of the model's. `stream`, `options`: as for
+        `complete`. Raises RequestError (no chat template, messages that a text model cannot read), TemplateError,
+        ContextFullError (the messages alone are too long), TokenizerError.
         """
-        call = self._chatting("chat", messages, tools, variables, truncate, options, continue_final_message)
+        call = self._chatting(
+            "chat", messages, tools, variables, truncate, options, continue_final_message, chat_template
+        )
         return self._run(call, stream)
 
     @checked
@@ -245,9 +256,13 @@ class LLM:
         tools: Tools | None = None,
         variables: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
+        chat_template: ChatTemplate | None = None,
     ) -> list[int]:
         """The prompt of `chat` as token ids: messages through the model's template, tokenized."""
-        return self._encode_chat(messages, tools, variables, continue_final_message)
+        assert isinstance(messages, list)
+        if self.recipe is not None:
+            messages = self.recipe.messages(messages)
+        return self._encode_chat(messages, tools, variables, continue_final_message, chat_template)
 
     @overload
     def generate(
@@ -356,8 +371,9 @@ class LLM:
         tools: Tools | None,
         variables: Mapping[str, Any] | None,
         continue_final_message: bool,
+        chat_template: ChatTemplate | None,
     ) -> list[int]:
-        template = self.chat_template
+        template = chat_template or self.chat_template
         if template is None:
             raise RequestError(f"{self.path.name} has no chat template; use complete()")
         if not messages:
@@ -382,14 +398,22 @@ class LLM:
         truncate: Truncate | None,
         options: Mapping[str, Any],
         continue_final_message: bool = False,
+        chat_template: ChatTemplate | None = None,
     ) -> Call:
         """A call of `chat`, ready to start; what `AsyncLLM` makes in a thread."""
-        return self._chatting("chat", messages, tools, variables, truncate, options, continue_final_message)
+        return self._chatting(
+            "chat", messages, tools, variables, truncate, options, continue_final_message, chat_template
+        )
+
+    def _settings(self, caller: str, max_tokens: int | None, options: Mapping[str, Any]) -> GenerateSettings:
+        """A call's settings, above those of the model."""
+        own = options if self.recipe is None else self.recipe.options(options)
+        return GenerateSettings.of(caller, max_tokens, own, self.sampling)
 
     def _completing(self, caller: str, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
         from pyllm.llm.calls import Call
 
-        settings = GenerateSettings.of(caller, 256, options, self.sampling)
+        settings = self._settings(caller, 256, options)
         tokens = self._encode(prompt, parse_special)
         tokenizer = self.tokenizer if self.has_tokenizer else None
         echo = ""
@@ -409,19 +433,27 @@ class LLM:
         truncate: Truncate | None,
         options: Mapping[str, Any],
         continue_final_message: bool = False,
+        chat_template: ChatTemplate | None = None,
     ) -> Call:
         from pyllm.llm.calls import Call
 
-        settings = GenerateSettings.of(caller, None, options, self.sampling)
+        settings = self._settings(caller, None, options)
+        assert isinstance(messages, list)
+        if self.recipe is not None:
+            messages = self.recipe.messages(messages)
+        template = chat_template or self.chat_template
         encode = partial(
-            self._encode_chat, tools=tools, variables=variables, continue_final_message=continue_final_message
+            self._encode_chat,
+            tools=tools,
+            variables=variables,
+            continue_final_message=continue_final_message,
+            chat_template=template,
         )
         n_dropped = 0
         if truncate is None:
             tokens = encode(messages)
         else:
             room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
-            assert isinstance(messages, list)
             tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
         return Call(
             tokens,
@@ -430,15 +462,21 @@ class LLM:
             self._vocabulary(),
             continues=continue_final_message,
             n_dropped=n_dropped,
-            held=self._held(tokens, tools, settings, continue_final_message),
-            parser=self._parser(tokens, None if settings.tool_choice == "none" else tools),
+            held=self._held(tokens, tools, settings, continue_final_message, template),
+            parser=self._parser(tokens, None if settings.tool_choice == "none" else tools, template),
         )
 
-    def _held(self, prompt: list[int], tools: Tools | None, settings: GenerateSettings, continues: bool) -> Held | None:
+    def _held(
+        self,
+        prompt: list[int],
+        tools: Tools | None,
+        settings: GenerateSettings,
+        continues: bool,
+        template: ChatTemplate | None,
+    ) -> Held | None:
         """What the answer to a chat's prompt is held to."""
         from pyllm.chat.dialects import dialect_of
 
-        template = self.chat_template
         assert template is not None
         dialect = dialect_of(template)
         end = self.tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
@@ -453,13 +491,13 @@ class LLM:
             raise RequestError("tool_choice needs tools, and there are none")
         return of_calls or of_text
 
-    def _parser(self, prompt: list[int], tools: Tools | None) -> Callable[[], Parser]:
+    def _parser(self, prompt: list[int], tools: Tools | None, template: ChatTemplate | None) -> Callable[[], Parser]:
         """Makes parsers of answers to a chat's prompt, in the model's dialect."""
         from pyllm.chat.dialects import dialect_of
 
-        assert self.chat_template is not None
+        assert template is not None
         end = self.tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
-        return partial(dialect_of(self.chat_template).parser, tools, prompt=end)
+        return partial(dialect_of(template).parser, tools, prompt=end)
 
     def _run(self, call: Call, stream: Stream) -> Completion | CompletionStream | EventStream:
         from pyllm.llm.calls import whole

@@ -16,6 +16,7 @@ from pyllm.llm.loading import (
     token_rows,
 )
 from pyllm.llm.model import LLM
+from pyllm.llm.recipes import recipe_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     """Load a model to run it.
 
-    `model`: path of a GGUF file, or a name that `pyllm pull` knows; a model that is not here yet is downloaded.
+    `model`: path of a GGUF file, or a name that `pyllm pull` knows; a model that is not here yet is downloaded. A named
+    model (`pyllm create`) brings its options, template, system message and first messages.
 
     Options:
 
@@ -67,7 +69,8 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     from pyllm.gguf import open_gguf
 
     env.open_missing_descriptors()
-    settings = LoadSettings.of("load", options)
+    recipe = recipe_of(model)
+    settings = LoadSettings.of("load", options if recipe is None else recipe.loading(options))
     file = open_gguf(find_model(model, settings.progress))
     tokenizer = TokenizerLoader(file)
     opened: list[Adapter] = []
@@ -80,7 +83,7 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
         execution = execution_options(n_ctx, settings)
         compiled = compile_model(file, n_ctx, execution, settings.backend, opened, settings.placement)
         sampling.prepare(settings.progress)
-        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting)
+        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting, recipe)
     except BaseException as error:
         tokenizer.wait()
         file.close()

@@ -174,7 +174,7 @@ def test_list(run: Run) -> None:
     assert "* on Hugging Face; not among the models that pyllm is tested with" in done.out
     models = json.loads(run("list", "--json").out)
     assert [m["name"] for m in models][:1] == ["qwen2.5-coder:0.5b"]
-    fields = {"name", "path", "size", "parameters", "format", "licence", "sha256", "description", "checked"}
+    fields = {"name", "path", "size", "parameters", "format", "licence", "sha256", "description", "checked", "base"}
     assert all(set(m) == fields for m in models)
 
 
