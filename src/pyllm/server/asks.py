@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, TypeVar
 
-from pyllm.llm.events import Event, Finish, TokenLogprobs
+from pyllm.llm.events import Event, Finish, TokenLogprobs, ToolCallArguments, ToolCallBegin, ToolCallEnd
 from pyllm.llm.history import room_for_answer
 from pyllm.llm.infill import Infill
 from pyllm.llm.results import Completion, Usage
@@ -51,6 +51,8 @@ class Asked:
     def __init__(self, exchange: Exchange, ask: Ask) -> None:
         self._exchange = exchange
         self._ask = _limited(exchange, ask)
+        self._has_one_call = ask.options.get("parallel_tool_calls") is False
+        """Further calls are left out, where no grammar keeps the model from them."""
         self._stack = AsyncExitStack()
         self._served: Served | None = None
         self._begun: AsyncEventStream | None = None
@@ -114,6 +116,8 @@ class Asked:
                 **options,
             )
         completion = await made
+        if self._has_one_call:
+            completion = _with_one_call(completion)
         for choice in completion.choices:
             self._note(choice.finish_reason, choice.usage, None)
             self._exchange.house.logs.text(self._exchange, "answered", choice.message)
@@ -163,6 +167,8 @@ class Asked:
                 first = perf_counter() - self._exchange.began
             if isinstance(event, Finish):
                 self._note(event.reason, event.usage, first)
+            if self._has_one_call and isinstance(event, _OF_CALLS) and event.index:
+                continue
             yield event
 
     def _note(self, reason: str, usage: Usage, first: float | None) -> None:
@@ -176,6 +182,14 @@ class Asked:
         log["cached"] = usage.n_cached
         log["generated"] = log.get("generated", 0) + usage.n_generated
         log["finish"] = reason
+
+
+_OF_CALLS = (ToolCallBegin, ToolCallArguments, ToolCallEnd)
+
+
+def _with_one_call(completion: Completion) -> Completion:
+    others = tuple(map(_with_one_call, completion.others))
+    return replace(completion, tool_calls=completion.tool_calls[:1], others=others)
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncIterator[tuple[int, T]]:

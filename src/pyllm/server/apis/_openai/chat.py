@@ -54,7 +54,6 @@ async def chat(exchange: Exchange) -> Response:
     ask = _ask(exchange, body)
     style = ChatStyle(
         usage=bool((body.stream_options or {}).get("include_usage")),
-        one_call=not ask.options["parallel_tool_calls"],
         old_calls=_is_old(body),
     )
     if body.stream:
@@ -140,6 +139,4 @@ def message_of(completion: Completion, style: ChatStyle) -> Mapping[str, Any]:
         if style.old_calls:
             message["function_call"] = calls[0]["function"]
             del message["tool_calls"]
-        elif style.one_call:
-            del calls[1:]
     return message

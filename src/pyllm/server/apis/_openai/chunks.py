@@ -22,8 +22,6 @@ class ChatStyle:
 
     usage: bool = False
     """A last chunk of a stream says how many tokens there were."""
-    one_call: bool = False
-    """Calls after the first are left out."""
     old_calls: bool = False
     """A call is a `function_call`, as in 2023."""
 
@@ -94,18 +92,15 @@ class _Answer:
                 return {"content": text}
             case ReasoningDelta(text):
                 return {"reasoning_content": text}
-            case ToolCallBegin(index, id, name) if self._shows(index):
+            case ToolCallBegin(index, id, name):
                 function = {"name": name, "arguments": ""}
                 if self._style.old_calls:
                     return {"function_call": function}
                 return {"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]}
-            case ToolCallArguments(index, delta) if self._shows(index):
+            case ToolCallArguments(index, delta):
                 if self._style.old_calls:
                     return {"function_call": {"arguments": delta}}
                 return {"tool_calls": [{"index": index, "function": {"arguments": delta}}]}
             case ToolCallEnd():
                 return None
         return None
-
-    def _shows(self, index: int) -> bool:
-        return not index or not self._style.one_call
