@@ -49,7 +49,7 @@ def parse(text: str) -> Modelfile:
         try:
             found.take(word, value)
         except HubError as error:
-            raise HubError(f"Modelfile, line {line}: {error}") from None
+            raise HubError(f"line {line} of the Modelfile: {error}") from None
     if not found.base:
         raise HubError("the Modelfile has no FROM, which names a model or a file")
     return Modelfile(
@@ -144,7 +144,7 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
         word, rest = _first_word(line)
         word = word.upper()
         if word not in (*_KNOWN, *_IGNORED):
-            raise HubError(f"Modelfile, line {at}: {word[:40]!r} is no instruction; there are {', '.join(_KNOWN)}")
+            raise HubError(f"line {at} of the Modelfile: {word[:40]!r} is no instruction; there are {', '.join(_KNOWN)}")
         start, head = at, ""
         if word in ("PARAMETER", "MESSAGE"):
             name, rest = _first_word(rest)
@@ -153,7 +153,7 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
         pieces = [rest]
         while _unquoted(value := "\n".join(pieces).strip()) is None:
             if at == len(lines):
-                raise HubError(f"Modelfile, line {start}: the quotes that {word} begins with do not end")
+                raise HubError(f"line {start} of the Modelfile: the quotes that {word} begins with do not end")
             pieces.append(lines[at])
             at += 1
         yield start, word, head + value if head else _unquoted(value) or ""
