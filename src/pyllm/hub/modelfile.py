@@ -138,13 +138,14 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
     at = 0
     while at < len(lines):
-        line, at = lines[at].strip(), at + 1
+        line, at = lines[at].lstrip(), at + 1
         if not line or line.startswith("#"):
             continue
         word, rest = _first_word(line)
         word = word.upper()
         if word not in (*_KNOWN, *_IGNORED):
-            raise HubError(f"line {at} of the Modelfile: {word[:40]!r} is no instruction; there are {', '.join(_KNOWN)}")
+            known = ", ".join(_KNOWN)
+            raise HubError(f"line {at} of the Modelfile: {word[:40]!r} is no instruction; there are {known}")
         start, head = at, ""
         if word in ("PARAMETER", "MESSAGE"):
             name, rest = _first_word(rest)
