@@ -138,7 +138,7 @@ class _Endpoint:
             safety.check_access(exchange.request, route.access, house.options)
             if house.draining and route.access is not Access.ANYONE:
                 raise ProblemError(Problem(503, "shutting_down", "the server is ending", retry_after=5))
-            if exchange.request.method == "POST" and not route.streamed_body:
+            if exchange.request.method in ("POST", "DELETE") and not route.streamed_body:
                 exchange.body = await bodies.read(exchange.request, house.options.max_body, house.options.body_timeout)
         except ProblemError as error:
             return refusal(self._api, error.problem, exchange.id)

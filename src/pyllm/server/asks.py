@@ -7,16 +7,21 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyllm.llm.events import Event, Finish, TokenLogprobs, ToolCallArguments, ToolCallBegin, ToolCallEnd
 from pyllm.llm.history import room_for_answer
 from pyllm.llm.infill import Infill
+from pyllm.llm.recipes import Recipe
 from pyllm.llm.results import Completion, Usage
 from pyllm.llm.streams import AsyncEventStream
 from pyllm.server.api import Exchange
+from pyllm.server.known import Known
 from pyllm.server.models import Served
 from pyllm.server.problems import refuse
+
+if TYPE_CHECKING:
+    from pyllm.chat import ChatTemplate
 
 T = TypeVar("T")
 
@@ -41,6 +46,8 @@ class Ask:
     """`pyllm.config.options.GenerateOptions`, without `n`."""
     n: int = 1
     """Number of answers."""
+    template: str = ""
+    """A chat template in place of the model's own."""
     keep_alive: float | None = None
     """Seconds for which the model stays loaded afterwards; see `Models.lease`."""
 
@@ -50,27 +57,38 @@ class Asked:
 
     def __init__(self, exchange: Exchange, ask: Ask) -> None:
         self._exchange = exchange
-        self._ask = _limited(exchange, ask)
+        self._ask = ask
         self._has_one_call = ask.options.get("parallel_tool_calls") is False
         """Further calls are left out, where no grammar keeps the model from them."""
         self._stack = AsyncExitStack()
         self._served: Served | None = None
         self._begun: AsyncEventStream | None = None
+        self._template: ChatTemplate | None = None
+        self.model = ask.model
+        """The model's name."""
 
     async def __aenter__(self) -> Asked:
         """Raises ProblemError where there is no such model, or it cannot be loaded."""
-        exchange, ask = self._exchange, self._ask
+        exchange = self._exchange
         models = exchange.house.models
-        self._served = await self._stack.enter_async_context(models.lease(ask.model, ask.keep_alive))
-        exchange.log["model"] = self._served.known.name
+        known = models.shelf.find(self._ask.model)
+        self.model = exchange.log["model"] = known.name
+        ask = self._ask = _limited(exchange, _with_own(known, self._ask))
+        self._served = await self._stack.enter_async_context(models.lease(known, ask.keep_alive))
         exchange.house.logs.text(exchange, "asked", ask.messages if ask.messages is not None else ask.prompt)
-        if isinstance(ask.prompt, Infill):
-            try:
-                self._ask = replace(ask, prompt=await asyncio.to_thread(self._gap, ask.prompt))
-            except BaseException:
-                await self._stack.aclose()
-                raise
+        try:
+            await self._prepare(ask)
+        except BaseException:
+            await self._stack.aclose()
+            raise
         return self
+
+    async def _prepare(self, ask: Ask) -> None:
+        """What needs the model and its tokenizer."""
+        if isinstance(ask.prompt, Infill):
+            self._ask = replace(ask, prompt=await asyncio.to_thread(self._gap, ask.prompt))
+        if ask.template:
+            self._template = await asyncio.to_thread(self.served.template, ask.template)
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
@@ -80,11 +98,6 @@ class Asked:
         """The model."""
         assert self._served is not None
         return self._served
-
-    @property
-    def model(self) -> str:
-        """The model's name."""
-        return self.served.known.name
 
     def _gap(self, infill: Infill) -> list[int]:
         """The prompt of a gap: files, then the outer ends of prefix and suffix give way to the answer."""
@@ -113,6 +126,7 @@ class Asked:
                 tools=ask.tools,
                 variables=ask.variables,
                 continue_final_message=ask.continues,
+                chat_template=self._template,
                 **options,
             )
         completion = await made
@@ -155,6 +169,7 @@ class Asked:
             tools=ask.tools,
             variables=ask.variables,
             continue_final_message=ask.continues,
+            chat_template=self._template,
             stream="events",
             **options,
         )
@@ -221,6 +236,17 @@ async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncIterator[tu
         await asyncio.gather(*tasks, return_exceptions=True)
         for stream in streams:
             await stream.aclose()
+
+
+def _with_own(known: Known, ask: Ask) -> Ask:
+    """The ask with what a named model has of its own, below what the request says. Raises HubError."""
+    if known.named is None:
+        return ask
+    known.named.check()
+    recipe = Recipe(known.named)
+    messages = None if ask.messages is None else recipe.messages(ask.messages)
+    template = ask.template or known.named.template
+    return replace(ask, options=recipe.options(ask.options), messages=messages, template=template)
 
 
 def _limited(exchange: Exchange, ask: Ask) -> Ask:

@@ -45,8 +45,10 @@ async def embed(
     """
     if not 1 <= len(inputs) <= MAX_INPUTS:
         raise refuse(f"{param} must hold 1 to {MAX_INPUTS} texts, not {len(inputs)}", param)
-    async with exchange.house.models.lease(model, keep_alive) as served:
-        exchange.log["model"] = served.known.name
+    models = exchange.house.models
+    known = models.shelf.find(model)
+    async with models.lease(known, keep_alive) as served:
+        exchange.log["model"] = known.name
         llm = served.llm.llm
         if dimensions is not None and not 1 <= dimensions <= llm.n_embd:
             raise refuse(f"dimensions must be from 1 to {llm.n_embd}, which the model has", "dimensions")
@@ -67,4 +69,4 @@ async def embed(
         found = [await asyncio.to_thread(one, number) for number in range(len(inputs))]
     n_tokens = sum(n for _, n in found)
     exchange.log["prompt"] = n_tokens
-    return Embeddings(served.known.name, [row for row, _ in found], n_tokens)
+    return Embeddings(known.name, [row for row, _ in found], n_tokens)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyllm import hub
+from pyllm.hub.named import all_named
 from pyllm.hub.names import quant
 from pyllm.server.problems import Problem, ProblemError
 from pyllm.server.settings import ServeOptions
@@ -25,6 +26,8 @@ class Known:
     """"Q4_K_M", or "" where that is not known."""
     created: int
     """When its file was made, Unix seconds."""
+    named: hub.Named | None = field(default=None, compare=False)
+    """Its settings, where it is a named model."""
 
 
 class Shelf:
@@ -33,16 +36,46 @@ class Shelf:
     def __init__(self, options: ServeOptions) -> None:
         """Raises HubError where a model that is to be served cannot be found or fetched."""
         self._given = [self._one(name) for name in options.models]
+        self._made: set[str] = set()
+        """Named models that were made while the server runs."""
         self._aliases = {alias.lower(): name for alias, name in options.aliases}
         for alias, name in options.aliases:
             if self._find(name) is None:
                 raise hub_error(alias, name, self.names())
 
     def all(self) -> list[Known]:
-        """All models, the default first."""
+        """All models, the default first. Where models were given, those that are named and made of them, too."""
+        files = self._files()
+        names = {known.name for known in files}
+        return [*files, *(_of_named(n) for n in all_named() if self._serves(n) and n.name not in names)]
+
+    @property
+    def given(self) -> list[Known]:
+        """The models that the server was given; none where it serves all."""
+        return list(self._given)
+
+    def made(self, named: hub.Named) -> Known:
+        """Serve a named model that a client made."""
+        self._made.add(_folded(named.name))
+        return _of_named(named)
+
+    def weights(self, known: Known) -> Known:
+        """What is loaded for a model: its base, which others may share, unless it has adapters."""
+        if known.named is None or known.named.adapters:
+            return known
+        base = next((file for file in self._files() if file.path == known.path), None)
+        return base or replace(known, name=known.path.stem, named=None)
+
+    def _files(self) -> list[Known]:
+        """Models that have no settings of their own."""
         if self._given:
             return list(self._given)
-        return [_local(model) for model in hub.models() if model.path is not None]
+        return [_local(model) for model in hub.models() if model.path is not None and model.named is None]
+
+    def _serves(self, named: hub.Named) -> bool:
+        if not self._given or _folded(named.name) in self._made:
+            return True
+        return any(known.path == named.path for known in self._given)
 
     def aliases(self) -> list[tuple[str, Known]]:
         """Further names with their models."""
@@ -65,19 +98,23 @@ class Shelf:
         return known
 
     def _find(self, name: str) -> Known | None:
-        models = self.all()
         if not name:
-            return models[0] if models else None
+            return next(iter(self.all()), None)
         wanted = _folded(name)
-        for known in models:
+        if (named := hub.find_named(name)) is not None and self._serves(named):
+            return _of_named(named)
+        for known in self._files():
             if wanted in (_folded(known.name), _folded(known.path.name), _folded(known.path.stem)):
                 return known
         return None
 
     @staticmethod
     def _one(name: str) -> Known:
+        if (named := hub.find_named(name)) is not None:
+            named.check()
+            return _of_named(named)
         path = hub.resolve(name)
-        here = next((m for m in hub.models() if m.path == path), None)
+        here = next((m for m in hub.models() if m.path == path and m.named is None), None)
         if here is not None:
             return _local(here)
         found = path.stat()
@@ -94,6 +131,11 @@ def hub_error(alias: str, name: str, names: Sequence[str]) -> Exception:
 def _local(model: hub.LocalModel) -> Known:
     assert model.path is not None
     return Known(model.name, model.path, model.size or 0, model.format, int(model.path.stat().st_mtime))
+
+
+def _of_named(named: hub.Named) -> Known:
+    size = sum(file.size for file in (*named.files, *named.adapters))
+    return Known(named.name, named.path, size, quant(named.path.name), named.created, named)
 
 
 def _folded(name: str) -> str:

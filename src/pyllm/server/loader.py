@@ -62,14 +62,18 @@ class Loader:
                 n_ctx = max(_LEAST_CTX, n_ctx // 2)
 
     def load(self, known: Known, plan: Plan) -> LLM:
-        """Load it. Raises as `pyllm.load`."""
+        """Load it. Raises as `pyllm.load`, and HubError where a named model's files have changed."""
         options = self._options
+        more = dict(options.load)
+        if known.named is not None and known.named.adapters:
+            known.named.check()
+            more["adapters"] = [*more.get("adapters", ()), *(file.path for file in known.named.adapters)]
         return load(
             known.path,
             n_ctx=plan.n_ctx,
             max_seqs=options.max_seqs,
             max_waiting=options.max_waiting,
-            **dict(options.load),
+            **more,
         )
 
     def _needs(self, file: Model, n_ctx: int) -> tuple[dict[str, int], dict[str, int]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pyllm.errors import OutOfMemoryError, PyllmError
 from pyllm.llm.asynchronous import AsyncLLM
+from pyllm.llm.recipes import template_of
 from pyllm.server.known import Known, Shelf
 from pyllm.server.logs import say
 from pyllm.server.problems import Problem, ProblemError
@@ -19,7 +20,11 @@ from pyllm.server.settings import ServeOptions
 from pyllm.units import size
 
 if TYPE_CHECKING:
+    from pyllm.chat import ChatTemplate
     from pyllm.server.loader import Loader, Plan
+
+MAX_TEMPLATES = 16
+"""Of a model, kept ready."""
 
 
 @dataclass(eq=False, slots=True)
@@ -36,11 +41,23 @@ class Served:
     n_users: int = 0
     """Requests that hold it."""
     used_at: float = field(default_factory=monotonic)
+    templates: dict[str, ChatTemplate] = field(default_factory=dict)
+    """Chat templates of requests and named models, by their texts; the one used last comes last."""
 
     @property
     def expires_at(self) -> float:
         """When it is unloaded if nobody uses it, on `monotonic`'s clock."""
         return math.inf if self.pinned or self.n_users or self.keep_alive < 0 else self.used_at + self.keep_alive
+
+    def template(self, text: str) -> ChatTemplate | None:
+        """A chat template in place of the model's own; None for "". Raises TemplateError."""
+        if not text.strip():
+            return None
+        found = self.templates.pop(text, None) or template_of(text, self.llm.llm.tokenizer)
+        self.templates[text] = found
+        while len(self.templates) > MAX_TEMPLATES:
+            self.templates.pop(next(iter(self.templates)), None)
+        return found
 
     @property
     def seconds_left(self) -> float:
@@ -95,14 +112,14 @@ class Models:
         return list(self._loading)
 
     @contextlib.asynccontextmanager
-    async def lease(self, name: str, keep_alive: float | None = None) -> AsyncIterator[Served]:
-        """Hold a model, "" for the default, loaded first if need be; afterwards it stays for `keep_alive` seconds
-        (None: as the server is set; negative: for good).
+    async def lease(self, model: str | Known, keep_alive: float | None = None) -> AsyncIterator[Served]:
+        """Hold a model, by its name, "" for the default, loaded first if need be; afterwards it stays for `keep_alive`
+        seconds (None: as the server is set; negative: for good).
 
         Raises ProblemError: 404 for an unknown name, 503 where the model cannot be loaded.
         """
-        known = self.shelf.find(name)
-        served = await self._get(known)
+        known = model if isinstance(model, Known) else self.shelf.find(model)
+        served = await self._get(self.shelf.weights(known))
         served.n_users += 1
         try:
             yield served
@@ -115,7 +132,7 @@ class Models:
 
     async def unload(self, name: str) -> bool:
         """Unload a model when its last request has ended; whether it was loaded. Raises ProblemError (404)."""
-        served = self._loaded.get(self.shelf.find(name))
+        served = self._loaded.get(self.shelf.weights(self.shelf.find(name)))
         if served is None:
             return False
         served.pinned = False
@@ -234,10 +251,10 @@ class Models:
             self.starting = False
 
     def _pinned(self) -> list[Known]:
-        return [self.shelf.find(name) for name in self._options.pinned]
+        return [self.shelf.weights(self.shelf.find(name)) for name in self._options.pinned]
 
     def _named(self) -> list[Known]:
-        return self.shelf.all() if self._options.models else []
+        return [self.shelf.weights(known) for known in self.shelf.given]
 
     def _wake(self) -> None:
         self._changed.set()
