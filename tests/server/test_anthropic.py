@@ -187,14 +187,12 @@ def test_a_full_context(client: anthropic.Anthropic) -> None:
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "weather"}])
 def test_tool_choice_is_held(client: anthropic.Anthropic, choice: Any) -> None:
-    made = client.messages.create(
-        model="tiny",
-        max_tokens=300,
-        messages=USER,
-        tools=[WEATHER] if choice["type"] == "any" else [TIME, WEATHER],
-        tool_choice={**choice, "disable_parallel_tool_use": True},
-        extra_body={"temperature": 1.0},
-    )
+    asked: Any = {
+        "tools": [WEATHER] if choice["type"] == "any" else [TIME, WEATHER],
+        "tool_choice": {**choice, "disable_parallel_tool_use": True},
+        "extra_body": {"temperature": 1.0},
+    }
+    made = client.messages.create(model="tiny", max_tokens=300, messages=USER, **asked)
     assert made.stop_reason == "tool_use"
     (call,) = made.content
     assert call.type == "tool_use"
@@ -333,6 +331,14 @@ def test_what_means_nothing_here_is_ignored(client: anthropic.Anthropic) -> None
         extra_body={"choice": ["Yes"], "context_management": {"edits": []}, "container": None, "mcp_servers": []},
     )
     assert text_of(made) == "Yes"
+
+
+def test_models(client: anthropic.Anthropic) -> None:
+    found = client.models.list()
+    assert [(model.id, model.type, model.display_name) for model in found] == [("tiny", "model", "tiny")]
+    assert client.models.retrieve("tiny").created_at.year >= 2024
+    with pytest.raises(anthropic.NotFoundError):
+        client.models.retrieve("claude-9")
 
 
 # --- errors

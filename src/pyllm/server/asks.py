@@ -106,6 +106,21 @@ class Asked:
         room = room_for_answer(llm.n_ctx, None if asked == -1 else asked)
         return infill.tokens(llm.tokenizer, llm.n_ctx - room)
 
+    async def tokens(self) -> list[int]:
+        """The prompt."""
+        ask, llm = self._ask, self.served.llm.llm
+        if ask.messages is None:
+            assert not isinstance(ask.prompt, Infill)
+            return (await asyncio.to_thread(llm.completing, ask.prompt or "", ask.parse_special, {})).tokens
+        return await asyncio.to_thread(
+            llm.chat_tokens,
+            list(ask.messages),
+            tools=ask.tools,
+            variables=ask.variables,
+            continue_final_message=ask.continues,
+            chat_template=self._template,
+        )
+
     async def begin(self) -> int:
         """Start the answer that `events` gives, of an ask for one; the number of its prompt's tokens."""
         assert self._ask.n == 1

@@ -47,11 +47,6 @@ class MessagesBody(CountBody, kw_only=True):
         return self.thinking.get("type") == "disabled"
 
     @property
-    def one_call(self) -> bool:
-        """Whether an answer may call one tool at most."""
-        return self.tool_choice.get("disable_parallel_tool_use") is True
-
-    @property
     def eager_tools(self) -> frozenset[str]:
         """Names of the tools whose input is streamed as it is written, not when it is whole and valid."""
         return frozenset(tool["name"] for tool in self.tools if tool.get("eager_input_streaming") and "name" in tool)
@@ -82,7 +77,7 @@ def asked(body: MessagesBody, fields: Mapping[str, Any]) -> Ask:
         options["response_format"] = form
     if body.tool_choice:
         options["tool_choice"] = _tool_choice(body, ask.tools or ())
-        options["parallel_tool_calls"] = not body.one_call
+        options["parallel_tool_calls"] = body.tool_choice.get("disable_parallel_tool_use") is not True
     return Ask(
         ask.model, ask.messages, tools=ask.tools, variables=ask.variables, continues=ask.continues, options=options
     )

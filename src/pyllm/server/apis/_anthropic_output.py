@@ -53,14 +53,14 @@ def end_of(reason: str, stop_string: str | None, usage: Usage, max_tokens: int, 
     return {"stop_reason": word, "stop_sequence": stop_string if word == "stop_sequence" else None}
 
 
-def content_of(completion: Completion, *, thinking: bool, one_call: bool) -> list[dict[str, Any]]:
+def content_of(completion: Completion, *, thinking: bool) -> list[dict[str, Any]]:
     """A whole answer's blocks."""
     found: list[dict[str, Any]] = []
     if completion.reasoning and thinking:
         found.append({"type": "thinking", "thinking": completion.reasoning, "signature": ""})
     if completion.text.strip() or (completion.text and not completion.tool_calls):
         found.append({"type": "text", "text": completion.text})
-    calls = completion.tool_calls[:1] if one_call else completion.tool_calls
+    calls = completion.tool_calls
     return found + [{"type": "tool_use", "id": c.id, "name": c.name, "input": c.arguments} for c in calls]
 
 
@@ -71,11 +71,9 @@ class Blocks:
     The input of `eager` tools is streamed all the same, as Anthropic's eager_input_streaming has it.
     """
 
-    def __init__(self, eager: frozenset[str], *, thinking: bool, one_call: bool) -> None:
+    def __init__(self, eager: frozenset[str], *, thinking: bool) -> None:
         self._eager = eager
         self._thinking = thinking
-        self._one_call = one_call
-        self._n_calls = 0
         self._index = -1
         self._open: tuple[bytes, bytes] | None = None
         self._head = b""
@@ -89,7 +87,7 @@ class Blocks:
                 return self._text(text)
             case ReasoningDelta(text):
                 return self._thought(text) if self._thinking else b""
-            case ToolCallBegin(_, number, name) if name in self._eager and self._wanted():
+            case ToolCallBegin(_, number, name) if name in self._eager:
                 return self._call(number, name)
             case ToolCallArguments(_, delta) if self._open is _INPUT and delta:
                 return self._delta(delta)
@@ -107,14 +105,11 @@ class Blocks:
         self._open = None
         return end + event_frame("content_block_stop", {"type": "content_block_stop", "index": self._index})
 
-    def _wanted(self) -> bool:
-        return not (self._one_call and self._n_calls)
-
     def _text(self, text: str) -> bytes:
         if self._open is _TEXT:
             return self._delta(text)
         self._blank += text
-        if self._blank.isspace() or not self._wanted():
+        if self._blank.isspace():
             return b""
         text, self._blank = self._blank, ""
         return self._start(_TEXT, {"type": "text", "text": ""}) + self._delta(text)
@@ -130,10 +125,8 @@ class Blocks:
     def _called(self, call: ToolCall | None) -> bytes:
         begun = self._open is _INPUT
         frames = b""
-        if call is not None and self._wanted():
-            if not begun:
-                frames = self._call(call.id, call.name) + self._delta(encode(call.arguments).decode())
-            self._n_calls += 1
+        if call is not None and not begun:
+            frames = self._call(call.id, call.name) + self._delta(encode(call.arguments).decode())
         return frames + self.end() if begun or frames else b""
 
     def _start(self, kind: tuple[bytes, bytes], block: dict[str, Any]) -> bytes:

@@ -1,12 +1,10 @@
-"""Anthropic's API: messages, their tokens counted, and models in its form."""
+"""Anthropic's API: messages, and their tokens counted. Models are OpenAI's, in a form that both clients read."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
@@ -17,8 +15,6 @@ from pyllm.server.api import Api, Exchange
 from pyllm.server.apis._anthropic_input import CountBody, MessagesBody, asked, counted
 from pyllm.server.apis._anthropic_output import PING, STOP, Blocks, content_of, end_of, message, usage_of
 from pyllm.server.asks import Ask, Asked
-from pyllm.server.house import House
-from pyllm.server.known import Known
 from pyllm.server.live import COMMENT, EVENT_STREAM, Framing, event_frame
 from pyllm.server.problems import Problem, ProblemError
 
@@ -75,43 +71,9 @@ async def count_tokens(exchange: Exchange) -> Response:
     return await exchange.whole(_count(exchange, ask))
 
 
-def model_list(house: House) -> dict[str, Any]:
-    """All models, in the form of Anthropic's GET /v1/models."""
-    found = [model_info(house, known.name, known) for known in house.models.shelf.all()]
-    found += [model_info(house, alias, known) for alias, known in house.models.shelf.aliases()]
-    ids = [info["id"] for info in found]
-    return {
-        "data": found,
-        "has_more": False,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }
-
-
-def model_info(house: House, name: str, known: Known) -> dict[str, Any]:
-    """A model, in the form of Anthropic's GET /v1/models/{id}; its context where it is loaded."""
-    info = {
-        "type": "model",
-        "id": name,
-        "display_name": name,
-        "created_at": datetime.fromtimestamp(known.created, UTC).isoformat().replace("+00:00", "Z"),
-        "lifecycle": "active",
-    }
-    n_ctx = next((served.plan.n_ctx for served in house.models.loaded if served.known == known), None)
-    return {**info, "max_input_tokens": n_ctx, "max_tokens": n_ctx}
-
-
 async def _count(exchange: Exchange, ask: Ask) -> dict[str, int]:
     async with Asked(exchange, ask) as to_model:
-        llm = to_model.served.llm.llm
-        tokens = await asyncio.to_thread(
-            llm.chat_tokens,
-            list(ask.messages or ()),
-            tools=ask.tools,
-            variables=ask.variables,
-            continue_final_message=ask.continues,
-        )
-    return {"input_tokens": len(tokens)}
+        return {"input_tokens": len(await to_model.tokens())}
 
 
 async def _whole(exchange: Exchange, body: MessagesBody, ask: Ask) -> dict[str, Any]:
@@ -119,7 +81,7 @@ async def _whole(exchange: Exchange, body: MessagesBody, ask: Ask) -> dict[str, 
         with _lengths_said():
             completion = await to_model.whole()
         usage = completion.usage
-        content = content_of(completion, thinking=not body.hides_thinking, one_call=body.one_call)
+        content = content_of(completion, thinking=not body.hides_thinking)
         n_ctx = to_model.served.llm.llm.n_ctx
         return {
             **message(
@@ -130,7 +92,7 @@ async def _whole(exchange: Exchange, body: MessagesBody, ask: Ask) -> dict[str, 
 
 
 async def _frames(exchange: Exchange, body: MessagesBody, ask: Ask) -> AsyncIterator[bytes]:
-    blocks = Blocks(body.eager_tools, thinking=not body.hides_thinking, one_call=body.one_call)
+    blocks = Blocks(body.eager_tools, thinking=not body.hides_thinking)
     async with Asked(exchange, ask) as to_model:
         with _lengths_said():
             n_prompt = await to_model.begin()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -49,10 +48,7 @@ async def count(exchange: Exchange) -> Response:
 
 async def _count(exchange: Exchange, ask: Ask) -> dict[str, Any]:
     async with Asked(exchange, ask) as asked:
-        llm = asked.served.llm.llm
-        messages = list(ask.messages or ())
-        tokens = await asyncio.to_thread(llm.chat_tokens, messages, tools=ask.tools, variables=ask.variables)
-    return {"object": "response.input_tokens", "input_tokens": len(tokens)}
+        return {"object": "response.input_tokens", "input_tokens": len(await asked.tokens())}
 
 
 async def _whole(exchange: Exchange, body: ResponsesBody, ask: Ask) -> dict[str, Any]:
