@@ -198,6 +198,24 @@ def test_a_strict_tool_is_parsed(client: openai.OpenAI) -> None:
     assert isinstance(call.function.parsed_arguments, Answer)
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_with_tools_and_a_form_an_answer_is_either(client: openai.OpenAI, strict: bool) -> None:
+    tools: Any = [{**tool, "function": {**tool["function"], "strict": strict}} for tool in TOOLS]
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": Answer.model_json_schema()}}
+    options: Any = {**GREEDY, "messages": HELLO, "tools": tools, "parallel_tool_calls": False, "response_format": form}
+
+    def choice(first: str, **more: Any) -> Any:
+        """The answer of a model that prefers this character."""
+        return client.chat.completions.create(logit_bias={str(ord(first)): 100}, **options, **more).choices[0]
+
+    call = choice("<")
+    assert call.finish_reason == "tool_calls"
+    assert len(call.message.tool_calls) == 1
+    Answer.model_validate_json(choice("{").message.content)
+    assert choice("{", tool_choice="required").finish_reason == "tool_calls"
+    Answer.model_validate_json(choice("<", tool_choice="none").message.content)
+
+
 def test_a_last_message_of_the_assistant_is_continued(client: openai.OpenAI, llm: pyllm.LLM) -> None:
     messages: Any = [*HELLO, {"role": "assistant", "content": "Well"}]
     expected = llm.chat(messages, continue_final_message=True, temperature=0, max_tokens=6).text

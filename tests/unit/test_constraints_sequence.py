@@ -18,7 +18,7 @@ from pyllm.chat.dialects.parser import Parser
 from pyllm.chat.dialects.spec import Calls, DialectSpec, HeadBody, KeyForm, ObjectBody, TaggedArguments
 from pyllm.chat.events import ToolCallEnd
 from pyllm.constraints.constraint import ArmedConstraint, Constraint, GrammarConstraint
-from pyllm.constraints.grammar import Grammar, of_choice, of_grammar, of_regex, of_response_format
+from pyllm.constraints.grammar import Grammar, either, of_choice, of_grammar, of_regex, of_response_format
 from pyllm.constraints.pool import MaskPool
 from pyllm.constraints.tools import of_tools
 from pyllm.constraints.vocabulary import Vocabulary, vocabulary
@@ -381,6 +381,23 @@ def test_tools_that_cannot_be_held(qwen: Vocabulary) -> None:
     strict = [{"function": {"name": "odd", "strict": True, "parameters": odd}}]
     with pytest.raises(RequestError, match="tool odd: the schema cannot be held at #/properties/x/uniqueItems"):
         of_tools(strict, HERMES, qwen.tokenizer)
+
+
+def test_calls_of_tools_or_a_form(qwen: Vocabulary) -> None:
+    form = of_response_format({"type": "object", "properties": {"name": {"type": "integer"}}, "required": ["name"]})
+    assert form is not None
+    made = either(of_tools(TOOLS, HERMES, qwen.tokenizer), form)
+    for text in (
+        '{"name": 12}',
+        '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
+    ):
+        constraint = GrammarConstraint(made, qwen)
+        write(constraint, qwen, text)
+        assert constraint.allows_end
+    assert made.parse is not None
+    assert made.parse('{"name": 12}') == {"name": 12}
+    with pytest.raises(RequestError):
+        write(GrammarConstraint(made, qwen), qwen, '{"name": "get_weather"')
 
 
 def test_refusals_of_tools(qwen: Vocabulary) -> None:

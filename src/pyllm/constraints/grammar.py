@@ -136,6 +136,15 @@ def _with_lead(source: str, lead: str) -> str:
     return json.dumps({"grammars": named})
 
 
+def either(calls: Grammar, form: Grammar) -> Grammar:
+    """An answer is calls of tools, or has a form."""
+    first, second = (json.loads(grammar.source)["grammars"] for grammar in (calls, form))
+    grammars = [{"lark_grammar": "start: @calls | @form"}]
+    grammars += [{**first[0], "name": "calls"}, *first[1:], {**second[0], "name": "form"}, *second[1:]]
+    source = json.dumps({"grammars": grammars})
+    return Grammar(source, f"{form.name} beside tools", (*calls.warnings, *form.warnings), form.parse)
+
+
 def text_literal(text: str) -> str:
     """A text as a literal of Lark."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -12,7 +12,7 @@ from pyllm.arguments import TokenIds, checked
 from pyllm.chat.messages import Messages, Tools
 from pyllm.config import GenerateSettings
 from pyllm.errors import RequestError, TokenizerError
-from pyllm.llm.constraining import Held, of_settings, of_tools
+from pyllm.llm.constraining import Held, of_chat, of_settings
 from pyllm.llm.history import Truncate, room_for_answer, shortened
 from pyllm.llm.loading import (
     Compiled,
@@ -481,15 +481,7 @@ class LLM:
         dialect = dialect_of(template)
         end = self.tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
         reasoning_end = dialect.open_reasoning(end) if settings.is_held or tools else None
-        of_calls = of_tools(settings, tools or [], self.tokenizer, dialect.spec, reasoning_end) if tools else None
-        of_text = of_settings(settings, self.tokenizer, continues=continues, reasoning_end=reasoning_end)
-        if of_calls is not None and of_text is not None:
-            raise RequestError(
-                "an answer is calls of tools or has a form of its own; leave out tool_choice, or the form"
-            )
-        if settings.tool_choice not in ("auto", "none") and not tools:
-            raise RequestError("tool_choice needs tools, and there are none")
-        return of_calls or of_text
+        return of_chat(settings, tools, self.tokenizer, dialect.spec, continues=continues, reasoning_end=reasoning_end)
 
     def _parser(self, prompt: list[int], tools: Tools | None, template: ChatTemplate | None) -> Callable[[], Parser]:
         """Makes parsers of answers to a chat's prompt, in the model's dialect."""

@@ -78,6 +78,8 @@ def _ask(exchange: Exchange, body: ChatBody) -> Ask:
         "parallel_tool_calls": body.parallel_tool_calls and not old,
         "logprobs": (top or 0) if body.logprobs or top else None,
     }
+    if choice not in ("auto", "none"):
+        options.pop("response_format", None)  # a call has its tool's form
     return Ask(
         body.model,
         messages=body.messages,

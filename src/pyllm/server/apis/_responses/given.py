@@ -67,6 +67,8 @@ def ask_of(exchange: Exchange, body: ResponsesBody) -> Ask:
     }
     if (form := _object("text.format", (body.text or {}).get("format"))) is not None:
         options["response_format"] = form
+    if choice not in ("auto", "none"):
+        options.pop("response_format", None)  # a call has its tool's form
     effort = (body.reasoning or {}).get("effort")
     if effort is not None and not isinstance(effort, str):
         raise refuse("reasoning.effort must be a text, such as low", "reasoning.effort")
