@@ -94,7 +94,7 @@ class Call:
         ]
         generations = engine.submit_all(zip(self._seeded(request), writers, strict=False))
         return [
-            Reading(generation, writer, self.n_dropped, self.echo, self.held)
+            Reading(generation, writer, self.n_dropped, self.echo, self.held, self.tokens)
             for generation, writer in zip(generations, writers, strict=True)
         ]
 

@@ -77,6 +77,8 @@ class Completion:
     """What of a schema or of tools could not be held."""
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     """Those of the prompt's tokens from the second on."""
+    prompt_tokens: tuple[int, ...] = ()
+    """The prompt as token ids."""
     others: tuple[Completion, ...] = ()
     """Further answers, where `n` asked for several."""
 

@@ -30,8 +30,10 @@ class Reading:
         n_dropped: int = 0,
         echo: str = "",
         held: Held | None = None,
+        prompt: Sequence[int] = (),
     ) -> None:
         """`echo`: text that comes before the answer's."""
+        self._prompt = prompt
         self.n_dropped = n_dropped
         self.finish_reason: FinishReason | None = None
         self.generation = generation
@@ -90,6 +92,7 @@ class Reading:
             tool_calls=tuple(self._calls),
             parsed=self._parsed(),
             warnings=self._held.warnings if self._held is not None else (),
+            prompt_tokens=tuple(self._prompt),
             prompt_logprobs=None if prompt is None else self._writer.described_all(prompt),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pyllm.llm.events import Event, Finish, TokenLogprobs, ToolCallArguments, ToolCallBegin, ToolCallEnd
 from pyllm.llm.history import room_for_answer
@@ -48,6 +48,12 @@ class Ask:
     """Number of answers."""
     template: str = ""
     """A chat template in place of the model's own."""
+    fallback: str = ""
+    """A chat template for models without one; "" refuses such a chat."""
+    before: Sequence[int] = ()
+    """Token ids that come before a chat's: an earlier exchange. The answer is then text alone."""
+    truncate: Literal["oldest"] | None = None
+    """What is left out of a chat that is too long."""
     keep_alive: float | None = None
     """Seconds for which the model stays loaded afterwards; see `Models.lease`."""
 
@@ -63,6 +69,7 @@ class Asked:
         self._stack = AsyncExitStack()
         self._served: Served | None = None
         self._begun: AsyncEventStream | None = None
+        self._read: AsyncEventStream | None = None
         self._template: ChatTemplate | None = None
         self.model = ask.model
         """The model's name."""
@@ -87,8 +94,29 @@ class Asked:
         """What needs the model and its tokenizer."""
         if isinstance(ask.prompt, Infill):
             self._ask = replace(ask, prompt=await asyncio.to_thread(self._gap, ask.prompt))
-        if ask.template:
-            self._template = await asyncio.to_thread(self.served.template, ask.template)
+        if ask.messages is None:
+            return
+        text = ask.template
+        if not text and ask.fallback and self.served.llm.llm.chat_template is None:
+            text = ask.fallback
+        if text:
+            self._template = await asyncio.to_thread(self.served.template, text)
+        if ask.before:
+            self._ask = replace(ask, messages=None, prompt=await asyncio.to_thread(self._following, ask))
+
+    def _following(self, ask: Ask) -> list[int]:
+        """The prompt of a chat after an earlier exchange."""
+        llm = self.served.llm.llm
+        tokens = llm.chat_tokens(
+            list(ask.messages or ()), tools=ask.tools, variables=ask.variables, chat_template=self._template
+        )
+        begins = bool(tokens) and tokens[0] == llm.tokenizer.bos_id
+        return [*ask.before, *tokens[begins:]]
+
+    @property
+    def template(self) -> ChatTemplate | None:
+        """The chat template that counts."""
+        return self._template or self.served.llm.llm.chat_template
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
@@ -142,6 +170,7 @@ class Asked:
                 variables=ask.variables,
                 continue_final_message=ask.continues,
                 chat_template=self._template,
+                truncate=ask.truncate,
                 **options,
             )
         completion = await made
@@ -162,9 +191,15 @@ class Asked:
         async for event in self._answer(0):
             yield 0, event
 
+    async def result(self) -> Completion:
+        """The answer of an ask for one, whose events were read."""
+        assert self._read is not None
+        return await self._read.result()
+
     async def _answer(self, number: int) -> AsyncGenerator[Event, None]:
         """The events of one answer, counted."""
         async with self._stream(number) as stream:
+            self._read = stream
             async for event in self._noted(stream):
                 yield event
 
@@ -185,6 +220,7 @@ class Asked:
             variables=ask.variables,
             continue_final_message=ask.continues,
             chat_template=self._template,
+            truncate=ask.truncate,
             stream="events",
             **options,
         )
@@ -259,7 +295,9 @@ def _with_own(known: Known, ask: Ask) -> Ask:
         return ask
     known.named.check()
     recipe = Recipe(known.named)
-    messages = None if ask.messages is None else recipe.messages(ask.messages)
+    messages = ask.messages
+    if messages is not None and not ask.before:
+        messages = recipe.messages(messages)
     template = ask.template or known.named.template
     return replace(ask, options=recipe.options(ask.options), messages=messages, template=template)
 

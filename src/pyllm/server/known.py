@@ -59,6 +59,11 @@ class Shelf:
         self._made.add(_folded(named.name))
         return _of_named(named)
 
+    def removed(self, known: Known) -> None:
+        """A client deleted a model."""
+        self._made.discard(_folded(known.name))
+        self._given = [given for given in self._given if given != known]
+
     def weights(self, known: Known) -> Known:
         """What is loaded for a model: its base, which others may share, unless it has adapters."""
         if known.named is None or known.named.adapters:

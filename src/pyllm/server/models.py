@@ -41,6 +41,8 @@ class Served:
     n_users: int = 0
     """Requests that hold it."""
     used_at: float = field(default_factory=monotonic)
+    names: set[str] = field(default_factory=set)
+    """By which it was asked for: its own, and those of named models that are made of it."""
     templates: dict[str, ChatTemplate] = field(default_factory=dict)
     """Chat templates of requests and named models, by their texts; the one used last comes last."""
 
@@ -121,6 +123,7 @@ class Models:
         known = model if isinstance(model, Known) else self.shelf.find(model)
         served = await self._get(self.shelf.weights(known))
         served.n_users += 1
+        served.names.add(known.name)
         try:
             yield served
         finally:

@@ -49,6 +49,8 @@ class ServeOptions:
     """Further arguments of `pyllm.load`, for all models."""
     max_body: int = 32 * MIB
     """Most bytes of a request's body."""
+    max_blob: int = 256 << 30
+    """Most bytes of a file that a client sends, for a model that it makes."""
     max_tokens: int | None = None
     """Most tokens of an answer, whatever is asked; None: any number."""
     max_choices: int = 16

@@ -1,0 +1,151 @@
+"""What Ollama's routes share: errors, lines, times, durations, what they call models by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.responses import Response
+
+from pyllm.hub import parameters
+from pyllm.llm.results import TokenLogprob, Usage
+from pyllm.server.api import Api, Exchange
+from pyllm.server.bodies import Body
+from pyllm.server.live import NDJSON, Framing, line_frame
+from pyllm.server.problems import Problem, refuse
+from pyllm.tokenizers import Tokenizer
+
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([+-]?)((?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
+_PART = re.compile(r"([\d.]+)([a-zµ]+)")
+_LEAST_LOGPROB = -9999.0
+"""What stands for minus infinity, which JSON has not."""
+MAX_TOP_LOGPROBS = 20
+
+
+def error(problem: Problem) -> dict[str, Any]:
+    """Ollama's form of an error."""
+    return {"error": problem.message}
+
+
+API = Api("ollama", error)
+FRAMING = Framing(NDJSON, lambda: b"", lambda problem: line_frame(error(problem)))
+"""A line of JSON each. There is no line that all clients ignore, so silence is not filled."""
+
+
+class ModelBody(Body):
+    """A model by its name; older clients say `name`."""
+
+    model: str = ""
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """The name. Raises ProblemError where there is none."""
+        if not (self.model or self.name):
+            raise refuse("model is missing", "model", code="missing_field")
+        return self.model or self.name
+
+
+async def lines(exchange: Exchange, stream: bool, frames: AsyncIterator[dict[str, Any]]) -> Response:
+    """A stream of lines; or, without `stream`, the last of them alone, an error among them with its status."""
+    if stream:
+        return await exchange.live(_encoded(frames), FRAMING)
+
+    async def last() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        async for line in frames:
+            found = line
+        return found
+
+    return await exchange.whole(last())
+
+
+async def _encoded(frames: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for line in frames:
+        yield line_frame(line)
+
+
+def now() -> str:
+    """This moment as Ollama writes it."""
+    return moment(datetime.now(UTC).timestamp())
+
+
+def moment(seconds: float) -> str:
+    """A moment, given in Unix seconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def seconds_of(value: Any) -> float | None:
+    """A `keep_alive` in seconds: a number, or a duration such as "5m"; negative: for good. Raises ProblemError."""
+    if value is None or value == "":
+        return None
+    found: float | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        found = float(value)
+    elif isinstance(value, str):
+        found = _duration(value)
+    if found is None or found != found:
+        raise refuse('keep_alive must be a number of seconds, or a duration such as "5m"', "keep_alive")
+    return -1.0 if found < 0 or found > 1e9 else found
+
+
+def _duration(text: str) -> float | None:
+    """Go's durations, "1h30m"; a number alone means seconds."""
+    text = text.strip()[:60]
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", text, re.ASCII):
+        return float(text)
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        return None
+    total = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match[2]))
+    return -total if match[1] == "-" else total
+
+
+def options_of(exchange: Exchange, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options of a generation from `options`. What concerns loading alone is noted in the log."""
+    found = parameters.settle(given or {}, "options.")
+    if (n_ctx := found.get("num_ctx")) is not None:
+        exchange.log["num_ctx"] = n_ctx
+    return parameters.options_of(found)
+
+
+def durations(usage: Usage, seconds: float, loading: float) -> dict[str, int]:
+    """The counts, and the durations in nanoseconds, of a last line."""
+    return {
+        "total_duration": _ns(seconds),
+        "load_duration": _ns(loading),
+        "prompt_eval_count": usage.n_prompt,
+        "prompt_eval_duration": _ns(usage.prompt_seconds),
+        "eval_count": usage.n_generated,
+        "eval_duration": _ns(usage.seconds),
+    }
+
+
+def _ns(seconds: float) -> int:
+    return max(1, round(seconds * 1e9))
+
+
+def reason_of(reason: str) -> str:
+    """A finish reason in Ollama's words, which has none for calls of tools."""
+    return "stop" if reason in ("stop", "tool_calls") else "length"
+
+
+def top_of(logprobs: bool | None, top: int | None) -> int | None:
+    """How many likely tokens to report of each, None: no log probabilities. Raises ProblemError."""
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise refuse(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, not {top}", "top_logprobs")
+    return (top or 0) if logprobs else None
+
+
+def logprob(token: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
+    """A token's log probability."""
+    found = {"token": token.text, "logprob": max(token.logprob, _LEAST_LOGPROB), "bytes": list(token.bytes)}
+    if token.top:
+        found["top_logprobs"] = [
+            {"token": text, "logprob": max(value, _LEAST_LOGPROB), "bytes": list(tokenizer.token_bytes(number))}
+            for number, text, value in token.top
+        ]
+    return found
