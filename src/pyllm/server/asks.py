@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from pyllm.config import GenerateSettings
 from pyllm.llm.events import Event, Finish, TokenLogprobs, ToolCallArguments, ToolCallBegin, ToolCallEnd
 from pyllm.llm.history import room_for_answer
 from pyllm.llm.infill import Infill
@@ -126,6 +127,16 @@ class Asked:
         """The model."""
         assert self._served is not None
         return self._served
+
+    @property
+    def n(self) -> int:
+        """The number of answers."""
+        return self._ask.n
+
+    @property
+    def settings(self) -> GenerateSettings:
+        """How answers are generated, complete: the model's own, below what was asked for."""
+        return GenerateSettings.of("complete", None, self._ask.options, self.served.llm.llm.sampling)
 
     def _gap(self, infill: Infill) -> list[int]:
         """The prompt of a gap: files, then the outer ends of prefix and suffix give way to the answer."""
@@ -256,6 +267,26 @@ _OF_CALLS = (ToolCallBegin, ToolCallArguments, ToolCallEnd)
 def _with_one_call(completion: Completion) -> Completion:
     others = tuple(map(_with_one_call, completion.others))
     return replace(completion, tool_calls=completion.tool_calls[:1], others=others)
+
+
+async def wholes_of(asked: Sequence[Asked]) -> list[Completion]:
+    """All answers of several asks. An error of one ends all."""
+    tasks = [asyncio.create_task(one.whole()) for one in asked]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def events_of(asked: Sequence[Asked]) -> AsyncGenerator[tuple[int, Event], None]:
+    """The events of all answers of several asks for equally many, with the number of the answer among them all."""
+    if len(asked) == 1:
+        async for found in asked[0].events():
+            yield found
+        return
+    async for prompt, (number, event) in merged([one.events() for one in asked]):
+        yield prompt * asked[0].n + number, event
 
 
 async def merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncIterator[tuple[int, T]]:

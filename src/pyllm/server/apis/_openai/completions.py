@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from pyllm.llm.infill import Infill
 from pyllm.llm.results import Completion, TokenLogprob, Usage
 from pyllm.server.api import Exchange
 from pyllm.server.apis._openai.form import API, DONE, FRAMING, finite, head, prompts_of, reason_of, top_of, usage_of
-from pyllm.server.asks import Ask, Asked, merged
+from pyllm.server.asks import Ask, Asked, events_of, wholes_of
 from pyllm.server.bodies import Body
 from pyllm.server.live import encode
 from pyllm.server.options import options_of
@@ -82,12 +81,7 @@ def _ask(exchange: Exchange, body: CompletionBody, prompt: str | list[int]) -> A
 async def _whole(exchange: Exchange, body: CompletionBody, asks: Sequence[Ask]) -> dict[str, Any]:
     async with AsyncExitStack() as stack:
         asked = [await stack.enter_async_context(Asked(exchange, ask)) for ask in asks]
-        tasks = [asyncio.create_task(one.whole()) for one in asked]
-        try:
-            completions = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        completions = await wholes_of(asked)
         tokenizer = asked[0].served.llm.llm.tokenizer
         choices = [
             _choice(tokenizer, ask, answer)
@@ -154,7 +148,7 @@ async def _chunks(exchange: Exchange, body: CompletionBody, asks: Sequence[Ask])
         start = encode(head(exchange, "cmpl-", "text_completion", asked[0].model))[:-1]
         wants_usage = bool((body.stream_options or {}).get("include_usage"))
         answers = [_Answer(number, start, wants_usage) for number in range(len(asks) * body.n)]
-        async for number, event in _events(asked, body.n):
+        async for number, event in events_of(asked):
             if frame := answers[number].frame(event):
                 yield frame
         if wants_usage:
@@ -162,16 +156,6 @@ async def _chunks(exchange: Exchange, body: CompletionBody, asks: Sequence[Ask])
             by_prompt = [found[i : i + body.n] for i in range(0, len(found), body.n)]
             yield b"data: " + start + b',"choices":[],"usage":' + encode(usage_of(by_prompt)) + b"}\n\n"
         yield DONE
-
-
-async def _events(asked: Sequence[Asked], n: int) -> AsyncGenerator[tuple[int, Event], None]:
-    """The events of all answers, with their numbers."""
-    if len(asked) == 1:
-        async for found in asked[0].events():
-            yield found
-        return
-    async for prompt, (number, event) in merged([one.events() for one in asked]):
-        yield prompt * n + number, event
 
 
 class _Answer:
