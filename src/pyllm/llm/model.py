@@ -98,6 +98,11 @@ class LLM:
         return self._file.metadata
 
     @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """LoRA adapters that are applied, each with its `path` and `scale`."""
+        return tuple(self._adapters)
+
+    @property
     def n_vocab(self) -> int:
         return self.architecture.n_vocab
 

@@ -129,6 +129,12 @@ class Asked:
         return self._served
 
     @property
+    def prompt(self) -> str | list[int]:
+        """The text, or token ids, that are continued where there are no messages."""
+        assert not isinstance(self._ask.prompt, Infill)
+        return self._ask.prompt or ""
+
+    @property
     def n(self) -> int:
         """The number of answers."""
         return self._ask.n
@@ -149,8 +155,7 @@ class Asked:
         """The prompt."""
         ask, llm = self._ask, self.served.llm.llm
         if ask.messages is None:
-            assert not isinstance(ask.prompt, Infill)
-            return (await asyncio.to_thread(llm.completing, ask.prompt or "", ask.parse_special, {})).tokens
+            return (await asyncio.to_thread(llm.completing, self.prompt, ask.parse_special, {})).tokens
         return await asyncio.to_thread(
             llm.chat_tokens,
             list(ask.messages),
@@ -172,8 +177,7 @@ class Asked:
         ask, llm = self._ask, self.served.llm
         options = {**ask.options, "n": ask.n}
         if ask.messages is None:
-            assert not isinstance(ask.prompt, Infill)
-            made = llm.complete(ask.prompt or "", parse_special=ask.parse_special, **options)
+            made = llm.complete(self.prompt, parse_special=ask.parse_special, **options)
         else:
             made = llm.chat(
                 list(ask.messages),
@@ -223,8 +227,7 @@ class Asked:
         if options.get("seed") is not None:
             options["seed"] += number
         if ask.messages is None:
-            assert not isinstance(ask.prompt, Infill)
-            return llm.complete(ask.prompt or "", parse_special=ask.parse_special, stream="events", **options)
+            return llm.complete(self.prompt, parse_special=ask.parse_special, stream="events", **options)
         return llm.chat(
             list(ask.messages),
             tools=ask.tools,

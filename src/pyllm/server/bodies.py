@@ -38,12 +38,17 @@ async def read(request: Request, most: int, seconds: float) -> bytes:
     return b"".join(pieces)
 
 
-def decode(data: bytes) -> dict[str, Any]:
-    """A body's fields. Raises ProblemError (400)."""
+def value_of(data: bytes) -> Any:
+    """A body of any form. Raises ProblemError (400)."""
     try:
-        found = msgspec.json.decode(data or b"{}")
+        return msgspec.json.decode(data or b"{}")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise refuse(f"the body is not JSON: {error}", code="invalid_json") from None
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """A body's fields. Raises ProblemError (400)."""
+    found = value_of(data)
     if not isinstance(found, dict):
         raise refuse("the body must be a JSON object", code="invalid_json")
     return found
