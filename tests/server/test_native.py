@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
 import pytest
 
+from pyllm.config import SamplingParams
 from server_rig import Rig, running, until
 from tiny_gguf import TEMPLATE, write_tiny_gguf
 
@@ -237,7 +240,7 @@ def test_refusals(rig: Rig) -> None:
     assert refused(rig, "/completion", prompt="x", lora=[{"id": 0, "scale": 1}])[:2] == (501, "not_supported_error")
     image = {"prompt_string": "x", "multimodal_data": ["AA=="]}
     assert "multimodal_data" in refused(rig, "/completion", prompt=image)[2]
-    assert refused(rig, "/completion", prompt="x", model="other")[:2] == (404, "invalid_request_error")
+    assert refused(rig, "/completion", prompt="x", model="other")[:2] == (404, "not_found_error")
 
 
 def test_a_client_that_leaves_ends_its_request(rig: Rig) -> None:
@@ -310,10 +313,24 @@ def test_slots_show_what_runs(rig: Rig) -> None:
     slots = get(rig, "/slots")
     assert [slot["id"] for slot in slots] == list(range(16))
     assert all(slot["n_ctx"] == 512 and not slot["is_processing"] for slot in slots)
-    body = {"prompt": "x", "n_predict": 400, "ignore_eos": True, "stream": True}
-    with httpx2.stream("POST", rig.url + "/completion", json=body) as answer:
-        next(answer.iter_lines())
-        assert sum(slot["is_processing"] for slot in get(rig, "/slots")) == 1
+    go_on = threading.Event()
+
+    def hold(tokens: Any, logits: Any) -> Any:
+        go_on.wait(60)
+        return logits
+
+    llm = rig.house.models.loaded[0].llm.llm
+    usual, llm.sampling = llm.sampling, SamplingParams(logits_processors=(hold,))
+    try:
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(post, rig, "/completion", prompt="x", n_predict=2)
+            until(lambda: sum(slot["is_processing"] for slot in get(rig, "/slots")) == 1)
+            go_on.set()
+            assert answer.result()["tokens_predicted"] == 2
+    finally:
+        llm.sampling = usual
+        go_on.set()
+    until(lambda: not any(slot["is_processing"] for slot in get(rig, "/slots")))
     assert refused(rig, "/slots/0?action=save", filename="x")[0] == 501
 
 

@@ -57,7 +57,7 @@ async def _asked(exchange: Exchange, body: CompletionBody) -> AsyncIterator[list
 async def _whole(exchange: Exchange, body: CompletionBody) -> Any:
     async with _asked(exchange, body) as asked:
         forms = [await _Form.of(body, one) for one in asked]
-        found = []
+        found: list[dict[str, Any]] = []
         for form, made in zip(forms, await wholes_of(asked), strict=True):
             found += [form.whole(len(found) + i, answer) for i, answer in enumerate(made.choices)]
         return found[0] if len(found) == 1 else found
