@@ -82,6 +82,9 @@ def test_a_gap_is_filled_from_both_sides(client: openai.OpenAI) -> None:
     assert choice.text.startswith("a + b\n")
     pieces = client.completions.create(prompt=prefix, suffix=suffix, stream=True, **options)
     assert "".join(piece.choices[0].text for piece in pieces) == choice.text
+    body = {"prompt": prefix, "suffix": suffix, "max_tokens": 16, "temperature": 0}
+    of_mistral: Any = client.post("/fim/completions", body=body, cast_to=dict[str, Any])
+    assert of_mistral["choices"][0]["message"]["content"] == choice.text
 
 
 def test_a_second_turn_reads_the_first_from_the_cache(client: openai.OpenAI) -> None:

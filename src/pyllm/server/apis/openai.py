@@ -1,8 +1,8 @@
-"""OpenAI's API: chats, completions, embeddings, models. Its Responses are `responses`."""
+"""OpenAI's API: chats, completions, gaps, embeddings, models. Its Responses are `responses`."""
 
 from __future__ import annotations
 
-from pyllm.server.apis._openai import chat, completions, embeddings, models
+from pyllm.server.apis._openai import chat, completions, embeddings, fim, models
 from pyllm.server.apis._openai.form import API
 
-__all__ = ["API", "chat", "completions", "embeddings", "models"]
+__all__ = ["API", "chat", "completions", "embeddings", "fim", "models"]

@@ -58,7 +58,7 @@ async def chat(exchange: Exchange) -> Response:
     )
     if body.stream:
         return await exchange.live(chunks(exchange, ask, style), FRAMING)
-    return await exchange.whole(_whole(exchange, ask, style))
+    return await exchange.whole(whole(exchange, ask, style))
 
 
 def _is_old(body: ChatBody) -> bool:
@@ -113,7 +113,8 @@ def _continues(body: ChatBody) -> bool:
     )
 
 
-async def _whole(exchange: Exchange, ask: Ask, style: ChatStyle) -> dict[str, Any]:
+async def whole(exchange: Exchange, ask: Ask, style: ChatStyle) -> dict[str, Any]:
+    """The body of an answer that is sent whole."""
     async with Asked(exchange, ask) as asked:
         completion = await asked.whole()
         tokenizer = asked.served.llm.llm.tokenizer
