@@ -14,6 +14,8 @@ import httpx2
 import numpy as np
 import ollama
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import pyllm
 from pyllm.hub.modelfile import parse
@@ -145,6 +147,73 @@ def test_options_by_ollama_s_names(client: ollama.Client, llm: pyllm.LLM) -> Non
     stopped = client.chat("tiny", HI, options={**options, "stop": [text[3:5]]})
     assert stopped.message.content == text[: text.index(text[3:5])]
     assert stopped.done_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({"top_p": 0.3}, {"top_p": 0.3}),
+        ({"min_p": 0.9}, {"min_p": 0.9}),
+        ({"typical_p": 0.2}, {"typical_p": 0.2}),
+        ({"tfs_z": 0.3}, {"tfs_z": 0.3}),
+        ({"presence_penalty": 5}, {"presence_penalty": 5}),
+        ({"frequency_penalty": 5}, {"frequency_penalty": 5}),
+        (
+            {"mirostat": 2, "mirostat_tau": 0.5, "mirostat_eta": 0.5},
+            {"mirostat": 2, "mirostat_tau": 0.5, "mirostat_eta": 0.5},
+        ),
+        ({"num_predict": -1, "stop": ["\x00"], "num_keep": 4}, {"max_tokens": None, "stop": "\x00"}),
+    ],
+)  # fmt: skip
+def test_each_option(client: ollama.Client, llm: pyllm.LLM, options: dict[str, Any], same: dict[str, Any]) -> None:
+    common = {"temperature": 2.0, "top_k": 0, "min_p": 0.0, "top_p": 1.0, "seed": 5}
+    expected = llm.chat(HI, **{**common, "max_tokens": 24, **same}).text  # type: ignore[arg-type]
+    found = client.chat("tiny", HI, options={**common, "num_predict": 24, **options})
+    assert found.message.content == expected
+    if "max_tokens" not in same:
+        assert expected != llm.chat(HI, **common, max_tokens=24).text  # type: ignore[arg-type]
+
+
+def test_silence_is_filled_with_lines_that_say_nothing(tiny: Path, client: ollama.Client) -> None:
+    with running(tiny, ping_every=0.001, grace=0.0) as rig:
+        for path, body in (("/api/chat", {"messages": HI}), ("/api/generate", {"prompt": "Hi"})):
+            found = lines(post(rig, path, model="tiny", options=OPTIONS, **body))
+            assert all(line["done"] is False for line in found[:-1])
+            texts = [line["message"]["content"] if "message" in line else line["response"] for line in found]
+            assert "" in texts[:-1]
+            assert "".join(texts) == client.chat("tiny", HI, options=OPTIONS).message.content
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=9) | st.just("tiny"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = (
+    "name", "messages", "prompt", "options", "format", "think", "keep_alive", "tools", "suffix", "system", "template",
+    "context", "raw", "images", "stream", "input", "from", "files", "adapters", "parameters", "modelfile", "license",
+    "source", "destination", "truncate", "dimensions", "logprobs", "top_logprobs", "verbose", "quantize",
+)  # fmt: skip
+
+
+@settings(max_examples=150)
+@given(
+    path=st.sampled_from(["chat", "generate", "embed", "embeddings", "show", "create", "copy", "pull", "push"]),
+    body=st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=6),
+)
+def test_any_body_is_answered_or_refused_in_form(rig: Rig, path: str, body: dict[str, Any]) -> None:
+    if path == "pull":
+        body = {**body, "name": "tiny"}  # nothing is fetched
+    if isinstance(destination := body.get("destination"), str):
+        body = {**body, "destination": f"x{destination}"}
+    model = "made" if path == "create" else "tiny"
+    text = json.dumps({"model": model, **body, "options": body.get("options", {"num_predict": 2})})
+    answer = httpx2.post(f"{rig.url}/api/{path}", content=text, timeout=60)
+    assert answer.status_code in (200, 400, 404, 501), answer.text
+    if answer.status_code != 200:
+        assert set(answer.json()) == {"error"}
+    else:
+        assert all(json.loads(line) is not None for line in answer.text.splitlines())
 
 
 def test_a_context_that_is_asked_for_reloads_nothing(client: ollama.Client, rig: Rig) -> None:
