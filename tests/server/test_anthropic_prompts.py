@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pyllm.server.apis._anthropic_input import MessagesBody, asked
+from pyllm.server.apis._anthropic.given import MessagesBody, asked
 from pyllm.server.asks import Ask
 from pyllm.server.problems import ProblemError
 

@@ -6,10 +6,13 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
 from pyllm.config import SamplingParams
 from server_rig import Rig, running, until
@@ -248,8 +251,7 @@ def test_a_client_that_leaves_ends_its_request(rig: Rig) -> None:
     with httpx2.stream("POST", rig.url + "/completion", json=body) as answer:
         next(answer.iter_lines())
     (served,) = rig.house.models.loaded
-    until(lambda: not rig.house.busy and not served.n_users)
-    assert served.llm.llm.engine.load().n_running == 0
+    until(lambda: not rig.house.busy and not served.n_users and served.llm.llm.engine.load().n_running == 0)
 
 
 # --- texts
@@ -344,7 +346,7 @@ def test_adapters_of_a_model_without(rig: Rig) -> None:
 # --- gaps
 
 
-def test_infill(tmp_path: Any) -> None:
+def test_infill(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "tiny.gguf")
     with running(path) as rig:
         status, _, message = refused(rig, "/infill", input_prefix="a", input_suffix="b")
@@ -353,3 +355,27 @@ def test_infill(tmp_path: Any) -> None:
         assert refused(rig, "/infill", input_prefix="a")[2] == "input_suffix is missing"
         extra = refused(rig, "/infill", input_prefix="a", input_suffix="b", input_extra=[{"filename": "f"}])
         assert extra[2].startswith("input_extra[0] must be")
+
+
+def test_adapters(tmp_path: Path) -> None:
+    model, adapter = write_tiny_gguf(tmp_path / "tiny.gguf"), tmp_path / "adapter.gguf"
+    writer = GGUFWriter(adapter, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 2.0)
+    random = np.random.default_rng(0)
+    for half, shape in (("a", (2, 32)), ("b", (32, 2))):
+        writer.add_tensor(f"blk.0.attn_q.weight.lora_{half}", random.standard_normal(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    load = {"backend": "reference", "kv_dtype": "f32", "adapters": [(str(adapter), 0.5)]}
+    with running(model, load=load) as rig:
+        until(lambda: rig.house.models.loaded)
+        assert get(rig, "/lora-adapters") == [{"id": 0, "path": str(adapter), "scale": 0.5}]
+        assert post(rig, "/lora-adapters", [{"id": 0, "scale": 0.5}]) == {"success": True}
+        # An adapter that is not in the list is turned off, as llama-server has it.
+        assert refused(rig, "/lora-adapters", [])[:2] == (501, "not_supported_error")
+        assert post(rig, "/completion", prompt="x", lora=[{"id": 0, "scale": 0.5}], **GREEDY)["tokens_predicted"] == 6
+        assert refused(rig, "/completion", prompt="x", lora=[{"id": 0, "scale": 1.0}])[0] == 501

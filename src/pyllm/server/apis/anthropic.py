@@ -12,8 +12,8 @@ from starlette.responses import Response
 from pyllm.errors import ContextFullError
 from pyllm.llm.events import Finish
 from pyllm.server.api import Api, Exchange
-from pyllm.server.apis._anthropic_input import CountBody, MessagesBody, asked, counted
-from pyllm.server.apis._anthropic_output import PING, STOP, Blocks, content_of, end_of, message, usage_of
+from pyllm.server.apis._anthropic.answer import PING, STOP, Blocks, content_of, end_of, message, usage_of
+from pyllm.server.apis._anthropic.given import CountBody, MessagesBody, asked, counted
 from pyllm.server.asks import Ask, Asked
 from pyllm.server.live import COMMENT, EVENT_STREAM, Framing, event_frame
 from pyllm.server.problems import Problem, ProblemError
