@@ -98,9 +98,7 @@ async def _whole(exchange: Exchange, body: CompletionBody, asks: Sequence[Ask]) 
 def _choice(tokenizer: Tokenizer, ask: Ask, answer: Completion) -> dict[str, Any]:
     logprobs = None
     if answer.logprobs is not None:
-        before: list[_Scored] = []
-        if answer.prompt_logprobs is not None:
-            before = _echoed(tokenizer, ask.prompt, answer.prompt_logprobs)
+        before = _echoed(tokenizer, ask, answer) if answer.prompt_logprobs is not None else []
         logprobs = _logprobs([*before, *map(_Scored.of, answer.logprobs)])
     return {"text": answer.text, "logprobs": logprobs, "finish_reason": reason_of(answer.finish_reason)}
 
@@ -119,13 +117,13 @@ class _Scored:
         return cls(token.text, finite(token.logprob), top | {token.text: finite(token.logprob)})
 
 
-def _echoed(tokenizer: Tokenizer, prompt: Any, scored: Sequence[TokenLogprob]) -> list[_Scored]:
-    """The prompt's tokens: those that were given, without the BOS that was put before a text."""
-    known = [_Scored.of(token) for token in scored]
-    if isinstance(prompt, list):
-        return [_Scored(tokenizer.token_text(prompt[0])), *known]
-    ids = tokenizer.encode(prompt, parse_special=True)
-    return known if ids and ids[0] == tokenizer.bos_id else [_Scored(tokenizer.token_text(ids[0])), *known]
+def _echoed(tokenizer: Tokenizer, ask: Ask, answer: Completion) -> list[_Scored]:
+    """The prompt's tokens; without the BOS that was put before a text."""
+    first = answer.prompt_tokens[0]
+    known = [_Scored.of(token) for token in answer.prompt_logprobs or ()]
+    if isinstance(ask.prompt, str) and first == tokenizer.bos_id:
+        return known
+    return [_Scored(tokenizer.token_text(first)), *known]
 
 
 def _logprobs(tokens: Sequence[_Scored], offset: int = 0) -> dict[str, Any]:
