@@ -1,8 +1,11 @@
-"""A template in the form of Hermes, and tools that even a random model calls in few tokens."""
+"""Templates in the form of Hermes and of models that reason; tools that even a random model calls in few tokens."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import pyllm
+from pyllm.config import SamplingParams
 
 TEMPLATE = """\
 {%- if tools %}<|system|># Tools
@@ -21,6 +24,27 @@ For each call write <tool_call>
 {%- endfor %}
 {% endfor %}
 {%- if add_generation_prompt %}<|assistant|>{% endif %}"""
+
+REASONING = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% else %}<think>\n{% endif %}{% endif %}"
+)
+"""The template of a model that reasons, unless it is told not to."""
+
+
+def begin_with(llm: pyllm.LLM, prompt: list[int], text: str) -> None:
+    """Let a model of bytes begin its greedy answers to a prompt with a text."""
+    data = text.encode()
+
+    def push(tokens: Any, logits: Any) -> Any:
+        if len(tokens) - len(prompt) < len(data):
+            logits[data[len(tokens) - len(prompt)]] += 1000
+        return logits
+
+    llm.sampling = SamplingParams(logits_processors=(push,), temperature=0)
 
 
 def function(name: str, *options: str, **more: Any) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from chat_tools import TEMPLATE, TOOLS, function
+from chat_tools import REASONING, TEMPLATE, TOOLS, begin_with, function
 
 import pyllm
-from pyllm.config import SamplingParams
 from server_rig import Rig, running, until
 from tiny_gguf import write_tiny_gguf
 
@@ -186,25 +185,11 @@ def test_9_a_schema_is_held_or_refused_with_its_keyword(rig: Rig) -> None:
 
 def test_9_a_schema_is_held_behind_reasoning(tmp_path: Path) -> None:
     """vllm#44012."""
-    template = (
-        "{% for m in messages %}<|{{ m.role }}|>"
-        "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
-        "{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}"
-    )
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["red", "green"]}}}
-    thought = b"hm\n</think>\n\n"
-    with running(write_tiny_gguf(tmp_path / "tiny.gguf", template), n_ctx=2048) as rig:
+    with running(write_tiny_gguf(tmp_path / "tiny.gguf", REASONING), n_ctx=2048) as rig:
         until(lambda: rig.house.models.loaded)
         llm = rig.house.models.loaded[0].llm.llm
-        n_prompt = len(llm.chat_tokens(HELLO))
-
-        def think(tokens: Any, logits: Any) -> Any:
-            """Begin as a model that reasons."""
-            if len(tokens) - n_prompt < len(thought):
-                logits[thought[len(tokens) - n_prompt]] += 1000
-            return logits
-
-        llm.sampling = SamplingParams(logits_processors=(think,), temperature=0)
+        begin_with(llm, llm.chat_tokens(HELLO), "hm\n</think>\n\n")
         message = answer(rig, messages=HELLO, response_format=form)["message"]
         deltas = [c["choices"][0]["delta"] for c in chunks(rig, messages=HELLO, response_format=form)]
     assert message["reasoning_content"].strip() == "hm"
@@ -246,4 +231,5 @@ def test_10_generation_ends_with_its_client(rig: Rig) -> None:
     (served,) = rig.house.models.loaded
     until(lambda: not rig.house.busy)
     assert served.n_users == 0
+    served.llm.llm.engine.check()  # after the step under way
     assert served.llm.llm.engine.load().n_running == 0

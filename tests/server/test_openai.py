@@ -216,6 +216,25 @@ def test_with_tools_and_a_form_an_answer_is_either(client: openai.OpenAI, strict
     Answer.model_validate_json(choice("<", tool_choice="none").message.content)
 
 
+def test_an_effort_and_variables_reach_the_template(tmp_path: Path) -> None:
+    template = "{{ messages[0].content }}|{{ reasoning_effort }}|{{ enable_thinking }}|{{ style }}|"
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", template)
+    with running(file, n_ctx=512) as rig, openai.OpenAI(base_url=rig.url + "/v1", api_key="none") as client:
+
+        def n_prompt(**options: Any) -> int:
+            """Tokens are bytes, and BOS."""
+            usage = client.chat.completions.create(messages=HELLO, max_tokens=1, **options, **GREEDY).usage
+            assert usage is not None
+            return usage.prompt_tokens - 1
+
+        assert n_prompt() == len("Hello||||")
+        assert n_prompt(reasoning_effort="none") == len("Hello||False||")
+        assert n_prompt(reasoning_effort="high") == len("Hello|high|True||")
+        assert n_prompt(reasoning_effort="xhigh") == len("Hello|high|True||")
+        given = {"chat_template_kwargs": {"style": "dry", "enable_thinking": False}}
+        assert n_prompt(reasoning_effort="low", extra_body=given) == len("Hello|low|False|dry|")
+
+
 def test_a_last_message_of_the_assistant_is_continued(client: openai.OpenAI, llm: pyllm.LLM) -> None:
     messages: Any = [*HELLO, {"role": "assistant", "content": "Well"}]
     expected = llm.chat(messages, continue_final_message=True, temperature=0, max_tokens=6).text

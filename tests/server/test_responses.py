@@ -11,10 +11,10 @@ import httpx2
 import openai
 import pydantic
 import pytest
-from chat_tools import TEMPLATE, TOOLS
+from chat_tools import REASONING, TEMPLATE, TOOLS, begin_with
 
 import pyllm
-from server_rig import Rig, running
+from server_rig import Rig, running, until
 from tiny_gguf import write_tiny_gguf
 
 GREEDY: Any = {"model": "tiny", "temperature": 0}
@@ -139,6 +139,32 @@ def test_the_clients_stream_assembles_calls(client: openai.OpenAI) -> None:
             pass
         (call,) = stream.get_final_response().output
     assert (call.type, call.name) == ("function_call", "get_heat")  # type: ignore[union-attr]
+
+
+def test_reasoning_is_an_item_before_the_message(tmp_path: Path) -> None:
+    messages: Any = [{"role": "user", "content": "Hello"}]
+    with running(write_tiny_gguf(tmp_path / "tiny.gguf", REASONING), n_ctx=2048) as rig:
+        until(lambda: rig.house.models.loaded)
+        llm = rig.house.models.loaded[0].llm.llm
+        begin_with(llm, llm.chat_tokens(messages), "hm\n</think>\n\nWell")
+        options: Any = {"input": messages, "max_output_tokens": 20}
+        events = events_of(rig, **options)
+        whole = httpx2.post(rig.url + "/v1/responses", json={**GREEDY, **options}, timeout=60).json()
+        n_quiet = len(llm.chat_tokens(messages, variables={"enable_thinking": False}))
+        quiet = events_of(rig, **options, reasoning={"effort": "none"})[-1]["response"]
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    assert list(dict.fromkeys(kinds[2:-1])) == [
+        "output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done", "content_part.done",
+        "output_item.done", "output_text.delta", "output_text.done",
+    ]  # fmt: skip
+    reasoning, message = events[-1]["response"]["output"]
+    assert (reasoning["type"], reasoning["content"][0]["text"].strip()) == ("reasoning", "hm")
+    assert message["content"][0]["text"].startswith("Well")
+    assert {e["output_index"] for e in events if e["type"] == "response.output_text.delta"} == {1}
+    assert [item["content"] for item in whole["output"]] == [reasoning["content"], message["content"]]
+    assert 0 < whole["usage"]["output_tokens_details"]["reasoning_tokens"] <= 20
+    assert quiet["usage"]["input_tokens"] == n_quiet
+    assert [item["type"] for item in quiet["output"]] == ["message"]
 
 
 class Answer(pydantic.BaseModel):
