@@ -82,6 +82,29 @@ def test_a_flag_ends_the_walk_and_the_next_one_works() -> None:
     pool.close()
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+@pytest.mark.parametrize("seconds", [0.0, 1e-4])
+def test_a_walk_in_slices_runs_every_op_once(n_threads: int, seconds: float) -> None:
+    table, values, _keep = chain(300)
+    flag = aligned_zeros((8,), np.int64)
+    pool = Pool(n_threads)
+    for pause in (0, 0, 0.001):  # with the last one, workers fall asleep now and then
+        values[:2] = at = n_slices = 0
+        while at < len(table):
+            flag[0] = 0
+            done = pool.advance(table.ctypes.data + 32 * at, len(table) - at, flag.ctypes.data, seconds)
+            assert done
+            at += done
+            n_slices += 1
+            assert (values[at % 2] == at).all()
+            time.sleep(pause * (n_slices % 7 == 0))
+        assert n_slices > 1
+    assert not _keep[2][:, 0].any()  # type: ignore[index]
+    flag[0] = 0
+    assert pool.advance(table.ctypes.data, 100, flag.ctypes.data, 100.0) == 100
+    pool.close()
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 def test_a_signal_handler_that_raises_ends_the_walk() -> None:
     table, values, _keep = chain(100_000)

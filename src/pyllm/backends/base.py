@@ -186,6 +186,9 @@ class Executable(ABC):
     options: ExecutionOptions
     n_candidates: int = 0
     """Candidates returned for each output row; 0: `candidates` is not supported."""
+    side: Executable | None = None
+    """Runs steps of few tokens (its `options`) with the same weights and KV cache, also while a step of this one is
+    paused (`begin`). It is not closed by itself. None: steps cannot be paused."""
 
     @abstractmethod
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
@@ -215,11 +218,31 @@ class Executable(ABC):
 
     def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[NDArray[np.float32] | TopLogits]:
         """Compute one step and give several of its results, in the order of `wants`; each as `run` gives it."""
+        return self._results(wants, self.run_stage(0, batch, (), self._wanted(wants)))
+
+    def begin(
+        self, batch: Batch, wants: Sequence[Want], seconds: float
+    ) -> list[NDArray[np.float32] | TopLogits] | None:
+        """Begin a step and compute it for about so long: `run_all`'s results, or None where it is paused then.
+
+        Until there are results, the batch's arrays must not change, and only `side` stores keys and values, of other
+        positions. Another step of this executable, an error or an interrupt drops a paused one: the KV cache of its
+        positions is then undefined. Raises as `run_stage`, and BackendError where `side` is None.
+        """
+        raise BackendError(f"{type(self).__name__} cannot pause steps")
+
+    def proceed(self, seconds: float) -> list[NDArray[np.float32] | TopLogits] | None:
+        """Go on with the paused step for about so long, as `begin` does. Raises BackendError where none is paused."""
+        raise BackendError(f"{type(self).__name__} cannot pause steps")
+
+    def _wanted(self, wants: Sequence[Want]) -> list[Value]:
         values = [self.program.hidden if want == "hidden" else self.program.logits for want in wants]
         wanted = [value for value in values if value is not None]
         if len(wanted) < len(values):
             raise BackendError("the program has no logits; its final states can be had")
-        crossings = self.run_stage(0, batch, (), wanted)
+        return wanted
+
+    def _results(self, wants: Sequence[Want], crossings: Sequence[Crossing]) -> list[NDArray[np.float32] | TopLogits]:
         return [
             self.candidates(crossing) if want == "candidates" else crossing.host()
             for want, crossing in zip(wants, crossings, strict=True)

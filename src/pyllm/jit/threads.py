@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import weakref
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,7 @@ class Pool:
         self._shared = s = _Shared(self.n_threads, step)
         self._address = int(s.block.ctypes.data)
         self._configs = [(ctypes.c_int64 * 3).from_address(self._address + at) for at in (64, 128)]
+        self._slice = ctypes.c_int64.from_address(self._address + 48)
         self._resume = ctypes.c_int64.from_address(self._address + 320)
         self._status = ctypes.c_int64.from_address(self._address + 328)
         self._ended = step
@@ -96,6 +98,18 @@ class Pool:
         `flag` is the address of an int64 that ends the walk after the current op when it becomes non-zero; False is
         returned then. An exception from a signal handler ends it likewise and is raised after every thread has left.
         """
+        self._walk(table, n_ops, flag or self._flag, inf)
+        return self._status.value == 1
+
+    def advance(self, table: int, n_ops: int, flag: int, seconds: float) -> int:
+        """Run a table for about so long, at least one op; returns the number of ops that are done, for another walk to
+        go on with the next.
+
+        Ends as `walk` does when `flag` becomes non-zero; also sets it, when the time is over.
+        """
+        return self._walk(table, n_ops, flag, seconds)
+
+    def _walk(self, table: int, n_ops: int, flag: int, seconds: float) -> int:
         if self._shared.closed:
             raise ClosedError("the model was closed")
         if self._shared.pid != os.getpid():
@@ -103,39 +117,65 @@ class Pool:
             self._start(self._shared.step.value)
         self._abandon()
         step = self._shared.step
+        until = time.perf_counter() + seconds
         try:
-            self._configs[step.value + 1 & 1][:] = [table, n_ops, flag or self._flag]
+            self._configs[step.value + 1 & 1][:] = [table, n_ops, flag]
             self._resume.value = self._status.value = 0
             step.value += 1
-            self._finish()
+            return self._finish(until)
         except BaseException:
             self._abandon()
             raise
-        return self._status.value == 1
 
     def run(self, kernel_address: int, args: int) -> None:
         """Run one kernel on all threads. All work must come from its counter (slot 1), which must be zero."""
         self._own[4:6] = kernel_address, args
         self.walk(self._flag + 32, 1)
 
-    def _finish(self) -> None:
-        """Walk until the step is done; a step is under way while its number is not the last one that ended."""
+    def _finish(self, until: float = inf) -> int:
+        """Walk until the step is done, or ended by its flag, which is set at this time; returns the number of ops that
+        are done. A step is under way while its number is not the last one that ended."""
         s = self._shared
         if s.workers:
             with s.wake:
                 s.wake.notify_all()
         while not self._status.value:
+            left = until - time.perf_counter()
+            if left <= 0:
+                self._flag_of_step().value = 1
+            self._slice.value = int(min(SLICE_US, 1e6 * max(0.0, left)) * self._ticks_per_us)
             self._lead(self._address, 0, self.n_threads)
+        n_ops = self._configs[s.step.value & 1][1] if self._status.value == 1 else self._n_done()
         self._ended = s.step.value
+        return n_ops
+
+    def _n_done(self) -> int:
+        """How many ops of a step are done that its flag has ended. Waits for the thread that ended it: it may not have
+        left the gate of its op yet, which the next step must not find so."""
+        step = self._shared.step.value
+        table, n_ops, _ = self._configs[step & 1]
+
+        def gate(op: int) -> int:
+            return _at(_at(table + 32 * op + 16).value).value
+
+        done = self._resume.value
+        while done < n_ops and gate(done) >> 16 >= step:  # another thread was ahead of this one
+            done += 1
+        while gate(done - 1) & 65535:
+            time.sleep(0)
+        return done
 
     def _abandon(self) -> None:
         """End a walk that an exception cut short. If another exception comes, the next walk does it."""
         if self._ended == self._shared.step.value or self._shared.pid != os.getpid():
             return
-        flag = ctypes.c_int64.from_address(self._configs[self._shared.step.value & 1][2])
+        flag = self._flag_of_step()
         flag.value = 1
         self._finish()
         flag.value = 0
+
+    def _flag_of_step(self) -> ctypes.c_int64:
+        return _at(self._configs[self._shared.step.value & 1][2])
 
     def close(self) -> None:
         """End the threads. Calling it again does nothing."""
@@ -167,6 +207,10 @@ def _end(s: _Shared) -> None:
     for w in s.workers:
         if w is not threading.current_thread():
             w.join(timeout=10.0)
+
+
+def _at(address: int) -> ctypes.c_int64:
+    return ctypes.c_int64.from_address(address)
 
 
 def _n_processors() -> int:

@@ -20,7 +20,7 @@ from pyllm.backends.base import DeviceInfo, Executable
 from pyllm.errors import BackendError
 from pyllm.program import Op
 from pyllm.quant import formats
-from pyllm.testing import ops, splitting
+from pyllm.testing import ops, pausing, splitting
 from pyllm.testing.models import Shape, mixed_tensors, one_op, transformer
 from pyllm.testing.running import (
     OPTIONS,
@@ -108,6 +108,7 @@ def _usual() -> dict[str, Callable[[Subject], None]]:
         "unknown_op": _unknown_op,
         "missing_tensor": _missing_tensor,
         "idle_interrupt": _idle_interrupt,
+        "paused_steps": _paused_steps,
         "memory": _memory,
         "importance": _importance,
         "replacement": _replacement,
@@ -340,6 +341,16 @@ def _idle_interrupt(subject: Subject) -> None:
         wanted = run(exe, steps)
         exe.interrupt()
         np.testing.assert_array_equal(run(exe, steps), wanted)
+    finally:
+        exe.close()
+
+
+def _paused_steps(subject: Subject) -> None:
+    """Check that pausing a step changes nothing, where steps can be paused."""
+    model = transformer(splitting.SMALL)
+    exe = compiled(subject.backend, model, model.tensors())
+    try:
+        pausing.check(exe, n_tokens(model))
     finally:
         exe.close()
 

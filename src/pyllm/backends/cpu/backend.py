@@ -58,10 +58,10 @@ class CPUBackend(Backend):
     def memory_needed(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> dict[str, int]:
-        from pyllm.backends.cpu.lowering import Lowering
+        from pyllm.backends.cpu import lane
 
         self.check(program, options)
-        return Lowering(program, weights, options).sizes()
+        return lane.sizes(lane.plan(program, weights, options))
 
 
 def _processor() -> str:

@@ -49,16 +49,27 @@ from pyllm.program.ops.experts import MixtureOfExperts
 class Lowering:
     """The lowered program. After construction everything is planned and nothing has an address."""
 
-    def __init__(self, program: Program, tensors: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, TensorInfo],
+        options: ExecutionOptions,
+        main: Lowering | None = None,
+    ) -> None:
+        """`main`: the lowering of the same program for larger steps, whose weights, caches and memory of single ops
+        (scratch, attention's parts) this one uses too; it has an address before this one."""
         self.program, self.options = program, options
-        self.weights = Weights(tensors)
-        self.table = Table()
+        self._is_side = main is not None
+        self.arena_bytes = 0
+        """Bytes of work memory without scratch and arrays; known after `sizes`."""
+        self.weights: Weights = main.weights if main else Weights(tensors)
+        self.table: Table = Table(scratch=main.table.scratch) if main else Table()
         self.step = Buffer(0, outside=True)
-        self.caches = [Buffer(0, outside=True) for _ in program.kv]
+        self.caches: list[Buffer] = main.caches if main else [Buffer(0, outside=True) for _ in program.kv]
         self.page_bytes = [0] * len(program.kv)
         self.host_rows: list[HostRows] = []
         self.ropes: dict[RopeTable, View] = {}
-        self.shared = Buffer(0, keep=True)
+        self.shared: Buffer = main.shared if main else Buffer(0, keep=True)
         self.statistics = Statistics() if options.collect_importance else None
         emit.check(program)
         self.graph = Graph(program)
@@ -96,11 +107,18 @@ class Lowering:
         arrays = sum(round_up(buffer.n_bytes, LINE) for buffer in self.outputs.values())
         return arrays + (self.statistics.n_bytes if self.statistics else 0)
 
+    @property
+    def scratch_bytes(self) -> int:
+        return self.table.scratch.ld * self.options.n_threads
+
     def sizes(self) -> dict[str, int]:
-        """Bytes by purpose. Assigns offsets of work memory, so it is called once."""
-        o = self.options
-        work = self.table.arrange() + self.table.scratch.ld * o.n_threads + self.array_bytes
-        return {"weights": self.weights.n_bytes, "kv": sum(self.page_bytes) * o.n_pages, "work": work}
+        """Bytes by purpose, less what is its main lowering's. Assigns offsets of work memory, so it is called once."""
+        self.arena_bytes = self.table.arrange()
+        work = self.arena_bytes + self.array_bytes
+        if self._is_side:
+            return {"weights": 0, "kv": 0, "work": work}
+        kv = sum(self.page_bytes) * self.options.n_pages
+        return {"weights": self.weights.n_bytes, "kv": kv, "work": work + self.scratch_bytes}
 
     # --- values
 

@@ -101,11 +101,6 @@ class Table:
         """Give every buffer an offset, sharing memory by live range; returns the total bytes."""
         return self.work.arrange()
 
-    def place(self, base: int, scratch: int) -> None:
-        """Turn offsets into addresses."""
-        self.work.place(base)
-        self.scratch.address = scratch
-
     def kernels(self) -> list[Kernel]:
         return [k for e in self.entries for k in ([e.kernel, e.wide.kernel] if e.wide else [e.kernel])]
 
