@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import inf
 from typing import Any, NoReturn
 
 import numpy as np
@@ -122,6 +124,93 @@ class FakeExecutable(Executable):
 
     def close(self) -> None:
         self.closed += 1
+
+
+class PausingExecutable(FakeExecutable):
+    """Its steps can be paused: `begin` and `proceed` do one of `n_slices` slices each, and call `on_slice`, which may
+    raise. What a paused step will write is garbage meanwhile; where others write there, or change its batch, it cannot
+    go on.
+    """
+
+    def __init__(self, n_vocab: int = 50, **options: int) -> None:
+        super().__init__(n_vocab, **options)
+        self.side = FakeSide(self)
+        self.n_slices = 3
+        self.on_slice: Callable[[Batch], None] = lambda batch: None
+        self.n_begun = self.n_dropped = 0
+        self.prompts: list[int] = []
+        """Tokens of the steps that were begun."""
+        self.beside: list[int] = []
+        """Tokens of the side's steps."""
+        self._paused: tuple[Batch, Sequence[Want], bytes] | None = None
+        self._left = 0
+
+    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
+        self._drop()
+        return super().run_all(batch, wants)
+
+    def begin(self, batch: Batch, wants: Sequence[Want], seconds: float) -> list[Any] | None:
+        self._drop()
+        assert not self.closed
+        batch.check()
+        self._paused, self._left = (batch, wants, _content(batch)), self.n_slices
+        self.store[self.slots(batch)] = GARBAGE
+        self.n_begun += 1
+        self.prompts.append(batch.n_tokens)
+        return self.proceed(seconds)
+
+    def proceed(self, seconds: float) -> list[Any] | None:
+        assert self._paused is not None, "no step is paused"
+        batch, wants, content = self._paused
+        assert _content(batch) == content, "the batch of a paused step has changed"
+        self._paused = None
+        self.on_slice(batch)
+        self._left -= 1
+        if self._left > 0 and seconds != inf:
+            self._paused = batch, wants, content
+            return None
+        return super().run_all(batch, wants)
+
+    def beside_paused(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
+        """A step of the side."""
+        if self._paused is not None:
+            taken = {*zip(*(a.tolist() for a in self.slots(self._paused[0])), strict=True)}
+            if not taken.isdisjoint(zip(*(a.tolist() for a in self.slots(batch)), strict=True)):
+                self._drop()  # its pages are others' now
+        self.beside.append(batch.n_tokens)
+        return super().run_all(batch, wants)
+
+    def slots(self, batch: Batch) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        n, size = batch.n_tokens, self.options.page_size
+        return batch.page_tables[batch.seqs[:n], batch.positions[:n] // size], batch.positions[:n] % size
+
+    def _drop(self) -> None:
+        self.n_dropped += self._paused is not None
+        self._paused = None
+
+
+class FakeSide(FakeExecutable):
+    """Steps of few tokens beside a paused one."""
+
+    def __init__(self, main: PausingExecutable) -> None:
+        o = main.options
+        self.program, self.n_vocab, self._main = main.program, main.n_vocab, main
+        self.options = replace(o, max_tokens=min(o.max_tokens, o.max_seqs + 3), max_rows=min(o.max_seqs, o.max_rows))
+
+    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
+        o = self.options
+        assert batch.n_tokens <= o.max_tokens == len(batch.tokens)
+        assert batch.n_rows <= o.max_rows == len(batch.rows)
+        return self._main.beside_paused(batch, wants)
+
+
+def _content(batch: Batch) -> bytes:
+    """The part of a batch's arrays that its step reads."""
+    n, s, r = batch.n_tokens, batch.n_seqs, batch.n_rows
+    used = batch.positions[batch.spans[:s].sum(1) - 1] // batch.page_size + 1
+    tables = [batch.page_tables[i, :n_pages] for i, n_pages in enumerate(used.tolist())]
+    arrays = [batch.tokens[:n], batch.positions[:n], batch.seqs[:n], batch.spans[:s], batch.rows[:r], *tables]
+    return b"".join(a.tobytes() for a in arrays) + repr((n, s, r, batch.n_generated)).encode()
 
 
 def submit_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation[GeneratedToken]]:

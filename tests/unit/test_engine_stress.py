@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from engine_fakes import FakeExecutable, expected_greedy
+from engine_fakes import FakeExecutable, PausingExecutable, expected_greedy
 
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
@@ -76,9 +76,11 @@ async def read_all(engine: Engine, seed: int, n_tasks: int, n: int) -> None:
     await asyncio.gather(*(one(random.Random(seed + i)) for i in range(n_tasks)))
 
 
+@pytest.mark.parametrize("kind", [FakeExecutable, PausingExecutable])
 @pytest.mark.parametrize("n_pages", [30, 200])
-def test_each_stream_gets_what_it_gets_alone(n_pages: int) -> None:
-    engine = Engine(FakeExecutable(N_VOCAB, n_pages=n_pages, max_seqs=6, max_tokens=20), n_ctx=60, n_vocab=N_VOCAB)
+def test_each_stream_gets_what_it_gets_alone(n_pages: int, kind: type[FakeExecutable]) -> None:
+    executable = kind(N_VOCAB, n_pages=n_pages, max_seqs=6, max_tokens=20)
+    engine = Engine(executable, n_ctx=60, n_vocab=N_VOCAB)
     errors: list[BaseException] = []
 
     def run(work: Any) -> None:
@@ -102,4 +104,6 @@ def test_each_stream_gets_what_it_gets_alone(n_pages: int) -> None:
     engine.check()
     assert engine.pool.n_available == engine.pool.n_pages
     assert not engine._live
+    if isinstance(executable, PausingExecutable):
+        assert len(executable.beside) > executable.n_begun > 0
     engine.close()

@@ -225,9 +225,9 @@ class Executable(ABC):
     ) -> list[NDArray[np.float32] | TopLogits] | None:
         """Begin a step and compute it for about so long: `run_all`'s results, or None where it is paused then.
 
-        Until there are results, the batch's arrays must not change, and only `side` stores keys and values, of other
-        positions. Another step of this executable, an error or an interrupt drops a paused one: the KV cache of its
-        positions is then undefined. Raises as `run_stage`, and BackendError where `side` is None.
+        A step that goes on later needs the batch's arrays as they were, and its pages to itself. Another step of this
+        executable, new weights, an error or an interrupt drops a paused one, and it may be left as it is: the KV cache
+        of its positions is then undefined. Raises as `run_stage`, and BackendError where `side` is None.
         """
         raise BackendError(f"{type(self).__name__} cannot pause steps")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Many
 from math import ceil, inf
 from time import perf_counter
@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Executable
 from pyllm.cache import PagePool
-from pyllm.constraints.pool import MaskPool
-from pyllm.engine import process, rows, scoring
-from pyllm.engine.answer import Answer, choose_tokens, constraints_of
-from pyllm.engine.filling import BatchWriter
-from pyllm.engine.generation import Generation, again
+from pyllm.engine import process, scoring
+from pyllm.engine.answer import Answer
+from pyllm.engine.generation import Generation, as_ours
+from pyllm.engine.lanes import Lane
 from pyllm.engine.pump import Pump
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
+from pyllm.engine.rows import SequenceRows
 from pyllm.engine.scheduler import Load, Scheduler
 from pyllm.engine.scoring import RowCallback
 from pyllm.engine.sequence import Consumer, Sequence
+from pyllm.engine.slices import Slices
 from pyllm.engine.transformer import Plain, Transformer
 from pyllm.engine.wakes import Wakes
-from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, PyllmError, QueueFullError, RequestError
+from pyllm.errors import ClosedError, QueueFullError, RequestError
 from pyllm.sampling import Sampler
 
 T = TypeVar("T")
@@ -49,9 +50,10 @@ class Engine:
         self.n_vocab = n_vocab
         self.n_ctx = min(n_ctx, options.n_pages * options.page_size)
         self.pool = PagePool(options.n_pages, options.page_size)
-        self.scheduler = Scheduler(self.pool, options)
-        self._writer = BatchWriter(options)
-        self._masks = MaskPool(n_vocab)
+        side = executable.side
+        self.scheduler = Scheduler(self.pool, options, None if side is None else side.options)
+        self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
+        self._slices = Slices()
         self._max_waiting = max_waiting
         self._ends: deque[float] = deque(maxlen=16)
         """When the last sequences ended."""
@@ -137,11 +139,18 @@ class Engine:
 
     def check(self) -> None:
         """Raise AssertionError where the engine's internal state is inconsistent."""
-        self.between_steps(self._check)
+        self._pump.call(self._check)
 
-    def between_steps(self, function: Any) -> None:
-        """Call a function in the computing thread between two steps, and wait for it. Raises what it raises."""
-        self._pump.call(function)
+    def between_steps(self, function: Callable[[], object]) -> None:
+        """Call a function in the computing thread between two steps, and wait for it. Raises what it raises.
+
+        A step that is paused is dropped before, and begun anew afterwards."""
+
+        def call() -> None:
+            self.scheduler.under_way = []
+            function()
+
+        self._pump.call(call)
 
     def load(self) -> Load:
         """What there is to do, as of now; any thread may ask."""
@@ -246,7 +255,7 @@ class Engine:
             return self._step()
         except BaseException as error:
             # No request's fault: the state may be inconsistent, so all of them end, and pages hold nothing any more.
-            self._end_all(_as_ours(error))
+            self._end_all(as_ours(error))
             return True
         finally:
             self._wakes.ring()
@@ -259,22 +268,43 @@ class Engine:
         for seq in self._live.values():
             seq.back_pressured = seq.consumer.back_pressured
         steps = self.scheduler.schedule()
-        if not steps:
+        if not steps and not self.scheduler.apart:
             if not all(seq.back_pressured for seq in self._live.values()):
                 raise RuntimeError("nothing can run, yet a sequence is waited for")
             return False
         self._idle = False
-        began = perf_counter()
-        for seq in steps:
-            if seq.started_at is None:
-                seq.started_at = began
-        batch = self._writer.write(steps)
-        n_answers = batch.n_generated
-        self._masks.begin(constraints_of(steps))
-        if (found := self._run(batch, steps)) is not None:
-            self._commit(steps, found)
-            self.scheduler.pace.note(n_answers, batch.n_tokens - n_answers, perf_counter() - began)
+        if steps:
+            self._compute(steps)
+        if self.scheduler.apart:
+            self._read_prompts(steps)
         return True
+
+    def _compute(self, steps: list[Sequence]) -> None:
+        """Compute a step at once, and commit it."""
+        lane = self._lanes[self.scheduler.apart]
+        began = perf_counter()
+        if found := self._run(steps, lambda: lane.run(steps)):
+            self._commit(lane, steps, found)
+            self.scheduler.pace.note(*lane.size, perf_counter() - began)
+
+    def _read_prompts(self, beside: list[Sequence]) -> None:
+        """Compute prompts for a slice of time between two steps; to the step's end, where nobody follows the answers
+        beside."""
+        scheduler, slices, lane = self.scheduler, self._slices, self._lanes[0]
+        followed = any(seq.consumer.paced for seq in beside)
+        seconds = slices.seconds(scheduler.pace.usual(len(beside))) if followed else inf
+        compute = lane.proceed if scheduler.under_way else lane.begin
+        prompts = scheduler.under_way or scheduler.schedule_prompts(slices.chunk)
+        if not prompts:
+            return
+        began = perf_counter()
+        found = self._run(prompts, lambda: compute(prompts, seconds))
+        if found == []:
+            slices.note(perf_counter() - began)
+            return
+        scheduler.under_way = []
+        if found:
+            self._commit(lane, prompts, found)
 
     def _receive(self) -> None:
         """Admit new sequences and release cancelled ones."""
@@ -283,11 +313,16 @@ class Engine:
             self._live[seq.number] = seq
             self.scheduler.add(seq)
         now = perf_counter()
-        for seq in [seq for seq in self._live.values() if seq.cancelled or seq.deadline <= now]:
-            self._finish(seq, "cancelled" if seq.cancelled else "timeout")
+        ended = [seq for seq in self._live.values() if seq.cancelled or seq.deadline <= now]
+        # A paused step holds the pages of its sequences: it goes on while any of them is wanted.
+        held = [] if all(seq in ended for seq in self.scheduler.under_way) else self.scheduler.under_way
+        for seq in ended:
+            if seq not in held:
+                self._finish(seq, "cancelled" if seq.cancelled else "timeout")
 
-    def _run(self, batch: Any, steps: list[Sequence]) -> list[rows.SequenceRows] | None:
-        """Run a step; returns its rows, or None where it failed, or was interrupted (it is then run again if wanted).
+    def _run(self, steps: list[Sequence], compute: Callable[[], list[SequenceRows]]) -> list[SequenceRows] | None:
+        """Compute a step; returns its rows, or None where it failed, or was interrupted (it is then run again if
+        wanted).
 
         State changes only after success, so an exception leaves nothing to undo.
         """
@@ -295,19 +330,19 @@ class Engine:
             self._in_run = steps
         try:
             if not self._closed and not all(seq.cancelled for seq in steps):
-                return rows.run(self.executable, batch, steps)
+                return compute()
         except KeyboardInterrupt:
             pass
         except Exception as error:
             for seq in steps:
-                self._finish(seq, "cancelled", _as_ours(error))
+                self._finish(seq, "cancelled", as_ours(error))
         finally:
             with self._gate:
                 self._in_run = None
         return None
 
-    def _commit(self, steps: list[Sequence], found: list[rows.SequenceRows]) -> None:
-        choose_tokens(steps, found, self._masks.get())
+    def _commit(self, lane: Lane, steps: list[Sequence], found: list[SequenceRows]) -> None:
+        lane.choose(steps, found)
         for seq, own in zip(steps, found, strict=True):
             self.scheduler.commit(seq)
             if not own.n or seq.cancelled:
@@ -315,7 +350,7 @@ class Engine:
             try:
                 reason = seq.consumer.take(seq, own)
             except Exception as error:
-                self._finish(seq, "cancelled", _as_ours(error))
+                self._finish(seq, "cancelled", as_ours(error))
                 continue
             if reason is not None:
                 self._finish(seq, reason)
@@ -342,13 +377,15 @@ class Engine:
         self._live.clear()
         self._arrived.clear()
         self.scheduler.clear()
-        self._writer.forget()
+        for lane in self._lanes:
+            lane.forget()
 
     def _free(self) -> None:
         self._receive()
         self._end_all(ClosedError("the model was closed"))
         self._wakes.ring()
-        self._masks.close()
+        for lane in self._lanes:
+            lane.close()
         self.executable.close()
 
     def _check(self) -> None:
@@ -363,12 +400,3 @@ class Engine:
         self._in_run = None
         self._wakes = Wakes()
         self._end_all(ClosedError("the process was forked: its parent computes this answer"))
-
-
-def _as_ours(error: BaseException) -> PyllmError:
-    if isinstance(error, PyllmError):
-        return again(error)  # type: ignore[return-value]
-    kind = OutOfMemoryError if isinstance(error, MemoryError) else BackendError
-    ours = kind(f"the step failed: {error!r}")
-    ours.__cause__ = error
-    return ours

@@ -12,8 +12,10 @@ from pyllm.engine.sequence import Sequence
 class BatchWriter:
     """A `Batch`, rewritten for each step. As `Batch.add`, for sequences known to fit."""
 
-    def __init__(self, options: ExecutionOptions) -> None:
+    def __init__(self, options: ExecutionOptions, number: int = 0) -> None:
+        """`number`: of several writers, so that a sequence's row tells where its pages are listed."""
         self.batch = Batch(options)
+        self._first_row = number * options.max_seqs
         self._range = np.arange(max(options.n_pages * options.page_size, options.max_tokens), dtype=np.int32)
         self._owners: list[Sequence | None] = [None] * options.max_seqs
 
@@ -43,7 +45,7 @@ class BatchWriter:
             elif wanted:
                 rows[r : r + wanted] = self._range[t - wanted : t]
             r += wanted
-            if self._owners[s] is not seq or seq.row != s or seq.n_listed < len(seq.pages):
+            if self._owners[s] is not seq or seq.row != self._first_row + s or seq.n_listed < len(seq.pages):
                 self._list_pages(s, seq)
         b.n_tokens, b.n_generated, b.n_seqs, b.n_rows = t, n_generated, len(steps), r
         return b
@@ -53,8 +55,9 @@ class BatchWriter:
         self._owners = [None] * len(self._owners)
 
     def _list_pages(self, s: int, seq: Sequence) -> None:
-        known = seq.n_listed if self._owners[s] is seq and seq.row == s else 0
+        row = self._first_row + s
+        known = seq.n_listed if self._owners[s] is seq and seq.row == row else 0
         self.batch.page_tables[s, known : len(seq.pages)] = seq.pages[known:]
         self._owners[s] = seq
-        seq.row = s
+        seq.row = row
         seq.n_listed = len(seq.pages)

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 from pyllm.engine.answer import Answer
 from pyllm.engine.request import FinishReason, GeneratedToken
 from pyllm.engine.sequence import Sequence
-from pyllm.errors import ClosedError
+from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, PyllmError
 
 T = TypeVar("T")
 
@@ -147,3 +147,13 @@ def again(error: Exception) -> Exception:
     new = copy(error)
     new.__cause__ = error
     return new
+
+
+def as_ours(error: BaseException) -> PyllmError:
+    """What a reader is told of an error in the computing thread."""
+    if isinstance(error, PyllmError):
+        return again(error)  # type: ignore[return-value]
+    kind = OutOfMemoryError if isinstance(error, MemoryError) else BackendError
+    ours = kind(f"the step failed: {error!r}")
+    ours.__cause__ = error
+    return ours

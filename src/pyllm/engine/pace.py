@@ -6,7 +6,7 @@ from collections import deque
 
 RATIO = 2.0
 """A step with a prompt takes at most so many times what the answers' step takes without one."""
-_MARGIN = 0.8
+MARGIN = 0.8
 """The part of the allowed time that is planned with: times vary."""
 _FRESH = 24
 """Steps with prompts after which one without is measured again."""
@@ -46,8 +46,15 @@ class Pace:
         """Prompt tokens of the last step that was full of them."""
         self._allowed = 0
         """The last limit."""
+        self._last = 0.0
+        """Seconds of the last step with answers."""
         self._with = self._without = 0
         """Steps with prompts since the last one without, and steps without since the last one with."""
+
+    def usual(self, n_answers: int) -> float:
+        """Seconds of a step of so many answers without a prompt; of the last one where there was none."""
+        alone = self._alone.get(n_answers)
+        return median(alone) if alone else self._last
 
     def limit(self, n_answers: int) -> int:
         """Most prompt tokens beside so many answers; 0: their step is to be measured alone."""
@@ -57,7 +64,7 @@ class Pace:
         chunk = n_answers
         if self._per_token:
             cost = max(median(self._per_token), self._per_token[-1], 1e-9)
-            chunk = int((RATIO - 1) * _MARGIN * median(alone) / cost)
+            chunk = int((RATIO - 1) * MARGIN * median(alone) / cost)
             if self._bulk and cost > _DOMINATED * median(self._bulk):
                 chunk = max(chunk, int(cost * self._chunk / median(self._bulk)))
             chunk = min(chunk, 2 * self._chunk)
@@ -66,6 +73,8 @@ class Pace:
 
     def note(self, n_answers: int, n_prompt: int, seconds: float) -> None:
         """A step of so many answers and prompt tokens took so long."""
+        if n_answers:
+            self._last = seconds
         if not n_answers:
             if n_prompt >= _BULK:
                 self._bulk.append(seconds / n_prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Executable, Want
+from pyllm.backends.base import Want
 from pyllm.engine.sequence import Sequence
 from pyllm.records import dataclass
 from pyllm.sampling import TopLogits
@@ -46,10 +46,8 @@ def wanted(steps: list[Sequence], n_candidates: int) -> list[Want]:
     return wants
 
 
-def run(executable: Executable, batch: Batch, steps: list[Sequence]) -> list[SequenceRows]:
-    """Run a step; returns each sequence's rows. Raises as `Executable.run_stage` does."""
-    wants = wanted(steps, executable.n_candidates)
-    results = executable.run_all(batch, wants)
+def split(steps: list[Sequence], results: list[Rows]) -> list[SequenceRows]:
+    """Each sequence's rows of the results that `wanted` names."""
     of_hidden, of_logits = results[0], results[-1]
     out = []
     r = 0

@@ -36,16 +36,25 @@ class Scheduler:
     sequence starts when there are pages for all its known tokens; it waits where an older one is computing a common
     prefix. When pages run out, the youngest is preempted: it gives up its pages and is computed again later.
     Back-pressured sequences are preempted first.
+
+    Where steps can be paused (`side`: what fits into one while another is paused), and an answer is followed as it
+    comes, prompts are apart: `schedule` gives what generates, and `schedule_prompts` a step of prompts alone, which is
+    under way while further steps are scheduled.
     """
 
-    def __init__(self, pool: PagePool, options: ExecutionOptions) -> None:
+    def __init__(self, pool: PagePool, options: ExecutionOptions, side: ExecutionOptions | None = None) -> None:
         self.pool = pool
+        self._side = side
         self.max_tokens = options.max_tokens
         self.max_rows = options.max_rows
         self.max_seqs = min(options.max_seqs, options.max_rows, options.max_tokens)
         self.pace = Pace()
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
+        self.under_way: list[Sequence] = []
+        """The step of prompts alone, until it is done or dropped; emptied when one of them gives up its pages."""
+        self.apart = False
+        """Whether prompts are apart from the step scheduled last."""
 
     def add(self, seq: Sequence) -> None:
         insort(self.waiting, seq, key=_by_rank)
@@ -63,20 +72,40 @@ class Scheduler:
         forced: list[Sequence] = []
         prompts: list[Sequence] = []
         for seq in self.running.copy():
-            if not seq.running or seq.back_pressured or not self._grow(seq):
+            if not seq.running or seq.back_pressured or seq in self.under_way or not self._grow(seq):
                 continue
-            if seq.n_tokens - seq.n_computed == 1 and seq.generates:
+            if _is_prompt(seq):
+                prompts.append(seq)
+            elif seq.remaining == 1 and seq.generates:
                 seq.n_step, seq.n_rows = 1, seq.rows_of(1)
                 steps.append(seq)
             else:
-                (forced if seq.n_computed >= seq.n_prompt else prompts).append(seq)
+                forced.append(seq)
+        followed = any(seq.consumer.paced for seq in chain(steps, forced))
+        more = bool(prompts or self.waiting)
+        self.apart = self._side is not None and (bool(self.under_way) or (followed and more))
+        tokens, rows = self.max_tokens, self.max_rows
+        if self._side and self.apart:
+            tokens, rows = self._side.max_tokens, self._side.max_rows
         # Forced tokens of an answer are few, and its reader waits for them as for any other.
-        tokens, rows = self.max_tokens - len(steps), self.max_rows - sum(seq.n_rows for seq in steps)
+        tokens, rows = tokens - len(steps), rows - sum(seq.n_rows for seq in steps)
         tokens, rows = self._add(steps, iter(forced), tokens, rows)
-        if prompts or self.waiting:
-            if any(seq.consumer.paced for seq in steps):
+        if more and not self.apart:
+            if followed:
                 tokens = min(tokens, self.pace.limit(len(steps)))
             self._add(steps, chain(prompts, self._admitted()), tokens, rows)
+        return steps
+
+    def schedule_prompts(self, tokens: int) -> list[Sequence]:
+        """A step of prompts alone, of at most so many tokens, which is under way from now on."""
+        steps: list[Sequence] = []
+        prompts = (
+            seq
+            for seq in self.running.copy()
+            if seq.running and not seq.back_pressured and _is_prompt(seq) and self._grow(seq)
+        )
+        self._add(steps, chain(prompts, self._admitted()), min(tokens, self.max_tokens), self.max_rows)
+        self.under_way = steps
         return steps
 
     def commit(self, seq: Sequence) -> None:
@@ -108,6 +137,7 @@ class Scheduler:
         self.pool.clear()
         self.running.clear()
         self.waiting.clear()
+        self.under_way = []
 
     def check(self) -> None:
         """Raise AssertionError where internal state is inconsistent."""
@@ -120,6 +150,7 @@ class Scheduler:
             assert seq.running
             assert seq.n_published * size <= seq.n_computed < seq.n_tokens, "computed tokens do not add up"
             assert seq.n_computed <= len(seq.pages) * size, "a computed token is in no page"
+        assert all(seq in self.running for seq in self.under_way), "what is under way holds no pages"
         for seq in self.waiting:
             assert not seq.running
             assert not seq.pages, "a waiting sequence holds pages"
@@ -227,6 +258,8 @@ class Scheduler:
         self.add(seq)
 
     def _stop(self, seq: Sequence) -> None:
+        if seq in self.under_way:
+            self.under_way = []
         self.running.remove(seq)
         seq.running = False
         self._forget(seq, 0)
@@ -238,6 +271,11 @@ class Scheduler:
         seq.n_published = min(seq.n_published, n_pages)
         seq.n_computed = seq.n_published * self.pool.page_size
         seq.row = -1
+
+
+def _is_prompt(seq: Sequence) -> bool:
+    """Whether its next tokens are a prompt's; else it made them itself, or they follow from what it made."""
+    return seq.n_computed < seq.n_prompt and not (seq.remaining == 1 and seq.generates)
 
 
 def _leads(leader: Sequence, common: int) -> bool:

@@ -123,7 +123,7 @@ class Sequence:
         # Its tokens and output rows in this step.
         self.n_step = 0
         self.n_rows = 0
-        # Its row of the batch's page tables, and the number of its pages there.
+        # Its row of a batch's page tables (numbered by `BatchWriter`), and the number of its pages there.
         self.row = -1
         self.n_listed = 0
         # The sequence whose prompt it waits for, and the number of common pages.

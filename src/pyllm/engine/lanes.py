@@ -1,0 +1,68 @@
+"""Lanes: each takes a step at a time through an executable, with arrays and masks of its own.
+
+Where an executable can pause steps, it has two. Prompts are then read in steps of their own, in the first one, a slice
+of time after each step of the answers that are followed, which the second one takes.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from pyllm.backends.base import Executable, Want
+from pyllm.constraints.pool import MaskPool
+from pyllm.engine import rows
+from pyllm.engine.answer import choose_tokens, constraints_of
+from pyllm.engine.filling import BatchWriter
+from pyllm.engine.rows import SequenceRows
+from pyllm.engine.sequence import Sequence
+
+
+class Lane:
+    """One step: written, computed at once or in slices, and the next tokens chosen from its rows."""
+
+    def __init__(self, executable: Executable, n_vocab: int, number: int = 0) -> None:
+        self._executable = executable
+        self._writer = BatchWriter(executable.options, number)
+        self._masks = MaskPool(n_vocab)
+
+    def run(self, steps: list[Sequence]) -> list[SequenceRows]:
+        """Each sequence's rows of a step. Raises as `Executable.run_stage` does."""
+        wants = self._write(steps)
+        return rows.split(steps, self._executable.run_all(self._writer.batch, wants))
+
+    def begin(self, steps: list[Sequence], seconds: float) -> list[SequenceRows]:
+        """Compute a step for about so long: the rows, none where it is paused then."""
+        wants = self._write(steps)
+        results = self._executable.begin(self._writer.batch, wants, seconds)
+        return [] if results is None else rows.split(steps, results)
+
+    def proceed(self, steps: list[Sequence], seconds: float) -> list[SequenceRows]:
+        """Go on with the step that `begin` began."""
+        results = self._executable.proceed(seconds)
+        return [] if results is None else rows.split(steps, results)
+
+    def choose(self, steps: list[Sequence], found: list[SequenceRows]) -> None:
+        """Choose the next tokens of the step's answers."""
+        choose_tokens(steps, found, self._masks.get())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The last step's generated tokens, and others."""
+        batch = self._writer.batch
+        return batch.n_generated, batch.n_tokens - batch.n_generated
+
+    def forget(self) -> None:
+        """Drop all references to sequences."""
+        self._writer.forget()
+
+    def close(self) -> None:
+        self._masks.close()
+
+    def _write(self, steps: list[Sequence]) -> list[Want]:
+        now = perf_counter()
+        for seq in steps:
+            if seq.started_at is None:
+                seq.started_at = now
+        self._writer.write(steps)
+        self._masks.begin(constraints_of(steps))
+        return rows.wanted(steps, self._executable.n_candidates)
