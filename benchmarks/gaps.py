@@ -2,8 +2,9 @@
 
     python benchmarks/gaps.py -m MODEL [-s 4] [-p 8000] [-t 2]
 
-Prints the median gap without the prompt, and the gaps' distribution while it is read; and how long the prompt took,
-beside the time that it takes alone.
+Prints the median gap just before the prompt and just after it: the streams' contexts grow meanwhile, and so does what a
+step takes. Then the gaps' distribution while it is read, also as multiples of the usual gap at that time; and how long
+the prompt took, beside the time that it takes alone.
 """
 
 from __future__ import annotations
@@ -55,23 +56,28 @@ def main() -> None:
         began = perf_counter()
         result = llm.complete(long, max_tokens=1)
         ended = perf_counter()
+        n_read = max(map(len, moments))
+        while min(map(len, moments)) < n_read + 100:
+            stop.wait(0.05)
         stop.set()
         for thread in threads:
             thread.join()
-    usual = gaps(moments, 0, began)[20:]
-    beside = gaps(moments, began, ended)
-    print(f"{a.streams} streams, usual gap {np.median(usual) * 1e3:.2f} ms (90 %: {np.quantile(usual, 0.9) * 1e3:.2f})")
-    print(
-        f"beside a prompt of {result.usage.n_prompt}: median {np.median(beside) * 1e3:.2f} ms, "
-        f"90 % {np.quantile(beside, 0.9) * 1e3:.2f}, 99 % {np.quantile(beside, 0.99) * 1e3:.2f}, "
-        f"most {beside.max() * 1e3:.2f}; {len(beside)} gaps"
-    )
+    before, after = gaps(moments, 0, began)[1][20:], gaps(moments, ended, perf_counter())[1]
+    times, beside = gaps(moments, began, ended)
+    usual = np.interp(times, [began, ended], [np.median(before), np.median(after)])
+    print(f"{a.streams} streams, usual gap {np.median(before) * 1e3:.2f} ms before, {np.median(after) * 1e3:.2f} after")
+    print(f"beside a prompt of {result.usage.n_prompt}, of {len(beside)} gaps:")
+    for what, values in (("ms", beside * 1e3), ("x usual", beside / usual)):
+        median, most = np.median(values), values.max()
+        high = ", ".join(f"{q} % {np.quantile(values, q / 100):.2f}" for q in (75, 90, 95, 99))
+        print(f"    median {median:.2f} {what}, {high}, most {most:.2f}")
     print(f"the prompt took {ended - began:.1f} s; alone {alone_seconds:.1f} s")
 
 
-def gaps(moments: list[list[float]], start: float, stop: float) -> np.ndarray:
-    """Seconds between tokens, of all streams; those that began and ended in this time."""
-    return np.concatenate([np.diff([m for m in own if start <= m <= stop]) for own in moments])
+def gaps(moments: list[list[float]], start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
+    """Gaps between tokens of all streams that began and ended in this time: when they ended, and their seconds."""
+    within = [np.array([m for m in own if start <= m <= stop]) for own in moments]
+    return np.concatenate([own[1:] for own in within]), np.concatenate([np.diff(own) for own in within])
 
 
 if __name__ == "__main__":

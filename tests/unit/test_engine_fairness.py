@@ -59,7 +59,7 @@ def test_steps_take_at_most_twice_their_usual_time(fixed: float, each: float, st
     found = steps(Pace(), seconds, 100, n_answers)
     for chunk, took in found[2:]:  # the first one with a prompt is a guess
         assert took <= 2.0001 * usual or chunk == pacing._LEAST
-    assert max(chunk for chunk, _ in found[30:]) >= 0.5 * (pacing.MARGIN * usual - start) / each - 1
+    assert max(chunk for chunk, _ in found[30:]) >= 0.5 * (pacing._MARGIN * usual - start) / each - 1
 
 
 def test_chunks_grow_where_having_one_is_what_costs() -> None:

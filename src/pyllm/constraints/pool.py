@@ -32,7 +32,7 @@ class Masks(NamedTuple):
 
 
 class MaskPool:
-    """Computes masks beside a step. Belongs to one engine; the thread that steps calls it.
+    """Computes masks beside a step. Belongs to one of an engine's lanes; the thread that steps calls it.
 
         pool.begin([seq.constraint for each output row of the step, in order])   # None: without
         rows = executable.run(batch, …)         # llguidance works without the GIL meanwhile

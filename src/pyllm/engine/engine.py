@@ -285,17 +285,19 @@ class Engine:
         began = perf_counter()
         if found := self._run(steps, lambda: lane.run(steps)):
             self._commit(lane, steps, found)
-            self.scheduler.pace.note(*lane.size, perf_counter() - began)
+            if self.scheduler.apart and self._slices.before:
+                self._slices.note_step(perf_counter() - began)
+            else:
+                self.scheduler.pace.note(*lane.size, perf_counter() - began)
 
     def _read_prompts(self, beside: list[Sequence]) -> None:
         """Compute prompts for a slice of time between two steps; to the step's end, where nobody follows the answers
         beside."""
         scheduler, slices, lane = self.scheduler, self._slices, self._lanes[0]
         followed = any(seq.consumer.paced for seq in beside)
-        seconds = slices.seconds(scheduler.pace.usual(len(beside))) if followed else inf
+        seconds = slices.seconds(scheduler.pace.usual(self._lanes[1].size[0])) if followed else inf
         compute = lane.proceed if scheduler.under_way else lane.begin
-        prompts = scheduler.under_way or scheduler.schedule_prompts(slices.chunk)
-        if not prompts:
+        if seconds is None or not (prompts := scheduler.under_way or scheduler.schedule_prompts(slices.chunk)):
             return
         began = perf_counter()
         found = self._run(prompts, lambda: compute(prompts, seconds))

@@ -6,7 +6,7 @@ from collections import deque
 
 RATIO = 2.0
 """A step with a prompt takes at most so many times what the answers' step takes without one."""
-MARGIN = 0.8
+_MARGIN = 0.8
 """The part of the allowed time that is planned with: times vary."""
 _FRESH = 24
 """Steps with prompts after which one without is measured again."""
@@ -52,7 +52,7 @@ class Pace:
         """Steps with prompts since the last one without, and steps without since the last one with."""
 
     def usual(self, n_answers: int) -> float:
-        """Seconds of a step of so many answers without a prompt; of the last one where there was none."""
+        """Seconds of a step of so many answers without a prompt; else of the last one with any number."""
         alone = self._alone.get(n_answers)
         return median(alone) if alone else self._last
 
@@ -64,7 +64,7 @@ class Pace:
         chunk = n_answers
         if self._per_token:
             cost = max(median(self._per_token), self._per_token[-1], 1e-9)
-            chunk = int((RATIO - 1) * MARGIN * median(alone) / cost)
+            chunk = int((RATIO - 1) * _MARGIN * median(alone) / cost)
             if self._bulk and cost > _DOMINATED * median(self._bulk):
                 chunk = max(chunk, int(cost * self._chunk / median(self._bulk)))
             chunk = min(chunk, 2 * self._chunk)
