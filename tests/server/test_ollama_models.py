@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import ollama
 import pytest
-from gguf import GGUFReader
+from gguf import GGUFReader, GGUFWriter
 
 import pyllm
+from pyllm import hub
+from pyllm.hub.modelfile import parse
 from server_rig import Rig, running, until
 from tiny_gguf import write_tiny_gguf
 
@@ -178,6 +181,47 @@ def test_thinking_apart_on_and_off(tmp_path: Path, data: Path) -> None:
         shown = client.chat("thinker", past, options=options).prompt_eval_count
         plain = client.chat("thinker", [*hi, {"role": "assistant", "content": "A"}, *hi], options=options)
         assert shown == (plain.prompt_eval_count or 0) + len("<think>\n\n</think>\n\n") + 40
+
+
+def write_adapter(path: Path) -> Path:
+    """A LoRA adapter of the tiny model."""
+    random = np.random.default_rng(7)
+    writer = GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for half, shape in (("lora_a", (4, 32)), ("lora_b", (32, 4))):
+        writer.add_tensor(f"blk.0.attn_q.weight.{half}", random.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_adapter_that_was_sent(tmp_path: Path, data: Path) -> None:
+    path, adapter = write_tiny_gguf(tmp_path / "tiny.gguf"), write_adapter(tmp_path / "adapter.gguf")
+    hi, options = [{"role": "user", "content": "Hi"}], {"temperature": 0, "num_predict": 8}
+    with pyllm.load(path, backend="reference", kv_dtype="f32", adapters=[adapter]) as llm:
+        expected = llm.chat(hi, temperature=0, max_tokens=8).text
+    with running(path) as rig:
+        client = ollama.Client(rig.url)
+        plain = client.chat("tiny", hi, options=options).message.content
+        digest = client.create_blob(adapter)
+        client.create("adapted", from_="tiny", adapters={"adapter.gguf": digest})
+        assert client.chat("adapted", hi, options=options).message.content == expected != plain
+        assert client.chat("tiny", hi, options=options).message.content == plain
+        assert len(rig.house.models.loaded) == 2
+        with pytest.raises(ollama.ResponseError, match="is an adapter"):
+            client.create("wrong", files={"a.gguf": digest})
+        client.copy("adapted", "again")
+        client.delete("adapted")
+        assert client.chat("again", hi, options=options).message.content == expected
+    # The same, with a Modelfile and no server.
+    file = f"FROM {path}\nADAPTER {adapter}\nPARAMETER temperature 0\nPARAMETER num_predict 8"
+    hub.create("local", parse(file), tmp_path)
+    with pyllm.load("local", backend="reference", kv_dtype="f32") as llm:
+        assert llm.chat(hi).text == expected
 
 
 def test_what_changes_models_needs_the_key(tmp_path: Path, data: Path) -> None:

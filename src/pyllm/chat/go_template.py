@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import field
 
 from pyllm.chat.go_expression import Scope, expression, words
+from pyllm.chat.sandbox import MAX_SOURCE
 from pyllm.errors import TemplateError
 from pyllm.records import dataclass
 
@@ -45,6 +46,8 @@ def is_go(text: str) -> bool:
 
 def as_jinja(text: str) -> str:
     """The template in jinja2. Raises TemplateError with the action that is not understood."""
+    if len(text) > MAX_SOURCE:
+        raise TemplateError(f"the template has {len(text)} characters; {MAX_SOURCE} are allowed")
     nodes = _parse(text)
     used = set(re.findall(r"\.([A-Z]\w*)", text))
     if "Messages" in used:
@@ -91,9 +94,11 @@ def _pieces(text: str) -> Iterator[tuple[bool, str]]:
 
 
 def _end_of(text: str, at: int) -> int:
-    """Where the "}}" of an action is; texts in it may hold one."""
-    found = re.compile(r'"(?:\\.|[^"\\\n])*"|`[^`]*`|/\*.*?\*/|(\}\})', re.DOTALL)
-    for match in found.finditer(text, at):
+    """Where the "}}" of an action is; texts in it, and comments, may hold one."""
+    if comment := re.compile(r"-?\s*/\*").match(text, at):
+        at = max(comment.end(), text.find("*/", comment.end()))
+    # Texts that do not end match, too: so nothing is searched twice.
+    for match in re.compile(r'"(?:\\.|[^"\\\n])*"?|`[^`]*`?|(\}\})').finditer(text, at):
         if match[1]:
             return match.start()
     raise TemplateError("the template has an action that does not end; a Go template's are {{ … }}")

@@ -56,7 +56,7 @@ def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> P
     Raises HubError for an unknown file or name, or where it cannot be fetched.
     """
     path = env.user_path(name)
-    if (own := named.find(str(name))) is not None:
+    if isinstance(name, str) and (own := named.find(name)) is not None:
         own.check()
         return own.path
     if not is_catalogued(name):

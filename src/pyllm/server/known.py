@@ -36,6 +36,9 @@ class Shelf:
     def __init__(self, options: ServeOptions) -> None:
         """Raises HubError where a model that is to be served cannot be found or fetched."""
         self._given = [self._one(name) for name in options.models]
+        self._fetched: list[Known] = []
+        """Models that were fetched while the server runs, where models were given."""
+        self._seen: list[Known] = []
         self._made: set[str] = set()
         """Named models that were made while the server runs."""
         self._aliases = {alias.lower(): name for alias, name in options.aliases}
@@ -59,23 +62,32 @@ class Shelf:
         self._made.add(_folded(named.name))
         return _of_named(named)
 
+    def fetched(self, name: str) -> None:
+        """Serve a model that a client fetched. Raises HubError where it is not here."""
+        known = self._one(name)
+        if self._given and known not in self._files():
+            self._fetched.append(known)
+
     def removed(self, known: Known) -> None:
         """A client deleted a model."""
         self._made.discard(_folded(known.name))
         self._given = [given for given in self._given if given != known]
+        self._fetched = [fetched for fetched in self._fetched if fetched != known]
 
     def weights(self, known: Known) -> Known:
         """What is loaded for a model: its base, which others may share, unless it has adapters."""
         if known.named is None or known.named.adapters:
             return known
-        base = next((file for file in self._files() if file.path == known.path), None)
+        base = next((file for file in self._files(fresh=False) if file.path == known.path), None)
         return base or replace(known, name=known.path.stem, named=None)
 
-    def _files(self) -> list[Known]:
-        """Models that have no settings of their own."""
+    def _files(self, fresh: bool = True) -> list[Known]:
+        """Models that have no settings of their own; those of the last look at the disk do, unless `fresh`."""
         if self._given:
-            return list(self._given)
-        return [_local(model) for model in hub.models() if model.path is not None and model.named is None]
+            return [*self._given, *self._fetched]
+        if fresh or not self._seen:
+            self._seen = [_local(m) for m in hub.models() if m.path is not None and m.named is None]
+        return list(self._seen)
 
     def _serves(self, named: hub.Named) -> bool:
         if not self._given or _folded(named.name) in self._made:
@@ -108,9 +120,12 @@ class Shelf:
         wanted = _folded(name)
         if (named := hub.find_named(name)) is not None and self._serves(named):
             return _of_named(named)
-        for known in self._files():
-            if wanted in (_folded(known.name), _folded(known.path.name), _folded(known.path.stem)):
-                return known
+        # A model that was seen before is looked for first: each request asks.
+        for fresh in (False, True):
+            for known in self._files(fresh):
+                names = (known.name, known.path.name, known.path.stem)
+                if wanted in map(_folded, names) and (fresh or known.path.exists()):
+                    return known
         return None
 
     @staticmethod

@@ -69,14 +69,15 @@ async def pull(exchange: Exchange) -> Response:
         )
     entry = None if own or hub.is_remote(name) else catalog.load().find(name)
     size = entry.size if entry is not None else None
-    return await lines(exchange, body.stream, _pulling(name, size))
+    return await lines(exchange, body.stream, _pulling(exchange, name, size))
 
 
-async def _pulling(name: str, size: int | None) -> AsyncIterator[dict[str, Any]]:
+async def _pulling(exchange: Exchange, name: str, size: int | None) -> AsyncIterator[dict[str, Any]]:
     yield {"status": "pulling manifest"}
     async for text, share in _told(lambda progress: hub.pull(name, progress)):
         total = size or 100
         yield {"status": f"pulling {text}", "digest": text, "total": total, "completed": round(share * total)}
+    await asyncio.to_thread(exchange.house.models.shelf.fetched, name)
     yield {"status": "success"}
 
 
