@@ -11,6 +11,7 @@ import anthropic
 import httpx2
 import pytest
 
+from pyllm.config import SamplingParams
 from server_rig import Rig, running, until
 from tiny_gguf import write_tiny_gguf
 
@@ -34,7 +35,27 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     path = write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", TEMPLATE)
     with running(path, ping_every=0.2, load={"backend": "reference", "kv_dtype": "f32"}, n_ctx=1024) as rig:
+        until(lambda: rig.house.models.loaded)
+        rig.house.models.loaded[0].llm.llm.sampling = SamplingParams(logits_processors=(as_told,))
         yield rig
+
+
+@pytest.fixture(autouse=True)
+def untold() -> Iterator[None]:
+    yield
+    told.clear()
+
+
+told: list[bytes] = []
+"""What the model is to say in the present test, if anything."""
+
+
+def as_told(tokens: Any, logits: Any) -> Any:
+    """Make the next byte of what is to be said certain, and then the end."""
+    if told:
+        said = bytes(token for token in tokens if token < 256).rpartition(b"<|assistant|>")[2]
+        logits[(*told[0], 256)[len(said)]] += 1000
+    return logits
 
 
 @pytest.fixture
@@ -44,14 +65,11 @@ def client(rig: Rig) -> Iterator[anthropic.Anthropic]:
 
 
 def saying(text: str, **more: Any) -> dict[str, Any]:
-    """Arguments of a request to which the model answers `text`."""
-    return {
-        "model": "tiny",
-        "max_tokens": 300,
-        "messages": USER,
-        **more,
-        "extra_body": {"choice": [text], **more.get("extra_body", {})},
-    }
+    """Arguments of a request to which the model answers `text`: with tools it is told, else it has no other choice."""
+    form: dict[str, Any] = {"choice": [text]}
+    if "tools" in more:
+        told[:], form = [text.encode()], {}
+    return {"model": "tiny", "max_tokens": 300, "messages": USER, **more, "extra_body": form}
 
 
 def text_of(message: Any) -> str:
@@ -62,7 +80,7 @@ def text_of(message: Any) -> str:
 
 def events_of(rig: Rig, body: dict[str, Any]) -> list[dict[str, Any]]:
     """A stream's events as they are sent; each one's name must be its type."""
-    body = {**body, **body.pop("extra_body", {}), "stream": True}
+    body = {**body, **body["extra_body"], "stream": True}
     text = httpx2.post(rig.url + "/v1/messages", json=body, timeout=60).text
     found = []
     for frame in text.split("\n\n"):
@@ -246,7 +264,7 @@ def test_a_loop_of_calls_and_results(client: anthropic.Anthropic) -> None:
         {"role": "assistant", "content": first.content},
         {"role": "user", "content": [result, {"type": "text", "text": "Well?"}]},
     ]
-    second = client.messages.create(**{**saying("It rains."), "messages": history, "tools": [WEATHER]})
+    second = client.messages.create(**saying("It rains.", messages=history, tools=[WEATHER]))
     assert text_of(second) == "It rains."
     # The first prompt and its answer are the beginning of the second one.
     assert (second.usage.cache_read_input_tokens or 0) > len("<|user|>Hello\n<|assistant|>")
