@@ -123,6 +123,57 @@ def test_options_reach_the_sampler_by_their_names(client: openai.OpenAI, llm: py
     assert answer(temperature=0, extra_body={"repetition_penalty": 1.7}) == repeated
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("top_p", 0.1),
+        ("frequency_penalty", 1.5),
+        ("presence_penalty", 1.5),
+        ("min_p", 0.5),
+        ("typical_p", 0.2),
+        ("mirostat", 2),
+        ("samplers", ["top_k", "temperature"]),
+    ],
+)
+def test_an_option_is_the_librarys(client: openai.OpenAI, llm: pyllm.LLM, option: str, value: Any) -> None:
+    shared: Any = {"seed": 7, "temperature": 1.2, "max_tokens": 12}
+    expected = llm.chat(HELLO, **shared, **{option: value}).text
+    assert expected != llm.chat(HELLO, **shared).text
+    body = {"messages": HELLO, **shared, option: value}
+    answer: Any = client.post("/chat/completions", body=body, cast_to=dict[str, Any])
+    assert answer["choices"][0]["message"]["content"] == expected
+
+
+ONE = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False}
+ODD = {**ONE, "propertyNames": {"minLength": 1}}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "one", "strict": True, "schema": ONE}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "odd", "strict": False, "schema": ODD}}},
+        {"response_format": {"type": "json_object", "schema": ONE}},
+        {"guided_json": ONE},
+        {"structured_outputs": {"json": ONE}},
+        {"guided_grammar": 'root ::= "{\\"a\\": 1}"'},
+    ],
+)
+def test_a_form_is_held(client: openai.OpenAI, form: Any) -> None:
+    body = {"messages": HELLO, "temperature": 0, **form}
+    answer: Any = client.post("/chat/completions", body=body, cast_to=dict[str, Any])
+    assert json.loads(answer["choices"][0]["message"]["content"]) == {"a": 1}
+
+
+def test_json_objects_begin_as_such_and_text_is_free(client: openai.OpenAI, llm: pyllm.LLM) -> None:
+    options: Any = {**GREEDY, "messages": HELLO, "max_tokens": 3}
+    said = client.chat.completions.create(response_format={"type": "json_object"}, **options).choices[0].message.content
+    assert said is not None
+    assert said.startswith("{")
+    free = client.chat.completions.create(response_format={"type": "text"}, **options).choices[0].message.content
+    assert free == llm.chat(HELLO, temperature=0, max_tokens=3).text
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_heat"}}])
 def test_a_tool_choice_is_held(client: openai.OpenAI, choice: Any) -> None:
     options: Any = {**GREEDY, "messages": HELLO, "tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False}
