@@ -86,3 +86,11 @@ def test_a_base_that_changed_is_said(rig: Rig, tiny: Path, tmp_path: Path) -> No
     answer = httpx2.post(rig.url + "/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 404
     assert "has changed" in answer.json()["error"]["message"]
+
+
+def test_a_named_model_alone_is_served(rig: Rig) -> None:
+    expected = chat(rig, model="mario")["choices"][0]["message"]["content"]
+    with running("mario") as alone:
+        assert [model["id"] for model in httpx2.get(alone.url + "/v1/models").json()["data"]] == ["mario"]
+        found = chat(alone)
+        assert (found["model"], found["choices"][0]["message"]["content"]) == ("mario", expected)

@@ -60,7 +60,7 @@ def _fields(model: LocalModel) -> dict[str, object]:
         "parameters": entry.parameters if entry else None,
         "format": model.format or None,
         "licence": entry.licence if entry else None,
-        "sha256": entry.sha256 if entry else None,
+        "sha256": entry.sha256 if entry else model.named.files[0].sha256 if model.named else None,
         "description": entry.description if entry else None,
         "checked": entry.checked if entry else None,
         "base": model.named.base if model.named else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def test_a_named_model_is_listed_copied_shown_and_removed(run: Run, model: str, 
     assert run("cp", "mario", "luigi:v2").code == 0
     listed = {m["name"]: m for m in json.loads(run("list", "--output", "json").out)}
     assert listed["luigi:v2"]["path"] == listed["mario"]["path"] == listed["mario"]["base"] == model
+    assert listed["mario"]["sha256"] == hashlib.sha256(Path(model).read_bytes()).hexdigest()
     shown = run("show", "luigi:v2", "--modelfile").out
     assert parse(shown) == parse(modelfile.read_text())
     assert run("pull", "luigi:v2").out == f"{model}\n"

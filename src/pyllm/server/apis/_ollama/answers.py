@@ -17,6 +17,7 @@ from pyllm.server.api import Exchange
 from pyllm.server.apis._ollama import form
 from pyllm.server.asks import Ask, Asked
 from pyllm.server.live import NDJSON, Framing, encode
+from pyllm.server.logprobs import described, top_of
 from pyllm.server.problems import refuse
 
 PLAIN = "{{ .System }}{{ .Prompt }}{{ .Response }}"
@@ -60,7 +61,8 @@ def ask_options(exchange: Exchange, body: AnswerBody) -> dict[str, Any]:
     options = form.options_of(exchange, body.options)
     if body.format not in (None, ""):
         options["response_format"] = _format(body.format)
-    options["logprobs"] = form.top_of(body.logprobs, body.top_logprobs)
+    top = top_of(body.top_logprobs, "top_logprobs")
+    options["logprobs"] = (top or 0) if body.logprobs else None
     return options
 
 
@@ -135,7 +137,7 @@ class Answer:
             last = self._last(completion, self._shape.fields(completion.text, more))
             if completion.logprobs is not None:
                 tokenizer = asked.served.llm.llm.tokenizer
-                last["logprobs"] = [form.logprob(token, tokenizer) for token in completion.logprobs]
+                last["logprobs"] = [described(token, tokenizer) for token in completion.logprobs]
             return last
 
     async def lines(self) -> AsyncIterator[bytes]:
@@ -188,7 +190,7 @@ class Answer:
         if not scored:
             return {}
         tokenizer = asked.served.llm.llm.tokenizer
-        found = [form.logprob(token, tokenizer) for token in scored]
+        found = [described(token, tokenizer) for token in scored]
         scored.clear()
         return {"logprobs": found}
 

@@ -10,19 +10,15 @@ from typing import Any
 from starlette.responses import Response
 
 from pyllm.hub import parameters
-from pyllm.llm.results import TokenLogprob, Usage
+from pyllm.llm.results import Usage
 from pyllm.server.api import Api, Exchange
 from pyllm.server.bodies import Body
 from pyllm.server.live import NDJSON, Framing, line_frame
 from pyllm.server.problems import Problem, refuse
-from pyllm.tokenizers import Tokenizer
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([+-]?)((?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
 _PART = re.compile(r"([\d.]+)([a-zµ]+)")
-_LEAST_LOGPROB = -9999.0
-"""What stands for minus infinity, which JSON has not."""
-MAX_TOP_LOGPROBS = 20
 
 
 def error(problem: Problem) -> dict[str, Any]:
@@ -131,21 +127,3 @@ def _ns(seconds: float) -> int:
 def reason_of(reason: str) -> str:
     """A finish reason in Ollama's words, which has none for calls of tools."""
     return "stop" if reason in ("stop", "tool_calls") else "length"
-
-
-def top_of(logprobs: bool | None, top: int | None) -> int | None:
-    """How many likely tokens to report of each, None: no log probabilities. Raises ProblemError."""
-    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
-        raise refuse(f"top_logprobs must be from 0 to {MAX_TOP_LOGPROBS}, not {top}", "top_logprobs")
-    return (top or 0) if logprobs else None
-
-
-def logprob(token: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
-    """A token's log probability."""
-    found = {"token": token.text, "logprob": max(token.logprob, _LEAST_LOGPROB), "bytes": list(token.bytes)}
-    if token.top:
-        found["top_logprobs"] = [
-            {"token": text, "logprob": max(value, _LEAST_LOGPROB), "bytes": list(tokenizer.token_bytes(number))}
-            for number, text, value in token.top
-        ]
-    return found

@@ -152,8 +152,12 @@ async def copy(exchange: Exchange) -> Response:
     shelf = exchange.house.models.shelf
     known = shelf.find(body.source)
     name = checked_name(body.destination, "destination")
-    await keep(exchange, await asyncio.to_thread(naming.make, name, Modelfile(base_name(known)), base_of(known)))
-    return Reply({"status": "success"})
+
+    async def made() -> dict[str, str]:
+        await keep(exchange, await asyncio.to_thread(naming.make, name, Modelfile(base_name(known)), base_of(known)))
+        return {"status": "success"}
+
+    return await exchange.whole(made())
 
 
 @API.route(("DELETE",), "/api/delete", access=Access.OWNERS)

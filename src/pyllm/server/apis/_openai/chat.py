@@ -12,9 +12,10 @@ from pyllm.llm.results import Completion
 from pyllm.server.api import Exchange
 from pyllm.server.apis._openai import tools as wire_tools
 from pyllm.server.apis._openai.chunks import ChatStyle, chunks
-from pyllm.server.apis._openai.form import API, FRAMING, chat_logprobs, head, reason_of, top_of, usage_of
+from pyllm.server.apis._openai.form import API, FRAMING, chat_logprobs, head, reason_of, usage_of
 from pyllm.server.asks import Ask, Asked
 from pyllm.server.bodies import Body
+from pyllm.server.logprobs import top_of
 from pyllm.server.options import options_of
 from pyllm.server.problems import refuse
 from pyllm.tokenizers import Tokenizer

@@ -13,10 +13,11 @@ from pyllm.llm.events import Event, Finish, TextDelta, TokenLogprobs
 from pyllm.llm.infill import Infill
 from pyllm.llm.results import Completion, TokenLogprob, Usage
 from pyllm.server.api import Exchange
-from pyllm.server.apis._openai.form import API, DONE, FRAMING, finite, head, prompts_of, reason_of, top_of, usage_of
+from pyllm.server.apis._openai.form import API, DONE, FRAMING, head, prompts_of, reason_of, usage_of
 from pyllm.server.asks import Ask, Asked, events_of, wholes_of
 from pyllm.server.bodies import Body
 from pyllm.server.live import encode
+from pyllm.server.logprobs import finite, top_of
 from pyllm.server.options import options_of
 from pyllm.server.problems import refuse
 from pyllm.tokenizers import Tokenizer

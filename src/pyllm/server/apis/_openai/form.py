@@ -10,14 +10,11 @@ from typing import Any
 from pyllm.llm.results import TokenLogprob, Usage
 from pyllm.server.api import Api, Exchange
 from pyllm.server.live import COMMENT, EVENT_STREAM, Framing, data_frame
+from pyllm.server.logprobs import described
 from pyllm.server.problems import Problem, refuse
 from pyllm.tokenizers import Tokenizer
 
 DONE = b"data: [DONE]\n\n"
-MAX_TOP_LOGPROBS = 20
-"""Of a token, as OpenAI has it."""
-_LEAST_LOGPROB = -9999.0
-"""What OpenAI says of a token that is impossible; JSON has no infinity."""
 
 
 def error(problem: Problem) -> dict[str, Any]:
@@ -68,33 +65,9 @@ def reason_of(reason: str) -> str:
     return reason if reason in ("stop", "length", "tool_calls") else "length"
 
 
-def top_of(value: int | None, param: str) -> int | None:
-    """A checked number of most likely tokens."""
-    if value is not None and not 0 <= value <= MAX_TOP_LOGPROBS:
-        raise refuse(f"{param} must be from 0 to {MAX_TOP_LOGPROBS}, not {value}", param)
-    return value
-
-
-def finite(logprob: float) -> float:
-    """A log probability as JSON can hold it."""
-    return max(logprob, _LEAST_LOGPROB)
-
-
 def chat_logprobs(tokens: Sequence[TokenLogprob], tokenizer: Tokenizer) -> dict[str, Any]:
     """Log probabilities of a chat's answer."""
-    return {"content": [_chat_logprob(token, tokenizer) for token in tokens], "refusal": None}
-
-
-def _chat_logprob(token: TokenLogprob, tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
-        "token": token.text,
-        "logprob": finite(token.logprob),
-        "bytes": list(token.bytes),
-        "top_logprobs": [
-            {"token": text, "logprob": finite(logprob), "bytes": list(tokenizer.token_bytes(number))}
-            for number, text, logprob in token.top
-        ],
-    }
+    return {"content": [described(token, tokenizer) for token in tokens], "refusal": None}
 
 
 def prompts_of(value: Any, param: str) -> list[str | list[int]]:

@@ -8,9 +8,9 @@ from typing import Any
 from pyllm.chat import reasoning
 from pyllm.server.api import Exchange
 from pyllm.server.apis._openai import tools as wire_tools
-from pyllm.server.apis._openai.form import top_of
 from pyllm.server.asks import Ask
 from pyllm.server.bodies import Body
+from pyllm.server.logprobs import top_of
 from pyllm.server.options import options_of
 from pyllm.server.problems import refuse
 
