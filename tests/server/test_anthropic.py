@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -404,7 +405,7 @@ def test_max_tokens_is_required(rig: Rig) -> None:
     assert answer.json()["error"] == {"type": "invalid_request_error", "message": "max_tokens is missing"}
 
 
-def test_keys(tmp_path: Any) -> None:
+def test_keys(tmp_path: Path) -> None:
     with running(write_tiny_gguf(tmp_path / "tiny.gguf", TEMPLATE), api_keys=("right",)) as rig:
         for make in (
             lambda key: anthropic.Anthropic(base_url=rig.url, api_key=key, max_retries=0),
@@ -422,3 +423,15 @@ def test_a_client_that_leaves_ends_its_request(rig: Rig, client: anthropic.Anthr
         next(iter(stream.text_stream))
     (served,) = rig.house.models.loaded
     until(lambda: not rig.house.busy and not served.n_users and served.llm.llm.engine.load().n_running == 0)
+
+
+def test_a_page_may_call_with_the_clients_headers(tmp_path: Path) -> None:
+    with running(write_tiny_gguf(tmp_path / "tiny.gguf", TEMPLATE), origins=("https://a.example",)) as rig:
+        wanted = "anthropic-dangerous-direct-browser-access,anthropic-version,x-api-key,x-stainless-os"
+        headers = {"origin": "https://a.example", "access-control-request-headers": wanted}
+        allowed = httpx2.options(rig.url + "/v1/messages", headers=headers).headers
+        assert allowed["access-control-allow-headers"] == wanted
+        assert allowed["access-control-allow-origin"] == "https://a.example"
+        refused = httpx2.options(rig.url + "/v1/messages", headers={**headers, "origin": "https://b.example"})
+        assert refused.status_code == 403
+        assert "access-control-allow-headers" not in refused.headers

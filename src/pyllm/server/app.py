@@ -77,7 +77,7 @@ class _Front:
         if origin is not None:
             headers += [(b"access-control-allow-origin", origin.encode("latin-1", "replace")), (b"vary", b"origin")]
         if request.method == "OPTIONS":
-            await self._preflight(origin)(scope, receive, sending)
+            await self._preflight(request, origin)(scope, receive, sending)
             return
         if not _is_known(self._app, scope):
             problem = Problem(404, "not_found", f"there is nothing at {request.method} {request.url.path[:200]}")
@@ -85,13 +85,13 @@ class _Front:
             return
         await self._app(scope, receive, sending)
 
-    def _preflight(self, origin: str | None) -> Response:
+    def _preflight(self, request: Request, origin: str | None) -> Response:
         headers = {"access-control-max-age": "600"}
         if origin is not None:
             headers["access-control-allow-methods"] = "GET, POST, DELETE, HEAD"
-            headers["access-control-allow-headers"] = (
-                "authorization, content-type, x-api-key, anthropic-version, anthropic-beta"
-            )
+            # Clients send many of their own (x-stainless-…); whoever may call may send any.
+            wanted = request.headers.get("access-control-request-headers", "")
+            headers["access-control-allow-headers"] = wanted or "authorization, content-type, x-api-key"
         return Response(status_code=204, headers=headers)
 
     def _refuse(self, problem: Problem, request: Request) -> Response:

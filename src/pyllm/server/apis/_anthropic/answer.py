@@ -58,7 +58,7 @@ def content_of(completion: Completion, *, thinking: bool) -> list[dict[str, Any]
     found: list[dict[str, Any]] = []
     if completion.reasoning and thinking:
         found.append({"type": "thinking", "thinking": completion.reasoning, "signature": ""})
-    if completion.text.strip() or (completion.text and not completion.tool_calls):
+    if completion.text.strip():
         found.append({"type": "text", "text": completion.text})
     calls = completion.tool_calls
     return found + [{"type": "tool_use", "id": c.id, "name": c.name, "input": c.arguments} for c in calls]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import field
@@ -134,12 +134,15 @@ def _biases(given: Any, llm: LLM) -> dict[int, float]:
     return found
 
 
+def keeps_adapters(given: Sequence[Mapping[str, Any]], llm: LLM) -> bool:
+    """Whether a list of ids and scales says what is so; an adapter that it leaves out is off."""
+    own = [{"id": i, "scale": adapter.scale} for i, adapter in enumerate(llm.adapters)]
+    said = [{"id": entry.get("id"), "scale": entry.get("scale")} for entry in given]
+    return all(entry in own for entry in said) and all(entry in said for entry in own if entry["scale"])
+
+
 def _check_lora(body: CompletionBody, llm: LLM) -> None:
-    """Adapters are loaded with their scales; a request may name no others."""
-    if body.lora is None:
-        return
-    given = {entry.get("id"): entry.get("scale") for entry in body.lora}
-    if given != {i: adapter.scale for i, adapter in enumerate(llm.adapters)}:
+    if body.lora is not None and not keeps_adapters(body.lora, llm):
         raise unsupported("lora: the scales of adapters are set when the model is loaded; leave it out", "lora")
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from pyllm import __version__
 from pyllm.config import GenerateSettings
 from pyllm.server.api import Access, Exchange
-from pyllm.server.apis._native.bodies import CompletionBody
+from pyllm.server.apis._native.bodies import CompletionBody, keeps_adapters
 from pyllm.server.apis._native.completion import generation_settings
 from pyllm.server.apis._native.form import API, unsupported
 from pyllm.server.bodies import value_of
@@ -86,8 +86,7 @@ async def set_adapters(exchange: Exchange) -> Response:
     if not isinstance(wanted, list) or not all(isinstance(entry, dict) for entry in wanted):
         raise refuse('the body must be a list of {"id": 0, "scale": 1.0}')
     async with _served(exchange) as served:
-        own = {entry["id"]: entry["scale"] for entry in _adapters(served)}
-        if dict.fromkeys(own, 0.0) | {entry.get("id"): entry.get("scale") for entry in wanted} != own:
+        if not keeps_adapters(wanted, served.llm.llm):
             raise unsupported("scales of adapters are set when a model is loaded; start the server with --lora")
         return Reply({"success": True})
 
