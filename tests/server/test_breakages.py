@@ -190,9 +190,15 @@ def test_9_a_schema_is_held_behind_reasoning(tmp_path: Path) -> None:
         until(lambda: rig.house.models.loaded)
         llm = rig.house.models.loaded[0].llm.llm
         begin_with(llm, llm.chat_tokens(HELLO), "hm\n</think>\n\n")
-        message = answer(rig, messages=HELLO, response_format=form)["message"]
+        body: dict[str, Any] = {"messages": HELLO, "response_format": form}
+        message = answer(rig, **body)["message"]
+        asked = chunks(rig, **body, stream_options={"include_usage": True})
+        usages = [post(rig, **body).json()["usage"], asked[-1]["usage"]]
         deltas = [c["choices"][0]["delta"] for c in chunks(rig, messages=HELLO, response_format=form)]
     assert message["reasoning_content"].strip() == "hm"
+    assert {usage["completion_tokens_details"]["reasoning_tokens"] for usage in usages} == {
+        len(message["reasoning_content"].encode())  # tokens are bytes
+    }
     assert json.loads(message["content"]) in ("red", "green")
     assert "".join(delta.get("reasoning_content", "") for delta in deltas) == message["reasoning_content"]
     assert "".join(delta.get("content", "") for delta in deltas) == message["content"]

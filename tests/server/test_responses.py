@@ -220,6 +220,15 @@ def test_a_wrong_field_is_named(client: openai.OpenAI, body: Any, param: str, wo
         assert error["param"] == param
 
 
+def test_the_oldest_turns_are_left_out_where_that_is_asked_for(client: openai.OpenAI) -> None:
+    long: Any = [{"role": role, "content": "ab " * 200} for role in ("user", "assistant") * 5]
+    items: Any = [*long, {"role": "user", "content": "Hello"}]
+    options: Any = {"input": items, "max_output_tokens": 2, **GREEDY}
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(**options)
+    assert client.responses.create(truncation="auto", **options).truncation == "auto"
+
+
 def test_a_prompt_that_is_too_long_has_the_code_that_agents_compact_by(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(input="ab " * 2000, stream=True, **GREEDY)

@@ -12,7 +12,7 @@ from pyllm.llm.results import Completion
 from pyllm.server.api import Exchange
 from pyllm.server.apis._openai import tools as wire_tools
 from pyllm.server.apis._openai.chunks import ChatStyle, chunks
-from pyllm.server.apis._openai.form import API, FRAMING, chat_logprobs, head, reason_of, usage_of
+from pyllm.server.apis._openai.form import API, FRAMING, chat_logprobs, head, n_tokens, reason_of, usage_of
 from pyllm.server.asks import Ask, Asked
 from pyllm.server.bodies import Body
 from pyllm.server.logprobs import top_of
@@ -122,7 +122,10 @@ async def whole(exchange: Exchange, ask: Ask, style: ChatStyle) -> dict[str, Any
         return {
             **head(exchange, "chatcmpl-", "chat.completion", asked.model),
             "choices": [_choice(i, one, style, tokenizer) for i, one in enumerate(completion.choices)],
-            "usage": usage_of([[one.usage for one in completion.choices]]),
+            "usage": usage_of(
+                [[one.usage for one in completion.choices]],
+                n_tokens(tokenizer, [one.reasoning for one in completion.choices]),
+            ),
         }
 
 

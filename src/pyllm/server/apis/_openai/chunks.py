@@ -10,7 +10,7 @@ from pyllm.chat.events import ReasoningDelta, TextDelta, ToolCallArguments, Tool
 from pyllm.llm.events import Event, Finish, TokenLogprobs
 from pyllm.llm.results import TokenLogprob, Usage
 from pyllm.server.api import Exchange
-from pyllm.server.apis._openai.form import DONE, chat_logprobs, head, reason_of, usage_of
+from pyllm.server.apis._openai.form import DONE, chat_logprobs, head, n_tokens, reason_of, usage_of
 from pyllm.server.asks import Ask, Asked
 from pyllm.server.live import encode
 from pyllm.tokenizers import Tokenizer
@@ -40,7 +40,8 @@ async def chunks(exchange: Exchange, ask: Ask, style: ChatStyle) -> AsyncIterato
             if frame := answers[number].frame(event):
                 yield frame
         if style.usage:
-            usage = usage_of([[answer.usage for answer in answers if answer.usage is not None]])
+            n_reasoned = n_tokens(tokenizer, ["".join(answer.reasoning) for answer in answers])
+            usage = usage_of([[answer.usage for answer in answers if answer.usage is not None]], n_reasoned)
             yield b"data: " + start + b',"choices":[],"usage":' + encode(usage) + b"}\n\n"
         yield DONE
 
@@ -50,6 +51,7 @@ class _Answer:
 
     def __init__(self, number: int, start: bytes, style: ChatStyle, tokenizer: Tokenizer) -> None:
         self.usage: Usage | None = None
+        self.reasoning: list[str] = []
         self._style = style
         self._tokenizer = tokenizer
         self._before = b"data: " + start + b',"choices":[{"index":%d,"delta":' % number
@@ -91,6 +93,7 @@ class _Answer:
             case TextDelta(text):
                 return {"content": text}
             case ReasoningDelta(text):
+                self.reasoning.append(text)
                 return {"reasoning_content": text}
             case ToolCallBegin(index, id, name):
                 function = {"name": name, "arguments": ""}

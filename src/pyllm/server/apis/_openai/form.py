@@ -45,8 +45,8 @@ def head(exchange: Exchange, prefix: str, kind: str, model: str) -> dict[str, An
     }
 
 
-def usage_of(usages: Iterable[Sequence[Usage]]) -> dict[str, Any]:
-    """The tokens of a request: of each prompt, the usages of its answers."""
+def usage_of(usages: Iterable[Sequence[Usage]], n_reasoned: int = 0) -> dict[str, Any]:
+    """The tokens of a request: of each prompt, the usages of its answers; those of reasoning among them."""
     n_prompt = n_cached = n_generated = 0
     for answers in usages:
         n_prompt += answers[0].n_prompt
@@ -57,7 +57,13 @@ def usage_of(usages: Iterable[Sequence[Usage]]) -> dict[str, Any]:
         "completion_tokens": n_generated,
         "total_tokens": n_prompt + n_generated,
         "prompt_tokens_details": {"cached_tokens": n_cached},
+        "completion_tokens_details": {"reasoning_tokens": min(n_reasoned, n_generated)},
     }
+
+
+def n_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> int:
+    """The number of tokens of texts that a model wrote; about, as it may have written them otherwise."""
+    return sum(len(tokenizer.encode_within(text)) for text in texts if text)
 
 
 def reason_of(reason: str) -> str:

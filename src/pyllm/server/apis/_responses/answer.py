@@ -8,7 +8,7 @@ from typing import Any
 
 from pyllm.llm.results import Completion, TokenLogprob, Usage
 from pyllm.server.api import Exchange
-from pyllm.server.apis._openai.form import chat_logprobs
+from pyllm.server.apis._openai.form import chat_logprobs, n_tokens
 from pyllm.tokenizers import Tokenizer
 
 Item = dict[str, Any]
@@ -85,7 +85,7 @@ class ResponseForm:
     def _usage(self, usage: Usage, output: Sequence[Item]) -> dict[str, Any]:
         assert self._tokenizer is not None
         thoughts = [item["content"] for item in output if item["type"] == "reasoning"]
-        reasoned = sum(len(self._tokenizer.encode_within(part["text"])) for parts in thoughts for part in parts)
+        reasoned = n_tokens(self._tokenizer, [part["text"] for parts in thoughts for part in parts])
         return {
             "input_tokens": usage.n_prompt,
             "input_tokens_details": {"cached_tokens": usage.n_cached, "cache_write_tokens": 0},

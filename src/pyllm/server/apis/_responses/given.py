@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pyllm.chat import reasoning
 from pyllm.server.api import Exchange
@@ -40,6 +40,8 @@ class ResponsesBody(Body):
     conversation: Any = None
     prompt: Any = None
     background: bool = False
+    truncation: Literal["auto", "disabled"] = "disabled"
+    """"auto": the oldest turns of a conversation that is too long are left out."""
     chat_template_kwargs: dict[str, Any] | None = None
 
 
@@ -78,6 +80,7 @@ def ask_of(exchange: Exchange, body: ResponsesBody) -> Ask:
         tools=tools,
         variables={**reasoning.of_effort(effort), **(body.chat_template_kwargs or {})},
         options=options,
+        truncate="oldest" if body.truncation == "auto" else None,
     )
 
 
@@ -189,6 +192,6 @@ def echoed(body: ResponsesBody, fields: Mapping[str, Any]) -> dict[str, Any]:
         "tools": tools,
         "top_logprobs": body.top_logprobs or 0,
         "top_p": fields.get("top_p"),
-        "truncation": "disabled",
+        "truncation": body.truncation,
         "user": fields.get("user"),
     }
