@@ -12,6 +12,9 @@ import pytest
 import pyllm
 from pyllm import hub
 from pyllm.hub.modelfile import parse
+from pyllm.server.known import Shelf
+from pyllm.server.problems import ProblemError
+from pyllm.server.settings import ServeOptions
 from server_rig import Rig, running
 from tiny_gguf import write_tiny_gguf
 
@@ -94,3 +97,13 @@ def test_a_named_model_alone_is_served(rig: Rig) -> None:
         assert [model["id"] for model in httpx2.get(alone.url + "/v1/models").json()["data"]] == ["mario"]
         found = chat(alone)
         assert (found["model"], found["choices"][0]["message"]["content"]) == ("mario", expected)
+
+
+def test_a_family_s_name_is_its_first_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = hub.LocalModel("qwen2.5-coder:0.5b", tiny, 1, "Q4_K_M", None)
+    monkeypatch.setattr(hub, "models", lambda: [local])
+    shelf = Shelf(ServeOptions())
+    for name in ("qwen2.5-coder", "Qwen2.5-Coder:latest", "qwen2.5-coder:0.5b", ""):
+        assert shelf.find(name).name == "qwen2.5-coder:0.5b"
+    with pytest.raises(ProblemError, match="there is no model"):
+        shelf.find("qwen2.5-coder:7b")

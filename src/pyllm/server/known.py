@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyllm import hub
+from pyllm.hub import catalog
 from pyllm.hub.named import all_named
 from pyllm.hub.names import quant
 from pyllm.server.problems import Problem, ProblemError
@@ -117,14 +118,15 @@ class Shelf:
     def _find(self, name: str) -> Known | None:
         if not name:
             return next(iter(self.all()), None)
-        wanted = _folded(name)
+        entry = catalog.load().find(name.strip())  # a family's name stands for its first model
+        wanted = {_folded(name), entry.name if entry is not None else ""}
         if (named := hub.find_named(name)) is not None and self._serves(named):
             return _of_named(named)
         # A model that was seen before is looked for first: each request asks.
         for fresh in (False, True):
             for known in self._files(fresh):
                 names = (known.name, known.path.name, known.path.stem)
-                if wanted in map(_folded, names) and (fresh or known.path.exists()):
+                if not wanted.isdisjoint(map(_folded, names)) and (fresh or known.path.exists()):
                     return known
         return None
 
