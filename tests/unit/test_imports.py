@@ -151,6 +151,12 @@ def test_import_pyllm_is_light() -> None:
     assert heavy_after("import pyllm") == []
 
 
+def test_loading_a_file_needs_no_names() -> None:
+    code = "import pyllm.llm.opening, sys; print([name for name in sys.modules if name.startswith('pyllm.hub')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["list"]])
 def test_command_line_is_light(arguments: list[str]) -> None:
     assert heavy_after(f"from pyllm.cli import main; main({arguments})") == []

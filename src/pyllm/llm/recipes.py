@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pyllm.hub import parameters
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ class Recipe:
 
     def loading(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of `pyllm.load`: those that are given, above its own; adapters beside its own."""
+        from pyllm.hub import parameters
+
         own = parameters.loading_of(self.named.parameters)
         found = {**own, **{name: value for name, value in given.items() if value is not None or name not in own}}
         if self.named.adapters:
@@ -47,6 +48,8 @@ class Recipe:
 
     def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a call: those that are given, above its own."""
+        from pyllm.hub import parameters
+
         own = parameters.options_of(self.named.parameters)
         if given.get("sampling") is not None:
             own = {name: value for name, value in own.items() if name in ("max_tokens", "stop", "n_keep")}
@@ -70,6 +73,7 @@ def check(modelfile: Modelfile) -> None:
     """Raise where a Modelfile's template does not parse (TemplateError) or a parameter is out of bounds
     (RequestError)."""
     from pyllm.config import GenerateSettings, LoadSettings
+    from pyllm.hub import parameters
     from pyllm.sampling.general import all_settings
 
     options = parameters.options_of(modelfile.parameters)
