@@ -66,6 +66,11 @@ def test_system(system: Any, said: list[str] | None) -> None:
     assert list(first) == expected
 
 
+def test_a_system_message_may_come_later() -> None:
+    found = ask_of(user(TEXT), {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Well?"})
+    assert [message["role"] for message in found.messages or ()] == ["user", "system", "user"]
+
+
 def test_texts_of_documents_and_search_results_are_read() -> None:
     document = {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain", "data": "D"}}
     found = {"type": "search_result", "title": "S", "source": "http://a", "content": [TEXT], "citations": {}}

@@ -36,6 +36,7 @@ SETTINGS = {
     "max_tokens", "n_predict", "n_keep", "ignore_eos", "stream", "logit_bias", "n_probs", "grammar", "samplers",
     "timings_per_token", "post_sampling_probs", "lora",
 }  # fmt: skip
+VARIABLES = "{% if not add_generation_prompt %}, unasked, {% endif %}{{ mood }}"
 GREEDY = {"temperature": 0, "n_predict": 6}
 
 
@@ -176,6 +177,17 @@ def test_a_schema(rig: Rig) -> None:
     assert json.loads(found["content"])["ok"] in (True, False)
 
 
+def test_a_grammar_counts_above_a_schema(rig: Rig) -> None:
+    found = post(rig, "/completion", prompt="x", grammar='root ::= "one"', json_schema={"type": "number"})
+    assert found["content"] == "one"
+
+
+@pytest.mark.parametrize("name", ["n_predict", "max_tokens", "max_completion_tokens"])
+def test_names_of_the_limit(rig: Rig, name: str) -> None:
+    found = post(rig, "/completion", prompt="x", ignore_eos=True, **{name: 3})
+    assert (found["tokens_predicted"], found["generation_settings"]["n_predict"]) == (3, 3)
+
+
 def test_nothing_is_generated_with_n_predict_0(rig: Rig) -> None:
     found = post(rig, "/completion", prompt="x", n_predict=0)
     assert (found["content"], found["tokens_predicted"], found["stop_type"]) == ("", 0, "limit")
@@ -274,6 +286,8 @@ def test_tokenize_and_detokenize(rig: Rig) -> None:
 def test_apply_template(rig: Rig) -> None:
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": [{"type": "text", "text": "U"}]}]
     assert post(rig, "/apply-template", messages=messages) == {"prompt": "<|system|>S\n<|user|>U\n<|assistant|>"}
+    tool = {"type": "function", "function": {"name": "look_around", "parameters": {"type": "object"}}}
+    assert "look_around" in post(rig, "/apply-template", messages=messages, tools=[tool])["prompt"]
     begun = [messages[1], {"role": "assistant", "content": "A"}]
     found = post(rig, "/apply-template", messages=begun, continue_final_message=True)
     assert found == {"prompt": "<|user|>U\n<|assistant|>A"}
@@ -341,6 +355,23 @@ def test_adapters_of_a_model_without(rig: Rig) -> None:
     assert post(rig, "/lora-adapters", []) == {"success": True}
     assert refused(rig, "/lora-adapters", [{"id": 0, "scale": 0.5}])[0] == 501
     assert refused(rig, "/lora-adapters", {"id": 0})[0] == 400
+
+
+def test_the_model_is_the_one_that_is_named_or_was_used_last(tmp_path: Path) -> None:
+    models = [
+        write_tiny_gguf(tmp_path / f"{name}.gguf", f"{name}{VARIABLES}{TEMPLATE}", name=name) for name in ("one", "two")
+    ]
+    with running(*models) as rig:
+        assert post(rig, "/completion", prompt="x", **GREEDY)["model"] == "one"
+        assert get(rig, "/props")["model_alias"] == "one"
+        assert post(rig, "/completion", prompt="x", model="two", **GREEDY)["model"] == "two"
+        assert get(rig, "/props")["model_alias"] == "two"
+        assert get(rig, "/props?model=one")["chat_template"].startswith("one")
+        messages = [{"role": "user", "content": "U"}]
+        assert post(rig, "/apply-template", messages=messages, model="two")["prompt"].startswith("two<|")
+        more = {"add_generation_prompt": False, "chat_template_kwargs": {"mood": "calm"}}
+        assert post(rig, "/apply-template", messages=messages, **more)["prompt"].startswith("one, unasked, calm<|")
+        assert httpx2.get(rig.url + "/props?model=three").status_code == 404
 
 
 # --- gaps

@@ -16,7 +16,7 @@ def _error(problem: Problem) -> object:
 API = Api("operations", _error)
 
 
-@API.get("/health", "/healthz", "/livez", access=Access.ANYONE)
+@API.get("/health", "/v1/health", "/healthz", "/livez", access=Access.ANYONE)
 async def health(_: Exchange) -> Response:
     """The server answers."""
     return Reply({"status": "ok"})

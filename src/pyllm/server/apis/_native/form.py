@@ -7,6 +7,7 @@ from typing import Any
 
 from pyllm.llm.results import TokenLogprob, Usage
 from pyllm.server.api import Api
+from pyllm.server.logprobs import finite
 from pyllm.server.problems import Problem, refuse
 from pyllm.tokenizers import Tokenizer
 
@@ -17,8 +18,6 @@ _KINDS = {
     501: "not_supported_error",
     503: "unavailable_error",
 }
-_LEAST_LOGPROB = -3.4028234663852886e38
-"""The lowest float32; JSON has no infinity."""
 
 
 def error(problem: Problem) -> dict[str, Any]:
@@ -74,7 +73,7 @@ def probabilities(tokens: Sequence[TokenLogprob], tokenizer: Tokenizer) -> list[
 
 
 def _probability(number: int, text: str, data: bytes, logprob: float) -> dict[str, Any]:
-    return {"id": number, "token": text, "bytes": list(data), "logprob": max(logprob, _LEAST_LOGPROB)}
+    return {"id": number, "token": text, "bytes": list(data), "logprob": finite(logprob)}
 
 
 def timings(usage: Usage) -> dict[str, float]:
