@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from pyllm import env
@@ -13,6 +15,7 @@ from pyllm.errors import HubError
 from pyllm.hub import disk
 
 VARIABLE = "PYLLM_DATA"
+_ABANDONED = 86400.0
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
@@ -34,6 +37,14 @@ def path_of(sha256: str) -> Path:
     return folder() / f"sha256-{sha256}"
 
 
+def _remove_abandoned() -> None:
+    """Delete beginnings of files that were not written to for a day: their process was killed."""
+    for part in folder().glob(".*.part"):
+        with suppress(OSError):
+            if part.stat().st_mtime < time.time() - _ABANDONED:
+                part.unlink()
+
+
 class Upload:
     """A file that arrives in pieces, under another name until its hash is right.
 
@@ -47,6 +58,7 @@ class Upload:
         self._size = 0
         with disk.stored_in(folder(), VARIABLE):
             folder().mkdir(parents=True, exist_ok=True)
+            _remove_abandoned()
             if expected is not None:
                 disk.check_room(folder(), expected, VARIABLE)
             self._part = folder() / f".{sha256[:16]}-{secrets.token_hex(4)}.part"

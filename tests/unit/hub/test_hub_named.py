@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,13 @@ def test_blobs_that_are_not_what_they_say_leave_nothing(data: Path) -> None:
     with pytest.raises(HubError, match="larger"), blobs.Upload(digest, 3) as upload:
         upload.write(b"blob")
     assert not list((data / "blobs").iterdir())
+    new, old = (data / "blobs" / name for name in (".new.part", ".old.part"))
+    for part in (new, old):
+        part.write_bytes(b"")
+    os.utime(old, (0, 0))
+    with blobs.Upload(digest, 100):
+        assert new.exists()
+        assert not old.exists()
     for wrong in ("sha256:" + "A" * 64, "sha256:../../x", digest, "md5:" + digest, f"sha256:{digest}/"):
         with pytest.raises(HubError):
             blobs.digest_of(wrong)
