@@ -401,6 +401,24 @@ def test_a_wrong_field_is_named(client: openai.OpenAI, body: Any, param: str, wo
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
 
 
+def test_what_is_too_long_is_named_and_what_is_missing(client: openai.OpenAI) -> None:
+    long = "ab " * 1000
+    for path, field, value in (
+        ("/chat/completions", "messages", [{"role": "user", "content": long}]),
+        ("/completions", "prompt", long),
+        ("/embeddings", "input", long),
+    ):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.post(path, body={field: value}, cast_to=object)
+        assert (caught.value.code, caught.value.param) == ("context_length_exceeded", field)
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.post(path, body={field: 5}, cast_to=object)
+        assert caught.value.param == field
+    with pytest.raises(openai.BadRequestError, match="fill in a middle") as caught:
+        client.completions.create(model="tiny", prompt="a", suffix="b")
+    assert caught.value.param == "suffix"
+
+
 def test_unknown_fields_and_nulls_are_ignored(client: openai.OpenAI) -> None:
     ignored: Any = {"verbosity": "low", "store": True, "metadata": {"a": "b"}, "user": "u", "prompt_cache_key": "k"}
     nulls: Any = {"tools": None, "stop": None, "temperature": None, "response_format": None, "stream_options": None}

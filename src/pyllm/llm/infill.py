@@ -48,8 +48,8 @@ class Infill:
         roles = tokenizer.vocab.fim_ids
         if "prefix" not in roles or "suffix" not in roles:
             raise RequestError(
-                "this model cannot fill in a middle: its vocabulary has no tokens for prefix and suffix; leave out the "
-                "suffix, or use a model such as qwen2.5-coder"
+                "suffix needs a model that can fill in a middle, such as qwen2.5-coder; this one's vocabulary has no "
+                "tokens for prefix and suffix"
             )
         prefix = tokenizer.encode(self.prefix, add_special=False) if self.prefix else []
         suffix, begun = tokenizer.encode_within(self.suffix), tokenizer.encode_within(self.begun)

@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pyllm.config import GenerateSettings
+from pyllm.errors import ContextFullError
 from pyllm.llm.events import Event, Finish, TokenLogprobs, ToolCallArguments, ToolCallBegin, ToolCallEnd
 from pyllm.llm.history import room_for_answer
 from pyllm.llm.infill import Infill
@@ -19,7 +20,7 @@ from pyllm.llm.streams import AsyncEventStream
 from pyllm.server.api import Exchange
 from pyllm.server.known import Known
 from pyllm.server.models import Served
-from pyllm.server.problems import refuse
+from pyllm.server.problems import ProblemError, problem_of, refuse
 
 if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
@@ -119,8 +120,10 @@ class Asked:
         """The chat template that counts."""
         return self._template or self.served.llm.llm.chat_template
 
-    async def __aexit__(self, *exception: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         await self._stack.aclose()
+        if isinstance(error, ContextFullError) and self._ask.messages is None:
+            raise ProblemError(replace(problem_of(error), param="prompt")) from error
 
     @property
     def served(self) -> Served:

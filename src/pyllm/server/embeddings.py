@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.errors import ContextFullError
 from pyllm.server.api import Exchange
-from pyllm.server.problems import refuse
+from pyllm.server.problems import ProblemError, problem_of, refuse
 
 MAX_INPUTS = 2048
 """Of one request, as OpenAI has it."""
@@ -59,7 +60,10 @@ async def embed(
             if not tokens or not given:
                 raise refuse(f"{param}[{number}] is empty, and has no embedding", param)
             tokens = tokens[: llm.n_ctx] if shorten else tokens
-            row = llm.embed(tokens, normalize=normalize)
+            try:
+                row = llm.embed(tokens, normalize=normalize)
+            except ContextFullError as error:
+                raise ProblemError(replace(problem_of(error), param=param)) from error
             if dimensions is not None:
                 row = row[:dimensions]
                 row = row / (float(np.linalg.norm(row)) or 1.0) if normalize else row

@@ -114,7 +114,9 @@ class _Scored:
 
     @classmethod
     def of(cls, token: TokenLogprob) -> _Scored:
-        top = {text: finite(logprob) for _, text, logprob in reversed(token.top)}  # of equal texts the likelier stays
+        top: dict[str, float] = {}
+        for _, text, logprob in token.top:
+            top.setdefault(text, finite(logprob))  # of equal texts the likelier counts
         return cls(token.text, finite(token.logprob), top | {token.text: finite(token.logprob)})
 
 
