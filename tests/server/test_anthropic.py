@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anthropic
 import httpx2
 import pytest
 
 from pyllm.config import SamplingParams
+from pyllm.errors import BackendError
 from server_rig import Rig, running, until
 from tiny_gguf import write_tiny_gguf
 
@@ -397,6 +399,30 @@ def test_a_stream_is_refused_with_a_status(client: anthropic.Anthropic) -> None:
         client.messages.stream(**saying("x", messages=[{"role": "user", "content": "x" * 2000}])),
     ):
         pass
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/messages"), ("POST", "/v1/messages/batches")])
+def test_routes_that_are_not_there(rig: Rig, method: str, path: str) -> None:
+    answer = httpx2.request(method, rig.url + path)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["type"] == "not_found_error"
+    assert answer.json()["request_id"] == answer.headers["request-id"]
+
+
+def test_a_stream_that_fails_ends_with_an_error(rig: Rig, client: anthropic.Anthropic) -> None:
+    executable = rig.house.models.loaded[0].llm.llm.engine.executable
+    with (
+        patch.object(executable, "run_stage", side_effect=BackendError("the device is gone")),
+        client.messages.stream(**saying("Yes")) as stream,
+    ):
+        assert next(iter(stream)).type == "message_start"  # the headers said 200
+        with pytest.raises(anthropic.APIStatusError) as caught:
+            stream.until_done()
+    body: Any = caught.value.body
+    assert body["type"] == "error"
+    assert body["error"] == {"type": "api_error", "message": "the device is gone"}
+    assert body["request_id"] == caught.value.request_id is not None
+    assert text_of(client.messages.create(**saying("Yes"))) == "Yes"
 
 
 def test_max_tokens_is_required(rig: Rig) -> None:

@@ -58,6 +58,26 @@ def test_a_loop_of_calls_and_results(client: anthropic.Anthropic, choice: Any) -
     assert (told.usage.cache_read_input_tokens or 0) >= n_first // 32 * 32 > 0
 
 
+def test_the_clients_own_loop_of_tools(client: anthropic.Anthropic) -> None:
+    asked: list[str] = []
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Get the current weather of a city.
+
+        Args:
+            city: The city's name.
+        """
+        asked.append(city)
+        return '{"weather": "hail", "temperature": 3}'
+
+    tools: Any = [get_weather]
+    runner = client.beta.messages.tool_runner(tools=tools, messages=QUESTION, max_tokens=60, max_iterations=3, **GREEDY)
+    last = runner.until_done()
+    assert asked[0] == "Paris"
+    assert any("hail" in block.text for block in last.content if block.type == "text")
+
+
 def test_streamed_is_as_whole(client: anthropic.Anthropic) -> None:
     messages: Any = [{"role": "user", "content": "Count from one to ten in words."}]
     whole = client.messages.create(messages=messages, max_tokens=40, **GREEDY)
