@@ -107,6 +107,27 @@ def fit(
     return found
 
 
+def parts(
+    file: Model,
+    n_ctx: int,
+    options: ExecutionOptions,
+    backend: str = "auto",
+    placement: PlacementOptions | None = None,
+) -> tuple[DeviceFit, ...]:
+    """The model's own part of each device's memory, as `fit` predicts it: weights, cache and work memory, and what a
+    device's libraries take; not the process's other memory. Quicker than `fit`: nothing is loaded. Raises as `fit`.
+    """
+    from pyllm.backends import devices
+    from pyllm.backends.placement import cut, place
+
+    placement = placement or PlacementOptions()
+    chosen = devices.choose(backend, placement)
+    architecture, tensors = record(file, n_ctx)
+    placed = place(architecture.program, tensors, replace(placement, devices=()), chosen, options)
+    by_device = cut(architecture.program, placed.device_of_op).programs
+    return tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)
+
+
 def _fit(
     file: Model, n_ctx: int, options: ExecutionOptions, placement: PlacementOptions, chosen: Sequence[DeviceInfo]
 ) -> Fit:

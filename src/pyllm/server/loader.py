@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from pyllm.config import ExecutionOptions, LoadSettings
 from pyllm.llm import LLM
-from pyllm.llm.fit import fit
+from pyllm.llm.fit import parts
 from pyllm.llm.loading import Model, default_n_ctx, execution_options
 from pyllm.llm.opening import load
 from pyllm.server.known import Known
@@ -24,7 +24,7 @@ class Plan:
 
     n_ctx: int
     needs: Mapping[str, int]
-    """Bytes by device; the host's includes libraries."""
+    """Bytes by device."""
     trained: int
     """The context that it was trained for."""
 
@@ -77,11 +77,8 @@ class Loader:
         )
 
     def _needs(self, file: Model, n_ctx: int) -> tuple[dict[str, int], dict[str, int]]:
-        found = fit(file, n_ctx, self._execution(n_ctx), self._backend, self._placement)
-        return (
-            {d.device.name: d.total - d.held for d in found.devices},
-            {d.device.name: d.kv for d in found.devices},
-        )
+        found = parts(file, n_ctx, self._execution(n_ctx), self._backend, self._placement)
+        return {d.device.name: d.total for d in found}, {d.device.name: d.kv for d in found}
 
     def _execution(self, n_ctx: int) -> ExecutionOptions:
         return replace(execution_options(n_ctx, self._settings), progress=None)
