@@ -11,10 +11,10 @@ import pytest
 
 import pyllm
 from pyllm import hub
+from pyllm.config.serving import ServeOptions
 from pyllm.hub.modelfile import parse
 from pyllm.server.known import Shelf
 from pyllm.server.problems import ProblemError
-from pyllm.server.settings import ServeOptions
 from server_rig import Rig, running
 from tiny_gguf import write_tiny_gguf
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -15,9 +15,10 @@ import click
 from click.core import ParameterSource
 
 from pyllm import env
-from pyllm.cli._settings import OF_GENERATION, OF_LOADING, OF_PLACEMENT, flag, flags, taken
+from pyllm.cli._settings import OF_GENERATION, OF_LOADING, OF_PLACEMENT, OF_SERVING, flag, flags, taken
 from pyllm.cli._types import JSONObjectType, ModelType, text_option
 from pyllm.config import KVDtype, LoadSettings, PlacementOptions
+from pyllm.config.serving import ServeOptions
 from pyllm.errors import RequestError
 from pyllm.sampling.general import all_settings
 
@@ -104,9 +105,9 @@ def output_option(function: F) -> F:
     )(short(cast(F, with_format)))
 
 
-def engine_options(function: F, ctx: str = "") -> F:
-    """Flags of loading, apart from placement and adapters. `ctx`: help on the context, where it is not the trained
-    length."""
+def engine_options(function: F, ctx: str = "", apart: Iterable[str] = ()) -> F:
+    """Flags of loading, apart from placement and adapters, and from settings called as in `apart`. `ctx`: help on the
+    context, where it is not the trained length."""
 
     @wraps(function)
     def with_kv(kv_dtype: str | None, kv_values: str | None, **options: Any) -> Any:
@@ -117,7 +118,7 @@ def engine_options(function: F, ctx: str = "") -> F:
         return function(kv_dtype=kv_dtype or kv_values, **options)
 
     with_values = click.option("-ctv", "--cache-type-v", "kv_values", type=click.Choice(get_args(KVDtype)), hidden=True)
-    settings = {name: setting for name, setting in OF_LOADING.items() if name not in OF_PLACEMENT}
+    settings = {name: setting for name, setting in OF_LOADING.items() if name not in {*OF_PLACEMENT, *apart}}
     if ctx:
         settings["n_ctx"] = replace(settings["n_ctx"], low=1, help=f"Context in tokens [default: {ctx}].")
     return flags(settings.values())(with_values(cast(F, with_kv)))
@@ -152,6 +153,19 @@ def placement(options: dict[str, Any]) -> PlacementOptions:
     if options.pop("cpu_moe", False):
         given["n_cpu_moe"] = ALL_LAYERS
     return _checked(PlacementOptions, given)
+
+
+def serving_options(function: F) -> F:
+    """Flags of a server; `serving` collects them."""
+    return flags(OF_SERVING.values())(function)
+
+
+def serving(options: dict[str, Any], models: Sequence[str], keys: Sequence[str] = ()) -> ServeOptions:
+    """Remove the settings of a server, and of loading its models, from a command's `options`. `keys`: further API
+    keys. Raises click.UsageError for invalid ones."""
+    given = taken(options, OF_SERVING.values())
+    given["api_keys"] = (*given.get("api_keys", ()), *keys)
+    return _checked(ServeOptions, {**given, "models": tuple(models), "load": loading(options)})
 
 
 def _checked(kind: Callable[..., T], given: dict[str, Any]) -> T:

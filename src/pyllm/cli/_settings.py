@@ -1,4 +1,4 @@
-"""Flags made from settings: of loading, placement, generation and sampling.
+"""Flags made from settings: of loading, placement, generation, sampling and serving.
 
 A flag's value has the setting's name among a command's options, and is None, or an empty tuple, where it is not given:
 defaults are those of the settings classes.
@@ -14,8 +14,20 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from pyllm.cli._types import BiasType, CountType, DeviceRuleType, GPULayersType, NamesType, SharesType, TextType
+from pyllm.cli._types import (
+    AliasType,
+    BiasType,
+    CountType,
+    DeviceRuleType,
+    GPULayersType,
+    NamesType,
+    SecondsType,
+    SharesType,
+    SizeType,
+    TextType,
+)
 from pyllm.config import GenerateSettings, KVDtype, LoadSettings, PlacementOptions
+from pyllm.config.serving import ServeOptions
 from pyllm.config.setting import Setting, settings_of
 from pyllm.sampling.general import all_settings
 
@@ -24,6 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 OF_PLACEMENT = {s.name: s for s in settings_of(PlacementOptions)}
 OF_LOADING = {s.name: s for s in settings_of(LoadSettings)}
 OF_GENERATION = {s.name: s for s in settings_of(GenerateSettings)}
+OF_SERVING = {s.name: s for s in settings_of(ServeOptions)}
 
 _TYPES: dict[str, tuple[click.ParamType, str | None]] = {
     "int": (click.INT, "N"),
@@ -33,6 +46,8 @@ _TYPES: dict[str, tuple[click.ParamType, str | None]] = {
     "GPULayers": (GPULayersType(), "N|auto|all"),
     "tuple[float, ...]": (SharesType(), None),
     "Sequence[str] | None": (TextType(), "NAME;NAME"),
+    "Seconds": (SecondsType(), None),
+    "Size": (SizeType(), None),
 }
 """Types of the command line, and what help calls a value, by annotation."""
 _REPEATED: dict[str, tuple[click.ParamType, str | None]] = {
@@ -41,6 +56,7 @@ _REPEATED: dict[str, tuple[click.ParamType, str | None]] = {
     "tuple[str, ...]": (TextType(), "TEXT"),
     "tuple[tuple[str, str], ...]": (DeviceRuleType(), None),
     "Mapping[int, float]": (BiasType(), None),
+    "Aliases": (AliasType(), None),
 }
 """The same, of flags that may be repeated."""
 
@@ -72,7 +88,7 @@ def flag(setting: Setting, **more: Any) -> Callable[[F], F]:
         as_type = CountType(int(setting.low if setting.minus_one == -1 else min(setting.low, -1)))
     if multiple and "repeated" not in text:
         text = f"{text.removesuffix('.')}; may be repeated."
-    if isinstance(setting.default, str | int | float):
+    if isinstance(setting.default, str | int | float) and "[default" not in text:
         text = f"{text}  [default: {setting.default}]"
     return click.option(
         *names,
@@ -87,7 +103,7 @@ def flag(setting: Setting, **more: Any) -> Callable[[F], F]:
 
 def flag_of(name: str) -> str:
     """The long flag of a setting."""
-    settings = (*all_settings(), *OF_LOADING.values(), *OF_GENERATION.values())
+    settings = (*all_settings(), *OF_LOADING.values(), *OF_GENERATION.values(), *OF_SERVING.values())
     names = next((s.flags for s in settings if s.name == name), None)
     return max(names, key=len) if names else "--" + name.replace("_", "-")
 

@@ -65,6 +65,36 @@ class SizeType(click.ParamType):
         return max(1, int(float(match[1]) * _UNITS[match[2]]))
 
 
+class SecondsType(click.ParamType):
+    """Seconds: 90, 5m, 1h30m."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        from pyllm.units import seconds
+
+        found = seconds(value)
+        if found is None:
+            self.fail(f"{value!r} is not a time such as 90, 5m or 1h30m", param, ctx)
+        return found
+
+
+class AliasType(LinesType):
+    """NAME=MODEL."""
+
+    name = "NAME=MODEL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        alias, _, model = (part.strip() for part in str(value).partition("="))
+        if not alias or not model:
+            self.fail(f"{value!r} is not of the form NAME=MODEL", param, ctx)
+        return alias, model
+
+
 class FormatType(click.ParamType):
     """A tensor format, in any case."""
 

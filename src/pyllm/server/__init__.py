@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+from pyllm.config.serving import ServeOptions
 from pyllm.server.app import create_app
 from pyllm.server.house import House, make_house
-from pyllm.server.settings import ServeOptions
 
 __all__ = ["House", "ServeOptions", "create_app", "make_house"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +19,7 @@ from pyllm.server import apis, bodies, safety
 from pyllm.server.api import Access, Api, ApiRoute, Exchange
 from pyllm.server.house import House
 from pyllm.server.live import Reply
-from pyllm.server.problems import Problem, ProblemError, problem_of
+from pyllm.server.problems import ENDING, Problem, ProblemError, problem_of
 
 
 def create_app(house: House) -> ASGIApp:
@@ -127,6 +127,14 @@ class _Endpoint:
                 await _until_gone(self._serve(exchange, sending), receive)
             else:
                 await response(scope, receive, sending)
+        except ClientDisconnect:
+            pass
+        except asyncio.CancelledError:
+            if not self._house.draining:
+                raise
+            task.uncancel()  # the server ends: what is under way is cut off
+            if status == 499:
+                await refusal(self._api, ENDING, exchange.id)(scope, receive, sending)
         finally:
             self._house.busy.discard(task)
             self._house.logs.served(exchange, status)
@@ -137,7 +145,7 @@ class _Endpoint:
         try:
             safety.check_access(exchange.request, route.access, house.options)
             if house.draining and route.access is not Access.ANYONE:
-                raise ProblemError(Problem(503, "shutting_down", "the server is ending", retry_after=5))
+                raise ProblemError(ENDING)
             if exchange.request.method in ("POST", "DELETE") and not route.streamed_body:
                 exchange.body = await bodies.read(exchange.request, house.options.max_body, house.options.body_timeout)
         except ProblemError as error:

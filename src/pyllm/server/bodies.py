@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from pyllm.server.problems import Problem, ProblemError, refuse
 from pyllm.units import size
@@ -19,7 +19,7 @@ class Body(msgspec.Struct, kw_only=True):
 
 
 async def read(request: Request, most: int, seconds: float) -> bytes:
-    """The whole body. Raises ProblemError where it is too large (413) or too slow (408)."""
+    """The whole body. Raises ProblemError where it is too large (413) or too slow (408), ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         raise _too_large(most)
@@ -33,8 +33,6 @@ async def read(request: Request, most: int, seconds: float) -> bytes:
                 pieces.append(piece)
     except TimeoutError:
         raise refuse(f"the body did not arrive within {seconds:g} s", status=408, code="timeout") from None
-    except ClientDisconnect:
-        raise asyncio.CancelledError from None
     return b"".join(pieces)
 
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pyllm.config.serving import ServeOptions
 from pyllm.server.known import Shelf
 from pyllm.server.loader import Loader
 from pyllm.server.logs import Logs
 from pyllm.server.metrics import Metrics
 from pyllm.server.models import Models
-from pyllm.server.settings import ServeOptions
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyllm import hub
+from pyllm.config.serving import ServeOptions
 from pyllm.hub import catalog
 from pyllm.hub.named import all_named
 from pyllm.hub.names import quant
 from pyllm.server.problems import Problem, ProblemError
-from pyllm.server.settings import ServeOptions
 
 
 @dataclass(frozen=True, slots=True)

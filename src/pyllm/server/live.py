@@ -81,7 +81,9 @@ class Live(Response):
         """Wait for the first frame, up to `grace` seconds. Raises what fails in that time."""
         self._first = asyncio.ensure_future(anext(self._frames, None))
         try:
-            await asyncio.wait_for(asyncio.shield(self._first), grace)
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with its result.
+            async with asyncio.timeout(grace):
+                await asyncio.shield(self._first)
         except TimeoutError:
             pass
         except BaseException:

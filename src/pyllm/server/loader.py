@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pyllm.config import ExecutionOptions, LoadSettings
+from pyllm.config.serving import ServeOptions
 from pyllm.llm import LLM
 from pyllm.llm.fit import parts
 from pyllm.llm.loading import Model, default_n_ctx, execution_options
 from pyllm.llm.opening import load
 from pyllm.server.known import Known
-from pyllm.server.settings import ServeOptions
 
 _LEAST_CTX = 2048
 _SHARE = 0.9

@@ -60,6 +60,11 @@ def say(event: str, **fields: Any) -> None:
     LOGGER.info(event, extra={"fields": fields})
 
 
+def complain(event: str, error: BaseException, **fields: Any) -> None:
+    """Something that concerns no request failed, and nobody raised that on purpose."""
+    LOGGER.error(event, exc_info=error, extra={"fields": {**fields, "error": repr(error)}})
+
+
 class _Lines(logging.Formatter):
     """`12:30:01 request id=… status=200`"""
 
@@ -87,9 +92,11 @@ def to_stream(as_json: bool, stream: TextIO | None = None) -> None:
     """Write the log to standard error, or to `stream`."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JSONLines() if as_json else _Lines())
-    LOGGER.handlers = [handler]
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False
+    # uvicorn's own lines tell of what goes wrong outside of requests.
+    for logger, level in ((LOGGER, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING)):
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
 
 
 def _plain(value: Any) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
+from pyllm.config.serving import ServeOptions
 from pyllm.errors import OutOfMemoryError, PyllmError
 from pyllm.llm.asynchronous import AsyncLLM
 from pyllm.llm.recipes import template_of
 from pyllm.server.known import Known, Shelf
-from pyllm.server.logs import say
-from pyllm.server.problems import Problem, ProblemError
-from pyllm.server.settings import ServeOptions
+from pyllm.server.logs import complain, say
+from pyllm.server.problems import ENDING, Problem, ProblemError
 from pyllm.units import size
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_TEMPLATES = 16
 """Of a model, kept ready."""
+FAILED_FOR = 10.0
+"""Seconds for which a model that could not be loaded is refused without another try."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,12 +78,16 @@ class Models:
         self.shelf = shelf
         self._loader = loader
         self._loaded: dict[Known, Served] = {}
-        self._loading: dict[Known, asyncio.Task[Served]] = {}
+        self._loading: dict[Known, asyncio.Task[Problem | None]] = {}
+        self._failed: dict[Known, tuple[float, Problem]] = {}
+        """What could not be loaded: until when it is refused, and why."""
+        self._claims: Counter[Known] = Counter()
+        """Requests that wait for a model. It stays until they have it, whatever its time."""
         self._one = asyncio.Lock()
         """One model is loaded at a time."""
         self._changed = asyncio.Event()
         """A model was released, loaded or unloaded."""
-        self._memory: Mapping[str, int] = {}
+        self._memory: Mapping[str, int] = loader.memory()
         self._sweeper: asyncio.Task[None] | None = None
         self._starter: asyncio.Task[None] | None = None
         self.starting = True
@@ -89,13 +96,13 @@ class Models:
 
     async def start(self) -> None:
         """Begin to load the models that were named, and to unload those that nobody uses."""
-        self._memory = await asyncio.to_thread(self._loader.memory)
         self._sweeper = asyncio.create_task(self._sweep())
         self._starter = asyncio.create_task(self._load_first())
 
     async def close(self) -> None:
         """Unload all. Answers under way end with ClosedError."""
         self._closed = True
+        self._wake()
         tasks = [task for task in (self._sweeper, self._starter) if task is not None]
         for task in tasks:
             task.cancel()
@@ -121,8 +128,7 @@ class Models:
         Raises ProblemError: 404 for an unknown name, 503 where the model cannot be loaded.
         """
         known = model if isinstance(model, Known) else self.shelf.find(model)
-        served = await self._get(self.shelf.weights(known))
-        served.n_users += 1
+        served = await self._taken(self.shelf.weights(known))
         served.names.add(known.name)
         try:
             yield served
@@ -143,38 +149,63 @@ class Models:
         self._wake()
         return True
 
+    async def _taken(self, known: Known) -> Served:
+        """A model with one user more, loaded first if need be. Raises ProblemError."""
+        self._claims[known] += 1
+        try:
+            served = await self._get(known)
+            served.n_users += 1
+            return served
+        finally:
+            self._claims[known] -= 1
+            if not self._claims[known]:
+                del self._claims[known]
+            self._wake()
+
     async def _get(self, known: Known) -> Served:
         while True:
             if self._closed:
-                raise ProblemError(Problem(503, "shutting_down", "the server is ending", retry_after=5))
+                raise ProblemError(ENDING)
             if (served := self._loaded.get(known)) is not None:
                 return served
+            if (failed := self._failed.get(known)) is not None and (left := failed[0] - monotonic()) > 0:
+                raise ProblemError(replace(failed[1], retry_after=left))
             task = self._loading.get(known)
             if task is None:
                 task = self._loading[known] = asyncio.create_task(self._load(known))
             # A request that goes away does not end the loading, which others may wait for.
-            await asyncio.shield(task)
+            if (problem := await asyncio.shield(task)) is not None:
+                raise ProblemError(problem)
 
-    async def _load(self, known: Known) -> Served:
+    async def _load(self, known: Known) -> Problem | None:
+        """Load a model; what kept it from that, if something did."""
+        self._failed.pop(known, None)
         try:
             async with self._one:
-                return await self._make_room_and_load(known)
-        except ProblemError:
-            raise
+                await self._make_room_and_load(known)
+            return None
+        except ProblemError as error:
+            return error.problem
         except PyllmError as error:
+            problem = Problem(503, "model_failed", f"{known.name} could not be loaded: {error}", "model", FAILED_FOR)
             say("not loaded", model=known.name, reason=str(error))
-            raise ProblemError(
-                Problem(503, "model_failed", f"{known.name} could not be loaded: {error}", "model", retry_after=10)
-            ) from error
+        except Exception as error:
+            text = f"{known.name} could not be loaded; the server's log says why"
+            problem = Problem(500, "internal_error", text, "model")
+            complain("not loaded", error, model=known.name)
         finally:
             del self._loading[known]
             self._wake()
+        self._failed[known] = (monotonic() + FAILED_FOR, problem)
+        return problem
 
-    async def _make_room_and_load(self, known: Known) -> Served:
+    async def _make_room_and_load(self, known: Known) -> None:
         plan = await asyncio.to_thread(self._loader.plan, known, self._memory)
         await self._make_room(plan)
         began = monotonic()
         while True:
+            if self._closed:
+                raise ProblemError(ENDING)
             try:
                 llm = await asyncio.to_thread(self._loader.load, known, plan)
                 break
@@ -184,18 +215,8 @@ class Models:
                     raise
                 await self._unload(victim)
         pinned = known in self._pinned()
-        served = Served(known, AsyncLLM(llm), plan, pinned, self._options.keep_alive)
-        self._loaded[known] = served
-        say(
-            "loaded",
-            model=known.name,
-            seconds=round(monotonic() - began, 2),
-            context=plan.n_ctx,
-            trained=plan.trained,
-            memory={device: size(n) for device, n in plan.needs.items()},
-            devices=",".join(llm.devices),
-        )
-        return served
+        served = self._loaded[known] = Served(known, AsyncLLM(llm), plan, pinned, self._options.keep_alive)
+        _say_loaded(served, monotonic() - began, self._options.n_ctx)
 
     async def _make_room(self, plan: Plan) -> None:
         """Unload the models unused longest until the plan fits; wait for requests where all are used."""
@@ -203,8 +224,10 @@ class Models:
             if (victim := self._unused()) is not None:
                 await self._unload(victim)
                 continue
-            if not any(served.n_users for served in self._loaded.values()):
+            if not any(self._is_held(served) for served in self._loaded.values()):
                 return  # pinned models alone are left; the loading says what is missing
+            if self._closed:
+                raise ProblemError(ENDING)
             self._changed.clear()
             await self._changed.wait()
 
@@ -221,11 +244,15 @@ class Models:
 
     def _unused(self) -> Served | None:
         """The model unused longest, but for those that are pinned."""
-        free = [served for served in self._loaded.values() if not served.n_users and not served.pinned]
+        free = [served for served in self._loaded.values() if not self._is_held(served) and not served.pinned]
         return min(free, key=lambda served: served.used_at, default=None)
+
+    def _is_held(self, served: Served) -> bool:
+        return served.n_users > 0 or served.known in self._claims
 
     async def _unload(self, served: Served) -> None:
         del self._loaded[served.known]
+        self._failed.clear()  # there is more memory now
         say("unloaded", model=served.known.name)
         await served.llm.aclose()
         self._wake()
@@ -235,18 +262,22 @@ class Models:
         while True:
             self._changed.clear()
             for served in list(self._loaded.values()):
-                if served.expires_at <= monotonic():
+                if served.expires_at <= monotonic() and not self._is_held(served):
                     await self._unload(served)
-            following = min((served.expires_at for served in self._loaded.values()), default=math.inf)
+            free = [served for served in self._loaded.values() if not self._is_held(served)]
+            following = min((served.expires_at for served in free), default=math.inf)
             seconds = None if following == math.inf else max(0.0, following - monotonic())
+            # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with its result.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
 
     async def _load_first(self) -> None:
         """Load pinned models and those that were named, as far as they fit beside each other."""
         try:
             wanted = self._pinned()
-            wanted += [known for known in self._named() if known not in wanted]
+            if self._options.keep_alive != 0:  # else they would not stay
+                wanted += [known for known in self._named() if known not in wanted]
             for known in wanted[: self._options.max_loaded or len(wanted)]:
                 with contextlib.suppress(ProblemError):
                     await self._get(known)
@@ -261,3 +292,21 @@ class Models:
 
     def _wake(self) -> None:
         self._changed.set()
+
+
+def _say_loaded(served: Served, seconds: float, asked: int | None) -> None:
+    """Log what was loaded; and why its context is less than trained, if it is."""
+    plan = served.plan
+    more = {}
+    if plan.n_ctx < plan.trained:
+        more["note"] = "the context is as --ctx says" if asked else "memory allows no longer context"
+    say(
+        "loaded",
+        model=served.known.name,
+        seconds=round(seconds, 2),
+        context=plan.n_ctx,
+        trained=plan.trained,
+        **more,
+        memory={device: size(n) for device, n in plan.needs.items()},
+        devices=",".join(served.llm.llm.devices),
+    )

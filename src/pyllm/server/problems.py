@@ -50,6 +50,9 @@ _KINDS = {
 }
 
 
+ENDING = Problem(503, "shutting_down", "the server is ending", retry_after=5)
+
+
 class ProblemError(PyllmError):
     """A `Problem`, raised."""
 

@@ -8,40 +8,45 @@ import signal
 import socket
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import uvicorn
 
+from pyllm.config.serving import ServeOptions
 from pyllm.errors import RequestError
 from pyllm.server.app import create_app
 from pyllm.server.house import House, make_house
 from pyllm.server.logs import say, to_stream
 from pyllm.server.safety import check_address
-from pyllm.server.settings import ServeOptions
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def serve(options: ServeOptions, ready: Callable[[str], None] | None = None) -> None:
+def serve(options: ServeOptions, ready: Callable[[str, Sequence[str]], None] | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C: then new requests are refused and running ones end, up to `options.drain`
-    seconds; a second signal ends them at once. `ready`: called with the address when the server listens.
+    seconds; a second signal ends them at once. `ready`: called with the address and the models' names when the server
+    listens.
 
     Raises RequestError (an address that is taken, or open to a network without keys), HubError.
     """
     check_address(options)
     to_stream(options.log_json)
-    server = Running(make_house(options))
+    house = make_house(options)
+    server = Running(house, patience=3.0)
+    names = house.models.shelf.names()
+    say("listening", address=server.address, models=names)
     if ready is not None:
-        ready(server.address)
+        ready(server.address, names)
     server.run()
 
 
 class Running:
     """A server with its socket."""
 
-    def __init__(self, house: House) -> None:
-        """Begin to listen; requests are answered from `run` on. Raises RequestError."""
+    def __init__(self, house: House, patience: float | None = None) -> None:
+        """Begin to listen; requests are answered from `run` on. `patience`: seconds after a second signal after which
+        the process ends, though a model is being loaded. Raises RequestError."""
         options = house.options
         self._house = house
         self._listener = _listen(options)
@@ -60,8 +65,15 @@ class Running:
             h11_max_incomplete_event_size=64 << 10,
             ws="none",
             lifespan="on",
+            limit_concurrency=options.max_connections,
         )
-        self._server = _Server(config, house)
+        try:
+            config.load()
+        except OSError as error:  # an SSLError, too
+            self._listener.close()
+            reason = error.strerror or str(error)
+            raise RequestError(f"cannot use the certificate {options.ssl_certfile}: {reason}") from None
+        self._server = _Server(config, house, patience)
 
     @property
     def listens(self) -> bool:
@@ -87,9 +99,10 @@ class Running:
 class _Server(uvicorn.Server):
     """uvicorn, whose end is drained and leaves exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, house: House) -> None:
+    def __init__(self, config: uvicorn.Config, house: House, patience: float | None) -> None:
         super().__init__(config)
         self._house = house
+        self._patience = patience
         self._ending: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -118,8 +131,18 @@ class _Server(uvicorn.Server):
             self._ending = asyncio.ensure_future(self._drain())
         else:
             self.force_exit = self.should_exit = True
+            if self._patience is not None:
+                last = threading.Timer(self._patience, os._exit, (1,))
+                last.daemon = True
+                last.start()
+                self._patience = None
             for task in list(self._house.busy):
                 task.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves this out then, and the models' threads would go on
+            await self.lifespan.shutdown()
 
     async def _drain(self) -> None:
         say("ending", requests=len(self._house.busy))

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from pyllm.config.serving import ServeOptions
 from pyllm.errors import RequestError
 from pyllm.server.api import Access
 from pyllm.server.problems import Problem, ProblemError
-from pyllm.server.settings import ServeOptions
 
 _LOCAL_NAMES = ("localhost", "ip6-localhost")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,10 +14,7 @@ from pyllm.server.api import Api, Exchange
 from pyllm.server.bodies import Body
 from pyllm.server.live import NDJSON, Framing, line_frame
 from pyllm.server.problems import Problem, refuse
-
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"([+-]?)((?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+)")
-_PART = re.compile(r"([\d.]+)([a-zµ]+)")
+from pyllm.units import seconds
 
 
 def error(problem: Problem) -> dict[str, Any]:
@@ -69,9 +65,9 @@ def now() -> str:
     return moment(datetime.now(UTC).timestamp())
 
 
-def moment(seconds: float) -> str:
+def moment(unix: float) -> str:
     """A moment, given in Unix seconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(unix, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def seconds_of(value: Any) -> float | None:
@@ -82,22 +78,10 @@ def seconds_of(value: Any) -> float | None:
     if isinstance(value, int | float) and not isinstance(value, bool):
         found = float(value)
     elif isinstance(value, str):
-        found = _duration(value)
+        found = seconds(value)
     if found is None or found != found:
         raise refuse('keep_alive must be a number of seconds, or a duration such as "5m"', "keep_alive")
     return -1.0 if found < 0 or found > 1e9 else found
-
-
-def _duration(text: str) -> float | None:
-    """Go's durations, "1h30m"; a number alone means seconds."""
-    text = text.strip()[:60]
-    if re.fullmatch(r"[+-]?\d+(\.\d+)?", text, re.ASCII):
-        return float(text)
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        return None
-    total = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(match[2]))
-    return -total if match[1] == "-" else total
 
 
 def options_of(exchange: Exchange, given: Mapping[str, Any] | None) -> dict[str, Any]:
