@@ -127,6 +127,9 @@ def test_reasoning_of_earlier_turns_is_left_out_where_it_would_be_text() -> None
     assert rendered("texts joined", [USER, thought, USER]) == "<user>ask<assistant>answer<user>ask"
     last = rendered("texts joined", [USER, thought], add_generation_prompt=False)
     assert last == "<user>ask<assistant><think>\nthought\n</think>\n\nanswer"
+    parts = [{"type": "text", "text": "answer"}, {"type": "text", "text": "more"}]
+    last = rendered("texts joined", [USER, {**thought, "content": parts}], add_generation_prompt=False)
+    assert last == "<user>ask<assistant><think>\nthought\n</think>\n\nanswer\nmore"
 
 
 def test_a_chat_that_needs_no_fitting_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,20 @@ def test_a_conversation_computes_only_what_is_new() -> None:
     assert executable.n_tokens - before == 22 - 16
 
 
+def test_the_hint_of_a_prefix_goes_with_the_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, _ = make()
+    seen: list[int | None] = []
+    add = engine.scheduler.add
+    monkeypatch.setattr(engine.scheduler, "add", lambda seq: (seen.append(seq.n_prefix), add(seq)))
+    tokens = [1, 2, 3, 4, 5]
+    for n in (None, 0, 3, 5):
+        assert [t.id for t in engine.submit(ask(tokens, n_prefix=n))] == expected_greedy(tokens, 10, N_VOCAB)
+    assert seen == [None, 0, 3, 5]
+    for wrong in (-1, 6):
+        with pytest.raises(RequestError, match=f"n_prefix is {wrong}; the prompt has 5 tokens"):
+            engine.submit(ask(tokens, n_prefix=wrong))
+
+
 def test_prompts_are_cut_and_mixed_with_answers_under_way() -> None:
     engine, executable = make(max_tokens=8)
     second = []

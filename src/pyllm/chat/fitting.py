@@ -124,8 +124,9 @@ def _joined(first: Any, second: Any) -> Any:
     if isinstance(second, list) or isinstance(first, list):
         begun, follows = _listed(first), _listed(second)
         if begun is not None and follows is not None:
-            last = {**begun[-1], "text": begun[-1]["text"] + _BETWEEN}
-            return [*begun[:-1], last, *follows]
+            # One part, because what joins parts later puts something of its own between them.
+            middle = {**follows[0], **begun[-1], "text": begun[-1]["text"] + _BETWEEN + follows[0]["text"]}
+            return [*begun[:-1], middle, *follows[1:]]
     return text_of(first) + _BETWEEN + text_of(second)
 
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Many
-from math import ceil, inf
+from math import inf
 from time import perf_counter
 from typing import Any, TypeVar, overload
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyllm.backends.base import Executable
 from pyllm.cache import PagePool
 from pyllm.engine import process, scoring
+from pyllm.engine.admission import Admission
 from pyllm.engine.answer import Answer
 from pyllm.engine.generation import Generation, as_ours
 from pyllm.engine.lanes import Lane
@@ -29,7 +30,7 @@ from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.slices import Slices
 from pyllm.engine.transformer import Plain, Transformer
 from pyllm.engine.wakes import Wakes
-from pyllm.errors import ClosedError, QueueFullError, RequestError
+from pyllm.errors import ClosedError, RequestError
 from pyllm.sampling import Sampler
 
 T = TypeVar("T")
@@ -54,9 +55,7 @@ class Engine:
         self.scheduler = Scheduler(self.pool, options, None if side is None else side.options)
         self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
         self._slices = Slices()
-        self._max_waiting = max_waiting
-        self._ends: deque[float] = deque(maxlen=16)
-        """When the last sequences ended."""
+        self._admission = Admission(max_waiting)
         self._numbers = itertools.count()
         self._pump = Pump(self)
         self._arrived: deque[Sequence] = deque()
@@ -89,7 +88,8 @@ class Engine:
         self._check_open()
         self._check_head()
         made = [self._answer(request, transformer) for request, transformer in requests]
-        self._check_queue(len(made))
+        scheduler = self.scheduler
+        self._admission.check(len(made), self._n_waiting, scheduler.max_seqs - len(scheduler.running))
         # First, so that an interrupt drops them.
         generations: list[Generation[T]] = [Generation(seq, answer, self) for seq, answer in made]
         self.start(*(seq for seq, _ in made if seq.finish_reason is None))
@@ -155,8 +155,7 @@ class Engine:
     def load(self) -> Load:
         """What there is to do, as of now; any thread may ask."""
         scheduler, pool = self.scheduler, self.pool
-        waiting = len(scheduler.waiting) + len(self._arrived)
-        return Load(len(scheduler.running), waiting, 1 - pool.n_available / pool.n_pages)
+        return Load(len(scheduler.running), self._n_waiting, 1 - pool.n_available / pool.n_pages)
 
     # What readers call.
 
@@ -215,6 +214,7 @@ class Engine:
             answer,
             first_row,
             capacity=answer.capacity,
+            n_prefix=request.n_prefix,
             priority=request.priority,
             deadline=inf if request.timeout is None else perf_counter() + request.timeout,
         )
@@ -223,21 +223,9 @@ class Engine:
             seq.finish("length")
         return seq, answer
 
-    def _check_queue(self, n: int) -> None:
-        """Raise QueueFullError where `n` requests more would be too many that wait."""
-        if self._max_waiting is None:
-            return
-        scheduler = self.scheduler
-        places = scheduler.max_seqs - len(scheduler.running)
-        waiting = len(scheduler.waiting) + len(self._arrived)
-        if waiting + n - places > self._max_waiting:
-            ends = list(self._ends)
-            seconds = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else 1.0
-            seconds = float(max(1, ceil(seconds)))
-            raise QueueFullError(
-                f"the queue of {self._max_waiting} requests is full, {waiting} wait; try again in {seconds:.0f} s",
-                seconds,
-            )
+    @property
+    def _n_waiting(self) -> int:
+        return len(self.scheduler.waiting) + len(self._arrived)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -366,7 +354,7 @@ class Engine:
             if error is None:
                 seq.consumer.finish(reason)
             seq.finish(reason, error)
-            self._ends.append(perf_counter())
+            self._admission.note_end()
         self.scheduler.remove(seq)
         self._live.pop(seq.number, None)
         seq.consumer.mailbox.notify(self._wakes)

@@ -46,7 +46,7 @@ class GenerationRequest:
     timeout: float | None = None
     """Seconds from now after which the answer ends with what there is."""
     n_prefix: int | None = None
-    """Tokens that a later prompt is expected to begin with; a hint for the prefix cache."""
+    """Tokens that later prompts are expected to begin with; a hint, which changes no answer."""
     n_keep: int = 0
     """Number of first tokens that a context shift keeps."""
     constrain: Callable[[], Constraint] | None = None
@@ -73,6 +73,8 @@ def check_request(request: GenerationRequest, n_ctx: int) -> None:
         setting.check(getattr(request, setting.name))
     if request.unread is not None and request.unread < 1:
         raise RequestError(f"unread must be 1 or more, or None, not {request.unread}")
+    if request.n_prefix is not None and not 0 <= request.n_prefix <= len(request.tokens):
+        raise RequestError(f"n_prefix is {request.n_prefix}; the prompt has {len(request.tokens)} tokens")
     if request.context_shift and request.n_keep >= n_ctx:
         raise RequestError(f"n_keep is {request.n_keep}; a context of {n_ctx} tokens would have no room for new ones")
 

@@ -75,6 +75,7 @@ class Sequence:
         "n_computed",
         "n_given",
         "n_listed",
+        "n_prefix",
         "n_prompt",
         "n_published",
         "n_rows",
@@ -98,6 +99,7 @@ class Sequence:
         first_row: int,
         *,
         capacity: int | None = None,
+        n_prefix: int | None = None,
         priority: int = 0,
         deadline: float = inf,
     ) -> None:
@@ -112,6 +114,12 @@ class Sequence:
         self.tokens[: len(tokens)] = tokens
         self.n_prompt = self.n_given = self.n_tokens = len(tokens)
         """n_given: tokens that it did not make itself since they were last computed: a prompt, or what a shift left."""
+        self.n_prefix = n_prefix
+        """Tokens of the prompt that later ones are expected to begin with, where that is known; nothing depends on it.
+
+        Pages are reused by their age alone: what follows the prefix is not given up earlier, because the next prompt of
+        a chat, or of a loop of tools, mostly begins with all of this one. The hint is for states that cannot be cut off
+        at any token, as pages can: a recurrent state is worth keeping where a later prompt may branch off."""
         self.next_row = first_row
         self.n_computed = 0
         self.pages: list[int] = []

@@ -31,7 +31,7 @@ class Call:
     """The answer continues a text, so a space at its beginning belongs to it."""
     n_dropped: int = 0
     n_prefix: int | None = None
-    """Tokens before the last turn of a chat, which its next prompt begins with; a hint for the prefix cache."""
+    """Tokens before the last turn of a chat, which its next prompt begins with; see `GenerationRequest`."""
     echo: str = ""
     """Text that the result begins with."""
     held: Held | None = None

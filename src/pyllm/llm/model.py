@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from pyllm.arguments import TokenIds, checked
 from pyllm.chat.messages import Messages, Tools
-from pyllm.config import GenerateSettings
 from pyllm.errors import RequestError, TokenizerError
-from pyllm.llm.constraining import Held, of_chat, of_settings
-from pyllm.llm.history import Truncate, room_for_answer, shortened
-from pyllm.llm.loading import (
-    Compiled,
-    TokenizerLoader,
-)
+from pyllm.llm import preparing
+from pyllm.llm.history import Truncate
+from pyllm.llm.loading import Compiled, TokenizerLoader
 from pyllm.llm.prompts import Prompt, PromptOrPrompts, PromptsOrChats, is_iterator
 from pyllm.llm.results import Completion
 from pyllm.llm.streams import CompletionStream, EventStream
@@ -36,17 +32,11 @@ if TYPE_CHECKING:
     from pyllm.llm.adapters import Adapter
     from pyllm.llm.calls import Call
     from pyllm.llm.recipes import Recipe
-    from pyllm.llm.writing import Parser
     from pyllm.sampling import Vocabulary
     from pyllm.tokenizers import Tokenizer
 
 Stream = bool | Literal["events"]
 """Whether an answer is read as it comes: as text, or as events."""
-
-_OF_TEMPLATES = ("self", "messages", "tools", "continue_final_message", "special_in_messages")
-"""Names that cannot be variables of a chat template, because they are arguments of its rendering."""
-_END_OF_PROMPT = 256
-"""So many tokens at a prompt's end tell what it says of the answer already, such as an opened reasoning."""
 
 
 class LLM:
@@ -75,7 +65,6 @@ class LLM:
         self._tokenizer = tokenizer
         self._template: ChatTemplate | None = None
         self._template_read = False
-        self._words: Vocabulary | None = None
         self.sampling: SamplingParams = advised(file.metadata)
         """Sampling of requests that name none: what the file advises (`general.sampling.*`), else the defaults."""
         self.recipe = recipe
@@ -142,6 +131,13 @@ class LLM:
         """Replace the model's template: `ChatTemplate({"default": text}, llm.tokenizer)`."""
         self._template, self._template_read = template, True
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """What sampling may ask of tokens; the same for all requests. None without a tokenizer."""
+        from pyllm.sampling import Vocabulary
+
+        return Vocabulary.of(self.tokenizer, self.n_vocab) if self.has_tokenizer else None
+
     def memory(self) -> dict[str, int]:
         """Bytes held, by purpose: "weights", "kv", "work"."""
         return self._executable.memory()
@@ -183,7 +179,7 @@ class LLM:
         as `<|im_start|>` means that token. `options`: see `GenerateOptions`. Raises RequestError, ContextFullError,
         QueueFullError, TokenizerError.
         """
-        return self._run(self._completing("complete", prompt, parse_special, options), stream)
+        return self._run(preparing.completion(self, "complete", prompt, parse_special, options), stream)
 
     @overload
     def chat(
@@ -248,8 +244,8 @@ class LLM:
         `complete`. Raises RequestError (no chat template, messages that a text model cannot read), TemplateError,
         ContextFullError (the messages alone are too long), TokenizerError.
         """
-        call = self._chatting(
-            "chat", messages, tools, variables, truncate, options, continue_final_message, chat_template
+        call = preparing.chat(
+            self, "chat", messages, tools, variables, truncate, options, continue_final_message, chat_template
         )
         return self._run(call, stream)
 
@@ -264,10 +260,8 @@ class LLM:
         chat_template: ChatTemplate | None = None,
     ) -> list[int]:
         """The prompt of `chat` as token ids: messages through the model's template, tokenized."""
-        assert isinstance(messages, list)
-        if self.recipe is not None:
-            messages = self.recipe.messages(messages)
-        return self._encode_chat(messages, tools, variables, continue_final_message, chat_template)
+        messages = preparing.with_recipe(self, messages)
+        return preparing.chat_tokens(self, messages, tools, variables, continue_final_message, chat_template)
 
     @overload
     def generate(
@@ -312,8 +306,8 @@ class LLM:
 
         def call(prompt: Any) -> Call:
             if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):
-                return self._chatting("generate", prompt, None, None, None, options)
-            return self._completing("generate", prompt, parse_special, options)
+                return preparing.chat(self, "generate", prompt, None, None, None, options)
+            return preparing.completion(self, "generate", prompt, parse_special, options)
 
         side = 2 * self._executable.options.max_seqs
         done = batch(self.engine, map(call, prompts), side, total, progress)
@@ -365,34 +359,10 @@ class LLM:
     def __repr__(self) -> str:
         return f"<LLM {self.path.name}: {self.architecture.name}, {self.n_ctx} positions>"
 
-    def _encode(self, prompt: Prompt, parse_special: bool) -> list[int]:
-        if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt, add_special=True, parse_special=parse_special)
-        return list(prompt)
-
-    def _encode_chat(
-        self,
-        messages: Messages,
-        tools: Tools | None,
-        variables: Mapping[str, Any] | None,
-        continue_final_message: bool,
-        chat_template: ChatTemplate | None,
-    ) -> list[int]:
-        template = chat_template or self.chat_template
-        if template is None:
-            raise RequestError(f"{self.path.name} has no chat template; use complete()")
-        if not messages:
-            raise RequestError("messages must hold one message at least, which is to be answered")
-        if taken := [name for name in variables or () if name in _OF_TEMPLATES]:
-            raise RequestError(f"variables must not hold {taken[0]!r}, which is an argument of its own")
-        return template.encode(
-            messages, tools=tools, continue_final_message=continue_final_message, **(variables or {})
-        )
-
     @checked
     def completing(self, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
         """A call of `complete`, ready to start; what `AsyncLLM` makes in a thread."""
-        return self._completing("complete", prompt, parse_special, options)
+        return preparing.completion(self, "complete", prompt, parse_special, options)
 
     @checked
     def chatting(
@@ -406,95 +376,9 @@ class LLM:
         chat_template: ChatTemplate | None = None,
     ) -> Call:
         """A call of `chat`, ready to start; what `AsyncLLM` makes in a thread."""
-        return self._chatting(
-            "chat", messages, tools, variables, truncate, options, continue_final_message, chat_template
+        return preparing.chat(
+            self, "chat", messages, tools, variables, truncate, options, continue_final_message, chat_template
         )
-
-    def _settings(self, caller: str, max_tokens: int | None, options: Mapping[str, Any]) -> GenerateSettings:
-        """A call's settings, above those of the model."""
-        own = options if self.recipe is None else self.recipe.options(options)
-        return GenerateSettings.of(caller, max_tokens, own, self.sampling)
-
-    def _completing(self, caller: str, prompt: Prompt, parse_special: bool, options: Mapping[str, Any]) -> Call:
-        from pyllm.llm.calls import Call
-
-        settings = self._settings(caller, 256, options)
-        tokens = self._encode(prompt, parse_special)
-        tokenizer = self.tokenizer if self.has_tokenizer else None
-        echo = ""
-        if settings.echo:
-            echo = prompt if isinstance(prompt, str) else tokenizer.decode(tokens) if tokenizer is not None else ""
-        if settings.tool_choice != "auto":
-            raise RequestError("tool_choice is for chats; complete() knows no tools")
-        held = of_settings(settings, tokenizer, continues=bool(prompt))
-        return Call(tokens, settings, tokenizer, self._vocabulary(), continues=bool(prompt), echo=echo, held=held)
-
-    def _chatting(
-        self,
-        caller: str,
-        messages: Messages,
-        tools: Tools | None,
-        variables: Mapping[str, Any] | None,
-        truncate: Truncate | None,
-        options: Mapping[str, Any],
-        continue_final_message: bool = False,
-        chat_template: ChatTemplate | None = None,
-    ) -> Call:
-        from pyllm.llm.calls import Call
-
-        settings = self._settings(caller, None, options)
-        assert isinstance(messages, list)
-        if self.recipe is not None:
-            messages = self.recipe.messages(messages)
-        template = chat_template or self.chat_template
-        encode = partial(
-            self._encode_chat,
-            tools=tools,
-            variables=variables,
-            continue_final_message=continue_final_message,
-            chat_template=template,
-        )
-        n_dropped = 0
-        if truncate is None:
-            tokens = encode(messages)
-        else:
-            room = room_for_answer(self.engine.n_ctx, settings.max_tokens)
-            tokens, n_dropped = shortened(messages, self.engine.n_ctx - room, encode)
-        return Call(
-            tokens,
-            settings,
-            self.tokenizer,
-            self._vocabulary(),
-            continues=continue_final_message,
-            n_dropped=n_dropped,
-            held=self._held(tokens, tools, settings, continue_final_message, template),
-            parser=self._parser(tokens, None if settings.tool_choice == "none" else tools, template),
-        )
-
-    def _held(
-        self,
-        prompt: list[int],
-        tools: Tools | None,
-        settings: GenerateSettings,
-        continues: bool,
-        template: ChatTemplate | None,
-    ) -> Held | None:
-        """What the answer to a chat's prompt is held to."""
-        from pyllm.chat.dialects import dialect_of
-
-        assert template is not None
-        dialect = dialect_of(template)
-        end = self.tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
-        reasoning_end = dialect.open_reasoning(end) if settings.is_held or tools else None
-        return of_chat(settings, tools, self.tokenizer, dialect.spec, continues=continues, reasoning_end=reasoning_end)
-
-    def _parser(self, prompt: list[int], tools: Tools | None, template: ChatTemplate | None) -> Callable[[], Parser]:
-        """Makes parsers of answers to a chat's prompt, in the model's dialect."""
-        from pyllm.chat.dialects import dialect_of
-
-        assert template is not None
-        end = self.tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
-        return partial(dialect_of(template).parser, tools, prompt=end)
 
     def _run(self, call: Call, stream: Stream) -> Completion | CompletionStream | EventStream:
         from pyllm.llm.calls import whole
@@ -504,18 +388,10 @@ class LLM:
             return EventStream(reading) if stream == "events" else CompletionStream(reading)
         return whole(call, call.start(self.engine))
 
-    def _vocabulary(self) -> Vocabulary | None:
-        """What sampling may ask of tokens; the same for all requests."""
-        if self._words is None and self.has_tokenizer:
-            from pyllm.sampling import Vocabulary
-
-            self._words = Vocabulary.of(self.tokenizer, self.n_vocab)
-        return self._words
-
     def _embed_one(self, prompt: Prompt, normalize: bool) -> NDArray[np.float32]:
         import numpy as np
 
-        tokens = self._encode(prompt, parse_special=False)
+        tokens = preparing.prompt_tokens(self, prompt, parse_special=False)
         if not tokens:
             raise RequestError("an empty text has no embedding with this model")
         mean = self.engine.hidden(tokens).mean(axis=0, dtype=np.float64)
