@@ -103,9 +103,10 @@ class Models:
         """Unload all. Answers under way end with ClosedError."""
         self._closed = True
         self._wake()
+        if self._starter is not None:
+            self._starter.cancel()
+        # What is being loaded or unloaded is in a thread, which cannot be cancelled.
         tasks = [task for task in (self._sweeper, self._starter) if task is not None]
-        for task in tasks:
-            task.cancel()
         await asyncio.gather(*tasks, *self._loading.values(), return_exceptions=True)
         for served in list(self._loaded.values()):
             await self._unload(served)
@@ -258,8 +259,8 @@ class Models:
         self._wake()
 
     async def _sweep(self) -> None:
-        """Unload models whose time is over."""
-        while True:
+        """Unload models whose time is over, until the end."""
+        while not self._closed:
             self._changed.clear()
             for served in list(self._loaded.values()):
                 if served.expires_at <= monotonic() and not self._is_held(served):
