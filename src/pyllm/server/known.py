@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyllm import hub
 from pyllm.config.serving import ServeOptions
+from pyllm.errors import HubError
 from pyllm.hub import catalog
 from pyllm.hub.named import all_named
 from pyllm.hub.names import quant
@@ -42,10 +42,29 @@ class Shelf:
         self._seen: list[Known] = []
         self._made: set[str] = set()
         """Named models that were made while the server runs."""
-        self._aliases = {alias.lower(): name for alias, name in options.aliases}
+        self._aliases: dict[str, str] = {}
         for alias, name in options.aliases:
-            if self._find(name) is None:
-                raise hub_error(alias, name, self.names())
+            found = self._own(name)
+            if found is None:
+                there = ", ".join(self.names()) or "no models"
+                raise HubError(f"the alias {alias} is of {name}, which is not served; there are {there}")
+            self._aliases[alias.lower()] = found.name
+        self.pinned = [self._pin(name) for name in options.pinned]
+        """Models that are loaded at the start and stay."""
+
+    def _pin(self, name: str) -> Known:
+        known = self._own(name)
+        if known is None and self._given:
+            known = self._one(name)
+            self._given.append(known)
+        if known is None:
+            raise HubError(f"{name} cannot be pinned, for it is not served; there are {', '.join(self.names())}")
+        return known
+
+    def _own(self, name: str) -> Known | None:
+        """A model by a name that the server's owner typed, which may be its file."""
+        path = Path(name).absolute()
+        return self._find(name) or next((known for known in self._files() if known.path.absolute() == path), None)
 
     def all(self) -> list[Known]:
         """All models, the default first. Where models were given, those that are named and made of them, too."""
@@ -141,13 +160,6 @@ class Shelf:
             return _local(here)
         found = path.stat()
         return Known(path.stem, path, found.st_size, quant(path.name), int(found.st_mtime))
-
-
-def hub_error(alias: str, name: str, names: Sequence[str]) -> Exception:
-    """The error of an alias of nothing."""
-    from pyllm.errors import HubError
-
-    return HubError(f"the alias {alias} is of {name}, which is not served; there are {', '.join(names) or 'no models'}")
 
 
 def _local(model: hub.LocalModel) -> Known:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TextIO
@@ -88,15 +90,23 @@ class _JSONLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def to_stream(as_json: bool, stream: TextIO | None = None) -> None:
-    """Write the log to standard error, or to `stream`."""
+@contextmanager
+def to_stream(as_json: bool, stream: TextIO | None = None) -> Iterator[None]:
+    """Write the log to standard error, or to `stream`; with it uvicorn's own lines on what goes wrong outside of
+    requests."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JSONLines() if as_json else _Lines())
-    # uvicorn's own lines tell of what goes wrong outside of requests.
-    for logger, level in ((LOGGER, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING)):
-        logger.handlers = [handler]
+    loggers = ((LOGGER, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING))
+    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger, _ in loggers]
+    for logger, level in loggers:
+        logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
 
 
 def _plain(value: Any) -> str:

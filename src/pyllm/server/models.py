@@ -286,7 +286,7 @@ class Models:
             self.starting = False
 
     def _pinned(self) -> list[Known]:
-        return [self.shelf.weights(self.shelf.find(name)) for name in self._options.pinned]
+        return [self.shelf.weights(known) for known in self.shelf.pinned]
 
     def _named(self) -> list[Known]:
         return [self.shelf.weights(known) for known in self.shelf.given]

@@ -31,14 +31,14 @@ def serve(options: ServeOptions, ready: Callable[[str, Sequence[str]], None] | N
     Raises RequestError (an address that is taken, or open to a network without keys), HubError.
     """
     check_address(options)
-    to_stream(options.log_json)
-    house = make_house(options)
-    server = Running(house, patience=3.0)
-    names = house.models.shelf.names()
-    say("listening", address=server.address, models=names)
-    if ready is not None:
-        ready(server.address, names)
-    server.run()
+    with to_stream(options.log_json):
+        house = make_house(options)
+        server = Running(house, patience=3.0)
+        names = house.models.shelf.names()
+        say("listening", address=server.address, models=names)
+        if ready is not None:
+            ready(server.address, names)
+        server.run()
 
 
 class Running:

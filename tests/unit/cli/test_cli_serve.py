@@ -39,6 +39,7 @@ REFERENCE = ("--backend", "reference")
         (["--ssl-certfile", "none.pem", "--port", "0"], "cannot use the certificate none.pem: No such file"),
         (["--backend", "none"], "none"),
         (["no-such-model"], "no-such-model"),
+        (["--pin", "no-such-model"], "no-such-model"),
         (["--alias", "gpt=other"], "the alias gpt is of other, which is not served"),
     ],
 )
