@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from pyllm import hub
 from pyllm.errors import HubError
@@ -42,12 +42,6 @@ class CopyBody(Body):
 
     source: str
     destination: str
-
-
-@API.get("/", access=Access.ANYONE)
-async def root(_: Exchange) -> Response:
-    """What clients look for."""
-    return PlainTextResponse("Ollama is running")
 
 
 @API.get("/api/version", access=Access.ANYONE)
