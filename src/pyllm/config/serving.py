@@ -136,6 +136,9 @@ class ServeOptions:
         low=1,
         flags=("--max-connections",),
     )
+    idle_timeout: float = setting(
+        75.0, "Seconds after which a connection is closed on which no request comes.", low=0, above_low=True
+    )
     ping_every: float = setting(
         10.0, "Seconds of silence after which a waiting client hears something.", low=0, above_low=True
     )

@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pyllm.config.serving import ServeOptions
 from pyllm.errors import RequestError
@@ -60,12 +62,13 @@ class Running:
             proxy_headers=False,
             ssl_certfile=options.ssl_certfile,
             ssl_keyfile=options.ssl_keyfile,
-            timeout_keep_alive=75,
+            http=_protocol(options.idle_timeout),
+            timeout_keep_alive=options.idle_timeout,  # type: ignore[arg-type]  # which may be a part of a second
             timeout_graceful_shutdown=5,
             h11_max_incomplete_event_size=64 << 10,
             ws="none",
             lifespan="on",
-            limit_concurrency=options.max_connections,
+            limit_concurrency=options.max_connections + 1,  # uvicorn counts the connection that asks, too
         )
         try:
             config.load()
@@ -94,6 +97,36 @@ class Running:
         """End as a signal does, from any thread; `at_once`: as the second one does."""
         for _ in range(2 if at_once else 1):
             self._server.end()
+
+
+def _protocol(seconds: float) -> type[H11Protocol]:
+    """uvicorn's connection, which is closed where no whole head of a request comes within some seconds."""
+
+    class Connection(H11Protocol):
+        late: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def handle_events(self) -> None:
+            super().handle_events()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self.late is not None:
+                self.late.cancel()
+
+        def _watch(self) -> None:
+            waits = self.conn.their_state is h11.IDLE
+            if waits and self.late is None:
+                self.late = self.loop.call_later(seconds, self.transport.close)
+            elif not waits and self.late is not None:
+                self.late.cancel()
+                self.late = None
+
+    return Connection
 
 
 class _Server(uvicorn.Server):
