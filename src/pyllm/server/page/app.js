@@ -165,6 +165,11 @@ async function showModels() {
     return;
   }
   const wanted = list.value || store.model.get();
+  const key = JSON.stringify(found.map((one) => [one.id, one.max_model_len]));
+  // A list that did not change is left as it is: it may be open.
+  if (list.dataset.key === key && found.length) return;
+  list.dataset.key = key;
+  if (!found.length) toast("This server has no models; pyllm pull NAME fetches one.", "Look again", showModels);
   list.replaceChildren(...found.map((one) => el("option", { value: one.id, title: one.max_model_len ? `Loaded, up to ${one.max_model_len} tokens` : "Loaded when it is asked" }, one.id)));
   if (found.some((one) => one.id === wanted)) list.value = wanted;
 }

@@ -4,11 +4,11 @@ import { copyButton, el } from "./dom.js";
 import { inline } from "./inline.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
+const HEADING = /^ {0,3}(#{1,6})\s+(\S.*)$/;
 const RULE = /^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])(\s+)(.*)$/;
 const QUOTE = /^ {0,3}> ?/;
-const COLUMNS = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
+const COLUMNS = /^\|?\s*:?-+:?(\s*\|\s*:?-+:?)*\s*\|?$/;
 const DEEPEST = 12;
 
 /** Show a text in a place; blocks that did not change keep their nodes, and with them what is selected or unfolded. */
@@ -67,12 +67,12 @@ export function codeBlock(code, language) {
 
 function single(lines, at) {
   const heading = HEADING.exec(lines[at]);
-  if (heading) return { end: at + 1, make: () => el(`h${Math.min(6, heading[1].length + 1)}`, {}, ...inline(heading[2])) };
+  if (heading) return { end: at + 1, make: () => el(`h${Math.min(6, heading[1].length + 1)}`, {}, ...inline(heading[2].trimEnd().replace(/ #+$/, ""))) };
   return RULE.test(lines[at]) ? { end: at + 1, make: () => el("hr") } : null;
 }
 
 function table(lines, at) {
-  if (!lines[at].includes("|") || !lines[at + 1]?.includes("-") || !COLUMNS.test(lines[at + 1])) return null;
+  if (!lines[at].includes("|") || !lines[at + 1]?.includes("-") || !COLUMNS.test(lines[at + 1].trim())) return null;
   const head = cells(lines[at]);
   const marks = cells(lines[at + 1]);
   if (head.length !== marks.length) return null;

@@ -109,8 +109,8 @@ export class MessageView {
     const tools = el("div", { class: "tools" }, this.#branches());
     if (node.content) tools.append(copyButton(() => node.content, "Copy"));
     if (node.role === "user") tools.append(iconButton("pencil", "Edit", () => this.edit()));
-    else tools.append(iconButton("again", "Regenerate", () => this.acts.again(node)));
-    this.foot.replaceChildren(tools, ...(node.stats ? [figures(node.stats)] : []));
+    else if (!node.error || node.content) tools.append(iconButton("again", "Regenerate", () => this.acts.again(node)));
+    this.foot.replaceChildren(tools, ...(node.stats ? [figures(node)] : []));
   }
 
   #branches() {
@@ -159,10 +159,10 @@ const note = (text, button) => el("p", { class: "note" }, text, button || null);
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-function figures({ prompt, cached, made, speed, wait }) {
+function figures({ model, stats: { prompt, cached, made, speed, wait } }) {
   const parts = [`${made} ${made === 1 ? "token" : "tokens"}`];
   if (speed != null) parts.push(`${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s`);
-  const title = `Prompt: ${prompt} tokens, ${cached} of them known from before. First token after ${seconds(wait)}.`;
+  const title = `${model ? `${model}. ` : ""}Prompt: ${prompt} tokens, ${cached} of them known from before. First token after ${seconds(wait)}.`;
   return el("span", { class: "figures", title }, parts.join(" · "));
 }
 

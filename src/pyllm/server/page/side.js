@@ -32,7 +32,8 @@ export class Side {
 
   #row(conversation) {
     const { id } = conversation;
-    const name = el("button", { class: "name", type: "button", "aria-current": id === this.current && "page", on: { click: () => this.acts.open(id), dblclick: () => this.#rename(conversation, row) } }, conversation.title || "New chat");
+    const on = { click: () => this.acts.open(id), dblclick: () => this.#rename(conversation, row) };
+    const name = el("button", { class: "name", type: "button", "aria-current": id === this.current && "page", on }, conversation.title || "New chat");
     const row = el(
       "li",
       {},
