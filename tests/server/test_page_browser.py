@@ -24,10 +24,14 @@ pytestmark = [
 ]
 pace = 0.0
 """Seconds that the model takes for a token."""
+fails_at: bytes | None = None
+"""The end of what is said at which the model fails."""
 
 
 def _paced(tokens: Any, logits: Any) -> Any:
     time.sleep(pace)
+    if fails_at is not None and bytes(token for token in tokens if token < 256).endswith(fails_at):
+        raise RuntimeError("told to fail")
     return as_told(tokens, logits)
 
 
@@ -303,6 +307,21 @@ def test_an_error_is_said_and_can_be_tried_again(person: Person) -> None:
     assert person.all(".message .problem button")
     assert person.errors()  # the browser's own line on the status
     person.run("localStorage.clear(); sessionStorage.clear()")
+
+
+def test_an_answer_that_fails_midway_can_be_tried_again(person: Person) -> None:
+    global fails_at
+    fails_at = b"half"
+    try:
+        person.ask("Both?", "One half and another.")
+        assert person.answers()[0].startswith("One")
+        assert person.all(".message .problem")
+    finally:
+        fails_at = None
+    person.click(".problem button")
+    person.done()
+    assert person.answers() == ["One half and another."]
+    assert not person.all(".message .problem")
 
 
 def test_dark_and_light(person: Person) -> None:
