@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from pyllm.server import bodies
 from pyllm.server.live import Framing, Live, encode
-from pyllm.server.problems import Problem
+from pyllm.server.problems import Problem, problem_of
 
 if TYPE_CHECKING:
     from pyllm.server.house import House
@@ -65,7 +65,7 @@ class Exchange:
     async def live(self, frames: AsyncIterator[bytes], framing: Framing) -> Response:
         """A response that is streamed; what fails early is raised."""
         options = self.house.options
-        live = Live(frames, framing, ping_every=options.ping_every, failed=self._note)
+        live = Live(frames, framing, ping_every=options.ping_every, failed=self.failed)
         await live.begin(options.grace)
         return live
 
@@ -80,13 +80,18 @@ class Exchange:
 
         options = self.house.options
         live = Live(
-            frames(), Framing("application/json", lambda: b" ", error), ping_every=options.ping_every, failed=self._note
+            frames(),
+            Framing("application/json", lambda: b" ", error),
+            ping_every=options.ping_every,
+            failed=self.failed,
         )
         await live.begin(options.ping_every)
         return live
 
-    def _note(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
+        """Log and count what ended the request."""
         self.house.logs.failed(self, error)
+        self.house.metrics.refused(problem_of(error).code)
 
 
 Handler = Callable[[Exchange], Awaitable[Response]]

@@ -149,6 +149,7 @@ class _Endpoint:
             if exchange.request.method in ("POST", "DELETE") and not route.streamed_body:
                 exchange.body = await bodies.read(exchange.request, house.options.max_body, house.options.body_timeout)
         except ProblemError as error:
+            house.metrics.refused(error.problem.code)
             return refusal(self._api, error.problem, exchange.id)
         return None
 
@@ -156,7 +157,7 @@ class _Endpoint:
         try:
             response = await self._route.handler(exchange)
         except Exception as error:
-            self._house.logs.failed(exchange, error)
+            exchange.failed(error)
             response = refusal(self._api, problem_of(error), exchange.id)
         await response(exchange.request.scope, _nothing, send)
 
