@@ -31,6 +31,7 @@ def running(*models: Any, **options: Any) -> Iterator[Rig]:
     """Serve models (paths) with `ServeOptions`; the reference backend unless `load` says otherwise."""
     options.setdefault("load", {"backend": "reference", "kv_dtype": "f32"})
     options.setdefault("grace", 60.0)  # what is wrong has its status on a busy machine, too
+    options.setdefault("ping_every", 60.0)
     settings = ServeOptions(models=tuple(str(m) for m in models), port=0, **options)
     house = make_house(settings)
     server = Running(house)

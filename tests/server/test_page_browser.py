@@ -142,7 +142,7 @@ def test_shift_enter_begins_a_line(person: Person) -> None:
 @pytest.mark.parametrize("how", ["button", "key"])
 def test_stop_and_go_on(person: Person, how: str) -> None:
     global pace
-    pace = 0.03
+    pace = 0.3
     person.ask("Count.", "one two three four five six seven eight nine ten", wait=False)
     until(lambda: "one" in "".join(person.answers()))
     if how == "button":
