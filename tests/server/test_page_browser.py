@@ -119,7 +119,7 @@ def person(driver: Any, rig: Rig) -> Iterator[Person]:
 
 def test_a_question_and_its_answer(person: Person) -> None:
     global pace
-    pace = 0.02
+    pace = 0.1
     person.ask("Is it?", "So it is, and *more* than that.", wait=False)
     until(lambda: "So it" in "".join(person.answers()))
     assert person.all("#stop")
