@@ -146,7 +146,7 @@ def test_every_request_is_answered(
         text = answer.read()
     finally:
         connection.close()
-    assert answer.status < 500 or answer.status == 501, (answer.status, text)
+    assert answer.status < 500 or answer.status in (501, 503), (answer.status, text)
     number = answer.getheader("x-request-id")
     if number is not None and answer.status not in (403, 404):  # those may be refused before a route is found
         until(lambda: number in logged.found)

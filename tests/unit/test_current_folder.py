@@ -51,10 +51,17 @@ COMMANDS: dict[str, list[str]] = {
     "merge": ["{new}/part-00001-of-00002.gguf", "{new}/merged.gguf"],
     "doctor": [],
     "list": [],
+    "cp": ["smollm2:135m", "mine"],
+    "create": ["mine", "-f", "{new}/no-such-file"],
+    "serve": ["{new}/model.gguf", "--host", "0.0.0.0"],
+    "ps": ["--url", "http://127.0.0.1:9"],
+    "stop": ["mine", "--url", "http://127.0.0.1:9"],
     "pull": ["smollm2:135m"],
     "rm": ["smollm2:135m"],
 }
-"""What each command is called with, in this order. `pull` fails, since there is no index."""
+"""What each command is called with, in this order."""
+FAILING = {"pull", "cp", "create", "serve", "ps", "stop"}
+"""Commands that fail when called so: there is no index, no Modelfile, no key, no server."""
 
 
 def test_every_command_is_called() -> None:
@@ -89,7 +96,7 @@ def write_hostile_files(places: dict[str, Path], but_not: set[str]) -> None:
         program = places["hostile"] / name
         program.write_text(f"#!/bin/sh\n: > '{places['witnesses'] / name}'\n")
         program.chmod(0o755)
-    (places["hostile"] / ".env").write_text("PYLLM_THREADS=77\nPYLLM_MODELS=/nowhere\n")
+    (places["hostile"] / ".env").write_text("PYLLM_THREADS=7177\nPYLLM_MODELS=/nowhere\n")
     (places["hostile"] / ".numba_config.yaml").write_text("disable_jit: 1\n")
     (places["hostile"] / "pip.conf").write_text("[global]\nindex-url = http://127.0.0.1:9/hostile\n")
     (places["hostile"] / "pyvenv.cfg").write_text("home = /nowhere\n")
@@ -111,7 +118,7 @@ def call(start: list[str], command: str, arguments: list[str], places: dict[str,
         [sys.executable, *start, command, *(a.format(**places) for a in arguments)],
         cwd=places["hostile"], env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
-    assert (done.returncode == 0) == (command != "pull"), f"{command}: {done.stdout}{done.stderr}"
+    assert (done.returncode == 0) == (command not in FAILING), f"{command}: {done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout
 
@@ -153,7 +160,7 @@ def test_nothing_of_the_current_folder_runs(places: dict[str, Path]) -> None:
     outputs = {name: call([str(places["script"])], name, arguments, places) for name, arguments in COMMANDS.items()}
     assert witnesses(places) == []
     assert list(places["cache"].rglob("*.o")), "no kernel was compiled"
-    assert "77" not in outputs["doctor"]
+    assert "7177" not in outputs["doctor"]
     assert "/nowhere" not in outputs["doctor"]
 
 

@@ -59,7 +59,8 @@ def offline_option(function: F) -> F:
 
 def _go_offline(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value:
-        ctx.call_on_close(env.go_offline())
+        # By the root: a command whose other options are wrong is never entered, so its own context is never closed.
+        ctx.find_root().call_on_close(env.go_offline())
 
 
 def model_argument(function: F) -> F:

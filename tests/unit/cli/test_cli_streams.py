@@ -120,7 +120,7 @@ def test_descriptors_of_missing_streams_are_not_given_to_files(model: str, tmp_p
 import os, sys
 from pyllm import cli
 from pyllm.cli import run
-def look(stream, reasoning):
+def look(*_):
     fds = {{n: os.readlink(f"/proc/self/fd/{{n}}") for n in range(3)}}
     print(fds, [s is not None for s in (sys.stdin, sys.stdout, sys.stderr)], file=open({str(seen)!r}, "w"))
 run._print_stream = look
