@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,13 @@ from pyllm.chat.messages import Messages, Tools
 from pyllm.config import GenerateSettings
 from pyllm.errors import RequestError
 from pyllm.llm.calls import Call
-from pyllm.llm.constraining import Held, of_chat, of_settings
+from pyllm.llm.constraining import of_chat, of_settings
 from pyllm.llm.history import Truncate, room_for_answer, shortened
 from pyllm.llm.prompts import Prompt
 
 if TYPE_CHECKING:
     from pyllm.chat import ChatTemplate
     from pyllm.llm.model import LLM
-    from pyllm.llm.writing import Parser
-    from pyllm.tokenizers import Tokenizer
 
 _OF_TEMPLATES = ("self", "messages", "tools", "continue_final_message", "special_in_messages")
 """Names that cannot be variables of a chat template, because they are arguments of its rendering."""
@@ -102,6 +100,8 @@ def chat(
         room = room_for_answer(llm.engine.n_ctx, settings.max_tokens)
         tokens, n_dropped = shortened(messages, llm.engine.n_ctx - room, encode)
     assert template is not None
+    dialect = dialect_of(template)
+    end = llm.tokenizer.decode(tokens[-_END_OF_PROMPT:], skip_special=False)
     return Call(
         tokens,
         settings,
@@ -110,8 +110,15 @@ def chat(
         continues=continue_final_message,
         n_dropped=n_dropped,
         n_prefix=n_before_last_turn(llm.tokenizer, tokens, messages),
-        held=_held(llm.tokenizer, tokens, tools, settings, continue_final_message, template),
-        parser=_parser(llm.tokenizer, tokens, None if settings.tool_choice == "none" else tools, template),
+        held=of_chat(
+            settings,
+            tools,
+            llm.tokenizer,
+            dialect.spec,
+            continues=continue_final_message,
+            reasoning_end=dialect.open_reasoning(end) if settings.is_held or tools else None,
+        ),
+        parser=partial(dialect.parser, None if settings.tool_choice == "none" else tools, prompt=end),
     )
 
 
@@ -119,26 +126,3 @@ def _settings(llm: LLM, caller: str, max_tokens: int | None, options: Mapping[st
     """A call's settings, above those of the model."""
     own = options if llm.recipe is None else llm.recipe.options(options)
     return GenerateSettings.of(caller, max_tokens, own, llm.sampling)
-
-
-def _held(
-    tokenizer: Tokenizer,
-    prompt: list[int],
-    tools: Tools | None,
-    settings: GenerateSettings,
-    continues: bool,
-    template: ChatTemplate,
-) -> Held | None:
-    """What the answer to a chat's prompt is held to."""
-    dialect = dialect_of(template)
-    end = tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
-    reasoning_end = dialect.open_reasoning(end) if settings.is_held or tools else None
-    return of_chat(settings, tools, tokenizer, dialect.spec, continues=continues, reasoning_end=reasoning_end)
-
-
-def _parser(
-    tokenizer: Tokenizer, prompt: list[int], tools: Tools | None, template: ChatTemplate
-) -> Callable[[], Parser]:
-    """Makes parsers of answers to a chat's prompt, in the model's dialect."""
-    end = tokenizer.decode(prompt[-_END_OF_PROMPT:], skip_special=False)
-    return partial(dialect_of(template).parser, tools, prompt=end)

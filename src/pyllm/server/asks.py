@@ -177,21 +177,7 @@ class Asked:
 
     async def whole(self) -> Completion:
         """All answers, each when it is whole; those after the first are `others`."""
-        ask, llm = self._ask, self.served.llm
-        options = {**ask.options, "n": ask.n}
-        if ask.messages is None:
-            made = llm.complete(self.prompt, parse_special=ask.parse_special, **options)
-        else:
-            made = llm.chat(
-                list(ask.messages),
-                tools=ask.tools,
-                variables=ask.variables,
-                continue_final_message=ask.continues,
-                chat_template=self._template,
-                truncate=ask.truncate,
-                **options,
-            )
-        completion = await made
+        completion: Completion = await self._call({**self._ask.options, "n": self._ask.n})
         if self._has_one_call:
             completion = _with_one_call(completion)
         for choice in completion.choices:
@@ -225,12 +211,17 @@ class Asked:
         """One answer; with a seed, each has its own."""
         if self._begun is not None:
             return self._begun
-        ask, llm = self._ask, self.served.llm
-        options = dict(ask.options)
+        options = dict(self._ask.options)
         if options.get("seed") is not None:
             options["seed"] += number
+        stream: AsyncEventStream = self._call({**options, "stream": "events"})
+        return stream
+
+    def _call(self, options: Mapping[str, Any]) -> Any:
+        """The library's call for the ask, with these options."""
+        ask, llm = self._ask, self.served.llm
         if ask.messages is None:
-            return llm.complete(self.prompt, parse_special=ask.parse_special, stream="events", **options)
+            return llm.complete(self.prompt, parse_special=ask.parse_special, **options)
         return llm.chat(
             list(ask.messages),
             tools=ask.tools,
@@ -238,7 +229,6 @@ class Asked:
             continue_final_message=ask.continues,
             chat_template=self._template,
             truncate=ask.truncate,
-            stream="events",
             **options,
         )
 
