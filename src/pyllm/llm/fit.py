@@ -19,7 +19,9 @@ from pyllm.llm.loading import Model, record
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
+    from pyllm.archs import Architecture
     from pyllm.backends.base import DeviceInfo
+    from pyllm.backends.placement import Placement
     from pyllm.gguf.tensor import TensorInfo
     from pyllm.program import Program
 
@@ -118,34 +120,37 @@ def parts(
     device's libraries take; not the process's other memory. Quicker than `fit`: nothing is loaded. Raises as `fit`.
     """
     from pyllm.backends import devices
-    from pyllm.backends.placement import cut, place
 
     placement = placement or PlacementOptions()
     chosen = devices.choose(backend, placement)
-    architecture, tensors = record(file, n_ctx)
-    placed = place(architecture.program, tensors, replace(placement, devices=()), chosen, options)
-    by_device = cut(architecture.program, placed.device_of_op).programs
-    return tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)
+    return _place(file, n_ctx, options, placement, chosen)[-1]
 
 
 def _fit(
     file: Model, n_ctx: int, options: ExecutionOptions, placement: PlacementOptions, chosen: Sequence[DeviceInfo]
 ) -> Fit:
+    architecture, tensors, placed, used = _place(file, n_ctx, options, placement, chosen)
+    beside = resident() or _TYPICAL  # the plans that backends have just made are the ones that they would keep
+    return Fit(
+        layers=_layers(architecture.program, placed.device_of_op, tensors, options, chosen),
+        devices=_with_process(used, chosen, beside),
+        n_gpu_layers=min(placed.n_gpu_layers, architecture.n_layers + 1),
+        n_layers=architecture.n_layers,
+    )
+
+
+def _place(
+    file: Model, n_ctx: int, options: ExecutionOptions, placement: PlacementOptions, chosen: Sequence[DeviceInfo]
+) -> tuple[Architecture, Mapping[str, TensorInfo], Placement, tuple[DeviceFit, ...]]:
+    """The model placed on the chosen devices, and what its parts take there."""
     from pyllm.backends.placement import cut, place
 
     architecture, tensors = record(file, n_ctx)
     program = architecture.program
     placed = place(program, tensors, replace(placement, devices=()), chosen, options)
-    homes = placed.device_of_op
-    by_device = cut(program, homes).programs
-    used = [_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device]
-    beside = resident() or _TYPICAL  # the plans that backends have just made are the ones that they would keep
-    return Fit(
-        layers=_layers(program, homes, tensors, options, chosen),
-        devices=_with_process(used, chosen, beside),
-        n_gpu_layers=min(placed.n_gpu_layers, architecture.n_layers + 1),
-        n_layers=architecture.n_layers,
-    )
+    by_device = cut(program, placed.device_of_op).programs
+    used = tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)
+    return architecture, tensors, placed, used
 
 
 def _device_fit(
