@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from chat_tools import REASONING, TEMPLATE, TOOLS, begin_with, function
+from chat_tools import REASONING, TOOLS, begin_with, function
 
 import pyllm
 from server_rig import Rig, running, until
@@ -34,21 +34,9 @@ CALLS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", TEMPLATE)
-
-
-@pytest.fixture(scope="module")
 def rig(path: Path) -> Iterator[Rig]:
     with running(path, n_ctx=2048) as rig:
         yield rig
-
-
-@pytest.fixture(scope="module")
-def llm(path: Path) -> Iterator[pyllm.LLM]:
-    """The same model, without a server."""
-    with pyllm.load(path, backend="reference", kv_dtype="f32", n_ctx=2048) as llm:
-        yield llm
 
 
 def post(rig: Rig, **body: Any) -> httpx2.Response:

@@ -15,7 +15,7 @@ import numpy as np
 import openai
 import pydantic
 import pytest
-from chat_tools import TEMPLATE, TOOLS
+from chat_tools import TOOLS
 
 import pyllm
 from server_rig import Rig, running
@@ -23,11 +23,6 @@ from tiny_gguf import write_tiny_gguf
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 GREEDY: Any = {"model": "tiny", "temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", TEMPLATE)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +35,6 @@ def rig(path: Path) -> Iterator[Rig]:
 def client(rig: Rig) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=rig.url + "/v1", api_key="none", max_retries=0) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def llm(path: Path) -> Iterator[pyllm.LLM]:
-    """The same model, without a server."""
-    with pyllm.load(path, backend="reference", kv_dtype="f32", n_ctx=2048) as llm:
-        yield llm
 
 
 def test_a_chat_is_the_librarys(client: openai.OpenAI, llm: pyllm.LLM) -> None:

@@ -11,7 +11,7 @@ import httpx2
 import openai
 import pydantic
 import pytest
-from chat_tools import REASONING, TEMPLATE, TOOLS, begin_with
+from chat_tools import REASONING, TOOLS, begin_with
 
 import pyllm
 from server_rig import Rig, running, until
@@ -19,11 +19,6 @@ from tiny_gguf import write_tiny_gguf
 
 GREEDY: Any = {"model": "tiny", "temperature": 0}
 FUNCTIONS: Any = [{"type": "function", **tool["function"], "strict": False} for tool in TOOLS]
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", TEMPLATE)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +31,6 @@ def rig(path: Path) -> Iterator[Rig]:
 def client(rig: Rig) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=rig.url + "/v1", api_key="none", max_retries=0) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def llm(path: Path) -> Iterator[pyllm.LLM]:
-    """The same model, without a server."""
-    with pyllm.load(path, backend="reference", kv_dtype="f32", n_ctx=2048) as llm:
-        yield llm
 
 
 def events_of(rig: Rig, **body: Any) -> list[dict[str, Any]]:

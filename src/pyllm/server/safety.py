@@ -43,15 +43,7 @@ def check_host(request: Request, options: ServeOptions) -> None:
         return
     name = _host_name(request.headers.get("host", ""))
     own = {options.host.lower(), *(host.lower() for host in options.hosts)}
-    is_address = False
-    try:
-        ipaddress.ip_address(name)
-        is_address = True
-    except ValueError:
-        pass
-    if not name or name in own or is_loopback(name) or (is_address and options.insecure):
-        return
-    if "*" in own:
+    if not name or not own.isdisjoint((name, "*")) or is_loopback(name) or (options.insecure and _is_address(name)):
         return
     raise ProblemError(
         Problem(403, "host_not_allowed", f"this server is not called {name[:100]}; start it with --allow-host NAME")
@@ -109,6 +101,14 @@ def has_key(request: Request, keys: Sequence[str]) -> bool:
     for key in keys:
         found |= hmac.compare_digest(sent.encode(), key.encode())
     return found
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_name(host: str) -> str:
