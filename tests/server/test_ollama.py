@@ -134,7 +134,7 @@ def test_log_probabilities(client: ollama.Client, llm: pyllm.LLM, stream: bool) 
 
 def test_a_schema_holds_the_answer(client: ollama.Client) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
-    found = client.chat("tiny", HI, format=schema, options={"temperature": 0, "num_predict": 64})
+    found = client.chat("tiny", HI, format=schema, options={"temperature": 0, "num_predict": 400})
     assert json.loads(found.message.content or "") in ({"a": 1}, {"a": 2})
 
 
