@@ -189,6 +189,10 @@ class Executable(ABC):
     side: Executable | None = None
     """Runs steps of few tokens (its `options`) with the same weights and KV cache, also while a step of this one is
     paused (`begin`). It is not closed by itself. None: steps cannot be paused."""
+    page_bytes: int = 0
+    """Bytes of a page as `read_page` gives them; 0: pages cannot be read."""
+    page_format: str = ""
+    """What these bytes depend on beside program and options: layout, processor. Where it is equal, so is the result."""
 
     @abstractmethod
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
@@ -262,6 +266,15 @@ class Executable(ABC):
     @abstractmethod
     def memory(self) -> dict[str, int]:
         """Bytes held, by purpose: "weights", "kv", "work", "other" (libraries, contexts)."""
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        """A copy of a page's keys and values in all layers, uint8 [page_bytes]. Between steps; a paused one goes on."""
+        raise BackendError(f"{type(self).__name__} gives no pages; its prefix cache lasts as long as the model")
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        """Replace a page's content by what `read_page` gave, here or in an executable of the same program, options and
+        `page_format`. Raises BackendError where the size is another."""
+        self.read_page(page)  # says that it cannot
 
     def importance(self) -> ImportanceSums:
         """Sums of squared inputs over the rows of all successful steps, for the weights of every matrix product.

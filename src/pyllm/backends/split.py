@@ -7,8 +7,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pyllm import backends
-from pyllm.backends.base import Batch, Crossing, DeviceInfo, Executable, ImportanceSums, check_replacement
+from pyllm.backends.base import (
+    Batch,
+    Crossing,
+    DeviceInfo,
+    Executable,
+    ImportanceSums,
+    check_replacement,
+)
+from pyllm.backends.pages import check_size
 from pyllm.backends.placement import Placement, Plan, cut, memory_needed, place
 from pyllm.config import ExecutionOptions, PlacementOptions, Progress
 from pyllm.errors import ClosedError, OutOfMemoryError
@@ -159,6 +170,10 @@ class SplitExecutable(Executable):
         sender = {v.id: part for part in self.parts.values() for stage in part.program.stages for v in stage.sends}
         self._last = sender[self.program.results[-1].id]
         self.n_candidates = self._last.n_candidates
+        holders = [part for part in self.parts.values() if part.program.kv]
+        if all(part.page_bytes for part in holders):
+            self.page_bytes = sum(part.page_bytes for part in holders)
+        self.page_format = "; ".join(f"{name}: {_cached(part)}" for name, part in self.parts.items())
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         if self._closed:
@@ -198,6 +213,19 @@ class SplitExecutable(Executable):
                 turns.append(_Turn(part, number, stage.receives, sends))
                 needed |= {v.id for v in stage.receives}
         return turns[::-1]
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        if not self.page_bytes:
+            return super().read_page(page)
+        return np.concatenate([part.read_page(page) for part in self.parts.values() if part.page_bytes])
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        check_size(data, self.page_bytes)
+        start = 0
+        for part in self.parts.values():
+            if part.page_bytes:
+                part.write_page(page, data[start : start + part.page_bytes])
+                start += part.page_bytes
 
     def interrupt(self) -> None:
         with self._lock:
@@ -247,3 +275,9 @@ class SplitExecutable(Executable):
         with ExitStack() as closing:  # a failing one does not keep the others open
             for part in self.parts.values():
                 closing.callback(part.close)
+
+
+def _cached(part: Executable) -> str:
+    """Whose keys and values a part's pages hold, and how."""
+    layers = sorted({op.layer for op in part.program.ops if isinstance(op, Attention)})
+    return f"{part.page_format}, layers {','.join(map(str, layers))}" if layers else "none"

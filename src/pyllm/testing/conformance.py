@@ -20,7 +20,7 @@ from pyllm.backends.base import DeviceInfo, Executable
 from pyllm.errors import BackendError
 from pyllm.program import Op
 from pyllm.quant import formats
-from pyllm.testing import ops, pausing, splitting
+from pyllm.testing import carrying, ops, pausing, splitting
 from pyllm.testing.models import Shape, mixed_tensors, one_op, transformer
 from pyllm.testing.running import (
     OPTIONS,
@@ -98,11 +98,13 @@ def _usual() -> dict[str, Callable[[Subject], None]]:
     }
     found |= {f"model-{name}": partial(_model, name) for name in MODELS}
     found |= {f"kv-{dtype}": partial(_kv, dtype) for dtype in _KV_LIMITS}
+    found |= {f"carried-pages-{dtype}": partial(_carried_pages, dtype) for dtype in ("f32", *_KV_LIMITS)}
     found |= {f"split-layers-{n}": partial(_split_layers, n) for n in (1, 3, "all")}
     found |= {f"split-anywhere-{seed}": partial(_split_anywhere, seed) for seed in range(2)}
     return found | {
         "model-mixed": _model_mixed,
         "split-headless": _split_headless,
+        "split-carried-pages": _split_carried_pages,
         "no_rows": _no_rows,
         "shared_pages": _shared_pages,
         "unknown_op": _unknown_op,
@@ -251,6 +253,13 @@ def _kv(dtype: str, subject: Subject) -> None:
     _refused(lambda: compiled(subject.backend, model, model.tensors(), options), f"KV memory of {dtype}")
 
 
+def _carried_pages(dtype: str, subject: Subject) -> None:
+    """Check that pages of this type serve in another executable."""
+    model, options = transformer(MODELS["gemma"]), replace(OPTIONS, kv_dtype=dtype)  # type: ignore[arg-type]
+    if dtype in backends.get(subject.backend).kv_dtypes:
+        carrying.check(lambda: compiled(subject.backend, model, model.tensors(), options), n_tokens(model))
+
+
 def _no_rows(subject: Subject) -> None:
     """Check that a step without output rows stores its keys and values."""
     model = transformer()
@@ -292,6 +301,13 @@ def _split_headless(subject: Subject) -> None:
     tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
     exe = splitting.compiled(model, tensors, devices, n_gpu_layers=2)
     splitting.check(exe, model, tensors, EXACT * subject.tolerance, want="hidden")
+
+
+def _split_carried_pages(subject: Subject) -> None:
+    """Check that pages of a split model serve in another executable that is split alike."""
+    model = transformer(splitting.SMALL)
+    tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
+    carrying.check(lambda: splitting.compiled(model, tensors, devices, n_gpu_layers=2), n_tokens(model))
 
 
 def _split_anywhere(seed: int, subject: Subject) -> None:

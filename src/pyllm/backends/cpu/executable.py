@@ -6,9 +6,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends import pages
 from pyllm.backends.base import Batch, Crossing, Executable, ImportanceSums, Want
 from pyllm.backends.cpu import lane as lanes
 from pyllm.backends.cpu.lane import Lane
+from pyllm.backends.cpu.linear import wide_supported
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.table import Encoded
 from pyllm.backends.cpu.walker import Walker
@@ -16,7 +21,8 @@ from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.compiler import LIBRARY
-from pyllm.jit.memory import Memory, check_free
+from pyllm.jit.memory import Memory, at, check_free
+from pyllm.jit.target import host
 from pyllm.jit.threads import Pool
 from pyllm.program import Program, Value
 from pyllm.records import dataclass
@@ -94,6 +100,9 @@ class CPUExecutable(Executable):
             self.side = SideExecutable(program, self._lanes[1], self._walker)
         self._table: Encoded | None = None
         self._paused: _Paused | None = None
+        self.page_bytes = sum(low.page_bytes)
+        # The processor decides which kernels there are, and so the last bits of what they store.
+        self.page_format = f"cpu 1, {host().cpu} {host().isa}{' wide' if wide_supported(host()) else ''}"
 
     def _place_caches(self, low: Lowering) -> None:
         address = self._kv.address
@@ -163,6 +172,18 @@ class CPUExecutable(Executable):
         self._low.weights.replace(weights, self._walker.pool.run)
         for lane in self._lanes:
             lane.rewrite()
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        return pages.joined(self._blocks(page))
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        pages.spread(data, self._blocks(page))
+
+    def _blocks(self, page: int) -> list[NDArray[np.uint8]]:
+        """A page's memory in each cache."""
+        self._walker.check_open()
+        sizes = self._low.page_bytes
+        return [at(c.address + n * page, (n,), np.uint8) for c, n in zip(self._low.caches, sizes, strict=True)]
 
     def interrupt(self) -> None:
         self._walker.interrupt()

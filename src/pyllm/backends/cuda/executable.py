@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from pyllm import env
 from pyllm.backends.base import Batch, Crossing, Executable
-from pyllm.backends.cuda import candidates, device
+from pyllm.backends.cuda import candidates, device, kv
 from pyllm.backends.cuda.graphs import Steps, shape_of, wait
 from pyllm.backends.cuda.launch import Facts, StepArrays, StepShape, View
 from pyllm.backends.cuda.lowering import Lowering
+from pyllm.backends.pages import check_size
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError, RequestError
 from pyllm.gguf.tensor import TensorInfo
@@ -80,6 +81,8 @@ class CUDAExecutable(Executable):
             if not env.cuda_emulator():  # there, compiling what may not be used takes longer than a step
                 self._steps.compile(self._first_shapes(), options.progress)
             self._low.weights.load(launcher, options.progress)
+            self.page_bytes = sum(n for _, n in self._page_parts(0))
+            self.page_format = f"cuda 1, {launcher.arch}"
         except BaseException:
             self.close()
             raise
@@ -237,6 +240,29 @@ class CUDAExecutable(Executable):
         if self._last is not None:
             wait(self._last.done, lambda: None)
         self._low.weights.replace(self.launcher, weights)
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        data, start = np.empty(self.page_bytes, np.uint8), 0
+        for address, n in self._page_parts(page):
+            self.launcher.download(data[start : start + n], address)
+            start += n
+        self.launcher.synchronize()
+        return data
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        check_size(data, self.page_bytes)
+        start = 0
+        for address, n in self._page_parts(page):
+            self.launcher.upload(address, data[start : start + n])
+            start += n
+        self.launcher.synchronize()  # the data is the caller's
+
+    def _page_parts(self, page: int) -> list[tuple[int, int]]:
+        """Address and bytes of a page's keys and values in each cache."""
+        if self._closed:
+            raise ClosedError("the model was closed")
+        caches = zip(self.program.kv, self._low.caches, strict=True)
+        return [part for spec, cache in caches for part in kv.page_parts(spec, self.options, cache, page)]
 
     @property
     def n_graphs(self) -> int:

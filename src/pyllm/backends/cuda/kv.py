@@ -66,6 +66,13 @@ def cache_bytes(op: Attention | KVSpec, options: ExecutionOptions) -> int:
     return sum(_part_bytes(op.n_kv_heads, size, options) for size in sizes)
 
 
+def page_parts(spec: KVSpec, options: ExecutionOptions, cache: Buffer, page: int) -> list[tuple[int, int]]:
+    """Address and bytes of a page's keys, and of its values."""
+    values = cache.address + _part_bytes(spec.n_kv_heads, spec.head_dim, options)
+    keys, others = (spec.n_kv_heads * _head_bytes(size, options) for size in (spec.head_dim, spec.v_head_dim))
+    return [(cache.address + page * keys, keys), (values + page * others, others)]
+
+
 def cache_members(op: Attention, options: ExecutionOptions, cache: Buffer) -> dict[str, int]:
     """Addresses for kernels, resolved when `cache` has one."""
     values = cache.address + _part_bytes(op.n_kv_heads, op.head_dim, options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -20,6 +20,7 @@ from pyllm.backends.mlx import metal
 from pyllm.backends.mlx.errors import device_errors
 from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
 from pyllm.backends.mlx.worker import Worker
+from pyllm.backends.pages import check_size
 from pyllm.backends.plan.graph import last_uses
 from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
@@ -36,6 +37,7 @@ _FUNCTIONS = 64
 _PIECE, _TOO_LONG = 0.05, 0.1
 """Seconds: of work between two checks for interrupts; longest of a compiled step."""
 
+T = TypeVar("T")
 StepFunction = Callable[[list[mx.array], Inputs, list[Any]], tuple[list[mx.array], list[Any]]]
 
 
@@ -85,6 +87,8 @@ class MLXExecutable(Executable):
                 _keep_resident()
                 lowering.pack()
                 self.caches = self._new_caches()
+            self.page_bytes = sum(int(a.nbytes) for cache in self.caches for a in cache) // self.options.n_pages
+            self.page_format = f"mlx 1, {'metal' if metal.available() else 'cpu'}"
         except BaseException:
             self.close()
             raise
@@ -115,6 +119,40 @@ class MLXExecutable(Executable):
             self._recover()
             raise
         return [MLXCrossing(array) for array in out]
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        def read() -> NDArray[np.uint8]:
+            with device_errors("reading a page"), mx.stream(self._stream):
+                parts = [np.asarray(a[self._slots(page)]) for cache in self.caches for a in cache]
+                return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts] or [np.empty(0, np.uint8)])
+
+        return self._between(read)
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        check_size(data, self.page_bytes)
+
+        def write() -> None:
+            start = 0
+            with device_errors("writing a page"), mx.stream(self._stream):
+                for i, cache in enumerate(self.caches):
+                    for a in cache:
+                        dtype = np.float16 if a.dtype == mx.float16 else np.float32
+                        n = int(a.nbytes) // self.options.n_pages
+                        part = data[start : start + n].view(dtype).reshape(self.options.page_size, *a.shape[1:])
+                        a[self._slots(page)] = mx.array(part)
+                        start += n
+                    mx.eval(self.caches[i])
+
+        self._between(write)
+
+    def _slots(self, page: int) -> slice:
+        return slice(page * self.options.page_size, (page + 1) * self.options.page_size)
+
+    def _between(self, work: Callable[[], T]) -> T:
+        """Do some work in the thread of the steps, between two."""
+        if self._closed:
+            raise ClosedError("the executable was closed")
+        return self._worker.run(work, lambda: None)
 
     def interrupt(self) -> None:
         self._interrupted = True

@@ -9,7 +9,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Backend, Batch, Crossing, DeviceInfo, Executable, HostCrossing, ImportanceSums, Probe
+from pyllm.backends import pages
+from pyllm.backends.base import (
+    Backend,
+    Batch,
+    Crossing,
+    DeviceInfo,
+    Executable,
+    HostCrossing,
+    ImportanceSums,
+    Probe,
+)
 from pyllm.backends.plan.graph import last_uses
 from pyllm.backends.reference.rules import F32, State, rule
 from pyllm.backends.reference.weights import KEEP_BYTES, Weights
@@ -55,13 +65,15 @@ class ReferenceExecutable(Executable):
         self.program, self.options, self._stages = program, options, program.stages
         self.weights = Weights(weights, program.weights())
         dtype = np.float16 if options.kv_dtype == "f16" else np.float32
-        pages = (options.n_pages, options.page_size)
+        shape = (options.n_pages, options.page_size)
         try:
-            self.keys = [np.zeros((*pages, spec.n_kv_heads, spec.head_dim), dtype) for spec in program.kv]
-            self.values = [np.zeros((*pages, spec.n_kv_heads, spec.v_head_dim), dtype) for spec in program.kv]
+            self.keys = [np.zeros((*shape, spec.n_kv_heads, spec.head_dim), dtype) for spec in program.kv]
+            self.values = [np.zeros((*shape, spec.n_kv_heads, spec.v_head_dim), dtype) for spec in program.kv]
         except MemoryError as error:
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
+        self.page_bytes = sum(cache[0].nbytes for cache in (*self.keys, *self.values))
+        self.page_format = "reference 1"
         self._last_use, self._of_output_rows = last_uses(program.ops), program.of_output_rows()
         self._state: State = {}
         self._sums: ImportanceSums = {}
@@ -125,6 +137,18 @@ class ReferenceExecutable(Executable):
         if self._interrupted:
             self._interrupted = False
             raise KeyboardInterrupt
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        return pages.joined(self._blocks(page))
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        pages.spread(data, self._blocks(page))
+
+    def _blocks(self, page: int) -> list[NDArray[np.uint8]]:
+        """A page's memory in each cache."""
+        if self._closed:
+            raise ClosedError("the executable was closed")
+        return [cache[page].reshape(-1).view(np.uint8) for cache in (*self.keys, *self.values)]
 
     def memory(self) -> dict[str, int]:
         kv = sum(cache.nbytes for cache in (*self.keys, *self.values))
