@@ -1,8 +1,8 @@
 """The contract between the engine and a backend: `Backend` compiles a program, `Executable` runs batches.
 
-The executable owns the KV cache, in pages of `page_size` positions; a page has the same number in every layer. The
-engine assigns pages to sequences (`pyllm.cache`). A batch is ragged: any mix of sequences, each with any number of
-tokens.
+The executable owns the KV cache, in pages of `page_size` positions; a page has the same number in every layer. It owns
+the recurrent states, in slots; a slot holds all states of a sequence after some token. The engine assigns pages and
+slots to sequences (`pyllm.cache`). A batch is ragged: any mix of sequences, each with any number of tokens.
 
 A model may be split over devices (`placement`, `split`): each executable then holds a part of the program, in stages,
 and values pass between devices as `Crossing`s.
@@ -44,6 +44,15 @@ class Batch:
     spans       int32 [max_seqs, 2]          first token and number of tokens of each sequence in this batch
     page_tables int32 [max_seqs, max_pages]  page_tables[s, p // page_size] holds position p of sequence s
     rows        int32 [max_rows]             output rows: tokens whose logits are returned, ascending
+
+    For programs with recurrent states, which a step reads from `state_in` and writes to no slot but those of its saves:
+    an error leaves nothing to undo, and any number of sequences may begin at one slot.
+
+    state_in    int32 [max_seqs]             slot with the state before the sequence's first token; -1: zeros
+    saves       int32 [max_seqs, 2]          first save and number of saves of each sequence
+    save_after  int32 [max_saves]            tokens of the sequence in this batch that a save includes; ascending, the
+                                             last is all of them
+    save_slot   int32 [max_saves]            where it is written; distinct, none a `state_in` of this batch
     """
 
     def __init__(self, options: ExecutionOptions) -> None:
@@ -55,10 +64,15 @@ class Batch:
         self.spans = np.zeros((o.max_seqs, 2), np.int32)
         self.page_tables = np.zeros((o.max_seqs, o.n_pages), np.int32)
         self.rows = np.zeros(o.max_rows, np.int32)
-        self.n_tokens = self.n_generated = self.n_seqs = self.n_rows = 0
+        self.n_slots = o.n_slots
+        self.state_in = np.zeros(o.max_seqs, np.int32)
+        self.saves = np.zeros((o.max_seqs, 2), np.int32)
+        self.save_after = np.zeros(o.max_saves, np.int32)
+        self.save_slot = np.zeros(o.max_saves, np.int32)
+        self.n_tokens = self.n_generated = self.n_seqs = self.n_rows = self.n_saves = 0
 
     def clear(self) -> None:
-        self.n_tokens = self.n_generated = self.n_seqs = self.n_rows = 0
+        self.n_tokens = self.n_generated = self.n_seqs = self.n_rows = self.n_saves = 0
 
     def add(
         self,
@@ -67,12 +81,14 @@ class Batch:
         pages: Sequence[int] | NDArray[np.integer],
         want: Literal["none", "last", "all"] | Sequence[int] = "last",
         generated: bool = False,
+        state_in: int = -1,
+        saves: Sequence[tuple[int, int]] = (),
     ) -> None:
         """Append a sequence's next tokens, the first at `position`. `pages` must cover position + len(tokens).
 
         `want` names the output rows: indices within `tokens`, or a word. `generated`: the sequence is in decode; such
-        sequences come first. Raises ValueError where the batch's capacity would be exceeded; the batch is then
-        unchanged.
+        sequences come first. `saves`: pairs (tokens included, slot) of states to keep. Raises ValueError where the
+        batch's capacity would be exceeded; the batch is then unchanged.
         """
         n, t, s = len(tokens), self.n_tokens, self.n_seqs
         rows = (
@@ -84,6 +100,8 @@ class Batch:
             raise ValueError(f"{len(pages)} pages do not hold positions up to {position + n}")
         if generated and t > self.n_generated:
             raise ValueError("sequences with generated tokens come before those with prompts")
+        if self.n_saves + len(saves) > len(self.save_slot):
+            raise ValueError(f"{len(saves)} saves do not fit into the batch")
         self.tokens[t : t + n] = tokens
         self.positions[t : t + n] = np.arange(position, position + n)
         self.seqs[t : t + n] = s
@@ -93,6 +111,10 @@ class Batch:
         self.n_tokens, self.n_seqs, self.n_rows = t + n, s + 1, self.n_rows + len(rows)
         if generated:
             self.n_generated = self.n_tokens
+        self.state_in[s], self.saves[s] = state_in, (self.n_saves, len(saves))
+        for after, slot in saves:
+            self.save_after[self.n_saves], self.save_slot[self.n_saves] = after, slot
+            self.n_saves += 1
 
     def check(self) -> None:
         """Raise AssertionError where the arrays contradict each other."""
@@ -114,6 +136,25 @@ class Batch:
         pages = self.page_tables[self.seqs[:n], self.positions[:n] // self.page_size]
         places = {*zip(pages.tolist(), (self.positions[:n] % self.page_size).tolist(), strict=True)}
         assert len(places) == n, "two tokens in one place"
+        if self.n_slots:
+            self._check_slots()
+
+    def _check_slots(self) -> None:
+        n, at = self.n_seqs, 0
+        read, written = self.state_in[:n], self.save_slot[: self.n_saves]
+        assert ((read >= -1) & (read < self.n_slots)).all(), "a slot to read is out of range"
+        assert ((written >= 0) & (written < self.n_slots)).all(), "a slot to write is out of range"
+        assert not {*read.tolist()} & {*written.tolist()}, "a step reads and writes one slot"
+        assert len({*written.tolist()}) == self.n_saves, "two saves in one slot"
+        for s, (first, count) in enumerate(self.saves[:n].tolist()):
+            after = self.save_after[first : first + count]
+            assert first == at, "saves must be one after another"
+            assert count > 0, "a sequence's last state is not saved"
+            assert after[0] > 0, "a save before any token"
+            assert (np.diff(after) > 0).all(), "saves must be ascending"
+            assert after[-1] == self.spans[s, 1], "a sequence's last state is not saved"
+            assert (read[s] == -1) == (self.positions[self.spans[s, 0]] == 0), "states are zeros at position 0 alone"
+            at += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +218,7 @@ Want = Literal["logits", "hidden", "candidates"]
 
 
 class Executable(ABC):
-    """A compiled program, or a device's part of one, with its weights and KV cache.
+    """A compiled program, or a device's part of one, with its weights, KV cache and recurrent states.
 
     Not thread-safe, except `interrupt`.
     """
@@ -200,11 +241,11 @@ class Executable(ABC):
 
         `given` are the stage's `receives`, in order. A step calls stages 0, 1, … with the same batch and may end early;
         stage 0 begins a new step. In the last stage, ops after the last wanted value may be skipped, if any value is
-        wanted. Stores the batch's keys and values. May return before the device is done: `Crossing.host` waits.
+        wanted. Stores the batch's keys, values and states. May return before the device is done: `Crossing.host` waits.
 
         Raises KeyboardInterrupt within 0.2 s when Ctrl-C arrives or `interrupt` is called during the step; the KV
-        cache of the batch's positions is then undefined, all else is intact, and the next step works. Token ids and
-        pages must be in range: the caller checks (`Batch.add`), kernels do not.
+        cache of the batch's positions and its saves are then undefined, all else is intact, and the next step works.
+        Token ids, pages and slots must be in range: the caller checks (`Batch.add`), kernels do not.
         """
 
     @overload
@@ -265,7 +306,7 @@ class Executable(ABC):
 
     @abstractmethod
     def memory(self) -> dict[str, int]:
-        """Bytes held, by purpose: "weights", "kv", "work", "other" (libraries, contexts)."""
+        """Bytes held, by purpose: "weights", "kv" (with recurrent states), "work", "other" (libraries, contexts)."""
 
     def read_page(self, page: int) -> NDArray[np.uint8]:
         """A copy of a page's keys and values in all layers, uint8 [page_bytes]. Between steps; a paused one goes on."""
@@ -326,6 +367,8 @@ class Backend(ABC):
     """Its executables support `importance`."""
     replaces_weights: bool = False
     """Its executables support `replace`."""
+    keeps_recurrent_states: bool = False
+    """It runs programs with recurrent states."""
     exact_in_company: bool = False
     """A token's result does not depend on the rest of its batch, to the bit; False: up to rounding."""
 
@@ -383,9 +426,16 @@ class Backend(ABC):
         }
 
     def check(self, program: Program, options: ExecutionOptions) -> None:
-        """Raise BackendError where an option is not supported: collecting importance, the type of the KV cache."""
+        """Raise BackendError where an option is not supported: collecting importance, the type of the KV cache; or
+        where the program has recurrent states and the backend or the options have no slots for them."""
         if options.collect_importance and not self.collects_importance:
             raise BackendError(f"backend {self.name!r} does not collect importance; the cpu and reference backends can")
+        if program.slots and not self.keeps_recurrent_states:
+            raise BackendError(
+                f"backend {self.name!r} has no recurrent states; the cpu and reference backends have them"
+            )
+        if program.slots and not options.n_slots:
+            raise BackendError("the program has recurrent states, and needs slots for them (n_slots)")
         if program.kv and options.kv_dtype not in self.kv_dtypes:
             raise BackendError(
                 f"backend {self.name!r} has no KV cache in {options.kv_dtype}; it has {', '.join(self.kv_dtypes)}"
@@ -393,7 +443,13 @@ class Backend(ABC):
 
 
 def kv_bytes(program: Program, options: ExecutionOptions) -> int:
-    """Bytes of a program's KV cache without padding; q8_0 has a float16 scale for every 32 numbers."""
+    """Bytes of a program's KV cache without padding, and of its recurrent states; q8_0 has a float16 scale for every
+    32 numbers."""
     columns = sum(spec.n_kv_heads * (spec.head_dim + spec.v_head_dim) for spec in program.kv)
     bits = {"f16": 16, "f32": 32, "q8_0": 272 / 32}[options.kv_dtype]
-    return int(options.n_pages * options.page_size * columns * bits / 8)
+    return int(options.n_pages * options.page_size * columns * bits / 8) + options.n_slots * slot_bytes(program)
+
+
+def slot_bytes(program: Program) -> int:
+    """Bytes of a slot, without padding: all recurrent states of a sequence, in float32."""
+    return 4 * sum(spec.n_numbers for spec in program.slots)

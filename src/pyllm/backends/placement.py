@@ -15,7 +15,7 @@ from pyllm.backends.base import DeviceInfo, kv_bytes
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, RequestError
 from pyllm.gguf.tensor import TensorInfo, file_name
-from pyllm.program import Op, Program, Stage, Value, inputs, weight_names
+from pyllm.program import Op, Program, Recurrent, Stage, Value, inputs, weight_names
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.records import dataclass
@@ -192,12 +192,12 @@ def _sizes(
 ) -> dict[int, int]:
     """Estimated bytes of each layer on its device, without ops moved elsewhere; -1 is the token table."""
     sizes = dict.fromkeys(range(-1, program.n_layers + 1), 0)
-    kv = kv_bytes(program, execution) // max(1, len(program.kv))
+    states = kv_bytes(program, execution) // max(1, len(program.states))
     for i, op in enumerate(program.ops):
         if i not in moves:
             weights = sum(tensors[name].n_bytes for name in weight_names(op) if name in tensors)
-            stores = isinstance(op, Attention) and op.k is not None
-            sizes[min(op.layer, program.n_layers)] += weights + kv * stores
+            stores = op.keeps_state and not (isinstance(op, Attention) and op.k is None)
+            sizes[min(op.layer, program.n_layers)] += weights + states * stores
     return sizes
 
 
@@ -260,7 +260,7 @@ def _stays(op: Op, options: PlacementOptions) -> bool:
 def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str]) -> tuple[str, ...]:
     """Device of each op: where it was moved to, or its layer's.
 
-    An op without weights or KV follows its inputs of the same layer if all were moved to one device, so that an
+    An op without weights or state follows its inputs of the same layer if all were moved to one device, so that an
     activation between moved products does not cross. Attention that reads another op's KV cache runs where the cache
     is.
     """
@@ -271,7 +271,7 @@ def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str
         device = moves.get(i, layers[min(op.layer, program.n_layers)])
         if isinstance(op, Attention):
             device = caches.setdefault(op.cache, device)
-        if i not in moves and not weight_names(op) and not isinstance(op, Attention):
+        if i not in moves and not weight_names(op) and not op.keeps_state:
             sources = {where[v.id] for v in inputs(op)}
             if len(sources) == 1:
                 layer, source = next(iter(sources))
@@ -290,6 +290,13 @@ def _most_that_fit(most: int, fit: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fit(middle) else (low, middle)
     return low
+
+
+def _renumbered(op: Op, caches: list[int], slots: list[int]) -> Op:
+    """The op of a part that has these states of the whole."""
+    if isinstance(op, Attention):
+        return replace(op, cache=caches.index(op.cache))
+    return replace(op, state=slots.index(op.state)) if isinstance(op, Recurrent) else op
 
 
 class _Part:
@@ -319,9 +326,9 @@ class _Part:
 
     def program(self, whole: Program, wanted: set[int]) -> Program:
         """The part of `whole`; `wanted` values are sent."""
-        caches = dict.fromkeys(op.cache for op in self.ops if isinstance(op, Attention))
-        number = {cache: i for i, cache in enumerate(caches)}
-        ops = tuple(replace(op, cache=number[op.cache]) if isinstance(op, Attention) else op for op in self.ops)
+        caches = list(dict.fromkeys(op.cache for op in self.ops if isinstance(op, Attention)))
+        slots = list(dict.fromkeys(op.state for op in self.ops if isinstance(op, Recurrent)))
+        ops = tuple(_renumbered(op, caches, slots) for op in self.ops)
         stops = [*self.starts[1:], len(ops)]
         cuts = tuple(
             Stage(start, stop, tuple(given), tuple(op.out for op in ops[start:stop] if op.out.id in wanted))
@@ -330,7 +337,7 @@ class _Part:
         return replace(
             whole,
             ops=ops,
-            states=tuple(whole.kv[cache] for cache in caches),
+            states=(*(whole.kv[cache] for cache in caches), *(whole.slots[slot] for slot in slots)),
             cuts=cuts,
             given_rows=whole.of_output_rows() & self.received,
         )

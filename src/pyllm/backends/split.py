@@ -201,14 +201,14 @@ class SplitExecutable(Executable):
         return self._last.candidates(logits)
 
     def _plan_turns(self, wanted: Sequence[Value]) -> list[_Turn]:
-        """The stages up to the last one that computes something wanted or stores KV."""
+        """The stages up to the last one that computes something wanted or stores a state."""
         needed = {v.id for v in wanted}
         turns: list[_Turn] = []
         for name, number in reversed(self._schedule):
             part = self.parts[name]
             stage = part.program.stages[number]
             sends = tuple(v for v in stage.sends if v.id in needed)
-            stores = any(isinstance(op, Attention) for op in part.program.ops[stage.start : stage.stop])
+            stores = any(op.keeps_state for op in part.program.ops[stage.start : stage.stop])
             if turns or sends or stores:
                 turns.append(_Turn(part, number, stage.receives, sends))
                 needed |= {v.id for v in stage.receives}

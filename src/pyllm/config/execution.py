@@ -21,6 +21,8 @@ class ExecutionOptions:
     """Most sequences of one step."""
     max_rows: int = 128
     """Most output rows of one step."""
+    n_slots: int = 0
+    """Slots for recurrent states; none for a model without such states."""
     kv_dtype: KVDtype = "f16"
     """Type of the cache's numbers; a backend has some of them (`Backend.kv_dtypes`)."""
     device: int = 0
@@ -34,3 +36,8 @@ class ExecutionOptions:
 
     def __post_init__(self) -> None:
         settle(self)
+
+    @property
+    def max_saves(self) -> int:
+        """Most states that one step saves: at the end of each sequence's tokens, after drafts, checkpoints."""
+        return 4 * self.max_seqs + self.max_rows if self.n_slots else 0

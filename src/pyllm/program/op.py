@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from functools import lru_cache
 from typing import ClassVar, NoReturn, Protocol, Self, cast, get_args, get_type_hints
 
 from pyllm.errors import ModelError
-from pyllm.program.values import StateSpec, Value, Weight
+from pyllm.program.values import SlotSpec, StateSpec, Value, Weight
 from pyllm.records import dataclass
 
 UNRECORDED = Value(-1, 0)
@@ -42,6 +42,30 @@ class Op:
 
     def infer(self, shapes: Shapes) -> int:
         """Width of its value, in columns. Raises ModelError where inputs, tensors and sizes do not fit together."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recurrent(Op):
+    """An op whose value of a token depends on a state that earlier tokens of the sequence left, and changes it.
+
+    Where a batch holds only some of a sequence's tokens, the result is the same: to the bit where the backend is
+    exact in company.
+    """
+
+    keeps_state: ClassVar[bool] = True
+
+    state: int = -1
+    """Number of its state among those of its kind; -1: a new one, set on recording."""
+
+    def settle(self, shapes: Shapes) -> Self:
+        if self.state >= 0:
+            return self
+        shapes.states.append(self.slot(shapes))
+        return replace(self, state=sum(isinstance(spec, SlotSpec) for spec in shapes.states) - 1)
+
+    def slot(self, shapes: Shapes) -> SlotSpec:
+        """The shape of its state. Raises ModelError where inputs and tensors do not tell."""
         raise NotImplementedError
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyllm.program.op import Op, inputs, weight_names
-from pyllm.program.values import KVSpec, StateSpec, Value
+from pyllm.program.values import KVSpec, SlotSpec, StateSpec, Value
 from pyllm.records import dataclass
 
 
@@ -54,6 +54,11 @@ class Program:
     def kv(self) -> tuple[KVSpec, ...]:
         """The KV caches, by number."""
         return tuple(spec for spec in self.states if isinstance(spec, KVSpec))
+
+    @property
+    def slots(self) -> tuple[SlotSpec, ...]:
+        """The recurrent states, by number; none where a sequence is nothing but its tokens' keys and values."""
+        return tuple(spec for spec in self.states if isinstance(spec, SlotSpec))
 
     @property
     def stages(self) -> tuple[Stage, ...]:

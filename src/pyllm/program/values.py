@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pyllm.records import dataclass
 
 
@@ -32,3 +34,18 @@ class KVSpec(StateSpec):
     head_dim: int
     v_head_dim: int
     window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSpec(StateSpec):
+    """Shape of one op's recurrent state: float32 numbers that each token replaces, zeros before the first one.
+
+    All recurrent states of a sequence together, after some token, are a *slot*.
+    """
+
+    shape: tuple[int, ...]
+    """Outermost axis first."""
+
+    @property
+    def n_numbers(self) -> int:
+        return math.prod(self.shape)

@@ -131,8 +131,12 @@ def _cross() -> dict[str, Callable[[Subject], None]]:
 
 
 def _op(name: str, subject: Subject) -> None:
-    """Check a case of an op: uncut, in pieces, and in a mixed batch."""
+    """Check a case of an op: uncut, in pieces, and in a mixed batch; that a recurrent one is refused, where the backend
+    keeps no states."""
     model = one_op(ops.cases()[name])
+    if model.program.slots and not backends.get(subject.backend).keeps_recurrent_states:
+        _refused(lambda: compiled(subject.backend, model, model.tensors()), "a recurrent state")
+        return
     wanted = _alone(name)
     exe = compiled(subject.backend, model, model.tensors())
     try:

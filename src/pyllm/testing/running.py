@@ -23,6 +23,10 @@ OPTIONS = ExecutionOptions(
 )
 
 
+SLOTS_PER_PAGE = 64
+"""Slots of each sequence's first page; no step of a test is longer."""
+
+
 def nmse(got: F32, wanted: F32) -> float:
     """mean((got - wanted)^2) / mean(wanted^2)."""
     a, b = got.astype(np.float64), wanted.astype(np.float64)
@@ -38,12 +42,29 @@ class Step:
     pages: Sequence[int]
     want: Literal["none", "last", "all"] | Sequence[int] = "all"
     generated: bool = False
+    also_after: Sequence[int] = ()
+    """Positions within the tokens after which the state is saved too, from the sequence's begin on."""
+
+    def state_in(self) -> int:
+        """The slot of the state before its tokens."""
+        return self._slot(self.position) if self.position else -1
+
+    def saves(self) -> list[tuple[int, int]]:
+        """What it saves, for `Batch.add`."""
+        ends = [*self.also_after, self.position + len(self.tokens)]
+        return [(end - self.position, self._slot(end)) for end in ends]
+
+    def _slot(self, end: int) -> int:
+        """The slot of the state after `end` tokens: one of those that belong to the sequence's first page."""
+        return self.pages[0] * SLOTS_PER_PAGE + end % SLOTS_PER_PAGE
 
 
 def compiled(
     backend: str, model: Model, tensors: Mapping[str, TensorInfo], options: ExecutionOptions = OPTIONS
 ) -> Executable:
-    """Compile a model on a backend; the caller closes it."""
+    """Compile a model on a backend, with slots where it has recurrent states; the caller closes it."""
+    if model.program.slots and not options.n_slots:
+        options = replace(options, n_slots=options.n_pages * SLOTS_PER_PAGE)
     return backends.get(backend).compile(model.program, tensors, options)
 
 
@@ -51,7 +72,9 @@ def run(exe: Executable, steps: Iterable[Step], want: Literal["logits", "hidden"
     """Run one batch of these sequences; returns a copy of the result."""
     batch = Batch(exe.options)
     for step in steps:
-        batch.add(step.tokens, step.position, step.pages, step.want, step.generated)
+        states = (step.state_in(), step.saves()) if exe.program.slots else ()
+        batch.add(step.tokens, step.position, step.pages, step.want, step.generated, *states)
+    batch.check()
     return exe.run(batch, want).copy()
 
 

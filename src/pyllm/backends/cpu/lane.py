@@ -22,6 +22,7 @@ from pyllm.backends.cpu.table import (
     NARROW,
     NARROW_ROWS,
     NEVER,
+    STATE_IN,
     WIDE,
     WIDE_ROWS,
     Encoded,
@@ -131,12 +132,16 @@ class Lane:
         o = self.options
         if len(batch.tokens) > o.max_tokens or len(batch.spans) > o.max_seqs or len(batch.rows) > o.max_rows:
             raise RequestError("the batch was made for larger steps than this executable was compiled for")
+        if batch.n_slots != o.n_slots:
+            raise RequestError(f"the batch was made for {batch.n_slots} slots, this executable has {o.n_slots}")
         if batch.page_size != o.page_size:
             raise RequestError(f"the batch has pages of {batch.page_size} positions, the KV cache of {o.page_size}")
         arrays = (batch.tokens, batch.positions, batch.seqs, batch.spans, batch.page_tables)
         self._step[5:10] = [a.ctypes.data for a in arrays]
         self._step[10] = batch.page_tables.strides[0]
         self._step[11] = batch.rows.ctypes.data
+        states = (batch.state_in, batch.saves, batch.save_after, batch.save_slot)
+        self._step[STATE_IN : STATE_IN + 4] = [a.ctypes.data for a in states]
         self._batch = batch
 
     def _decode_rows(self, table: str, tokens: NDArray[np.int32], scale: float, address: int, ld: int) -> None:

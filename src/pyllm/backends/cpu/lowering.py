@@ -67,6 +67,9 @@ class Lowering:
         self.step = Buffer(0, outside=True)
         self.caches: list[Buffer] = main.caches if main else [Buffer(0, outside=True) for _ in program.kv]
         self.page_bytes = [0] * len(program.kv)
+        self.slots: list[Buffer] = main.slots if main else [Buffer(0, outside=True) for _ in program.slots]
+        self.slot_bytes = [round_up(4 * spec.n_numbers, LINE) for spec in program.slots]
+        """Bytes from one slot's state to the next's, by number of the state."""
         self.host_rows: list[HostRows] = []
         self.ropes: dict[RopeTable, View] = {}
         self.shared: Buffer = main.shared if main else Buffer(0, keep=True)
@@ -117,7 +120,7 @@ class Lowering:
         work = self.arena_bytes + self.array_bytes
         if self._is_side:
             return {"weights": 0, "kv": 0, "work": work}
-        kv = sum(self.page_bytes) * self.options.n_pages
+        kv = sum(self.page_bytes) * self.options.n_pages + sum(self.slot_bytes) * self.options.n_slots
         return {"weights": self.weights.n_bytes, "kv": kv, "work": work + self.scratch_bytes}
 
     # --- values

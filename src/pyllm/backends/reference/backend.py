@@ -33,7 +33,7 @@ class ReferenceBackend(Backend):
     """numpy, on any machine: slow, simple, float32."""
 
     name = "reference"
-    collects_importance = replaces_weights = exact_in_company = True
+    collects_importance = replaces_weights = keeps_recurrent_states = exact_in_company = True
 
     def probe(self) -> Probe:
         return Probe(self.name, True, device=platform.processor() or platform.machine())
@@ -44,8 +44,8 @@ class ReferenceBackend(Backend):
     def compile(
         self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
     ) -> ReferenceExecutable:
-        rule.check(program)
         self.check(program, options)
+        rule.check(program)
         return ReferenceExecutable(program, weights, options)
 
     def memory_needed(
@@ -59,7 +59,8 @@ class ReferenceBackend(Backend):
 
 
 class ReferenceExecutable(Executable):
-    """`_state` holds the values of the step that runs; KV caches are [n_pages, page_size, n_kv_heads, dim]."""
+    """`_state` holds the values of the step that runs; KV caches are [n_pages, page_size, n_kv_heads, dim], recurrent
+    states [n_slots, *shape]."""
 
     def __init__(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
         self.program, self.options, self._stages = program, options, program.stages
@@ -69,6 +70,7 @@ class ReferenceExecutable(Executable):
         try:
             self.keys = [np.zeros((*shape, spec.n_kv_heads, spec.head_dim), dtype) for spec in program.kv]
             self.values = [np.zeros((*shape, spec.n_kv_heads, spec.v_head_dim), dtype) for spec in program.kv]
+            self.slots = [np.zeros((options.n_slots, *spec.shape), np.float32) for spec in program.slots]
         except MemoryError as error:
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
@@ -151,7 +153,7 @@ class ReferenceExecutable(Executable):
         return [cache[page].reshape(-1).view(np.uint8) for cache in (*self.keys, *self.values)]
 
     def memory(self) -> dict[str, int]:
-        kv = sum(cache.nbytes for cache in (*self.keys, *self.values))
+        kv = sum(cache.nbytes for cache in (*self.keys, *self.values, *self.slots))
         return {"weights": self.weights.bytes_kept, "kv": kv, "work": 0}
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
@@ -160,7 +162,7 @@ class ReferenceExecutable(Executable):
     def close(self) -> None:
         self._closed = True
         self.weights.clear()
-        self.keys, self.values = [], []
+        self.keys, self.values, self.slots = [], [], []
         self._state.clear()
 
     def sequences(self, value: Value, batch: Batch) -> NDArray[np.int32]:
