@@ -221,6 +221,7 @@ def test_gated(bench: Bench, act: str) -> None:
         of_tokens(bench, n)
         gate, up, y = normal(n, 130, std=8.0), normal(n, 130, std=4.0), all_forms(n, 130)
         gate[0, :4] = -300, 300, -30, 0
+        gate = np.minimum(gate, 4) if act == "exp" else gate
         bench.run(*elementwise.gated(bench.arrays, TOKENS, act, bench.rows(gate), bench.rows(up), y, 130))
         check_forms(bench, y, gated_activation(gate, up, act))
 
@@ -243,6 +244,7 @@ def test_activation(bench: Bench, act: str) -> None:
         parameters = (1.25, 0.75, 0.5, -1e-6) if act == "xielu" else ()
         x, y = normal(n, 130, std=1.0 if parameters else 8.0), all_forms(n, 130)
         x[0, :4] = (-3, 3, -1, 0) if parameters else (-80, 80, -30, 0)
+        x = np.minimum(x, 4) if act == "exp" else x
         bench.run(*elementwise.activation(bench.arrays, TOKENS, act, bench.rows(x), y, 130, parameters))
         wanted = xielu(x, *parameters) if parameters else gated_activation(x, np.ones_like(x), act)
         check_forms(bench, y, wanted)

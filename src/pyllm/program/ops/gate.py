@@ -7,11 +7,14 @@ from pyllm.program.op import Op, Shapes, known
 from pyllm.program.values import Value
 from pyllm.records import dataclass
 
-ACTIVATIONS = ("silu", "gelu", "gelu_erf", "relu", "swiglu_oai", "relu2", "sigmoid", "softplus", "tanh")
-"""gelu is the tanh form, as ggml's; relu2 is max(x, 0)^2; softplus is log(1 + exp(x))."""
+ACTIVATIONS = (
+    "silu", "gelu", "gelu_erf", "relu", "swiglu_oai", "relu2", "sigmoid", "softplus", "tanh", "exp", "identity"
+)  # fmt: skip
+"""gelu is the tanh form, as ggml's; relu2 is max(x, 0)^2; softplus is log(1 + exp(x)); identity makes a gated
+activation the product of two values."""
 
 
-UNARY = (*(act for act in ACTIVATIONS if act != "swiglu_oai"), "xielu")
+UNARY = (*(act for act in ACTIVATIONS if act not in ("swiglu_oai", "identity")), "xielu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ class GatedActivation(Op):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation(Op):
-    """out = act(x). `act`: one of ACTIVATIONS that needs nothing but x, or "xielu".
+    """out = act(x). `act`: one of UNARY.
 
     xielu (arXiv:2411.13010) with alpha_n, alpha_p, beta, eps as `parameters`: for x > 0 alpha_p x^2 + beta x, else
     alpha_n (expm1(min(x, eps)) - x) + beta x. The alphas are what multiplies, after any softplus.

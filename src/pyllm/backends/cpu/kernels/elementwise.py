@@ -155,6 +155,16 @@ def _softplus(x):
 
 
 @register_jitable
+def _exp(x):
+    return exp_f32(x)
+
+
+@register_jitable
+def _identity(x):
+    return x
+
+
+@register_jitable
 def _clamped_swish(x):
     x = min_f32(x, splat_f32(np.float32(7)))
     return x * sigmoid_f32(x * splat_f32(np.float32(1.702)))
@@ -162,7 +172,7 @@ def _clamped_swish(x):
 
 _FUNCTIONS = {
     "silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _relu, "swiglu_oai": _clamped_swish, "relu2": _relu2,
-    "sigmoid": _sigmoid, "softplus": _softplus, "tanh": _tanh,
+    "sigmoid": _sigmoid, "softplus": _softplus, "tanh": _tanh, "exp": _exp, "identity": _identity,
 }  # fmt: skip
 
 

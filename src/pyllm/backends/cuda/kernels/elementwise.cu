@@ -39,6 +39,10 @@ DEVICE float activated(const Args& a, float x) {
     return fmaxf(x, 0.0f) + log1pf(fast_exp(-fabsf(x)));
 #elif ACT == 8
     return fast_tanh(x);
+#elif ACT == 9
+    return fast_exp(x);
+#elif ACT == 10
+    return x;
 #elif ACT == -1
     float bent = x > 0.0f ? a.alpha_p * x * x : a.alpha_n * (expm1f(fminf(x, a.eps)) - x);
     return bent + a.beta * x;

@@ -33,6 +33,8 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
     "sigmoid": mx.sigmoid,
     "softplus": lambda x: mx.logaddexp(x, mx.array(0.0)),
     "tanh": mx.tanh,
+    "exp": mx.exp,
+    "identity": lambda x: x,
 }
 
 

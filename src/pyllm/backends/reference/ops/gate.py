@@ -47,6 +47,8 @@ ACTIVATIONS: dict[str, Callable[[F32], F32]] = {
     "sigmoid": sigmoid,
     "softplus": lambda x: np.logaddexp(x, np.float32(0)),
     "tanh": np.tanh,
+    "exp": np.exp,
+    "identity": lambda x: x,
 }
 
 
