@@ -42,7 +42,7 @@ from pyllm.backends.plan.schedule import Schedule
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Op, Program, Stage, Value
+from pyllm.program import Op, Program, Recurrent, Stage, Value
 from pyllm.program.ops.experts import MixtureOfExperts
 
 
@@ -180,6 +180,10 @@ class Lowering:
             self.quantize(node, self.f32(v))
         assert node.q8 is not None
         return node.q8
+
+    def states(self, op: Recurrent) -> View:
+        """The op's recurrent state in each slot."""
+        return View(self.slots[op.state], self.slot_bytes[op.state])
 
     def form(self, v: Value, form: str) -> View:
         return self.q8(v) if form == "q8" else self.f32(v)

@@ -111,6 +111,16 @@ class Weights:
             start += w
         return self._array((*parts, n), rows), 4 * width
 
+    def columns(self, name: str) -> tuple[Buffer, int]:
+        """A small matrix [n, columns] column by column, as float32 [columns, n], zero-padded to a multiple of 16.
+
+        Returns the address, and the bytes of a column.
+        """
+        n, columns = self[name].shape
+        out = np.zeros((columns, -(-n // 16) * 16), np.float32)
+        out[:, :n] = self.decode(name).reshape(n, columns).T
+        return self._array((name, "columns"), out), out.strides[0]
+
     def by_group(self, name: str | None, group: int) -> tuple[Buffer | None, int]:
         """A norm's vector [group] or [width]: its address, and columns from one group's numbers to the next's (0:
         shared)."""

@@ -176,6 +176,26 @@ def store_f32x16(b, a):
     _store(b, a[1], a[0])
 
 
+def _first_lanes(b: Any, n: Any) -> Any:
+    """The mask of the first n lanes."""
+    return b.icmp_signed("<", ir.Constant(VI32, list(range(16))), splat(b, b.trunc(n, I32)))
+
+
+@op(F32X16, ADDR, types.int64)
+def load_first_f32(b, a):
+    """The first a1 lanes, zeros in the others, whose memory is not read."""
+    p = b.inttoptr(a[0], VF32.as_pointer())
+    mask = _first_lanes(b, a[1])
+    return call(b, "llvm.masked.load.v16f32.p0", VF32, [p, const(I32, 1), mask, const(VF32, 0.0)])
+
+
+@op(types.void, ADDR, F32X16, types.int64)
+def store_first_f32(b, a):
+    """The first a2 lanes; the memory of the others is not written."""
+    p = b.inttoptr(a[0], VF32.as_pointer())
+    call(b, "llvm.masked.store.v16f32.p0", ir.VoidType(), [a[1], p, const(I32, 1), _first_lanes(b, a[2])])
+
+
 @op(types.void, ADDR, I32X16)
 def store_i32x16(b, a):
     _store(b, a[1], a[0])
