@@ -14,6 +14,7 @@ from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.backends.base import Backend, Batch, Executable
 from pyllm.config import ExecutionOptions
+from pyllm.errors import BackendError
 
 LIMITS = {"reference": 1e-6, "cpu": 1e-5, "mlx": 1e-5, "cuda": 1e-5}
 """NMSE against llama.cpp's logits, F32 weights and F32 cache."""
@@ -24,7 +25,7 @@ EMULATED_CUTS = {"pieces": [1, 1, 12, 7, 15, 1, 1, 2], "whole": [40]}
 
 PAGES = [3, 11, 0, 5, 8, 1, 2, 10]
 OPTIONS = ExecutionOptions(
-    n_pages=12, page_size=16, max_tokens=96, max_seqs=2, max_rows=96, kv_dtype="f32", n_threads=2
+    n_pages=12, page_size=16, max_tokens=96, max_seqs=2, max_rows=96, n_slots=3, kv_dtype="f32", n_threads=2
 )
 
 
@@ -41,15 +42,23 @@ def model(request: pytest.FixtureRequest) -> ArchModel:
 
 
 @pytest.fixture(scope="module")
-def executable(backend: Backend, model: ArchModel) -> Iterator[Executable]:
+def executable(backend: Backend, model: ArchModel) -> Iterator[Executable | BackendError]:
+    """None of a model with recurrent states, where the backend keeps none: the refusal instead."""
     arch = archs.load(model.all_metadata, model.tensors, 256)
+    if arch.program.slots and not backend.keeps_recurrent_states:
+        with pytest.raises(BackendError, match="recurrent state") as refusal:
+            backend.compile(arch.program, arch.tensors, OPTIONS)
+        yield refusal.value
+        return
     compiled = backend.compile(arch.program, arch.tensors, OPTIONS)
     yield compiled
     compiled.close()
 
 
-def test_logits(backend: Backend, model: ArchModel, executable: Executable) -> None:
+def test_logits(backend: Backend, model: ArchModel, executable: Executable | BackendError) -> None:
     """A variant (NAME.VARIANT) has other sizes and metadata, for which one way of cutting is enough."""
+    if isinstance(executable, BackendError):
+        return
     cuts = EMULATED_CUTS if backend.name == "cuda" else CUTS
     for name in ["pieces"] if "." in model.name else cuts:
         got = run(executable, model.tokens[: sum(cuts[name])], cuts[name])
@@ -58,12 +67,13 @@ def test_logits(backend: Backend, model: ArchModel, executable: Executable) -> N
 
 def run(executable: Executable, tokens: list[int], cuts: list[int]) -> NDArray[np.float32]:
     """Logits of all tokens, sent in pieces of these sizes beside a second, unrelated sequence."""
-    batch, parts, position = Batch(executable.options), [], 0
-    for n in cuts:
+    batch, parts, position, state = Batch(executable.options), [], 0, -1
+    for i, n in enumerate(cuts):
         batch.clear()
-        batch.add(tokens[position : position + n], position, PAGES, "all")
+        saves = [(n, i % 2)] if executable.program.slots else []
+        batch.add(tokens[position : position + n], position, PAGES, "all", state_in=state, saves=saves)
         if n < 90:  # another sequence at the same time must change nothing
-            batch.add([1 + position % 7], position % 32, [4, 6], "none")
+            batch.add([1 + position % 7], position % 32, [4, 6], "none", saves=[(1, 2)] if saves else [])
         parts.append(executable.run(batch).copy())
-        position += n
+        position, state = position + n, i % 2 if saves else -1
     return np.concatenate(parts)

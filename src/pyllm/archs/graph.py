@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pyllm.archs.hparams import HParams
@@ -39,12 +39,34 @@ class Graph:
         self.caches: dict[int, int] = {}
         self._once: dict[object, Value] = {}
 
-    def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True) -> Value:
-        """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, as far as the file has them → [tokens, width]."""
+    def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True, bias: str = "") -> Value:
+        """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, as far as the file has them → [tokens, width].
+
+        `bias`: name of another tensor for the bias.
+        """
         self.rec.require_rows(f"{stem}.weight", width)
-        if scale := self.scale(stem, scaled):
-            x = self.rec(Scale(x=x, factor=scale))
-        return self.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=self.optional(f"{stem}.bias")))
+        vector = Weight(bias) if bias else self.optional(f"{stem}.bias")
+        return self.rec(Linear(x=self._scaled(x, stem, scaled), weight=Weight(f"{stem}.weight"), bias=vector))
+
+    def linears(
+        self, x: Value, stem: str, widths: Sequence[int], n: int, biases: Sequence[str | None] | None = None
+    ) -> list[Value]:
+        """Several products out of one matrix, whose rows are `n` groups of as many rows of each product as `widths`
+        says → a value [tokens, n * width] for each. `biases`: names of their vectors."""
+        period = sum(widths)
+        self.rec.require(f"{stem}.weight", (n * period, x.width))
+        if self.rec.has(f"{stem}.bias"):
+            raise ModelError(f"tensor {stem}.bias is not read: the products of its matrix have no biases")
+        x, start, out = self._scaled(x, stem, True), 0, []
+        for width, bias in zip(widths, biases or [None] * len(widths), strict=True):
+            weight = self.rows(f"{stem}.weight", start, start + width, period)
+            out.append(self.rec(Linear(x=x, weight=weight, bias=Weight(bias) if bias else None)))
+            start += width
+        return out
+
+    def _scaled(self, x: Value, stem: str, used: bool) -> Value:
+        scale = self.scale(stem, used)
+        return self.rec(Scale(x=x, factor=scale)) if scale else x
 
     def norm(self, x: Value, stem: str | None, group: int = 0, kind: Norm | None = None) -> Value:
         """The model's norm, or another one, with `stem`'s tensors over the width, or over groups of columns.
@@ -83,9 +105,10 @@ class Graph:
             raise ModelError(f"tensor {name} holds {value}")
         return value
 
-    def rows(self, name: str, start: int, stop: int) -> Weight:
-        """Rows `start` to `stop` of a matrix, or of each matrix of a stack, as a tensor without a copy."""
-        view = self.tensors[name].rows(start, stop)
+    def rows(self, name: str, start: int, stop: int, period: int = 0) -> Weight:
+        """Rows `start` to `stop` of a matrix, or of each matrix of a stack, as a tensor without a copy; with a period,
+        those of each `period` rows."""
+        view = self.tensors[name].rows(start, stop, period)
         self.tensors[view.name] = view
         return Weight(view.name)
 

@@ -17,7 +17,7 @@ class TensorInfo:
     `shape` is outermost first: a matrix is (rows, columns), the experts of a layer (experts, rows, columns); the
     last axis is the one that blocks run along (ggml's `ne[0]`). `format` is the format's name as ggml writes it
     ("Q4_K"). `data` is a read-only uint8 view of the mapped file, not a copy: [n_bytes], or
-    [matrices, bytes of a matrix's rows] where it holds some rows of each of several matrices.
+    [groups, bytes of a group's rows] where it holds some rows of each matrix, or of each of a matrix's groups of rows.
     """
 
     name: str
@@ -41,27 +41,33 @@ class TensorInfo:
         row_bytes = self.n_bytes // (self.n_elements // self.shape[-1])
         if self.data.ndim == 1:
             return self.data[first * row_bytes : last * row_bytes].reshape(last - first, row_bytes)
-        matrices = self.data.reshape(len(self.data), -1, row_bytes)
-        matrix, row = np.divmod(np.arange(first, last), matrices.shape[1])
-        return matrices[matrix, row]
+        groups = self.data.reshape(len(self.data), -1, row_bytes)
+        group, row = np.divmod(np.arange(first, last), groups.shape[1])
+        return groups[group, row]
 
-    def rows(self, start: int, stop: int) -> TensorInfo:
-        """Rows `start` to `stop` of a matrix, or of each matrix of a stack, as a tensor without a copy.
+    def rows(self, start: int, stop: int, period: int = 0) -> TensorInfo:
+        """Rows `start` to `stop` of a matrix, or of each matrix of a stack, as a tensor without a copy; with a period,
+        those rows of each `period` rows.
 
-        The rows are part of its name: `blk.0.ffn_gate_up_exps.weight[0:512]`; `file_name` and `part` undo that.
+        The rows are part of its name, `blk.0.ffn_gate_up_exps.weight[0:512]` or `blk.3.attn_q.weight[0:256/512]`;
+        `file_name` and `part` undo that.
         """
         *stack, n_rows, n_columns = self.shape
-        n = math.prod(stack)
-        data = self.data.reshape(n, n_rows, -1)[:, start:stop]
+        per_matrix = n_rows // period if period else 1
+        n = math.prod(stack) * per_matrix
+        data = self.data.reshape(n, n_rows // per_matrix, -1)[:, start:stop]
         data = data.reshape(n, -1) if n > 1 else data.reshape(-1)
-        return TensorInfo(f"{self.name}[{start}:{stop}]", (*stack, stop - start, n_columns), self.format, data)
+        name = f"{self.name}[{start}:{stop}/{period}]" if period else f"{self.name}[{start}:{stop}]"
+        return TensorInfo(name, (*stack, per_matrix * (stop - start), n_columns), self.format, data)
 
     def part(self, name: str) -> TensorInfo:
-        """The tensor, or a view of some of its rows, by name."""
-        if name == self.name:
+        """The tensor, or a view of some of its rows, by name: any tensor's name, of which only the rows are read."""
+        rows = name.removeprefix(file_name(name)).strip("[]")
+        if not rows:
             return self
-        start, _, stop = name.removeprefix(f"{self.name}[").removesuffix("]").partition(":")
-        return self.rows(int(start), int(stop))
+        start, _, rest = rows.partition(":")
+        stop, _, period = rest.partition("/")
+        return self.rows(int(start), int(stop), int(period or 0))
 
 
 def file_name(name: str) -> str:

@@ -72,9 +72,10 @@ def adapt(
         if isinstance(op, Linear) and name == TOKENS:
             continue  # a tied output matrix: the adapter is for the table's rows
         for i, adapter in enumerate(adapters):
-            pair = adapter.pairs.get(name)
+            pair = adapter.pairs.get(file_name(name))
             if pair is not None:
-                a, b = (replace(half, name=f"{half.name}.{i}") for half in (pair.a, pair.b))
+                b = pair.b.part(name)  # of some rows of a matrix, those of the adapter
+                a, b = (replace(half, name=f"{half.name}.{i}") for half in (pair.a, b))
                 more |= {a.name: a, b.name: b}
                 out = writer.add_product(op, out, a, b, pair)
     return writer.finish(program), more
@@ -83,7 +84,11 @@ def adapt(
 def _check(adapter: Adapter, program: Program, tensors: Mapping[str, TensorInfo], arch: str) -> None:
     if adapter.arch != arch:
         raise adapter.error(f"it is for models of the architecture {adapter.arch!r}, this one is {arch!r}")
-    used = {op.weight if isinstance(op, Linear) else op.table for op in program.ops if isinstance(op, Linear | Embed)}
+    used = {
+        file_name(op.weight if isinstance(op, Linear) else op.table)
+        for op in program.ops
+        if isinstance(op, Linear | Embed)
+    }
     others = {file_name(name) for name in program.weights()} - used
     for name, pair in adapter.pairs.items():
         if name in others:

@@ -10,23 +10,25 @@ from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.combine import Gated, Normed, Sum
 from pyllm.archs.mixers.feed_forward import FFN, Experts, feed_forward
 from pyllm.archs.rope import Rope
+from pyllm.errors import ModelError
 
 _POSTS = ("post_attention_norm", "post_ffw_norm")
 
 
 def qwen2moe(hp: HParams) -> Decoder:
-    """Qwen 1.5 and 2 with experts; the shared one is gated by a number for each token."""
-    n_ff = hp.per_layer("feed_forward_length")
+    """Qwen 1.5 and 2 with experts."""
+    return transformer(hp, lambda il: Attention.read(hp, il), lambda il: gated_shared(hp, il, normalize=False))
 
-    def layer(il: int) -> Sum:
-        n_shared = hp.integer("expert_shared_feed_forward_length", 0) or n_ff[il]
-        n_expert = (
-            hp.n_ff_expert(il) if hp.integer("expert_feed_forward_length", 0) else n_ff[il] // hp.n_experts_used(il)
-        )
-        shared = Gated(FFN(n_ff=n_shared, kind="_shexp"), "ffn_gate_inp_shexp")
-        return Sum((Experts.read(hp, il, normalize=False, n_ff=n_expert), shared))
 
-    return transformer(hp, lambda il: Attention.read(hp, il), layer)
+def gated_shared(hp: HParams, il: int, *, scaled: bool = False, normalize: bool = True) -> Sum:
+    """Layer `il`'s experts, and a shared one that is gated by a number for each token."""
+    n_ff = hp.per_layer("feed_forward_length", 0)[il]
+    n_shared = hp.integer("expert_shared_feed_forward_length", 0) or n_ff
+    n_expert = hp.per_layer("expert_feed_forward_length", 0)[il] or n_ff // hp.n_experts_used(il)
+    if not (n_shared and n_expert):
+        raise ModelError(f"{hp.arch}.expert_feed_forward_length and expert_shared_feed_forward_length are missing")
+    shared = Gated(FFN(n_ff=n_shared, kind="_shexp", scaled=scaled), "ffn_gate_inp_shexp")
+    return Sum((Experts.read(hp, il, normalize=normalize, n_ff=n_expert, scaled=scaled), shared))
 
 
 def afmoe(hp: HParams) -> Decoder:

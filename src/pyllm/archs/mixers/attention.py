@@ -49,6 +49,8 @@ class Attention:
     """Each head has a sink, `attn_sinks.weight`."""
     gate: str | None = None
     """The output is multiplied by this activation of `attn_gate`(x), with a number for each column or head."""
+    gate_in_q: bool = False
+    """The gate is not of a matrix of its own: the rows of `attn_q` are, for each head, a query and a gate."""
     sub_norm: str | None = None
     """Norm before the output projection."""
     out_scale: float = 1.0
@@ -91,14 +93,7 @@ class Attention:
         )
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        k = v = None
-        if self.kv_from is None:
-            q, k, v = self._qkv(g, blk, x)
-            q, k = self._turned(g, blk, q=q, k=k)
-            v = g.norm(v, "", self.v_head_dim) if self.v_norm else v
-        else:
-            q = g.linear(x, f"{blk}attn_q", self.n_heads * self.head_dim, scaled=self.scaled)
-            (q,) = self._turned(g, blk, q=q)
+        q, k, v, gate = self._inputs(g, blk, x)
         y = g.rec(
             ops.Attention(
                 q=q,
@@ -119,10 +114,25 @@ class Attention:
             g.caches[g.rec.layer] = len(g.rec.states) - 1
         if self.gate:
             name = f"{blk}attn_gate"
-            gate = g.linear(x, name, g.rec.shape(f"{name}.weight")[0], scaled=False)
+            gate = gate or g.linear(x, name, g.rec.shape(f"{name}.weight")[0], scaled=False)
             y = g.rec(GatedActivation(gate=gate, up=y, act=self.gate))
         y = g.norm(y, self.sub_norm and blk + self.sub_norm)
         return g.times(g.linear(y, f"{blk}attn_output", g.hp.n_embd), self.out_scale)
+
+    def _inputs(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value | None, Value | None, Value | None]:
+        """Queries, keys and values, normed and rotated (None: another layer's), and the gate, where it is in attn_q."""
+        gate, width = None, self.n_heads * self.head_dim
+        if self.kv_from is not None:
+            (q,) = self._turned(g, blk, q=g.linear(x, f"{blk}attn_q", width, scaled=self.scaled))
+            return q, None, None, None
+        if self.gate_in_q:
+            q, gate = g.linears(x, f"{blk}attn_q", (self.head_dim, self.v_head_dim), self.n_heads)
+            k = g.linear(x, f"{blk}attn_k", self.n_kv_heads * self.head_dim)
+            v = g.linear(x, f"{blk}attn_v", self.n_kv_heads * self.v_head_dim)
+        else:
+            q, k, v = self._qkv(g, blk, x)
+        q, k = self._turned(g, blk, q=q, k=k)
+        return q, k, g.norm(v, "", self.v_head_dim) if self.v_norm else v, gate
 
     def _qkv(self, g: Graph, blk: str, x: Value) -> Sequence[Value]:
         """Queries, keys and values of x [tokens, n_embd]; one product where the file has a fused matrix."""

@@ -1,0 +1,98 @@
+"""Gated DeltaNet (arXiv:2412.06464): linear attention by the gated delta rule, with its projections."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pyllm.archs.decoder import RMS
+from pyllm.archs.graph import Graph
+from pyllm.archs.hparams import HParams
+from pyllm.errors import ModelError
+from pyllm.program import Value, Weight
+from pyllm.program.ops.conv import ShortConv
+from pyllm.program.ops.delta import DeltaRule
+from pyllm.program.ops.elementwise import MulWeight
+from pyllm.program.ops.gate import Activation, GatedActivation
+from pyllm.program.ops.select import Slice
+from pyllm.records import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedDeltaNet:
+    """ssm_out(norm(o) * silu(attn_gate(x))), o of the delta rule. Its queries, keys and values are silu(convolution of
+    attn_qkv(x)), queries and keys of length 1; decay = ssm_a * softplus(ssm_alpha(x) + ssm_dt.bias), beta =
+    sigmoid(ssm_beta(x))."""
+
+    n_heads: int
+    n_key_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+    """Tokens that the convolution reads."""
+    norm: RMS
+    """Of each head of the output; of queries and keys too."""
+    tiled: bool = False
+    """Head h has key head h % n_key_heads, not h * n_key_heads // n_heads."""
+
+    @classmethod
+    def read(cls, hp: HParams, *, tiled: bool = False) -> Self:
+        """The mixer with the file's sizes."""
+        n_heads, inner = hp.integer("ssm.time_step_rank"), hp.integer("ssm.inner_size")
+        if inner % n_heads:
+            raise ModelError(f"{hp.arch}.ssm.inner_size is {inner}, which {n_heads} heads do not divide")
+        return cls(
+            n_heads=n_heads,
+            n_key_heads=hp.integer("ssm.group_count"),
+            key_dim=hp.integer("ssm.state_size"),
+            value_dim=inner // n_heads,
+            kernel=hp.integer("ssm.conv_kernel"),
+            norm=RMS.read(hp),
+            tiled=tiled,
+        )
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        q, k, v = self._qkv(g, blk, x)
+        beta, alpha = self._rates(g, blk, x)
+        g.rec.require(f"{blk}ssm_a", (self.n_heads,))
+        y = g.rec(
+            DeltaRule(
+                q=q,
+                k=k,
+                v=v,
+                decay=g.rec(MulWeight(x=g.rec(Activation(x=alpha, act="softplus")), weight=Weight(f"{blk}ssm_a"))),
+                beta=g.rec(Activation(x=beta, act="sigmoid")),
+                n_heads=self.n_heads,
+                n_key_heads=self.n_key_heads,
+                key_dim=self.key_dim,
+                value_dim=self.value_dim,
+                scale=1 / math.sqrt(self.key_dim),
+                tiled=self.tiled,
+            )
+        )
+        y = g.norm(y, f"{blk}ssm_norm", self.value_dim, self.norm)
+        gate = g.linear(x, f"{blk}attn_gate", self.n_heads * self.value_dim)
+        return g.linear(g.rec(GatedActivation(gate=gate, up=y)), f"{blk}ssm_out", g.hp.n_embd)
+
+    def _qkv(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value, Value]:
+        """Queries and keys of length 1, and values."""
+        keys, values = self.n_key_heads * self.key_dim, self.n_heads * self.value_dim
+        y, weight = g.linear(x, f"{blk}attn_qkv", 2 * keys + values), f"{blk}ssm_conv1d.weight"
+        g.rec.require(weight, (y.width, self.kernel))
+        y = g.rec(Activation(x=g.rec(ShortConv(x=y, weight=Weight(weight))), act="silu"))
+        v = g.rec(Slice(x=y, start=2 * keys, width=values))
+        # x / |x| is what a norm without weights gives, divided by the root of the length: one op for queries and keys.
+        length = RMS(self.norm.eps / self.key_dim)
+        qk = g.norm(g.rec(Slice(x=y, start=0, width=2 * keys)), "", self.key_dim, length)
+        qk = g.times(qk, 1 / math.sqrt(self.key_dim))
+        return g.rec(Slice(x=qk, start=0, width=keys)), g.rec(Slice(x=qk, start=keys, width=keys)), v
+
+    def _rates(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value]:
+        """Logits of beta, and what the decay is made of, a number for each head; of one matrix where the file has
+        ssm_ba, whose rows are, for each key head, those of its heads' betas, then of their decays."""
+        bias = f"{blk}ssm_dt.bias"
+        if g.rec.has(f"{blk}ssm_ba.weight"):
+            n = self.n_heads // self.n_key_heads
+            beta, alpha = g.linears(x, f"{blk}ssm_ba", (n, n), self.n_key_heads, (None, bias))
+            return beta, alpha
+        return g.linear(x, f"{blk}ssm_beta", self.n_heads), g.linear(x, f"{blk}ssm_alpha", self.n_heads, bias=bias)
