@@ -1,7 +1,8 @@
 """An executable for tests of the engine: its logits depend on every token that is visible through the page tables.
 
-It keeps each token in the page and slot where the batch says; what a token sees is read back from there. So a wrong
-page, a missed or a doubled token, an overwritten shared page: each gives other logits.
+It keeps each token in the page where the batch says; what a token sees is read back from there. So a wrong page, a
+missed or a doubled token, an overwritten shared page: each gives other logits. With slots, a state is the tokens that
+it comes from, which must be those before the sequence's next.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pyllm.backends.base import Batch, Crossing, Executable, Want
 from pyllm.config import ExecutionOptions
 from pyllm.engine import Engine, GeneratedToken, Generation, GenerationRequest
 from pyllm.engine.transformer import Plain
-from pyllm.program import Value
+from pyllm.program import SlotSpec, Value
 from pyllm.testing.models import transformer
 from pyllm.testing.splitting import SMALL
 
@@ -47,6 +48,9 @@ PROGRAM = transformer(SMALL).program
 """What it says that it runs: a program with a head."""
 
 
+RECURRENT = replace(PROGRAM, states=(*PROGRAM.states, SlotSpec((1,))))
+
+
 class FakeExecutable(Executable):
     """Checks each batch and counts what it computes; `on_run` is called before each step and may raise.
 
@@ -57,7 +61,8 @@ class FakeExecutable(Executable):
     def __init__(self, n_vocab: int = 50, **options: int) -> None:
         self.options = ExecutionOptions(**{"n_pages": 64, "page_size": 4, "max_seqs": 8, "max_tokens": 16, **options})
         self.n_vocab = n_vocab
-        self.program = PROGRAM
+        self.program = RECURRENT if self.options.n_slots else PROGRAM
+        self.states: list[Any] = [GARBAGE] * self.options.n_slots
         self.store = np.full((self.options.n_pages, self.options.page_size), GARBAGE, np.int32)
         self.n_tokens = 0
         self.n_runs = 0
@@ -89,12 +94,16 @@ class FakeExecutable(Executable):
         assert batch.n_seqs <= self.options.max_seqs
         assert batch.n_rows <= self.options.max_rows
         slots = batch.page_tables[batch.seqs[:n], batch.positions[:n] // size], batch.positions[:n] % size
+        saves = self._saves(batch)
         try:
             self.on_run(batch)
         except BaseException:
             self.store[slots] = GARBAGE
+            self.spoil(batch)
             raise
         self.store[slots] = batch.tokens[:n]
+        for slot, tokens in saves.items():
+            self.states[slot] = tokens
         for t in range(n):
             marked = self.generated if t < batch.n_generated else self.given
             marked.add(tuple(self.context(batch, t).tolist()))
@@ -103,6 +112,23 @@ class FakeExecutable(Executable):
         self.sizes.append((n, batch.n_seqs, batch.n_rows))
         self.asked.append(tuple(wants))
         return [self._result(batch, want) for want in wants]
+
+    def _saves(self, batch: Batch) -> dict[int, list[int]]:
+        """What the step saves, by slot; the states that it begins with must be those of the tokens before."""
+        found = {}
+        for s, (first, n) in enumerate(batch.spans[: batch.n_seqs].tolist() if self.options.n_slots else ()):
+            before = [] if batch.state_in[s] < 0 else self.states[batch.state_in[s]]
+            assert before == self.context(batch, first)[:-1].tolist(), "the state is that of other tokens"
+            tokens = before + batch.tokens[first : first + n].tolist()
+            save, n_saves = batch.saves[s].tolist()
+            for i in range(save, save + n_saves):
+                found[int(batch.save_slot[i])] = tokens[: len(before) + int(batch.save_after[i])]
+        return found
+
+    def spoil(self, batch: Batch) -> None:
+        """The step's saves are undefined."""
+        for slot in batch.save_slot[: batch.n_saves].tolist():
+            self.states[slot] = GARBAGE
 
     def _result(self, batch: Batch, want: Want) -> Any:
         width = self.n_vocab if want == "logits" else N_EMBD
@@ -155,6 +181,7 @@ class PausingExecutable(FakeExecutable):
         batch.check()
         self._paused, self._left = (batch, wants, _content(batch)), self.n_slices
         self.store[self.slots(batch)] = GARBAGE
+        self.spoil(batch)
         self.n_begun += 1
         self.prompts.append(batch.n_tokens)
         return self.proceed(seconds)
@@ -175,7 +202,10 @@ class PausingExecutable(FakeExecutable):
         """A step of the side."""
         if self._paused is not None:
             taken = {*zip(*(a.tolist() for a in self.slots(self._paused[0])), strict=True)}
-            if not taken.isdisjoint(zip(*(a.tolist() for a in self.slots(batch)), strict=True)):
+            written = {*batch.save_slot[: batch.n_saves].tolist()}
+            if not taken.isdisjoint(zip(*(a.tolist() for a in self.slots(batch)), strict=True)) or (
+                not written.isdisjoint(_state_slots(self._paused[0]))
+            ):
                 self._drop()  # its pages are others' now
         self.beside.append(batch.n_tokens)
         return super().run_all(batch, wants)
@@ -204,13 +234,19 @@ class FakeSide(FakeExecutable):
         return self._main.beside_paused(batch, wants)
 
 
+def _state_slots(batch: Batch) -> list[int]:
+    """Slots that a batch reads or writes."""
+    return [*batch.state_in[: batch.n_seqs].tolist(), *batch.save_slot[: batch.n_saves].tolist()]
+
+
 def _content(batch: Batch) -> bytes:
     """The part of a batch's arrays that its step reads."""
     n, s, r = batch.n_tokens, batch.n_seqs, batch.n_rows
     used = batch.positions[batch.spans[:s].sum(1) - 1] // batch.page_size + 1
     tables = [batch.page_tables[i, :n_pages] for i, n_pages in enumerate(used.tolist())]
     arrays = [batch.tokens[:n], batch.positions[:n], batch.seqs[:n], batch.spans[:s], batch.rows[:r], *tables]
-    return b"".join(a.tobytes() for a in arrays) + repr((n, s, r, batch.n_generated)).encode()
+    states = _state_slots(batch), batch.saves[:s].tolist(), batch.save_after[: batch.n_saves].tolist()
+    return b"".join(a.tobytes() for a in arrays) + repr((n, s, r, batch.n_generated, *states)).encode()
 
 
 def submit_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation[GeneratedToken]]:

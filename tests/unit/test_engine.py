@@ -422,6 +422,7 @@ def test_whatever_the_capacities_answers_are_the_same(data: st.DataObject) -> No
     engine, _ = make(
         n_ctx=24,
         n_pages=data.draw(st.integers(6, 14), "n_pages"),
+        n_slots=data.draw(st.sampled_from([0, 2 * n_seqs + 1, 2 * n_seqs + 6]), "n_slots"),
         max_seqs=n_seqs,
         max_tokens=data.draw(st.integers(1, 12), "max_tokens"),
         max_rows=data.draw(st.integers(1, 6), "max_rows"),

@@ -266,7 +266,8 @@ def test_a_fork_while_a_step_is_paused() -> None:
 @given(st.data())
 def test_pauses_change_no_answer(data: st.DataObject) -> None:
     """Of prompts of any length and priority, with few pages, shifts of contexts, slow readers, rows of prompts."""
-    engine, executable = make(n_ctx=40, n_pages=data.draw(st.integers(11, 40)), max_seqs=3, max_tokens=12)
+    n_pages, n_slots = data.draw(st.integers(11, 40)), data.draw(st.sampled_from([0, 7, 12]))
+    engine, executable = make(n_ctx=40, n_pages=n_pages, n_slots=n_slots, max_seqs=3, max_tokens=12)
     executable.n_slices = data.draw(st.integers(1, 4))
     engine._slices.chunk = data.draw(st.integers(3, 12))
     lengths = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=7))

@@ -78,8 +78,9 @@ async def read_all(engine: Engine, seed: int, n_tasks: int, n: int) -> None:
 
 @pytest.mark.parametrize("kind", [FakeExecutable, PausingExecutable])
 @pytest.mark.parametrize("n_pages", [30, 200])
-def test_each_stream_gets_what_it_gets_alone(n_pages: int, kind: type[FakeExecutable]) -> None:
-    executable = kind(N_VOCAB, n_pages=n_pages, max_seqs=6, max_tokens=20)
+@pytest.mark.parametrize("n_slots", [0, 15, 40])
+def test_each_stream_gets_what_it_gets_alone(n_slots: int, n_pages: int, kind: type[FakeExecutable]) -> None:
+    executable = kind(N_VOCAB, n_pages=n_pages, n_slots=n_slots, max_seqs=6, max_tokens=20)
     engine = Engine(executable, n_ctx=60, n_vocab=N_VOCAB)
     errors: list[BaseException] = []
 

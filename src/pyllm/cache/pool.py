@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class PagePool:
     def __init__(self, n_pages: int, page_size: int) -> None:
         self.n_pages = n_pages
         self.page_size = page_size
+        self.on_reuse: Callable[[int], object] | None = None
+        """Called with each idle page whose content is given up."""
         self.clear()
 
     def clear(self) -> None:
@@ -49,6 +51,13 @@ class PagePool:
 
     def is_idle(self, page: int) -> bool:
         return page in self._idle
+
+    def is_published(self, page: int) -> bool:
+        return page in self._keys
+
+    def parent(self, page: int) -> int:
+        """The published page before a published one; `ROOT` before a sequence's first."""
+        return self._keys[page][0]
 
     def match(self, tokens: NDArray[np.int32], n_pages: int) -> list[int]:
         """Published pages of the longest prefix of `tokens`, at most `n_pages`; they are not held yet."""
@@ -81,6 +90,8 @@ class PagePool:
             else:
                 page, _ = self._idle.popitem(last=False)
                 del self._index[self._keys.pop(page)]
+                if self.on_reuse is not None:
+                    self.on_reuse(page)
             self._holders[page] = 1
             pages.append(page)
         return pages

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Executable
-from pyllm.cache import PagePool
+from pyllm.cache import PagePool, StatePool
 from pyllm.engine import process, scoring
 from pyllm.engine.admission import Admission
 from pyllm.engine.answer import Answer
@@ -52,7 +52,8 @@ class Engine:
         self.n_ctx = min(n_ctx, options.n_pages * options.page_size)
         self.pool = PagePool(options.n_pages, options.page_size)
         side = executable.side
-        self.scheduler = Scheduler(self.pool, options, None if side is None else side.options)
+        states = StatePool(options.n_slots, self.pool) if executable.program.slots else None
+        self.scheduler = Scheduler(self.pool, options, None if side is None else side.options, states)
         self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
         self._slices = Slices()
         self._admission = Admission(max_waiting)
@@ -147,7 +148,7 @@ class Engine:
         A step that is paused is dropped before, and begun anew afterwards."""
 
         def call() -> None:
-            self.scheduler.under_way = []
+            self.scheduler.abandon(self.scheduler.under_way)
             function()
 
         self._pump.call(call)
@@ -321,8 +322,9 @@ class Engine:
         try:
             if not self._closed and not all(seq.cancelled for seq in steps):
                 return compute()
+            self.scheduler.abandon(steps)
         except KeyboardInterrupt:
-            pass
+            self.scheduler.abandon(steps)
         except Exception as error:
             for seq in steps:
                 self._finish(seq, "cancelled", as_ours(error))

@@ -23,7 +23,7 @@ class BatchWriter:
         """Write and return the batch of a scheduled step."""
         b = self.batch
         tokens, positions, seqs, spans, rows = b.tokens, b.positions, b.seqs, b.spans, b.rows
-        t = r = n_generated = 0
+        t = r = n_generated = b.n_saves = 0
         for s, seq in enumerate(steps):
             start, n = seq.n_computed, seq.n_step
             if n == 1:
@@ -45,6 +45,8 @@ class BatchWriter:
             elif wanted:
                 rows[r : r + wanted] = self._range[t - wanted : t]
             r += wanted
+            if b.n_slots:
+                self._write_states(s, seq)
             if self._owners[s] is not seq or seq.row != self._first_row + s or seq.n_listed < len(seq.pages):
                 self._list_pages(s, seq)
         b.n_tokens, b.n_generated, b.n_seqs, b.n_rows = t, n_generated, len(steps), r
@@ -53,6 +55,14 @@ class BatchWriter:
     def forget(self) -> None:
         """Drop all references to sequences."""
         self._owners = [None] * len(self._owners)
+
+    def _write_states(self, s: int, seq: Sequence) -> None:
+        b = self.batch
+        first, n = b.n_saves, len(seq.saves)
+        b.state_in[s], b.saves[s, 0], b.saves[s, 1] = seq.slot, first, n
+        for i, (after, slot) in enumerate(seq.saves, first):
+            b.save_after[i], b.save_slot[i] = after, slot
+        b.n_saves = first + n
 
     def _list_pages(self, s: int, seq: Sequence) -> None:
         row = self._first_row + s

@@ -128,6 +128,12 @@ class Generation(Iterator[T], Generic[T]):
         return self._seq.n_cached
 
     @property
+    def n_matched(self) -> int:
+        """Tokens of the prompt whose pages were there: more than `n_cached` where no recurrent state was kept behind
+        them."""
+        return self._seq.n_matched
+
+    @property
     def prompt_seconds(self) -> float:
         """From the first step to the first token."""
         return self._since_start(self._seq.first_token_at or self._seq.finished_at)

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from itertools import chain
 from operator import attrgetter
 
-from pyllm.cache import PagePool
+from pyllm.cache import PagePool, StatePool
 from pyllm.config import ExecutionOptions
 from pyllm.engine.pace import Pace
 from pyllm.engine.sequence import Sequence, common_tokens
+from pyllm.engine.states import States
 from pyllm.records import dataclass
 
 _WHOLE = 3
@@ -42,12 +43,20 @@ class Scheduler:
     under way while further steps are scheduled.
     """
 
-    def __init__(self, pool: PagePool, options: ExecutionOptions, side: ExecutionOptions | None = None) -> None:
+    def __init__(
+        self,
+        pool: PagePool,
+        options: ExecutionOptions,
+        side: ExecutionOptions | None = None,
+        states: StatePool | None = None,
+    ) -> None:
+        """`states`: slots for a model with recurrent states."""
         self.pool = pool
         self._side = side
         self.max_tokens = options.max_tokens
         self.max_rows = options.max_rows
         self.max_seqs = min(options.max_seqs, options.max_rows, options.max_tokens)
+        self.states = None if states is None else States(states, pool.page_size, self.max_seqs)
         self.pace = Pace()
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -94,6 +103,8 @@ class Scheduler:
             if followed:
                 tokens = min(tokens, self.pace.limit(len(steps)))
             self._add(steps, chain(prompts, self._admitted()), tokens, rows)
+        if self.states:
+            self.states.plan(steps)
         return steps
 
     def schedule_prompts(self, tokens: int) -> list[Sequence]:
@@ -106,13 +117,27 @@ class Scheduler:
         )
         self._add(steps, chain(prompts, self._admitted()), min(tokens, self.max_tokens), self.max_rows)
         self.under_way = steps
+        if self.states:
+            self.states.plan(steps)
         return steps
+
+    def abandon(self, steps: list[Sequence]) -> None:
+        """Forget a step that was not computed; its sequences are scheduled anew."""
+        if steps is self.under_way:
+            self.under_way = []
+        if self.states:
+            for seq in steps:
+                self.states.abandon(seq)
 
     def commit(self, seq: Sequence) -> None:
         """Record that a sequence's tokens of the step are computed; publishes full pages."""
         seq.n_computed += seq.n_step
-        if not seq.consumer.shares:
-            return
+        if seq.consumer.shares:
+            self._publish(seq)
+        if self.states:
+            self.states.commit(seq)
+
+    def _publish(self, seq: Sequence) -> None:
         size = self.pool.page_size
         while (seq.n_published + 1) * size <= seq.n_computed:
             i = seq.n_published
@@ -135,6 +160,8 @@ class Scheduler:
     def clear(self) -> None:
         """Forget all sequences, and the content of all pages."""
         self.pool.clear()
+        if self.states:
+            self.states.pool.clear()
         self.running.clear()
         self.waiting.clear()
         self.under_way = []
@@ -143,6 +170,8 @@ class Scheduler:
         """Raise AssertionError where internal state is inconsistent."""
         size = self.pool.page_size
         self.pool.check([seq.pages for seq in self.running])
+        if self.states:
+            self.states.check(self.running)
         assert len(self.running) <= self.max_seqs, "more sequences are running than fit into a step"
         for group in (self.running, self.waiting):
             assert group == sorted(group, key=_by_rank), "sequences are not in order of arrival"
@@ -196,6 +225,9 @@ class Scheduler:
         while True:
             # Tokens whose rows are wanted are always computed, the last among them; no shared page is ever written.
             shared = pool.match(seq.tokens[: seq.n_tokens], seq.next_row // size) if seq.consumer.shares else []
+            n_matched = len(shared)
+            if self.states:
+                del shared[self.states.begin(seq, shared) :]
             wanted = -(-seq.n_tokens // size) - len(shared)
             # Running sequences may soon need a page each.
             spare = pool.n_available - sum(map(pool.is_idle, shared)) - len(self.running)
@@ -204,11 +236,14 @@ class Scheduler:
             if not self._preempt_back_pressured():
                 return False
         pool.acquire(shared)
-        seq.pages = shared + pool.allocate(wanted)
+        seq.pages = list(shared)
         seq.n_published = len(shared)
         seq.n_computed = len(shared) * size
+        if self.states:
+            self.states.start(seq)
+        seq.pages += pool.allocate(wanted)
         if seq.started_at is None:
-            seq.n_cached = seq.n_computed
+            seq.n_cached, seq.n_matched = seq.n_computed, n_matched * size
         seq.running = True
         seq.leader = None
         self.waiting.remove(seq)
@@ -228,6 +263,8 @@ class Scheduler:
                 common = min(common_tokens(other, seq), seq.next_row) // size
                 if _leads(other, common):
                     seq.leader, seq.common = other, common
+                    if self.states:
+                        self.states.want(other, common)
                     return True
         return False
 
@@ -259,17 +296,21 @@ class Scheduler:
 
     def _stop(self, seq: Sequence) -> None:
         if seq in self.under_way:
-            self.under_way = []
+            self.abandon(self.under_way)
         self.running.remove(seq)
         seq.running = False
         self._forget(seq, 0)
 
     def _forget(self, seq: Sequence, n_pages: int) -> None:
-        """Release all pages but the first, which are published."""
+        """Release all pages but the first, which are published, and with recurrent states those behind the last
+        checkpoint."""
+        n_pages = min(n_pages, seq.n_published)
+        if self.states:
+            n_pages = self.states.go_back(seq, n_pages)
         self.pool.release(seq.pages[n_pages:])
         del seq.pages[n_pages:]
-        seq.n_published = min(seq.n_published, n_pages)
-        seq.n_computed = seq.n_published * self.pool.page_size
+        seq.n_published = n_pages
+        seq.n_computed = n_pages * self.pool.page_size
         seq.row = -1
 
 

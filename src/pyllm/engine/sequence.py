@@ -62,6 +62,7 @@ class Sequence:
 
     __slots__ = (
         "back_pressured",
+        "borders",
         "cancelled",
         "common",
         "consumer",
@@ -70,11 +71,13 @@ class Sequence:
         "finish_reason",
         "finished_at",
         "first_token_at",
+        "last_checkpoint",
         "leader",
         "n_cached",
         "n_computed",
         "n_given",
         "n_listed",
+        "n_matched",
         "n_prefix",
         "n_prompt",
         "n_published",
@@ -87,6 +90,8 @@ class Sequence:
         "rank",
         "row",
         "running",
+        "saves",
+        "slot",
         "started_at",
         "tokens",
     )
@@ -119,12 +124,20 @@ class Sequence:
 
         Pages are reused by their age alone: what follows the prefix is not given up earlier, because the next prompt of
         a chat, or of a loop of tools, mostly begins with all of this one. The hint is for states that cannot be cut off
-        at any token, as pages can: a recurrent state is worth keeping where a later prompt may branch off."""
+        at any token, as pages can: a recurrent state is kept where a later prompt may branch off."""
         self.next_row = first_row
         self.n_computed = 0
         self.pages: list[int] = []
         self.n_published = 0
-        self.n_cached = 0
+        self.n_cached = self.n_matched = 0
+        """Tokens that it went on after when it started, and those whose pages were there; with recurrent states these
+        may be more."""
+        # Recurrent states (`States`): the slot of its state, -1: zeros; what the step saves, as (tokens included,
+        # slot); positions where a checkpoint is wanted; the last one.
+        self.slot = -1
+        self.saves: list[tuple[int, int]] = []
+        self.borders: set[int] = set()
+        self.last_checkpoint = 0
         self.running = False
         self.back_pressured = False
         """The consumer's state when the step began."""

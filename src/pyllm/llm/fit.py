@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import TemplateError, TokenizerError
 from pyllm.jit.memory import resident
-from pyllm.llm.loading import Model, record
+from pyllm.llm.loading import Model, record, with_slots
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ def _fit(
     architecture, tensors, placed, used = _place(file, n_ctx, options, placement, chosen)
     beside = resident() or _TYPICAL  # the plans that backends have just made are the ones that they would keep
     return Fit(
-        layers=_layers(architecture.program, placed.device_of_op, tensors, options, chosen),
+        layers=_layers(
+            architecture.program, placed.device_of_op, tensors, with_slots(options, architecture.program), chosen
+        ),
         devices=_with_process(used, chosen, beside),
         n_gpu_layers=min(placed.n_gpu_layers, architecture.n_layers + 1),
         n_layers=architecture.n_layers,
@@ -147,6 +149,7 @@ def _place(
 
     architecture, tensors = record(file, n_ctx)
     program = architecture.program
+    options = with_slots(options, program)
     placed = place(program, tensors, replace(placement, devices=()), chosen, options)
     by_device = cut(program, placed.device_of_op).programs
     used = tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from pyllm.gguf import GGUFFile
     from pyllm.gguf.tensor import TensorInfo
     from pyllm.llm.adapters import Adapter
+    from pyllm.program import Program
     from pyllm.tokenizers import Tokenizer
 
 DEFAULT_N_CTX = 4096
 _PAGE_SIZE = 32
 _ROOM_OF_FURTHER = 512
 """Positions of the KV cache for each sequence beyond the first, unless `n_kv` is given."""
+_CHECKPOINT_BYTES = 512 << 20
+_LEAST_CHECKPOINTS, _MOST_CHECKPOINTS = 4, 64
+"""Memory for checkpoints of recurrent states, and how many there are at least and at most."""
 
 
 def find_model(model: str | os.PathLike[str], progress: Progress | None = None) -> Path:
@@ -95,6 +99,17 @@ def execution_options(n_ctx: int, settings: LoadSettings) -> ExecutionOptions:
     )
 
 
+def with_slots(options: ExecutionOptions, program: Program) -> ExecutionOptions:
+    """The same with slots, where the program has recurrent states: two for each sequence, since a step reads one and
+    writes another, and some for checkpoints."""
+    from pyllm.backends.base import slot_bytes
+
+    if not program.slots:
+        return options
+    n_checkpoints = min(max(_CHECKPOINT_BYTES // slot_bytes(program), _LEAST_CHECKPOINTS), _MOST_CHECKPOINTS)
+    return replace(options, n_slots=2 * options.max_seqs + n_checkpoints)
+
+
 def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:
     """Record a model's program for contexts up to `n_ctx`, with adapters; returns it with its tensors.
 
@@ -135,6 +150,7 @@ def compile_model(
     if options.collect_importance and backend == devices.AUTO:
         chosen = [device for device in chosen if backends.get(device.backend).collects_importance] or chosen
     placement = replace(placement, devices=())  # all that are chosen are those
+    options = with_slots(options, architecture.program)
     executable, placed = compile_placed(architecture.program, tensors, placement, chosen, options)
     used = tuple(device for device in chosen if device.name in placed.device_of_op)
     return Compiled(architecture, executable, used, min(placed.n_gpu_layers, architecture.n_layers + 1))

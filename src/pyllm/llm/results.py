@@ -23,6 +23,9 @@ class Usage:
     """From the first step of the prompt to the first token."""
     seconds: float
     """From there to the last token."""
+    n_matched: int = 0
+    """Tokens of the prompt that the prefix cache knows: more than `n_cached` where a model's recurrent state was not
+    kept behind them, so that some were computed again."""
 
     @property
     def prompt_rate(self) -> float:
