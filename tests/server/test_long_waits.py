@@ -7,9 +7,7 @@ ik_llama#1020. The engine is held between two steps for as long as a test needs 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from server_rig import Rig, running, until
+from server_rig import Rig, held, running, until
 from tiny_gguf import write_tiny_gguf
 
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
@@ -53,26 +51,6 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     with running(path, ping_every=0.02, grace=0.0) as rig:
         until(lambda: rig.house.models.loaded)
         yield rig
-
-
-@contextmanager
-def held(rig: Rig) -> Iterator[threading.Event]:
-    """The engine computes nothing until the event is set."""
-    engine = rig.house.models.loaded[0].llm.llm.engine
-    go_on, holds = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        holds.set()
-        go_on.wait(60)
-
-    thread = threading.Thread(target=lambda: engine.between_steps(hold))
-    thread.start()
-    try:
-        assert holds.wait(60)
-        yield go_on
-    finally:
-        go_on.set()
-        thread.join()
 
 
 def is_quiet(rig: Rig) -> bool:

@@ -44,6 +44,7 @@ class Loader:
         self.gate = threading.Event()
         """Loading waits for it."""
         self.gate.set()
+        self.cancelled = False
 
     @property
     def names(self) -> list[str]:
@@ -56,6 +57,9 @@ class Loader:
 
     def memory(self) -> dict[str, int]:
         return {"cpu": self.free}
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
     def plan(self, known: Known, memory: Mapping[str, int]) -> Plan:
         return Plan(512, {"cpu": 10}, 512)
@@ -374,17 +378,30 @@ def test_the_end_closes_what_is_being_loaded_and_refuses_those_that_wait(files: 
     loader.gate.clear()
 
     async def act(models: Models) -> None:
-        first, second = asyncio.create_task(refused(models, "a")), asyncio.create_task(refused(models, "b"))
+        waiting = [asyncio.create_task(refused(models, name)) for name in "aab"]
         await until(lambda: len(models.loading) == 2)
         closing = asyncio.create_task(models.close())
-        await asyncio.sleep(0.02)
+        for found in await asyncio.gather(*waiting):
+            assert found.problem.code == "shutting_down"
         assert not closing.done()
-        loader.gate.set()
+        assert loader.cancelled
+        loader.gate.set()  # a loading that cannot be cancelled
         await closing
-        assert (await second).problem.code == "shutting_down"
-        first.cancel()
         assert loader.names == ["a"]
         assert loader.open == []
+
+    play(files, loader, act)
+
+
+def test_what_has_a_model_goes_on_while_the_server_ends(files: list[str]) -> None:
+    loader = Loader()
+
+    async def act(models: Models) -> None:
+        async with models.lease("a"):
+            models.drain()
+            await use(models, "a")
+            assert (await refused(models, "b")).problem.code == "shutting_down"
+        assert loader.names == ["a"]
 
     play(files, loader, act)
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm.server import bodies
-from pyllm.server.live import Framing, Live, encode
+from pyllm.server.live import Framing, Live, Reply, encode
 from pyllm.server.problems import Problem, problem_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ class Exchange:
         """The request's id, which the log and the header x-request-id have."""
         self.began = perf_counter()
         self.body = b""
+        self.route: ApiRoute | None = None
+        """The route that answers, if one does."""
+        self.status: int | None = None
+        """The answer's, once it began."""
+        self.problem: Problem | None = None
+        """What ended the request, if something did."""
         self.log: dict[str, Any] = {}
         """What the log's line on this request says further: model, tokens, …"""
         self._fields: dict[str, Any] | None = None
@@ -65,7 +71,7 @@ class Exchange:
     async def live(self, frames: AsyncIterator[bytes], framing: Framing) -> Response:
         """A response that is streamed; what fails early is raised."""
         options = self.house.options
-        live = Live(frames, framing, ping_every=options.ping_every, failed=self.failed)
+        live = Live(frames, framing, ping_every=options.ping_every, failed=self.failed, cut=self._is_cut)
         await live.begin(options.grace)
         return live
 
@@ -76,7 +82,7 @@ class Exchange:
             yield encode(await made)
 
         def error(problem: Problem) -> bytes:
-            return encode(self.api.error(replace(problem, request_id=self.id)))
+            return encode(self._told(problem))
 
         options = self.house.options
         live = Live(
@@ -84,14 +90,38 @@ class Exchange:
             Framing("application/json", lambda: b" ", error),
             ping_every=options.ping_every,
             failed=self.failed,
+            cut=self._is_cut,
         )
         await live.begin(options.ping_every)
         return live
 
     def failed(self, error: BaseException) -> None:
         """Log and count what ended the request."""
+        self._end(problem_of(error))
         self.house.logs.failed(self, error)
-        self.house.metrics.refused(problem_of(error).code)
+
+    def refuse(self, problem: Problem) -> Response:
+        """Count what keeps the request from being served; the response that says it."""
+        self._end(problem)
+        return self.refusal(problem)
+
+    def refusal(self, problem: Problem) -> Response:
+        """A problem as a response of the request's API."""
+        headers = dict(problem.headers)
+        if problem.retry_after is not None:
+            headers["retry-after"] = str(max(1, round(problem.retry_after)))
+        return Reply(self._told(problem), problem.status, headers)
+
+    def _told(self, problem: Problem) -> Any:
+        return self.api.error(replace(problem, request_id=self.id))
+
+    def _end(self, problem: Problem) -> None:
+        self.problem = problem
+        self.log["error"] = problem.code
+        self.house.metrics.refused(problem.code)
+
+    def _is_cut(self) -> bool:
+        return self.house.cutting
 
 
 Handler = Callable[[Exchange], Awaitable[Response]]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pyllm.server import apis, bodies, safety
 from pyllm.server.api import Access, Api, ApiRoute, Exchange
 from pyllm.server.house import House
-from pyllm.server.live import Reply
 from pyllm.server.problems import ENDING, Problem, ProblemError, problem_of
 
 
@@ -56,46 +54,55 @@ class _Front:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
         number = "req_" + secrets.token_hex(12)
-        scope["pyllm.id"] = number
+        exchange = Exchange(Request(scope, receive), self._house, _api_of(self._apis, scope["path"]), number)
+        scope["pyllm.exchange"] = exchange
         # OpenAI's and Anthropic's clients read an id by these names.
         headers = [(b"x-request-id", number.encode()), (b"request-id", number.encode())]
-        options = self._house.options
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
+                exchange.status = message["status"]
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         try:
+            await self._answer(exchange, headers, scope, receive, sending)
+        finally:
+            del scope["pyllm.exchange"]  # which has the scope itself
+            self._house.logs.served(exchange)
+
+    async def _answer(
+        self, exchange: Exchange, headers: list[tuple[bytes, bytes]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request, or refuse it; the answer's `headers` grow by those that its origin needs."""
+        request, options = exchange.request, self._house.options
+        try:
+            safety.check_head(scope)
             safety.check_host(request, options)
             origin = safety.check_origin(request, options)
+            if origin is not None:
+                headers += [(b"access-control-allow-origin", origin.encode("latin-1", "replace")), (b"vary", b"origin")]
+            if request.method != "OPTIONS" and not _is_known(self._app, scope):
+                text = f"there is nothing at {request.method[:20]} {scope['path'][:200]}"
+                raise ProblemError(Problem(404, "not_found", text))
         except ProblemError as error:
-            await self._refuse(error.problem, request)(scope, receive, sending)
+            await exchange.refuse(error.problem)(scope, receive, send)
             return
-        if origin is not None:
-            headers += [(b"access-control-allow-origin", origin.encode("latin-1", "replace")), (b"vary", b"origin")]
         if request.method == "OPTIONS":
-            await self._preflight(request, origin)(scope, receive, sending)
-            return
-        if not _is_known(self._app, scope):
-            problem = Problem(404, "not_found", f"there is nothing at {request.method} {request.url.path[:200]}")
-            await self._refuse(problem, request)(scope, receive, sending)
-            return
-        await self._app(scope, receive, sending)
+            await _preflight(request, origin)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    def _preflight(self, request: Request, origin: str | None) -> Response:
-        headers = {"access-control-max-age": "600"}
-        if origin is not None:
-            headers["access-control-allow-methods"] = "GET, POST, DELETE, HEAD"
-            # Clients send many of their own (x-stainless-…); whoever may call may send any.
-            wanted = request.headers.get("access-control-request-headers", "")
-            headers["access-control-allow-headers"] = wanted or "authorization, content-type, x-api-key"
-        return Response(status_code=204, headers=headers)
 
-    def _refuse(self, problem: Problem, request: Request) -> Response:
-        return refusal(_api_of(self._apis, request.url.path), problem, request.scope["pyllm.id"])
+def _preflight(request: Request, origin: str | None) -> Response:
+    headers = {"access-control-max-age": "600"}
+    if origin is not None:
+        headers["access-control-allow-methods"] = "GET, POST, DELETE, HEAD"
+        # Clients send many of their own (x-stainless-…); whoever may call may send any.
+        wanted = request.headers.get("access-control-request-headers", "")
+        headers["access-control-allow-headers"] = wanted or "authorization, content-type, x-api-key"
+    return Response(status_code=204, headers=headers)
 
 
 class _Endpoint:
@@ -107,37 +114,29 @@ class _Endpoint:
         self._route = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(Request(scope, receive), self._house, self._api, scope["pyllm.id"])
-        status = 499
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        exchange: Exchange = scope["pyllm.exchange"]
+        exchange.api, exchange.route = self._api, self._route
         task = asyncio.current_task()
         assert task is not None
         self._house.busy.add(task)
         try:
             response = await self._admitted(exchange)
             if response is None and self._route.streamed_body:
-                await self._serve(exchange, sending)
+                await self._serve(exchange, send)
             elif response is None:
-                await _until_gone(self._serve(exchange, sending), receive)
+                await _until_gone(self._serve(exchange, send), receive)
             else:
-                await response(scope, receive, sending)
+                await response(scope, receive, send)
         except ClientDisconnect:
             pass
         except asyncio.CancelledError:
-            if not self._house.draining:
+            if not self._house.cutting:
                 raise
             task.uncancel()  # the server ends: what is under way is cut off
-            if status == 499:
-                await refusal(self._api, ENDING, exchange.id)(scope, receive, sending)
+            if exchange.status is None:
+                await exchange.refuse(ENDING)(scope, receive, send)
         finally:
             self._house.busy.discard(task)
-            self._house.logs.served(exchange, status)
 
     async def _admitted(self, exchange: Exchange) -> Response | None:
         """Check the request and read its body; the refusal, or None."""
@@ -149,8 +148,7 @@ class _Endpoint:
             if exchange.request.method in ("POST", "DELETE") and not route.streamed_body:
                 exchange.body = await bodies.read(exchange.request, house.options.max_body, house.options.body_timeout)
         except ProblemError as error:
-            house.metrics.refused(error.problem.code)
-            return refusal(self._api, error.problem, exchange.id)
+            return exchange.refuse(error.problem)
         return None
 
     async def _serve(self, exchange: Exchange, send: Send) -> None:
@@ -158,16 +156,8 @@ class _Endpoint:
             response = await self._route.handler(exchange)
         except Exception as error:
             exchange.failed(error)
-            response = refusal(self._api, problem_of(error), exchange.id)
+            response = exchange.refusal(problem_of(error))
         await response(exchange.request.scope, _nothing, send)
-
-
-def refusal(api: Api, problem: Problem, number: str) -> Response:
-    """A problem as a response of an API, to the request of this id."""
-    headers = dict(problem.headers)
-    if problem.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(problem.retry_after)))
-    return Reply(api.error(replace(problem, request_id=number)), problem.status, headers)
 
 
 async def _until_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:

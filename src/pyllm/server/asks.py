@@ -243,6 +243,8 @@ class Asked:
             if self._has_one_call and isinstance(event, _OF_CALLS) and event.index:
                 continue
             yield event
+        if self._exchange.house.logs.prompts:
+            self._exchange.house.logs.text(self._exchange, "answered", (await stream.result()).message)
 
     def _note(self, reason: str, usage: Usage, first: float | None) -> None:
         exchange = self._exchange

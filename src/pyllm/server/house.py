@@ -24,6 +24,8 @@ class House:
     logs: Logs
     draining: bool = False
     """New requests are refused: the server is ending."""
+    cutting: bool = False
+    """Requests under way are cut off."""
     busy: set[asyncio.Task[None]] = field(default_factory=set)
     """Requests under way."""
 
@@ -33,15 +35,23 @@ class House:
         return not self.draining and not self.models.starting
 
     async def drain(self, seconds: float) -> int:
-        """Refuse new requests, and wait for those under way; returns how many were cut off."""
+        """Refuse new requests and those that wait for a model to be loaded, and wait for the others; returns how many
+        were cut off."""
         self.draining = True
+        self.models.drain()
         rest: Sequence[asyncio.Task[None]] = list(self.busy)
         if rest:
             _, late = await asyncio.wait(rest, timeout=seconds)
-            for task in late:
-                task.cancel()
+            if late:
+                self.cut_off()
             return len(late)
         return 0
+
+    def cut_off(self) -> None:
+        """End the requests under way; streams end with an error."""
+        self.cutting = True
+        for task in list(self.busy):
+            task.cancel()
 
 
 def make_house(options: ServeOptions) -> House:

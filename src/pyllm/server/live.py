@@ -13,7 +13,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from pyllm.server.problems import Problem, problem_of
+from pyllm.server.begun import Begun
+from pyllm.server.problems import ENDING, Problem, ProblemError, problem_of
 
 encode = msgspec.json.Encoder().encode
 
@@ -48,6 +49,8 @@ EVENT_STREAM = "text/event-stream"
 NDJSON = "application/x-ndjson"
 COMMENT = b": ping\n\n"
 """A server-sent event that clients ignore."""
+_MOST = 64 << 10
+"""Bytes that are written at once, about."""
 
 
 class Live(Response):
@@ -64,8 +67,10 @@ class Live(Response):
         *,
         ping_every: float,
         failed: Callable[[BaseException], None],
+        cut: Callable[[], bool],
     ) -> None:
-        """`failed`: told of what ended the stream early."""
+        """`failed`: told of what ended the stream early. `cut`: whether the server ends a stream that is
+        cancelled, not the client."""
         self.status_code = 200
         self.media_type = framing.media_type
         self.background = None
@@ -74,6 +79,7 @@ class Live(Response):
         self._framing = framing
         self._ping_every = ping_every
         self._failed = failed
+        self._cut = cut
         self._first: asyncio.Future[bytes | None] | None = None
         self._sent_at = 0.0
 
@@ -104,20 +110,46 @@ class Live(Response):
         pings = asyncio.ensure_future(self._keep_alive(send))
         try:
             await self._write(send)
+        except asyncio.CancelledError:
+            if not self._cut():
+                raise
+            await self._fail(send, ProblemError(ENDING))
         finally:
             pings.cancel()
             await self.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send) -> None:
+        """Write the frames; those that are there already are one write, for a client that is slower than they come."""
+        waiting: list[bytes] = []
+        following: Begun[bytes] | None = None
+        size = 0
         try:
             if self._first is not None and (frame := await self._first) is not None:
                 await self._send(send, frame)
-            async for frame in self._frames:
-                await self._send(send, frame)
+            while True:
+                following = Begun(anext(self._frames))
+                if waiting and (size >= _MOST or not following.done):
+                    joined = b"".join(waiting)
+                    waiting, size = [], 0
+                    await self._send(send, joined)
+                try:
+                    frame = await following
+                except StopAsyncIteration:
+                    break
+                waiting.append(frame)
+                size += len(frame)
+            if waiting:
+                await self._send(send, b"".join(waiting))
         except Exception as error:
-            self._failed(error)
-            await self._send(send, self._framing.error(problem_of(error)))
+            await self._fail(send, error, b"".join(waiting))
+        finally:
+            if following is not None:
+                await following.stop()
+
+    async def _fail(self, send: Send, error: Exception, before: bytes = b"") -> None:
+        self._failed(error)
+        await self._send(send, before + self._framing.error(problem_of(error)))
 
     async def _send(self, send: Send, frame: bytes) -> None:
         self._sent_at = time.monotonic()

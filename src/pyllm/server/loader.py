@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from pyllm.llm.fit import parts
 from pyllm.llm.loading import Model, default_n_ctx, execution_options
 from pyllm.llm.opening import load
 from pyllm.server.known import Known
+from pyllm.server.problems import ENDING, ProblemError
 
 _LEAST_CTX = 2048
 _SHARE = 0.9
@@ -36,6 +38,7 @@ class Loader:
         self._options = options
         self._settings = LoadSettings.of("load", {**options.load, "max_seqs": options.max_seqs})
         self._backend, self._placement = self._settings.backend, self._settings.placement
+        self._cancelled = threading.Event()
 
     def memory(self) -> dict[str, int]:
         """Bytes that models may take, by device, now. Devices that do not say are left out."""
@@ -62,7 +65,8 @@ class Loader:
                 n_ctx = max(_LEAST_CTX, n_ctx // 2)
 
     def load(self, known: Known, plan: Plan) -> LLM:
-        """Load it. Raises as `pyllm.load`, and HubError where a named model's files have changed."""
+        """Load it. Raises as `pyllm.load`, HubError where a named model's files have changed, and ProblemError after
+        `cancel`."""
         options = self._options
         more = dict(options.load)
         if known.named is not None and known.named.adapters:
@@ -73,8 +77,17 @@ class Loader:
             n_ctx=plan.n_ctx,
             max_seqs=options.max_seqs,
             max_waiting=options.max_waiting,
+            progress=self._go_on,
             **more,
         )
+
+    def cancel(self) -> None:
+        """End what is being loaded, between two kernels or two matrices, and load nothing further."""
+        self._cancelled.set()
+
+    def _go_on(self, what: str, share: float) -> None:
+        if self._cancelled.is_set():
+            raise ProblemError(ENDING)
 
     def _needs(self, file: Model, n_ctx: int) -> tuple[dict[str, int], dict[str, int]]:
         found = parts(file, n_ctx, self._execution(n_ctx), self._backend, self._placement)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pyllm.server.api import Exchange
 
 LOGGER = logging.getLogger("pyllm.server")
+GONE = 499
+"""The status, in the log, of a client that went away before it had one."""
+_MOST = 1000
+"""Characters of what a client wrote into a request's first line."""
 
 
 class Logs:
@@ -25,25 +29,25 @@ class Logs:
     def __init__(self, prompts: bool = False) -> None:
         self.prompts = prompts
 
-    def served(self, exchange: Exchange, status: int) -> None:
+    def served(self, exchange: Exchange) -> None:
         """A request is over."""
-        request = exchange.request
+        method, path = exchange.request.method, exchange.request.scope["path"]
+        status = GONE if exchange.status is None else exchange.status
         fields: dict[str, Any] = {
             "id": exchange.id,
-            "method": request.method,
-            "path": request.url.path,
+            "method": method[:_MOST],
+            "path": path[:_MOST],
             "status": status,
             "seconds": round(perf_counter() - exchange.began, 3),
             **exchange.log,
         }
-        quiet = status < 400 and request.url.path in ("/health", "/ready", "/metrics")
+        quiet = status < 400 and path in ("/health", "/ready", "/metrics")
         LOGGER.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
 
     def failed(self, exchange: Exchange, error: BaseException) -> None:
         """A request failed; where nobody raised the error on purpose, with its place."""
         problem = problem_of(error)
         unexpected = problem.code == "internal_error"
-        exchange.log["error"] = problem.code
         LOGGER.log(
             logging.ERROR if unexpected else logging.INFO,
             "failed",

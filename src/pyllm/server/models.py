@@ -92,6 +92,8 @@ class Models:
         self._starter: asyncio.Task[None] | None = None
         self.starting = True
         """Models that are loaded at the start are not all there yet."""
+        self._ends = asyncio.Event()
+        """Nothing is loaded any more."""
         self._closed = False
 
     async def start(self) -> None:
@@ -99,10 +101,16 @@ class Models:
         self._sweeper = asyncio.create_task(self._sweep())
         self._starter = asyncio.create_task(self._load_first())
 
+    def drain(self) -> None:
+        """Load nothing any more: what waits for a model that is not there is refused, what has one goes on."""
+        self._ends.set()
+        self._loader.cancel()
+        self._wake()
+
     async def close(self) -> None:
         """Unload all. Answers under way end with ClosedError."""
         self._closed = True
-        self._wake()
+        self.drain()
         if self._starter is not None:
             self._starter.cancel()
         # What is being loaded or unloaded is in a thread, which cannot be cancelled.
@@ -165,17 +173,22 @@ class Models:
 
     async def _get(self, known: Known) -> Served:
         while True:
-            if self._closed:
-                raise ProblemError(ENDING)
-            if (served := self._loaded.get(known)) is not None:
+            if (served := self._loaded.get(known)) is not None and not self._closed:
                 return served
+            if self._ends.is_set():
+                raise ProblemError(ENDING)
             if (failed := self._failed.get(known)) is not None and (left := failed[0] - monotonic()) > 0:
                 raise ProblemError(replace(failed[1], retry_after=left))
             task = self._loading.get(known)
             if task is None:
                 task = self._loading[known] = asyncio.create_task(self._load(known))
             # A request that goes away does not end the loading, which others may wait for.
-            if (problem := await asyncio.shield(task)) is not None:
+            ends = asyncio.create_task(self._ends.wait())
+            try:
+                await asyncio.wait({task, ends}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                ends.cancel()
+            if task.done() and (problem := task.result()) is not None:
                 raise ProblemError(problem)
 
     async def _load(self, known: Known) -> Problem | None:
@@ -205,7 +218,7 @@ class Models:
         await self._make_room(plan)
         began = monotonic()
         while True:
-            if self._closed:
+            if self._ends.is_set():
                 raise ProblemError(ENDING)
             try:
                 llm = await asyncio.to_thread(self._loader.load, known, plan)
@@ -227,7 +240,7 @@ class Models:
                 continue
             if not any(self._is_held(served) for served in self._loaded.values()):
                 return  # pinned models alone are left; the loading says what is missing
-            if self._closed:
+            if self._ends.is_set():
                 raise ProblemError(ENDING)
             self._changed.clear()
             await self._changed.wait()

@@ -11,16 +11,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pyllm.config.serving import ServeOptions
 from pyllm.errors import RequestError
 from pyllm.server.app import create_app
+from pyllm.server.connection import connection_of
 from pyllm.server.house import House, make_house
 from pyllm.server.logs import say, to_stream
-from pyllm.server.safety import check_address
+from pyllm.server.safety import MAX_HEAD, check_address
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,8 +46,8 @@ class Running:
     """A server with its socket."""
 
     def __init__(self, house: House, patience: float | None = None) -> None:
-        """Begin to listen; requests are answered from `run` on. `patience`: seconds after a second signal after which
-        the process ends, though a model is being loaded. Raises RequestError."""
+        """Begin to listen; requests are answered from `run` on. `patience`: seconds for which a loading that does not
+        end keeps the process from ending. Raises RequestError."""
         options = house.options
         self._house = house
         self._listener = _listen(options)
@@ -62,10 +61,10 @@ class Running:
             proxy_headers=False,
             ssl_certfile=options.ssl_certfile,
             ssl_keyfile=options.ssl_keyfile,
-            http=_protocol(options.idle_timeout),
+            http=connection_of(options.idle_timeout),
             timeout_keep_alive=options.idle_timeout,  # type: ignore[arg-type]  # which may be a part of a second
             timeout_graceful_shutdown=5,
-            h11_max_incomplete_event_size=64 << 10,
+            h11_max_incomplete_event_size=MAX_HEAD,
             ws="none",
             lifespan="on",
             limit_concurrency=options.max_connections + 1,  # uvicorn counts the connection that asks, too
@@ -97,36 +96,6 @@ class Running:
         """End as a signal does, from any thread; `at_once`: as the second one does."""
         for _ in range(2 if at_once else 1):
             self._server.end()
-
-
-def _protocol(seconds: float) -> type[H11Protocol]:
-    """uvicorn's connection, which is closed where no whole head of a request comes within some seconds."""
-
-    class Connection(H11Protocol):
-        late: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self._watch()
-
-        def handle_events(self) -> None:
-            super().handle_events()
-            self._watch()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            if self.late is not None:
-                self.late.cancel()
-
-        def _watch(self) -> None:
-            waits = self.conn.their_state is h11.IDLE
-            if waits and self.late is None:
-                self.late = self.loop.call_later(seconds, self.transport.close)
-            elif not waits and self.late is not None:
-                self.late.cancel()
-                self.late = None
-
-    return Connection
 
 
 class _Server(uvicorn.Server):
@@ -164,13 +133,15 @@ class _Server(uvicorn.Server):
             self._ending = asyncio.ensure_future(self._drain())
         else:
             self.force_exit = self.should_exit = True
-            if self._patience is not None:
-                last = threading.Timer(self._patience, os._exit, (1,))
-                last.daemon = True
-                last.start()
-                self._patience = None
-            for task in list(self._house.busy):
-                task.cancel()
+            self._exit_soon(1)
+            self._house.cut_off()
+
+    def _exit_soon(self, code: int) -> None:
+        """End the process after a while, whatever a model's loading still does: threads cannot be ended."""
+        if self._patience is not None:
+            last = threading.Timer(self._patience, os._exit, (code,))
+            last.daemon = True
+            last.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -184,6 +155,8 @@ class _Server(uvicorn.Server):
         cut = await self._house.drain(self._house.options.drain)
         if cut:
             say("cut off", requests=cut)
+        if self._house.models.loading:
+            self._exit_soon(0)
         self.should_exit = True
 
 

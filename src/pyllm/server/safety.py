@@ -5,9 +5,11 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from pyllm.config.serving import ServeOptions
 from pyllm.errors import RequestError
@@ -15,6 +17,11 @@ from pyllm.server.api import Access
 from pyllm.server.problems import Problem, ProblemError
 
 _LOCAL_NAMES = ("localhost", "ip6-localhost")
+MAX_HEAD = 64 << 10
+"""Bytes of a request's first line and headers."""
+HEAD_TOO_LARGE = Problem(
+    431, "head_too_large", "the request's headers are larger than 64 KiB", headers=(("connection", "close"),)
+)
 
 
 def check_address(options: ServeOptions) -> None:
@@ -35,6 +42,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
     except ValueError:
         return False
+
+
+def check_head(scope: Scope) -> None:
+    """Raise ProblemError (431) where a request's first line and headers are too large, however they came."""
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    if size > MAX_HEAD:
+        raise ProblemError(HEAD_TOO_LARGE)
 
 
 def check_host(request: Request, options: ServeOptions) -> None:
@@ -61,8 +76,9 @@ def check_origin(request: Request, options: ServeOptions) -> str | None:
         return None
     if origin in options.origins or "*" in options.origins:
         return origin
-    if origin != "null" and urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower():
-        return origin
+    with suppress(ValueError):  # it is no URL
+        if origin != "null" and urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower():
+            return origin
     raise ProblemError(
         Problem(
             403,
