@@ -47,7 +47,7 @@ def running(*models: Any, **options: Any) -> Iterator[Rig]:
         yield Rig(server.address, house, server)
     finally:
         server.end(at_once=True)
-        thread.join(60)
+        thread.join(300)
         assert not thread.is_alive(), "the server did not end"
 
 
@@ -71,7 +71,7 @@ def held(rig: Rig) -> Iterator[threading.Event]:
         thread.join()
 
 
-def until(condition: Any, seconds: float = 60) -> None:
+def until(condition: Any, seconds: float = 300) -> None:
     """Wait for a condition. Fails after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():

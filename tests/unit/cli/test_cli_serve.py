@@ -174,14 +174,14 @@ def chat(address: str, **body: object) -> urllib.request.Request:
 @pytest.mark.skipif(sys.platform == "win32", reason="ends by signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_running_answers_end(model: str, number: signal.Signals) -> None:
-    with served(model) as (process, address, lines):
+    with served(model, "--drain", "300") as (process, address, lines):
         body = {"max_tokens": 40, "logit_bias": {"256": -100}, "stream": True}
-        with urllib.request.urlopen(chat(address, **body), timeout=60) as answer:
+        with urllib.request.urlopen(chat(address, **body), timeout=300) as answer:
             answer.readline()
             process.send_signal(number)
             rest = answer.read()
         assert rest.endswith(b"data: [DONE]\n\n")
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
     text = "".join(lines)
     assert "Traceback" not in text
     assert " loaded model=" in text
@@ -202,4 +202,5 @@ def test_a_second_signal_ends_at_once(model: str) -> None:
             assert process.wait(60) == 0
     assert "Traceback" not in "".join(lines)
     events = [json.loads(line)["event"] for line in lines]
-    assert (events[0], events[-1]) == ("listening", "unloaded")
+    assert events[0] == "listening"
+    assert {"ending", "unloaded"} <= set(events)
