@@ -28,9 +28,11 @@ for module in (linear, attention):
     for name, value in (("host", lambda: arm), ("wide_supported", lambda target: False)):
         if hasattr(module, name):
             setattr(module, name, value)
-model = transformer(Shape(n_layers=2))
-low = Lowering(model.program, mixed_tensors(model), OPTIONS)
-kernels = [*Pool.KERNELS, *low.table.kernels(), *(p.pack_kernel for p in low.weights.plans)]
+kernels = [*Pool.KERNELS]
+for shape in (Shape(n_layers=2), Shape(n_layers=2, recurrent=True)):
+    model = transformer(shape)
+    low = Lowering(model.program, mixed_tensors(model), OPTIONS)
+    kernels += [*low.table.kernels(), *(p.pack_kernel for p in low.weights.plans)]
 for kernel in dict.fromkeys(kernels):
     text = compiler.assembly(kernel, arm)
     print(kernel.symbol, len(text.splitlines()), "sdot" in text, "tbl" in text)
@@ -49,4 +51,5 @@ def test_all_kernels_compile_for_arm64() -> None:
     products = {name: (dot, table) for name, _, dot, table in lines if name.startswith("linear_")}
     assert products
     assert all(dot == "True" for dot, _ in products.values())
+    assert {"delta_delta_rule_by_row0", "conv_short_conv_taps4"} <= {name for name, *_ in lines}
     assert any("iq4_xs" in name and table == "True" for name, (_, table) in products.items())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import oracle
 import pytest
 from numpy.typing import NDArray
-from oracle import Shape, transformer
+from oracle import Shape, Step, run, transformer
 
 from pyllm.backends.base import Batch, Executable
 from pyllm.backends.cpu import BACKEND
 from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import ExecutionOptions
 from pyllm.jit.target import host
+from pyllm.testing import running
 
 SHAPES = {
     "one head each": Shape(n_heads=4, n_kv_heads=4),
@@ -91,3 +93,42 @@ def test_neither_company_nor_threads_show_in_a_long_context(name: str) -> None:
             found.append(np.stack(rows))
         exe.close()
     assert all(np.array_equal(rows, found[0]) for rows in found)
+
+
+RECURRENT = Shape(n_heads=2, n_kv_heads=1, head_dim=128, recurrent=True)
+"""Heads that are divided into more or fewer parts, by the number of sequences and their tokens."""
+
+
+def recurrent(n_threads: int = 2) -> Executable:
+    model = transformer(RECURRENT)
+    return running.compiled("cpu", model, model.tensors("Q8_0"), replace(running.OPTIONS, n_threads=n_threads))
+
+
+def piece(sequence: int, first: int, last: int, generated: bool = False) -> Step:
+    return Step(tokens(sequence)[first:last], first, range(4 * sequence, 4 * sequence + 4), generated=generated)
+
+
+@pytest.mark.skipif(wide_supported(host()), reason="with AMX, tiles of few rows are computed in another way")
+def test_cuts_do_not_show_in_recurrent_states() -> None:
+    exe = recurrent()
+    whole = run(exe, [replace(piece(0, 0, 60), also_after=(1, 7, 33))])
+    for at in (1, 7, 33):
+        assert np.array_equal(run(exe, [piece(0, at, 60)]), whole[at:]), at
+    for cuts in ([*range(9), 60], [0, 1, 3, 29, 59, 60], [0, 16, 32, 48, 60]):
+        pieces = [run(exe, [piece(0, a, b)]) for a, b in pairwise(cuts)]
+        assert np.array_equal(np.concatenate(pieces), whole), cuts
+    exe.close()
+
+
+def test_neither_company_nor_threads_show_in_recurrent_states() -> None:
+    found: list[NDArray[np.float32]] = []
+    for n_threads in (1, 2, 3):
+        exe = recurrent(n_threads)
+        for others in (range(1), range(4)):
+            for s in others:
+                run(exe, [piece(s, 0, 40)])
+            for n in range(40, 44):
+                beside = [piece(s, n, n + 1, generated=True) for s in others]
+                found.append(run(exe, beside)[0])
+        exe.close()
+    assert all(np.array_equal(rows, found[i % 4]) for i, rows in enumerate(found))

@@ -15,13 +15,14 @@ from pyllm.backends.base import Batch, Executable
 from pyllm.backends.cpu import BACKEND
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError
-from pyllm.testing import pausing
+from pyllm.testing import pausing, running
 from pyllm.testing.models import Model
 
 SHAPES = {
     "plain": Shape(),
     "window": Shape(qk_norm=True, window=9),
     "experts": Shape(n_experts=5, n_used=3),
+    "recurrent": Shape(n_layers=3, recurrent=True),
 }
 PROMPT = Step([*range(90)], 0, [3, 0, 5, 1, 2, 4], "last")
 
@@ -46,7 +47,7 @@ def prompt(exe: Executable) -> Batch:
 @pytest.mark.parametrize("name", SHAPES)
 def test_pauses_change_no_bit(name: str, n_threads: int) -> None:
     model = transformer(SHAPES[name])
-    exe = compiled(replace(OPTIONS, n_threads=n_threads), model)
+    exe = running.compiled("cpu", model, model.tensors("Q8_0"), replace(OPTIONS, n_threads=n_threads))
     assert pausing.check(exe, Shape().n_vocab) > 5 * Shape().n_layers  # pauses: several in each layer
     exe.close()
 

@@ -21,7 +21,7 @@ from pyllm.errors import BackendError
 from pyllm.program import Op
 from pyllm.quant import formats
 from pyllm.testing import carrying, ops, pausing, splitting
-from pyllm.testing.models import Shape, mixed_tensors, one_op, transformer
+from pyllm.testing.models import Model, Shape, mixed_tensors, one_op, transformer
 from pyllm.testing.running import (
     OPTIONS,
     Step,
@@ -54,6 +54,7 @@ MODELS = {
     "oss": Shape(sinks=True, window=6, bias=True, n_experts=4, act="swiglu_oai"),
     "experts": Shape(n_experts=5, n_used=3),
     "headless": Shape(head=False),
+    "recurrent": Shape(n_layers=3, recurrent=True),
 }
 """Small models of the architecture of real ones."""
 
@@ -69,6 +70,13 @@ class Subject:
 
     backend: str
     tolerance: float = 1.0
+
+    def refuses_states_of(self, model: Model) -> bool:
+        """Whether the model has recurrent states and the backend keeps none; then, check that it says so."""
+        if not model.program.slots or backends.get(self.backend).keeps_recurrent_states:
+            return False
+        _refused(lambda: compiled(self.backend, model, model.tensors()), "a recurrent state")
+        return True
 
     def close(self, got: F32, wanted: F32, limit: float, what: str = "") -> None:
         """Raise AssertionError unless NMSE is within the limit and everything is finite."""
@@ -134,8 +142,7 @@ def _op(name: str, subject: Subject) -> None:
     """Check a case of an op: uncut, in pieces, and in a mixed batch; that a recurrent one is refused, where the backend
     keeps no states."""
     model = one_op(ops.cases()[name])
-    if model.program.slots and not backends.get(subject.backend).keeps_recurrent_states:
-        _refused(lambda: compiled(subject.backend, model, model.tensors()), "a recurrent state")
+    if subject.refuses_states_of(model):
         return
     wanted = _alone(name)
     exe = compiled(subject.backend, model, model.tensors())
@@ -223,6 +230,8 @@ def _two_steps(n_vocab: int) -> list[list[Step]]:
 
 def _model(name: str, subject: Subject) -> None:
     model = transformer(MODELS[name])
+    if subject.refuses_states_of(model):
+        return
     wants: tuple[Literal["hidden", "logits"], ...] = ("hidden", "logits")
     for want in wants[: len(model.program.results)]:
         exe = compiled(subject.backend, model, model.tensors())
@@ -367,12 +376,15 @@ def _idle_interrupt(subject: Subject) -> None:
 
 def _paused_steps(subject: Subject) -> None:
     """Check that pausing a step changes nothing, where steps can be paused."""
-    model = transformer(splitting.SMALL)
-    exe = compiled(subject.backend, model, model.tensors())
-    try:
-        pausing.check(exe, n_tokens(model))
-    finally:
-        exe.close()
+    for shape in (splitting.SMALL, replace(splitting.SMALL, recurrent=True)):
+        model = transformer(shape)
+        if subject.refuses_states_of(model):
+            continue
+        exe = compiled(subject.backend, model, model.tensors())
+        try:
+            pausing.check(exe, n_tokens(model))
+        finally:
+            exe.close()
 
 
 def _memory(subject: Subject) -> None:

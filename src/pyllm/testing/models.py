@@ -10,14 +10,16 @@ from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Recorder, Value, Weight, as_inv_freq
 from pyllm.program.op import Shaped
 from pyllm.program.ops.attention import Attention
-from pyllm.program.ops.elementwise import Add, SoftCap
+from pyllm.program.ops.conv import ShortConv
+from pyllm.program.ops.delta import DeltaRule
+from pyllm.program.ops.elementwise import Add, Scale, SoftCap
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.experts import MixtureOfExperts
-from pyllm.program.ops.gate import GatedActivation
+from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.norm import RMSNorm
 from pyllm.program.ops.rope import Rope
-from pyllm.program.ops.select import SelectRows
+from pyllm.program.ops.select import SelectRows, Slice
 from pyllm.testing.tensors import random_tensor
 
 
@@ -116,6 +118,8 @@ class Shape:
     n_experts: int = 0
     n_used: int = 2
     act: str = "silu"
+    recurrent: bool = False
+    """All layers but the last have a convolution and the gated delta rule in place of attention."""
     tied: bool = False
     head: bool = True
     logit_cap: float = 0.0
@@ -139,6 +143,12 @@ def transformer(shape: Shape = Shape()) -> Model:
     return b.model(hidden, logits, s.n_layers, **{"token_embd.weight": 0.5})
 
 
+Name = Callable[..., Weight]
+"""Declares a layer's tensor: name(stem, *shape)."""
+Product = Callable[[Value, str, int], Value]
+"""A layer's product: linear(x, stem, rows)."""
+
+
 def _block(b: Builder, s: Shape, il: int, x: Value) -> Value:
     def name(stem: str, *shape: int) -> Weight:
         return b.t(f"blk.{il}.{stem}", *shape)
@@ -148,22 +158,8 @@ def _block(b: Builder, s: Shape, il: int, x: Value) -> Value:
         return b(Linear(x=y, weight=name(f"{stem}.weight", rows, y.width), bias=bias))
 
     h = b(RMSNorm(x=x, weight=name("attn_norm.weight", s.n_embd), eps=1e-5))
-    q, k, v = (
-        linear(h, f"attn_{n}", heads * s.head_dim)
-        for n, heads in (("q", s.n_heads), ("k", s.n_kv_heads), ("v", s.n_kv_heads))
-    )
-    if s.qk_norm:
-        q, k = (
-            b(RMSNorm(x=y, weight=name(f"attn_{n}_norm.weight", s.head_dim), eps=1e-5, group=s.head_dim))
-            for n, y in (("q", q), ("k", k))
-        )
-    inv_freq = as_inv_freq([10000.0 ** (-2 * i / s.n_rot) for i in range(s.n_rot // 2)])
-    q, k = (b(Rope(x=y, head_dim=s.head_dim, inv_freq=inv_freq, interleaved=s.interleaved)) for y in (q, k))
-    a = b(Attention(
-        q=q, k=k, v=v, n_heads=s.n_heads, n_kv_heads=s.n_kv_heads, head_dim=s.head_dim, v_head_dim=s.head_dim,
-        scale=s.head_dim**-0.5, window=s.window if il % 2 == 0 else 0, softcap=s.softcap,
-        sinks=name("attn_sinks.weight", s.n_heads) if s.sinks else None,
-    ))  # fmt: skip
+    mix = _delta if s.recurrent and il < s.n_layers - 1 else _attention
+    a = mix(s, il, h, b, name, linear)
     if il == s.n_layers - 1:
         x, a = b(SelectRows(x=x)), b(SelectRows(x=a))
     x = b(Add(a=x, b=linear(a, "attn_output", s.n_embd)))
@@ -179,3 +175,41 @@ def _block(b: Builder, s: Shape, il: int, x: Value) -> Value:
         gate, up = linear(h, "ffn_gate", s.n_ff), linear(h, "ffn_up", s.n_ff)
         f = linear(b(GatedActivation(gate=gate, up=up, act=s.act)), "ffn_down", s.n_embd)
     return b(Add(a=x, b=f))
+
+
+def _attention(s: Shape, il: int, h: Value, b: Builder, name: Name, linear: Product) -> Value:
+    q, k, v = (
+        linear(h, f"attn_{n}", heads * s.head_dim)
+        for n, heads in (("q", s.n_heads), ("k", s.n_kv_heads), ("v", s.n_kv_heads))
+    )
+    if s.qk_norm:
+        q, k = (
+            b(RMSNorm(x=y, weight=name(f"attn_{n}_norm.weight", s.head_dim), eps=1e-5, group=s.head_dim))
+            for n, y in (("q", q), ("k", k))
+        )
+    inv_freq = as_inv_freq([10000.0 ** (-2 * i / s.n_rot) for i in range(s.n_rot // 2)])
+    q, k = (b(Rope(x=y, head_dim=s.head_dim, inv_freq=inv_freq, interleaved=s.interleaved)) for y in (q, k))
+    return b(Attention(
+        q=q, k=k, v=v, n_heads=s.n_heads, n_kv_heads=s.n_kv_heads, head_dim=s.head_dim, v_head_dim=s.head_dim,
+        scale=s.head_dim**-0.5, window=s.window if il % 2 == 0 else 0, softcap=s.softcap,
+        sinks=name("attn_sinks.weight", s.n_heads) if s.sinks else None,
+    ))  # fmt: skip
+
+
+def _delta(s: Shape, il: int, h: Value, b: Builder, name: Name, linear: Product) -> Value:
+    n, n_keys, dim = s.n_heads, s.n_kv_heads, s.head_dim
+    keys = n_keys * dim
+    qkv = linear(h, "attn_qkv", 2 * keys + n * dim)
+    qkv = b(Activation(x=b(ShortConv(x=qkv, weight=name("ssm_conv1d.weight", qkv.width, 4))), act="silu"))
+    q, k = (
+        b(RMSNorm(x=b(Slice(x=qkv, start=start, width=keys)), weight=None, eps=1e-6, group=dim)) for start in (0, keys)
+    )
+    decay, beta = (
+        b(Activation(x=linear(h, stem, n), act=act))
+        for stem, act in (("ssm_alpha", "softplus"), ("ssm_beta", "sigmoid"))
+    )
+    return b(DeltaRule(
+        q=q, k=b(Scale(x=k, factor=dim**-0.5)), v=b(Slice(x=qkv, start=2 * keys, width=n * dim)),
+        decay=b(Scale(x=decay, factor=-0.2)), beta=beta, n_heads=n, n_key_heads=n_keys, key_dim=dim, value_dim=dim,
+        scale=dim**-0.5,
+    ))  # fmt: skip

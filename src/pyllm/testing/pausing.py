@@ -8,7 +8,7 @@ import numpy as np
 
 from pyllm.backends.base import Batch, Executable, Want
 from pyllm.errors import BackendError
-from pyllm.testing.running import Step, random_tokens, run
+from pyllm.testing.running import Step, batch_of, random_tokens, run
 
 _WANTS: tuple[Want, ...] = ("hidden", "logits")
 _PAGES = [3, 0, 5]
@@ -33,8 +33,7 @@ def check(exe: Executable, n_vocab: int) -> int:
     wanted = [run(exe, [prompt], "hidden"), run(exe, [prompt]), run(exe, [after])]
     wanted_beside = [run(side, [step]) for step in beside]
     np.testing.assert_array_equal(run(exe, beside[-1:]), wanted_beside[-1], "a step of few tokens")
-    batch = Batch(whole)
-    batch.add(prompt.tokens, 0, prompt.pages, "all")
+    batch = batch_of(exe, [prompt])
     _dropped(exe, batch, beside[-1])
     found, n = exe.begin(batch, _WANTS, 0.0), 0
     while found is None:

@@ -70,12 +70,17 @@ def compiled(
 
 def run(exe: Executable, steps: Iterable[Step], want: Literal["logits", "hidden"] = "logits") -> F32:
     """Run one batch of these sequences; returns a copy of the result."""
+    return exe.run(batch_of(exe, steps), want).copy()
+
+
+def batch_of(exe: Executable, steps: Iterable[Step]) -> Batch:
+    """A batch of these sequences."""
     batch = Batch(exe.options)
     for step in steps:
         states = (step.state_in(), step.saves()) if exe.program.slots else ()
         batch.add(step.tokens, step.position, step.pages, step.want, step.generated, *states)
     batch.check()
-    return exe.run(batch, want).copy()
+    return batch
 
 
 def random_tokens(n: int, n_vocab: int, seed: int = 0) -> list[int]:
