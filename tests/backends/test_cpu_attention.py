@@ -75,7 +75,7 @@ class Layer:
             out=value, layer=0, q=value, k=value, v=value, cache=0, n_heads=o.n_heads, n_kv_heads=o.n_kv,
             head_dim=o.head_dim, v_head_dim=o.v_head_dim, scale=o.head_dim**-0.5, window=o.window, softcap=o.softcap,
         )  # fmt: skip
-        self.plan = att.plan(op, page_size=o.page_size, dtype=o.dtype, max_seqs=8, wide=wide)
+        self.plan = att.plan(op, page_size=o.page_size, dtype=o.dtype, max_generated=8, wide=wide)
         self.batch = Batch(ExecutionOptions(n_pages, o.page_size, max_tokens=2048, max_seqs=8))
         self.cache = aligned_zeros((n_pages, self.plan.layout.page_bytes), np.uint8)
         stride = self.plan.scratch_bytes

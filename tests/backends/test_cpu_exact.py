@@ -72,6 +72,33 @@ def test_cuts_of_a_prompt_do_not_show(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_drafts_get_the_rows_of_single_tokens(name: str) -> None:
+    """At places where a context is divided into more parts than for the token before, or into longer ones."""
+    options = replace(OPTIONS, max_drafts=16)
+    model = transformer(SHAPES[name])
+    exe = BACKEND.compile(model.program, model.tensors("Q8_0"), options)
+    batch = Batch(options)
+    for start, n in ((3, 12), (504, 17), (1018, 14), (1083, 9)):
+        for s in (0, 1):
+            for at in range(0, start, 160):
+                batch.clear()
+                batch.add(tokens(s)[at : min(at + 160, start)], at, pages(s), "none")
+                exe.run(batch)
+        alone = []
+        for at in range(start, start + n):
+            batch.clear()
+            batch.add(tokens(0)[at : at + 1], at, pages(0), "all", generated=True)
+            alone.append(exe.run(batch)[0].copy())
+        batch.clear()
+        batch.add(tokens(1)[start : start + 2], start, pages(1), "all", generated=True)
+        batch.add(tokens(0)[start : start + n], start, pages(0), "all", generated=True)
+        batch.add(tokens(2)[:40], 0, pages(2), "last")
+        batch.check()
+        assert np.array_equal(exe.run(batch)[2 : 2 + n], np.stack(alone)), start
+    exe.close()
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_neither_company_nor_threads_show_in_a_long_context(name: str) -> None:
     found: list[NDArray[np.float32]] = []
     for n_threads in (1, 2, 3):

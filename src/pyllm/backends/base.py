@@ -34,9 +34,11 @@ ImportanceSums = dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
 class Batch:
     """One step's tokens in flat, preallocated arrays. Tokens of one sequence are adjacent, their positions consecutive.
 
-    Sequences in decode come before those in prefill: a backend may compute the two by different kernels. A token's
-    result does not depend on the rest of the batch: to the bit on the cpu and reference backends, up to rounding on
-    others, which may choose kernels by the number of tokens.
+    Sequences in decode come before those in prefill: a backend may compute the two by different kernels. Their first
+    `n_generated` tokens are those, one of each sequence, or several: its last token and drafts of the next, which get
+    the results that they would get one by one, on the cpu backend to the bit. A token's result does not depend on the
+    rest of the batch: to the bit on the cpu and reference backends, up to rounding on others, which may choose kernels
+    by the number of tokens.
 
     tokens      int32 [max_tokens]           token ids
     positions   int32 [max_tokens]           position of each token in its sequence
@@ -126,7 +128,7 @@ class Batch:
             assert count > 0, "a sequence without tokens"
             assert (self.seqs[at : at + count] == s).all(), "tokens of another sequence within a span"
             assert (np.diff(self.positions[at : at + count]) == 1).all(), "positions must be consecutive"
-            assert at >= self.n_generated or count == 1, "a generated token is a span of its own"
+            assert at >= self.n_generated or at + count <= self.n_generated, "a span is generated, or it is not"
             at += count
         assert at == n, "spans must cover all tokens"
         rows = self.rows[: self.n_rows]

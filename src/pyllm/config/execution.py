@@ -23,6 +23,8 @@ class ExecutionOptions:
     """Most output rows of one step."""
     n_slots: int = 0
     """Slots for recurrent states; none for a model without such states."""
+    max_drafts: int = 0
+    """Most drafted tokens of one step, beside one generated token of each sequence."""
     kv_dtype: KVDtype = "f16"
     """Type of the cache's numbers; a backend has some of them (`Backend.kv_dtypes`)."""
     device: int = 0

@@ -21,6 +21,8 @@ Progress = Callable[[str, float], None]
 AdapterChoice = FilePath | tuple[FilePath, float]
 """A LoRA adapter to load: its file, or file and scale."""
 
+SPECULATION = ("off", "ngram", "auto")
+"""Values of `spec`."""
 _MOST = (1 << 31) - 1
 """Positions and tokens are counted in 32 bits."""
 
@@ -159,6 +161,15 @@ class LoadSettings(PlacementOptions):
         low=1,
         high=_MOST,
     )
+    spec: str = setting(
+        "off",
+        "Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay "
+        'the same. "ngram": guesses are what followed the last tokens where they stood before; "auto": as the model '
+        'allows, now the same; "off". Guesses that do not pay are not made.',
+        help="Guess next tokens and verify several in a step: off, ngram or auto.",
+        flags=("--spec",),
+        metavar="METHOD",
+    )
     adapters: tuple[AdapterChoice, ...] = setting(
         (), "LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`."
     )
@@ -174,6 +185,11 @@ class LoadSettings(PlacementOptions):
         "`progress(what, share)` is called while downloading, compiling and packing; `share` goes from 0 to 1.",
         compare=False,
     )
+
+    def __post_init__(self) -> None:
+        PlacementOptions.__post_init__(self)
+        if self.spec not in SPECULATION:
+            raise RequestError(f"spec must be one of {', '.join(SPECULATION)}, not {self.spec!r}")
 
     @classmethod
     def of(cls, caller: str, options: Mapping[str, Any]) -> LoadSettings:

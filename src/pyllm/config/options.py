@@ -122,6 +122,10 @@ class LoadOptions(TypedDict, total=False):
     n_rows: int | None
     """Most output rows of one step, which matters only to scoring; with more than 128, output rows of prompts take the
     prefill path."""
+    spec: str | None
+    """Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay the
+    same. "ngram": guesses are what followed the last tokens where they stood before; "auto": as the model allows, now
+    the same; "off". Guesses that do not pay are not made."""
     adapters: Sequence[AdapterChoice] | None
     """LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`."""
     max_waiting: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -53,12 +54,17 @@ class MaskPool:
         self._thread: ThreadPoolExecutor | None = None
         self._many: LLExecutor | None = None
 
-    def begin(self, constraints: Sequence[Constraint | None]) -> None:
-        """Start computing the masks of rows; returns at once."""
+    def begin(self, constraints: Sequence[Constraint | None], drafts: Sequence[int | None] = ()) -> None:
+        """Start computing the masks of rows; returns at once.
+
+        `drafts`: for each row None, or a token with which its constraint, the one of the row before, is advanced first;
+        they are taken back in the end."""
         self._wait()
-        rows = [(i, c) for i, c in enumerate(constraints) if c is not None and not c.free]
+        ahead = {i: draft for i, draft in enumerate(drafts) if draft is not None}
+        # What a draft begins may need a mask.
+        rows = [(i, c) for i, c in enumerate(constraints) if c is not None and (i in ahead or not c.free)]
         if rows:
-            self._running = self._worker().submit(self._fill, len(constraints), rows)
+            self._running = self._worker().submit(self._fill, len(constraints), rows, ahead)
 
     def get(self) -> Masks | None:
         """The masks begun last, valid until the next `begin`. None where none was begun, or no row needs one."""
@@ -85,28 +91,38 @@ class MaskPool:
             self._many = None
         return self._thread
 
-    def _fill(self, n_rows: int, rows: list[tuple[int, Constraint]]) -> Masks:
+    def _fill(self, n_rows: int, rows: list[tuple[int, Constraint]], ahead: dict[int, int]) -> Masks:
         if len(self._bits) < n_rows:
             self._bits = np.zeros((n_rows, self.n_words), np.int32)
         bits = self._bits[:n_rows]
         bits.fill(-1)
         errors: dict[int, PyllmError] = {}
-        together = [(i, c.matcher) for i, c in rows if c.matcher is not None and c.n_words == self.n_words]
+        alone = {i for d in ahead for i in (d - 1, d)}
+        together = [
+            (i, c.matcher) for i, c in rows if i not in alone and c.matcher is not None and c.n_words == self.n_words
+        ]
         if len(together) > 1:
             self._fill_many(bits, together)
         else:
             together = []
         done = {i for i, _ in together}
+        advanced: list[Constraint] = []
         for i, constraint in rows:
             try:
+                if i in ahead:
+                    constraint.advance(ahead[i])
+                    advanced.append(constraint)
                 if i in done:
                     constraint.check(bits[i])
-                else:
+                elif not constraint.free:
                     constraint.mask(bits[i])
             except PyllmError as error:
                 errors[i] = error
             except BaseException as error:  # a panic of llguidance is no Exception; others' rows are not at fault
                 errors[i] = BackendError(f"a mask could not be made; {type(error).__name__}")
+        for constraint in advanced:
+            with suppress(PyllmError):  # its next mask will tell
+                constraint.rollback(1)
         return Masks(bits, errors)
 
     def _fill_many(self, bits: NDArray[np.int32], matchers: list[tuple[int, LLMatcher]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence as Many
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest
 from pyllm.engine.rows import SequenceRows
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.transformer import Transformer
-from pyllm.errors import PyllmError
+from pyllm.errors import PyllmError, RequestError
 from pyllm.sampling import Sampler, TopLogits, choose, logprobs
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ class Answer(Consumer):
         self.constraint = None if request.constrain is None else request.constrain()
         self.chosen: int | PyllmError = -1
         """The next token, which `choose_tokens` has chosen from this step's rows, or why there is none."""
+        self.mask_row = -1
+        """Which of the step's masks is for its next token; -1: none."""
 
     @property
     def back_pressured(self) -> bool:
@@ -60,10 +64,39 @@ class Answer(Consumer):
     def content_with(self, seq: Sequence, n: int) -> bool:
         if seq.next_row < seq.n_prompt - 1:
             return False  # rows of the prompt: any token may come next in it
-        if self.constraint is not None and not self.constraint.free:
+        if self.constraint is not None and (seq.n_draft or not self.constraint.free):
             return False  # what is allowed may be none of the largest
-        needed = self.sampler.n_needed(seq.tokens[: seq.n_tokens])
+        return all(self._does(seq.tokens[: seq.n_tokens + i], i, n) for i in range(seq.n_draft + 1))
+
+    def _does(self, seen: NDArray[np.int32], n_ahead: int, n: int) -> bool:
+        """Whether the n largest logits do after `seen`, of which the last `n_ahead` are drafts."""
+        needed = self.sampler.n_needed(seen, n_ahead)
         return needed is not None and max(needed, self.request.logprobs or 0) <= n
+
+    def admits(self, seq: Sequence, draft: Many[int]) -> int:
+        n = min(len(draft), self.limit - seq.n_tokens)
+        if self.n_most is not None:
+            n = min(n, self.n_most - self.n_generated - 1)
+        for i in range(n):
+            if draft[i] in self.request.stop_ids:  # nothing follows it
+                n = i
+                break
+        return n if self.constraint is None or n <= 0 else self._allowed(self.constraint, draft[:n])
+
+    def _allowed(self, constraint: Constraint, draft: Many[int]) -> int:
+        """How many of these tokens the constraint allows, up to one after which it forces others, or the end."""
+        n = 0
+        try:
+            for token in draft:
+                constraint.advance(token)
+                n += 1
+                if constraint.finished or (self.request.logprobs is None and constraint.forced()):
+                    break
+        except RequestError:
+            pass  # what it doesn't allow is not drafted
+        with suppress(RequestError):  # its mask will tell
+            constraint.rollback(n)
+        return n
 
     def take(self, seq: Sequence, rows: SequenceRows) -> FinishReason | None:
         for i in range(rows.n):
@@ -83,8 +116,8 @@ class Answer(Consumer):
             self.mailbox.put(rest)
 
     def extends(self, seq: Sequence, n_rows: int) -> bool:
-        """Whether the last of so many rows is what the next token is chosen from."""
-        return n_rows > 0 and self.n_most != 0 and seq.next_row + n_rows == seq.n_tokens
+        """Whether the last of so many rows, not counting those of drafts, is what the next token is chosen from."""
+        return n_rows > 0 and self.n_most != 0 and seq.next_row + n_rows == seq.n_tokens + seq.n_draft
 
     def _note_prompt(self, token: int, logits: NDArray[np.float32] | TopLogits) -> None:
         assert self.prompt_logprobs is not None
@@ -134,25 +167,37 @@ class Answer(Consumer):
         return "stop" if constraint.finished else None
 
 
-def constraints_of(steps: list[Sequence]) -> list[Constraint | None]:
-    """What holds the next token of each sequence of a step that is about to run."""
-    answers = [(seq, seq.consumer) for seq in steps]
-    return [c.constraint if isinstance(c, Answer) and c.extends(seq, seq.n_rows) else None for seq, c in answers]
-
-
-def choose_tokens(steps: list[Sequence], found: list[SequenceRows], masks: Masks | None) -> None:
-    """Choose the next token of every answer of a step, in one compiled call. `masks`: of `constraints_of`."""
-    ready = []
-    for i, (seq, rows) in enumerate(zip(steps, found, strict=True)):
+def mask_rows(steps: list[Sequence]) -> tuple[list[Constraint | None], list[int | None]]:
+    """The masks that a step which is about to run needs: what holds the next token of each constrained answer, and
+    then what holds the one after each of its drafts, with that draft."""
+    constraints: list[Constraint | None] = []
+    drafts: list[int | None] = []
+    for seq in steps:
         answer = seq.consumer
-        if isinstance(answer, Answer) and not seq.cancelled and answer.extends(seq, rows.n):
+        if not isinstance(answer, Answer):
+            continue
+        answer.mask_row = -1
+        if answer.constraint is not None and answer.extends(seq, seq.n_rows):
+            answer.mask_row = len(constraints)
+            constraints += [answer.constraint] * (seq.n_draft + 1)
+            drafts += [None, *seq.tokens[seq.n_tokens : seq.n_tokens + seq.n_draft].tolist()]
+    return constraints, drafts
+
+
+def choose_tokens(rows: list[tuple[Sequence, SequenceRows]], masks: Masks | None) -> None:
+    """Choose the next token of every answer of a step, in one compiled call. `masks`: of `mask_rows`."""
+    ready = []
+    for seq, own in rows:
+        answer = seq.consumer
+        if isinstance(answer, Answer) and not seq.cancelled and answer.extends(seq, own.n):
             mask = None
-            if masks is not None and answer.constraint is not None:
-                mask = masks.bits[i]
-                if i in masks.errors:
-                    answer.chosen = masks.errors[i]
+            if (r := answer.mask_row) >= 0 and masks is not None:
+                answer.mask_row = r + 1
+                mask = masks.bits[r]
+                if r in masks.errors:
+                    answer.chosen = masks.errors[r]
                     continue
-            ready.append((answer, rows.row(rows.n - 1), seq.tokens[: seq.n_tokens], mask))
+            ready.append((answer, own.row(own.n - 1 - seq.n_draft), seq.tokens[: seq.n_tokens], mask))
     if ready:
         answers, logits, seen, allowed = zip(*ready, strict=True)
         tokens = choose(logits, [a.sampler for a in answers], seen, allowed if masks is not None else None)

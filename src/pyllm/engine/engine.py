@@ -28,6 +28,7 @@ from pyllm.engine.scheduler import Load, Scheduler
 from pyllm.engine.scoring import RowCallback
 from pyllm.engine.sequence import Consumer, Sequence
 from pyllm.engine.slices import Slices
+from pyllm.engine.speculation import Drafter, Speculation
 from pyllm.engine.transformer import Plain, Transformer
 from pyllm.engine.wakes import Wakes
 from pyllm.errors import ClosedError, RequestError
@@ -43,9 +44,18 @@ class Engine:
     process starts a thread of its own; answers that were running stay with the parent.
     """
 
-    def __init__(self, executable: Executable, *, n_ctx: int, n_vocab: int, max_waiting: int | None = None) -> None:
+    def __init__(
+        self,
+        executable: Executable,
+        *,
+        n_ctx: int,
+        n_vocab: int,
+        max_waiting: int | None = None,
+        drafter: Drafter | None = None,
+    ) -> None:
         """`n_ctx`: most tokens of one sequence; limited by the executable's pages. `max_waiting`: most requests that
-        wait for others to end; None: any number."""
+        wait for others to end; None: any number. `drafter`: guesses next tokens, which steps then verify; it is closed
+        with the engine."""
         options = executable.options
         self.executable = executable
         self.n_vocab = n_vocab
@@ -53,7 +63,9 @@ class Engine:
         self.pool = PagePool(options.n_pages, options.page_size)
         side = executable.side
         states = StatePool(options.n_slots, self.pool) if executable.program.slots else None
-        self.scheduler = Scheduler(self.pool, options, None if side is None else side.options, states)
+        self._speculation = None if drafter is None or states is not None else Speculation(drafter)
+        side_options = None if side is None else side.options
+        self.scheduler = Scheduler(self.pool, options, side_options, states, self._speculation)
         self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
         self._slices = Slices()
         self._admission = Admission(max_waiting)
@@ -277,7 +289,10 @@ class Engine:
             if self.scheduler.apart and self._slices.before:
                 self._slices.note_step(perf_counter() - began)
             else:
-                self.scheduler.pace.note(*lane.size, perf_counter() - began)
+                seconds = perf_counter() - began
+                self.scheduler.pace.note(*lane.size, seconds)
+                if self._speculation is not None:
+                    self._speculation.note(*lane.size, seconds)
 
     def _read_prompts(self, beside: list[Sequence]) -> None:
         """Compute prompts for a slice of time between two steps; to the step's end, where nobody follows the answers
@@ -334,22 +349,30 @@ class Engine:
         return None
 
     def _commit(self, lane: Lane, steps: list[Sequence], found: list[SequenceRows]) -> None:
-        lane.choose(steps, found)
-        for seq, own in zip(steps, found, strict=True):
+        rows = list(zip(steps, found, strict=True))
+        lane.choose(rows)
+        for seq in steps:
             self.scheduler.commit(seq)
-            if not own.n or seq.cancelled:
-                continue
-            try:
-                reason = seq.consumer.take(seq, own)
-            except Exception as error:
-                self._finish(seq, "cancelled", as_ours(error))
-                continue
-            if reason is not None:
-                self._finish(seq, reason)
-                continue
-            if seq.n_tokens > seq.consumer.limit:
-                self.scheduler.shift(seq, seq.consumer.n_keep)
-            seq.consumer.mailbox.notify(self._wakes)
+        while rows := [(seq, own.rest()) for seq, own in rows if own.n and not seq.cancelled and self._take(seq, own)]:
+            lane.choose(rows, again=True)  # a draft was right, so its row is as good as the next step's
+
+    def _take(self, seq: Sequence, rows: SequenceRows) -> bool:
+        """Have a sequence take its rows; whether there is one more, of the draft that it just took."""
+        try:
+            reason = seq.consumer.take(seq, rows)
+        except Exception as error:
+            self._finish(seq, "cancelled", as_ours(error))
+            return False
+        if reason is not None:
+            self._finish(seq, reason)
+            return False
+        if seq.row_at_hand:
+            self.scheduler.publish(seq)
+            return True
+        if seq.n_tokens > seq.consumer.limit:
+            self.scheduler.shift(seq, seq.consumer.n_keep)
+        seq.consumer.mailbox.notify(self._wakes)
+        return False
 
     def _finish(self, seq: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
         if seq.finish_reason is None:
@@ -378,6 +401,8 @@ class Engine:
         self._wakes.ring()
         for lane in self._lanes:
             lane.close()
+        if self._speculation is not None:
+            self._speculation.close()
         self.executable.close()
 
     def _check(self) -> None:

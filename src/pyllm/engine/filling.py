@@ -26,9 +26,9 @@ class BatchWriter:
         t = r = n_generated = b.n_saves = 0
         for s, seq in enumerate(steps):
             start, n = seq.n_computed, seq.n_step
+            if n_generated == t and seq.generates and (n == 1 or seq.n_draft):
+                n_generated += n
             if n == 1:
-                if seq.generates and n_generated == t:
-                    n_generated += 1
                 tokens[t] = seq.tokens[start]
                 positions[t] = start
                 seqs[t] = s

@@ -134,6 +134,16 @@ class Generation(Iterator[T], Generic[T]):
         return self._seq.n_matched
 
     @property
+    def n_drafted(self) -> int:
+        """Guesses of its tokens that were verified."""
+        return self._seq.n_drafted
+
+    @property
+    def n_accepted(self) -> int:
+        """Guesses that were right: tokens that needed no step of their own."""
+        return self._seq.n_accepted
+
+    @property
     def prompt_seconds(self) -> float:
         """From the first step to the first token."""
         return self._since_start(self._seq.first_token_at or self._seq.finished_at)

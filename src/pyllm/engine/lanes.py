@@ -9,9 +9,9 @@ from __future__ import annotations
 from time import perf_counter
 
 from pyllm.backends.base import Executable, Want
-from pyllm.constraints.pool import MaskPool
+from pyllm.constraints.pool import MaskPool, Masks
 from pyllm.engine import rows
-from pyllm.engine.answer import choose_tokens, constraints_of
+from pyllm.engine.answer import choose_tokens, mask_rows
 from pyllm.engine.filling import BatchWriter
 from pyllm.engine.rows import SequenceRows
 from pyllm.engine.sequence import Sequence
@@ -23,7 +23,8 @@ class Lane:
     def __init__(self, executable: Executable, n_vocab: int, number: int = 0) -> None:
         self._executable = executable
         self._writer = BatchWriter(executable.options, number)
-        self._masks = MaskPool(n_vocab)
+        self._pool = MaskPool(n_vocab)
+        self._masks: Masks | None = None
 
     def run(self, steps: list[Sequence]) -> list[SequenceRows]:
         """Each sequence's rows of a step. Raises as `Executable.run_stage` does."""
@@ -41,9 +42,11 @@ class Lane:
         results = self._executable.proceed(seconds)
         return [] if results is None else rows.split(steps, results)
 
-    def choose(self, steps: list[Sequence], found: list[SequenceRows]) -> None:
-        """Choose the next tokens of the step's answers."""
-        choose_tokens(steps, found, self._masks.get())
+    def choose(self, rows: list[tuple[Sequence, SequenceRows]], again: bool = False) -> None:
+        """Choose the next tokens of the step's answers; `again`: of those whose drafts were right so far."""
+        if not again:
+            self._masks = self._pool.get()
+        choose_tokens(rows, self._masks)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -56,7 +59,7 @@ class Lane:
         self._writer.forget()
 
     def close(self) -> None:
-        self._masks.close()
+        self._pool.close()
 
     def _write(self, steps: list[Sequence]) -> list[Want]:
         now = perf_counter()
@@ -64,5 +67,5 @@ class Lane:
             if seq.started_at is None:
                 seq.started_at = now
         self._writer.write(steps)
-        self._masks.begin(constraints_of(steps))
+        self._pool.begin(*mask_rows(steps))
         return rows.wanted(steps, self._executable.n_candidates)

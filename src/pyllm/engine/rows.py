@@ -27,6 +27,10 @@ class SequenceRows:
         r = self.start + i
         return self.rows.row(r) if isinstance(self.rows, TopLogits) else self.rows[r]
 
+    def rest(self) -> SequenceRows:
+        """All but the first."""
+        return SequenceRows(self.rows, self.start + 1, self.n - 1)
+
     def block(self) -> NDArray[np.float32]:
         """All of them, [n, n_vocab] or [n, n_embd]."""
         assert not isinstance(self.rows, TopLogits), "blocks are of all logits"

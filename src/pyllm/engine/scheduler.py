@@ -11,6 +11,7 @@ from pyllm.cache import PagePool, StatePool
 from pyllm.config import ExecutionOptions
 from pyllm.engine.pace import Pace
 from pyllm.engine.sequence import Sequence, common_tokens
+from pyllm.engine.speculation import Speculation
 from pyllm.engine.states import States
 from pyllm.records import dataclass
 
@@ -49,10 +50,14 @@ class Scheduler:
         options: ExecutionOptions,
         side: ExecutionOptions | None = None,
         states: StatePool | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
-        """`states`: slots for a model with recurrent states."""
+        """`states`: slots for a model with recurrent states, which cannot take drafts back. `speculation`: adds
+        drafts."""
         self.pool = pool
         self._side = side
+        self._speculation = speculation
+        self._max_drafts = options.max_drafts
         self.max_tokens = options.max_tokens
         self.max_rows = options.max_rows
         self.max_seqs = min(options.max_seqs, options.max_rows, options.max_tokens)
@@ -86,7 +91,7 @@ class Scheduler:
             if _is_prompt(seq):
                 prompts.append(seq)
             elif seq.remaining == 1 and seq.generates:
-                seq.n_step, seq.n_rows = 1, seq.rows_of(1)
+                seq.n_step, seq.n_rows, seq.n_draft = 1, seq.rows_of(1), 0
                 steps.append(seq)
             else:
                 forced.append(seq)
@@ -98,10 +103,13 @@ class Scheduler:
             tokens, rows = self._side.max_tokens, self._side.max_rows
         # Forced tokens of an answer are few, and its reader waits for them as for any other.
         tokens, rows = tokens - len(steps), rows - sum(seq.n_rows for seq in steps)
+        answers = steps.copy()
         tokens, rows = self._add(steps, iter(forced), tokens, rows)
+        n_drafts = self._draft(answers, min(tokens, rows))
+        tokens, rows = tokens - n_drafts, rows - n_drafts
         if more and not self.apart:
             if followed:
-                tokens = min(tokens, self.pace.limit(len(steps)))
+                tokens = min(tokens, self.pace.limit(len(steps) + n_drafts))
             self._add(steps, chain(prompts, self._admitted()), tokens, rows)
         if self.states:
             self.states.plan(steps)
@@ -130,14 +138,17 @@ class Scheduler:
                 self.states.abandon(seq)
 
     def commit(self, seq: Sequence) -> None:
-        """Record that a sequence's tokens of the step are computed; publishes full pages."""
-        seq.n_computed += seq.n_step
-        if seq.consumer.shares:
-            self._publish(seq)
+        """Record that a sequence's tokens of the step are computed, drafts apart; publishes full pages."""
+        seq.n_computed += seq.n_step - seq.n_draft
+        seq.n_drafted += seq.n_draft
+        self.publish(seq)
         if self.states:
             self.states.commit(seq)
 
-    def _publish(self, seq: Sequence) -> None:
+    def publish(self, seq: Sequence) -> None:
+        """Publish full pages of computed tokens."""
+        if not seq.consumer.shares:
+            return
         size = self.pool.page_size
         while (seq.n_published + 1) * size <= seq.n_computed:
             i = seq.n_published
@@ -195,6 +206,25 @@ class Scheduler:
                 tokens -= n
                 rows -= seq.n_rows
         return tokens, rows
+
+    def _draft(self, answers: list[Sequence], most: int) -> int:
+        """Add drafts to the answers of a step, at most so many; returns their number."""
+        if self._speculation is None or not answers:
+            return 0
+        n = 0
+        for seq, draft in self._speculation.propose(answers, min(most, self._max_drafts)):
+            known = draft[: self._room(seq, len(draft))]
+            seq.guess(known)
+            n += len(known)
+        return n
+
+    def _room(self, seq: Sequence, n: int) -> int:
+        """How many of n drafts its pages hold, with more of those that nobody needs."""
+        size = self.pool.page_size
+        wanted = -(-(seq.n_tokens + n) // size) - len(seq.pages)
+        if wanted > 0:
+            seq.pages += self.pool.allocate(min(wanted, max(0, self.pool.n_available - len(self.running))))
+        return min(n, len(seq.pages) * size - seq.n_tokens)
 
     def _cut(self, seq: Sequence, n: int) -> int:
         """At most n of a sequence's next tokens, without cutting one off alone: a backend may compute a single token in
@@ -311,6 +341,7 @@ class Scheduler:
         del seq.pages[n_pages:]
         seq.n_published = n_pages
         seq.n_computed = n_pages * self.pool.page_size
+        seq.n_draft = 0
         seq.row = -1
 
 

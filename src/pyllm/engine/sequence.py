@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence as Many
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ class Consumer(ABC):
         """Whether the n largest logits of each row do as well as all."""
         return False
 
+    def admits(self, seq: Sequence, draft: Many[int]) -> int:
+        """How many of these guesses of its next tokens are worth verifying together."""
+        return 0
+
     @abstractmethod
     def take(self, seq: Sequence, rows: SequenceRows) -> FinishReason | None:
         """Take the rows of the tokens from `seq.next_row` on; the next step overwrites them. Returns why the sequence
@@ -57,7 +62,9 @@ class Sequence:
     """Tokens whose KV is (or will be) in pages. Changed only by the computing thread, except where said.
 
     tokens[:n_tokens] are known, KV of the first n_computed is in `pages`, of which the first n_published are shared.
-    While it is running, it has pages for all known tokens. Rows are wanted of all tokens from `next_row` on.
+    While it is running, it has pages for all known tokens. Rows are wanted of all tokens from `next_row` on. The
+    n_draft tokens after the known ones are guesses, which a step computes with the last known one: their rows tell how
+    many were right, and what is computed of the others is overwritten.
     """
 
     __slots__ = (
@@ -67,14 +74,18 @@ class Sequence:
         "common",
         "consumer",
         "deadline",
+        "drafting",
         "error",
         "finish_reason",
         "finished_at",
         "first_token_at",
         "last_checkpoint",
         "leader",
+        "n_accepted",
         "n_cached",
         "n_computed",
+        "n_draft",
+        "n_drafted",
         "n_given",
         "n_listed",
         "n_matched",
@@ -141,9 +152,14 @@ class Sequence:
         self.running = False
         self.back_pressured = False
         """The consumer's state when the step began."""
-        # Its tokens and output rows in this step.
+        # Its tokens and output rows in this step, and those of the tokens that are drafts not yet verified.
         self.n_step = 0
         self.n_rows = 0
+        self.n_draft = 0
+        self.n_drafted = self.n_accepted = 0
+        """Drafts that were verified, and those of them that were right."""
+        self.drafting: Any = None
+        """What a drafter keeps of it."""
         # Its row of a batch's page tables (numbered by `BatchWriter`), and the number of its pages there.
         self.row = -1
         self.n_listed = 0
@@ -174,11 +190,31 @@ class Sequence:
         return self.pages[self.n_published - 1] if self.n_published else ROOT
 
     def append(self, token: int) -> None:
-        """One more token, whose row is wanted next."""
+        """One more token, whose row is wanted next; where it is the next draft, that is computed."""
         n = self.n_tokens
+        if self.n_draft:
+            if self.tokens[n] == token:
+                self.n_draft -= 1
+                self.n_computed += 1
+                self.n_accepted += 1
+            else:
+                self.n_draft = 0
         self.tokens[n] = token
         self.n_tokens = n + 1
         self.next_row = n
+
+    @property
+    def row_at_hand(self) -> bool:
+        """Whether the row of its last token is computed, as that of a draft that was right."""
+        return self.n_computed == self.n_tokens
+
+    def guess(self, draft: Many[int]) -> None:
+        """Verify a draft in this step, for which there is room in its pages."""
+        n = len(draft)
+        self.tokens[self.n_tokens : self.n_tokens + n] = draft
+        self.n_draft = n
+        self.n_step += n
+        self.n_rows += n
 
     def rows_of(self, n: int) -> int:
         """Rows wanted of the next n tokens."""

@@ -170,7 +170,7 @@ def _needed(
 
     if not device.is_gpu or _is_unified(device):
         # Output rows that no step uses are never touched, so they take no memory of the process.
-        options = replace(options, max_rows=options.max_seqs)
+        options = replace(options, max_rows=options.max_seqs + options.max_drafts)
     options = replace(options, device=device.index)
     return backends.get(device.backend).memory_needed(program, tensors, options)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_N_CTX = 4096
 _PAGE_SIZE = 32
+MAX_DRAFTS = 32
+"""Drafted tokens of a step, where there is speculation."""
 _ROOM_OF_FURTHER = 512
 """Positions of the KV cache for each sequence beyond the first, unless `n_kv` is given."""
 _CHECKPOINT_BYTES = 512 << 20
@@ -92,6 +94,7 @@ def execution_options(n_ctx: int, settings: LoadSettings) -> ExecutionOptions:
         max_tokens=max(settings.n_batch, max_seqs),
         max_seqs=max_seqs,
         max_rows=max(settings.n_rows, max_seqs),
+        max_drafts=0 if settings.spec == "off" else MAX_DRAFTS,
         many_rows=settings.n_rows > 128,
         kv_dtype=settings.kv_dtype,
         n_threads=settings.n_threads or default_threads(),

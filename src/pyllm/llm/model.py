@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyllm.config import SamplingParams
     from pyllm.config.options import GenerateOptions
     from pyllm.engine import Engine
+    from pyllm.engine.speculation import Drafter
     from pyllm.gguf import GGUFFile
     from pyllm.llm.adapters import Adapter
     from pyllm.llm.calls import Call
@@ -55,6 +56,7 @@ class LLM:
         adapters: Sequence[Adapter] = (),
         max_waiting: int | None = None,
         recipe: Recipe | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         from pyllm.engine import Engine
         from pyllm.sampling import advised
@@ -75,7 +77,9 @@ class LLM:
         """Names of the devices that compute: "cpu", "cuda0", …"""
         self.n_gpu_layers = compiled.n_gpu_layers
         """Layers with a part on a GPU, the output counted as one: up to `architecture.n_layers` + 1."""
-        self.engine: Engine = Engine(compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab, max_waiting=max_waiting)
+        self.engine: Engine = Engine(
+            compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab, max_waiting=max_waiting, drafter=drafter
+        )
 
     @property
     def path(self) -> Path:

@@ -26,6 +26,10 @@ class Usage:
     n_matched: int = 0
     """Tokens of the prompt that the prefix cache knows: more than `n_cached` where a model's recurrent state was not
     kept behind them, so that some were computed again."""
+    n_drafted: int = 0
+    """Guesses of tokens that were verified, with `spec`."""
+    n_accepted: int = 0
+    """Those that were right: tokens of the answer that needed no step of their own."""
 
     @property
     def prompt_rate(self) -> float:

@@ -138,9 +138,8 @@ class Reading:
 
     def _usage(self) -> Usage:
         g = self.generation
-        return Usage(
-            g.n_prompt, g.n_cached, len(self._tokens), g.prompt_seconds, g.seconds - g.prompt_seconds, g.n_matched
-        )
+        seconds = g.prompt_seconds, g.seconds - g.prompt_seconds
+        return Usage(g.n_prompt, g.n_cached, len(self._tokens), *seconds, g.n_matched, g.n_drafted, g.n_accepted)
 
 
 class _ThreadStream(Iterator[T], Generic[T]):

@@ -69,14 +69,15 @@ class Sampler:
         self._kept: list[Any] = []
         self._fill(p, vocabulary)
 
-    def n_needed(self, seen: Ids) -> int | None:
-        """Number of largest logits that determine the token after `seen` as all logits would; None: all are needed.
+    def n_needed(self, seen: Ids, n_ahead: int = 0) -> int | None:
+        """Number of largest logits that determine the token after `seen` as all logits would; None: all are needed. The
+        last `n_ahead` of `seen` are not accepted yet.
 
         One for greedy sampling, k for `top_k`, and one more for each token whose logit may be lowered. None where a
         step before `top_k` needs all logits, or a logit may be raised.
         """
         p = self.params
-        if p.logits_processors or any(bias > 0 for bias in p.logit_bias.values()):
+        if p.logits_processors or any(bias > 0 for bias in p.logit_bias.values()) or (n_ahead and self._endings):
             return None
         k = 1 if self.greedy else None
         lowered: Ids = _NONE

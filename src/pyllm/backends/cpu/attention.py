@@ -129,7 +129,8 @@ class AttentionPlan:
     n_heads: int
     scale: float
     softcap: float
-    max_seqs: int
+    max_generated: int
+    """Most generated tokens of a step."""
     wide: bool
     """Whether tiles of many rows (prefill) are computed in bfloat16 on AMX, see `kernels/attention_wide.py`."""
 
@@ -166,7 +167,7 @@ class AttentionPlan:
 
     @property
     def n_tickets(self) -> int:
-        return self.max_seqs * self.layout.spec.n_kv_heads
+        return self.max_generated * self.layout.spec.n_kv_heads
 
     @property
     def tickets_bytes(self) -> int:
@@ -209,8 +210,10 @@ class AttentionPlan:
         }  # fmt: skip
 
 
-def plan(op: Attention, *, page_size: int, dtype: KVDtype, max_seqs: int, wide: bool | None = None) -> AttentionPlan:
-    """Plan an attention op for steps of at most `max_seqs` sequences.
+def plan(
+    op: Attention, *, page_size: int, dtype: KVDtype, max_generated: int, wide: bool | None = None
+) -> AttentionPlan:
+    """Plan an attention op for steps of at most `max_generated` generated tokens.
 
     `wide` None: use AMX where the processor has it; never with a float32 cache, which is chosen for precision. Raises
     BackendError for unsupported shapes.
@@ -221,4 +224,4 @@ def plan(op: Attention, *, page_size: int, dtype: KVDtype, max_seqs: int, wide: 
         raise BackendError(f"the CPU backend needs heads of an even number of columns, not {op.head_dim}")
     wide = dtype == "f16" and (wide_supported(host()) if wide is None else wide)
     spec = KVSpec(op.n_kv_heads, op.head_dim, op.v_head_dim, op.window)
-    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, max_seqs, wide)
+    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, max_generated, wide)

@@ -49,7 +49,12 @@ def plan(program: Program, weights: Mapping[str, TensorInfo], options: Execution
     if program.cuts or alone or options.collect_importance:
         return [main]
     n = options.max_seqs
-    few = replace(options, max_tokens=min(n + _SPARE, options.max_tokens), max_rows=min(n, options.max_rows))
+    n_spare = max(_SPARE, options.max_drafts)
+    few = replace(
+        options,
+        max_tokens=min(n + n_spare, options.max_tokens),
+        max_rows=min(n + options.max_drafts, options.max_rows),
+    )
     return [main, Lowering(program, weights, few, main)]
 
 

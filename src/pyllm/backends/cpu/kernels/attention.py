@@ -292,7 +292,7 @@ def _kernel(kv: str, places: Scratch) -> Any:
 
         # Items are numbered by sequence, tile (the last, heaviest, first), kv head, part; each thread walks along.
         s, i_tile, base, count = -1, 0, 0, 0
-        first, n, p0 = 0, 0, 0
+        first, n, p0, size = 0, 0, 0, tokens
         part, n_parts, part_size, ticket = 0, 1, 0, 0
         low, high = 0, 0
         while True:
@@ -311,10 +311,12 @@ def _kernel(kv: str, places: Scratch) -> Any:
                     first = load_i32(spans + 8 * s)
                     n = load_i32(spans + 8 * s + 4)
                     p0 = load_i32(positions + 4 * first)
-                    i_tile = (n + tokens - 1) // tokens
+                    # Parts follow from a generated token's own position, so drafts share no tiles.
+                    size = 1 if first < n_generated else tokens
+                    i_tile = (n + size - 1) // size
                 else:
-                    t = i_tile * tokens
-                    high = min(p0 + t + tokens, p0 + n)
+                    t = i_tile * size
+                    high = min(p0 + t + size, p0 + n)
                     low = _first_seen(p0 + t, a.window)
                     part_size = high - low
                     if first < n_generated:
@@ -324,7 +326,7 @@ def _kernel(kv: str, places: Scratch) -> Any:
                 break
             i = item - base
             head = i // n_parts
-            t = i_tile * tokens
+            t = i_tile * size
             rows = (high - p0 - t) * a.group
             start = low + i % n_parts * part_size
             stop = min(start + part_size, high)

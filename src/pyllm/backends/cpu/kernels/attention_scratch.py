@@ -9,7 +9,7 @@ BLOCK = 128
 PART, MAX_PARTS = 512, 16
 """Positions of a part at least, and parts at most, in which a generated token sees its context."""
 GENERATED = 26
-"""Slot of the STEP block: how many tokens are generated; they come first and are spans of their own."""
+"""Slot of the STEP block: how many tokens are generated; they come first, and each is a tile of its own."""
 _LIST = 8 * (BLOCK // 16 + 2)
 
 

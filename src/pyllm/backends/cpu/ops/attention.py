@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def attend(low: Lowering, node: Node, op: Attention) -> None:
     o, group = low.options, low.groups.of(op.out)
     assert isinstance(group, Attend)
-    plan = attention.plan(op, page_size=o.page_size, dtype=o.kv_dtype, max_seqs=o.max_seqs)
+    n_most = o.max_seqs + o.max_drafts
+    plan = attention.plan(op, page_size=o.page_size, dtype=o.kv_dtype, max_generated=n_most)
     rope = RopeTable.of(group.rope) if group.rope else None
     q, k, v = low.f32(group.q.x), low.f32(group.k.x) if group.k else None, low.f32(op.v) if op.v else None
     q_norm, k_norm = group.q.norm, group.k.norm if group.k else None
