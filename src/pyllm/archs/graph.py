@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from pyllm.archs.hparams import HParams
@@ -12,6 +13,7 @@ from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Recorder, Value, Weight
 from pyllm.program.ops.elementwise import Add, Scale
 from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.select import Slice
 
 if TYPE_CHECKING:
     from pyllm.archs.decoder import Norm
@@ -83,6 +85,11 @@ class Graph:
 
     def add(self, a: Value, b: Value) -> Value:
         return self.rec(Add(a=a, b=b))
+
+    def split(self, x: Value, *widths: int) -> list[Value]:
+        """Consecutive columns of x, of these widths."""
+        starts = accumulate(widths, initial=0)
+        return [self.rec(Slice(x=x, start=start, width=width)) for start, width in zip(starts, widths, strict=False)]
 
     def times(self, x: Value, factor: float) -> Value:
         return x if factor == 1 else self.rec(Scale(x=x, factor=factor))

@@ -27,7 +27,7 @@ from pyllm.testing.tensors import random_tensor
 class Model:
     """A program over declared tensors; `tensors(format)` generates them, so one program serves all formats.
 
-    Matrices have the requested format, vectors stay F32.
+    Matrices have the requested format, vectors stay F32. Weights of norms are about 1, decays (`ssm_a`) about -1.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -40,10 +40,8 @@ class Model:
         for name, shape in self.shapes.items():
             vector = len(shape) == 1
             std = self.scales.get(name, 0.2 if vector else shape[-1] ** -0.5)
-            norm = name.endswith("norm.weight")
-            out[name] = random_tensor(
-                name, shape, "F32" if vector else fmt, std=std, mean=1.0 if norm else 0.0, seed=seed
-            )
+            mean = 1.0 if name.endswith("norm.weight") else -1.0 if name.endswith("ssm_a") else 0.0
+            out[name] = random_tensor(name, shape, "F32" if vector else fmt, std=std, mean=mean, seed=seed)
         return out
 
 

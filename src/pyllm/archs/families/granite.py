@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from pyllm.archs.decoder import Decoder, Head, transformer
+from pyllm.archs.decoder import Decoder, Head, Mixer, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import feed_forward
+from pyllm.archs.mixers.mamba import Mamba2
 from pyllm.archs.rope import Rope
 
 
 def _scaled(
-    hp: HParams, attention: Callable[[int], Attention], *, embed: float = 1.0, part: float = 1.0, logits: float = 1.0
+    hp: HParams, attention: Callable[[int], Mixer], *, embed: float = 1.0, part: float = 1.0, logits: float = 1.0
 ) -> Decoder:
     """Logits are divided by their scale. The given factors apply where the file has none."""
     return transformer(
@@ -27,9 +28,19 @@ def _scaled(
 
 
 def granite(hp: HParams) -> Decoder:
-    """Some models have no positions."""
-    rope = Rope.read(hp, interleaved=True) if hp.flag("rope.scaling.finetuned", True) else None
+    rope = _rope(hp)
     return _scaled(hp, lambda il: Attention.read(hp, il, rope=rope))
+
+
+def granitehybrid(hp: HParams) -> Decoder:
+    """Granite 4: Mamba 2 in layers without KV heads."""
+    rope, kv_heads = _rope(hp), hp.n_kv_heads
+    return _scaled(hp, lambda il: Attention.read(hp, il, rope=rope) if kv_heads[il] else Mamba2.read(hp))
+
+
+def _rope(hp: HParams) -> Rope | None:
+    """Some models have no positions."""
+    return Rope.read(hp, interleaved=True) if hp.flag("rope.scaling.finetuned", True) else None
 
 
 def granitemoe(hp: HParams) -> Decoder:
@@ -55,4 +66,10 @@ def minicpm(hp: HParams) -> Decoder:
     )
 
 
-ARCHITECTURES = {"granite": granite, "granitemoe": granitemoe, "granite_swa": granite_swa, "minicpm": minicpm}
+ARCHITECTURES = {
+    "granite": granite,
+    "granitehybrid": granitehybrid,
+    "granitemoe": granitemoe,
+    "granite_swa": granite_swa,
+    "minicpm": minicpm,
+}

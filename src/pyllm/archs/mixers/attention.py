@@ -16,7 +16,6 @@ from pyllm.program.ops.elementwise import MulWeight
 from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.rope import Rope as Rotate
-from pyllm.program.ops.select import Slice
 from pyllm.records import dataclass
 
 
@@ -147,19 +146,15 @@ class Attention:
                 q, k = (g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled) for c in "qk")
                 return q, k, k
             return [g.linear(x, f"{blk}attn_{c}", width, scaled=self.scaled) for c, width in widths.items()]
-        out, start = [], 0
         if g.rec.has(f"{blk}attn_q.bias") and not g.rec.has(f"{fused}.bias"):
+            out, start = [], 0
             g.rec.require_rows(f"{fused}.weight", sum(widths.values()))
             for c, width in widths.items():
                 rows = g.rows(f"{fused}.weight", start, start + width)
                 out.append(g.rec(Linear(x=x, weight=rows, bias=Weight(f"{blk}attn_{c}.bias"))))
                 start += width
             return out
-        y = g.linear(x, fused, sum(widths.values()), scaled=self.scaled)
-        for width in widths.values():
-            out.append(g.rec(Slice(x=y, start=start, width=width)))
-            start += width
-        return out
+        return g.split(g.linear(x, fused, sum(widths.values()), scaled=self.scaled), *widths.values())
 
     def _turned(self, g: Graph, blk: str, **heads: Value) -> Iterable[Value]:
         """Queries (q) and keys (k), normed and rotated, in either order."""

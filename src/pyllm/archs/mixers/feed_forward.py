@@ -15,7 +15,6 @@ from pyllm.program.ops.elementwise import Scale
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
-from pyllm.program.ops.select import Slice
 from pyllm.records import dataclass
 
 
@@ -57,8 +56,7 @@ class FFN:
         """Gated activations [tokens, n_ff]."""
         rec, n_ff, gate, up = g.rec, self.n_ff, f"{blk}ffn_gate{self.kind}", f"{blk}ffn_up{self.kind}"
         if not rec.has(f"{gate}.weight") and rec.shape(f"{up}.weight")[:1] == (2 * n_ff,):
-            y = self._linear(g, x, up, 2 * n_ff)
-            gated, ungated = rec(Slice(x=y, start=0, width=n_ff)), rec(Slice(x=y, start=n_ff, width=n_ff))
+            gated, ungated = g.split(self._linear(g, x, up, 2 * n_ff), n_ff, n_ff)
         else:
             gated, ungated = self._linear(g, x, gate, n_ff), self._linear(g, x, up, n_ff)
         return rec(GatedActivation(gate=gated, up=ungated, act=self.act))

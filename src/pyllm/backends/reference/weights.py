@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,12 @@ class Weights:
             formats.get(tensor.format)
         self._kept: dict[str, F32] = {}
         self.bytes_kept = 0
+
+    @overload
+    def whole(self, name: str) -> F32: ...
+
+    @overload
+    def whole(self, name: str | None) -> F32 | None: ...
 
     def whole(self, name: str | None) -> F32 | None:
         """A small tensor (norm, bias, sinks), decoded and kept; None for None."""
