@@ -14,7 +14,14 @@ import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.arguments.delta import ONE_TOKEN, TOKENS, DeltaRule, padded_bytes
-from pyllm.backends.cpu.kernels.recurrent import first_save, save_of, state_before, tokens_of, vectors_at_once
+from pyllm.backends.cpu.kernels.recurrent import (
+    access,
+    first_save,
+    save_of,
+    state_before,
+    tokens_of,
+    vectors_at_once,
+)
 from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     atomic_add,
@@ -26,36 +33,16 @@ from pyllm.jit.simd import (
     load_i64,
     splat_f32,
     store_f32x16,
-    store_first_f32,
     zero_f32,
 )
 
 read = reader(DeltaRule)
 padded = register_jitable(padded_bytes)
 
-padded = register_jitable(padded_bytes)
-
-
-def _access(whole: bool) -> tuple[Callable[..., object], Callable[..., object]]:
-    """Loads and stores of vectors: whole ones, or their first lanes."""
-
-    @register_jitable
-    def load(address, lanes):
-        return load_f32x16(address) if whole else load_first_f32(address, lanes)
-
-    @register_jitable
-    def store(address, v, lanes):
-        if whole:
-            store_f32x16(address, v)
-        else:
-            store_first_f32(address, v, lanes)
-
-    return load, store
-
 
 def _project(whole: bool) -> Callable[..., object]:
     """k.T S for the columns of one vector."""
-    load, _ = _access(whole)
+    load, _ = access(whole)
 
     @register_jitable
     def project(src, ld, k, n_rows, lanes):
@@ -74,7 +61,7 @@ def _project(whole: bool) -> Callable[..., object]:
 def _sweep(whole: bool, by_row: bool, is_last: bool) -> Callable[..., object]:
     """S <- decay S + k d for the columns of one vector, from `src` to `dst`; stores scale * S.T q at `out` and, unless
     the token is its sequence's last, S.T next_key at `sums`. by_row: `decays` has a number for each row."""
-    load, store = _access(whole)
+    load, store = access(whole)
 
     @register_jitable
     def row(i, src, dst, keys, d, decay, decays, lanes):

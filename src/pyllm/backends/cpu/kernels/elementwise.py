@@ -143,7 +143,7 @@ def _tanh(x):
 
 
 @register_jitable
-def _softplus(x):
+def softplus(x):
     """max(x, 0) + log(1 + e), e = exp(-|x|); log(1 + e) = 2 artanh(e / (2 + e)) by its series, within 1e-8."""
     e = exp_f32(zero_f32() - abs_f32(x))
     s = e / (e + splat_f32(np.float32(2)))
@@ -172,7 +172,7 @@ def _clamped_swish(x):
 
 _FUNCTIONS = {
     "silu": _silu, "gelu": _gelu, "gelu_erf": _gelu_erf, "relu": _relu, "swiglu_oai": _clamped_swish, "relu2": _relu2,
-    "sigmoid": _sigmoid, "softplus": _softplus, "tanh": _tanh, "exp": _exp, "identity": _identity,
+    "sigmoid": _sigmoid, "softplus": softplus, "tanh": _tanh, "exp": _exp, "identity": _identity,
 }  # fmt: skip
 
 

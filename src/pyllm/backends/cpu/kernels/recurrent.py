@@ -27,10 +27,13 @@ The last token of a sequence always has a save. No kernel writes a slot that a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.table import STATE_IN
-from pyllm.jit.simd import load_i32, load_i64
+from pyllm.jit.simd import load_f32x16, load_first_f32, load_i32, load_i64, store_f32x16, store_first_f32
 
 _SOURCES, _SAVES, _AFTER, _SLOTS = (8 * (STATE_IN + i) for i in range(4))
 
@@ -72,3 +75,20 @@ def vectors_at_once(n_vectors, n_others, n_threads, most):
     while m > 1 and n_others * ((n_vectors + m - 1) // m) < 4 * n_threads:
         m //= 2
     return m
+
+
+def access(whole: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Loads and stores of vectors: whole ones, or their first lanes."""
+
+    @register_jitable
+    def load(address, lanes):
+        return load_f32x16(address) if whole else load_first_f32(address, lanes)
+
+    @register_jitable
+    def store(address, v, lanes):
+        if whole:
+            store_f32x16(address, v)
+        else:
+            store_first_f32(address, v, lanes)
+
+    return load, store
