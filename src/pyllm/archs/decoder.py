@@ -41,8 +41,8 @@ class RMS:
     eps: float
 
     @classmethod
-    def read(cls, hp: HParams) -> Self:
-        return cls(_eps(hp, "attention.layer_norm_rms_epsilon"))
+    def read(cls, hp: HParams, key: str = "attention.layer_norm_rms_epsilon") -> Self:
+        return cls(_eps(hp, key))
 
     def __call__(self, g: Graph, x: Value, stem: str, group: int) -> Value:
         return g.rec(RMSNorm(x=x, weight=g.weight(stem) if stem else None, eps=self.eps, group=group))

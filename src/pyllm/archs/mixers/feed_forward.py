@@ -71,7 +71,8 @@ class FFN:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """A mixture of experts: ffn_gate_exps, ffn_up_exps and ffn_down_exps, chosen by ffn_gate_inp."""
+    """A mixture of experts: ffn_gate_exps, ffn_up_exps and ffn_down_exps, chosen by ffn_gate_inp. They are between
+    ffn_latent_down and ffn_latent_up, if the file has those. Without a gate, as `FFN`."""
 
     n_experts: int
     n_used: int
@@ -80,6 +81,7 @@ class Experts:
     normalize: bool = True
     weight_scale: float = 1.0
     act: str = "silu"
+    gated: bool = True
     routed_by_layer_input: bool = False
     """The router reads the layer's input, not the experts' input."""
     scaled: bool = False
@@ -98,9 +100,9 @@ class Experts:
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         router = self._router(g, blk, g.layer_input if self.routed_by_layer_input else x)
-        x = g.norm(x, self.norm and blk + self.norm)
+        x = self._latent(g, f"{blk}ffn_latent_down", g.norm(x, self.norm and blk + self.norm))
         gate, up = self._gate_up(g, blk)
-        return g.rec(
+        y = g.rec(
             MixtureOfExperts(
                 x=x,
                 router=router,
@@ -108,10 +110,10 @@ class Experts:
                 up=up,
                 down=Weight(f"{blk}ffn_down_exps.weight"),
                 choice_bias=g.vector(g.optional(f"{blk}exp_probs_b.bias", f"{blk}exp_probs_b")),
-                gate_bias=g.optional(f"{blk}ffn_gate_exps.bias"),
+                gate_bias=g.optional(f"{blk}ffn_gate_exps.bias") if gate else None,
                 up_bias=g.optional(f"{blk}ffn_up_exps.bias"),
                 down_bias=g.optional(f"{blk}ffn_down_exps.bias"),
-                gate_scale=self._scale(g, blk, "gate"),
+                gate_scale=self._scale(g, blk, "gate") if gate else None,
                 up_scale=self._scale(g, blk, "up"),
                 down_scale=self._scale(g, blk, "down"),
                 n_used=self.n_used,
@@ -122,6 +124,13 @@ class Experts:
                 act=self.act,
             )
         )
+        return self._latent(g, f"{blk}ffn_latent_up", y)
+
+    def _latent(self, g: Graph, stem: str, x: Value) -> Value:
+        """x in a space of other width, if the file has the matrix."""
+        if not g.rec.has(f"{stem}.weight"):
+            return x
+        return g.linear(x, stem, g.rec.shape(f"{stem}.weight")[0], scaled=False)
 
     def _router(self, g: Graph, blk: str, x: Value) -> Value:
         """Router logits of the experts."""
@@ -131,8 +140,10 @@ class Experts:
         logits = g.linear(x, f"{blk}ffn_gate_inp", self.n_experts, scaled=False)
         return g.times(logits, 1 / math.sqrt(g.hp.n_embd))
 
-    def _gate_up(self, g: Graph, blk: str) -> tuple[Weight, Weight]:
+    def _gate_up(self, g: Graph, blk: str) -> tuple[Weight | None, Weight]:
         fused, n = f"{blk}ffn_gate_up_exps.weight", self.n_ff
+        if not self.gated:
+            return None, Weight(f"{blk}ffn_up_exps.weight")
         if not g.rec.has(fused):
             return Weight(f"{blk}ffn_gate_exps.weight"), Weight(f"{blk}ffn_up_exps.weight")
         g.rec.require(fused, (self.n_experts, 2 * n, g.hp.n_embd))
@@ -155,7 +166,7 @@ def mixture(hp: HParams, il: int, *, n_shared: int | None = None, scale_of_sum: 
         n_shared = n_shared or hp.n_ff_expert(il) * hp.integer("expert_shared_count", 0)
     if not n_shared:
         return experts
-    shared = FFN(n_ff=n_shared, act=experts.act, kind="_shexp", scaled=experts.scaled)
+    shared = FFN(n_ff=n_shared, act=experts.act, gated=experts.gated, kind="_shexp", scaled=experts.scaled)
     return Sum((experts, shared), scale=scale_of_sum)
 
 

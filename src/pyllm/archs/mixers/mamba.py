@@ -6,6 +6,7 @@ from typing import Self
 
 from pyllm.archs.graph import Graph
 from pyllm.archs.hparams import HParams
+from pyllm.errors import ModelError
 from pyllm.program import Value, Weight
 from pyllm.program.ops.conv import ShortConv
 from pyllm.program.ops.gate import Activation, GatedActivation
@@ -77,6 +78,34 @@ class Mamba2:
         if g.rec.has(f"{blk}ssm_norm.weight"):
             y = g.norm(y, f"{blk}ssm_norm", g.rec.shape(f"{blk}ssm_norm.weight")[-1])
         return g.linear(y, f"{blk}ssm_out", g.hp.n_embd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlamoMamba:
+    """PLaMo 2's: the flow of Mamba 1 with heads of Mamba 2. The rows of ssm_in are, for each head, z and x."""
+
+    width: int
+    """Columns of all heads."""
+    n_heads: int
+    state_dim: int
+
+    @classmethod
+    def read(cls, hp: HParams) -> Self:
+        width, n_heads, n = (hp.integer(f"ssm.{key}") for key in ("inner_size", "time_step_rank", "state_size"))
+        if width % n_heads:
+            raise ModelError(f"{hp.arch}.ssm.inner_size is {width}, but ssm.time_step_rank is {n_heads}")
+        return cls(width=width, n_heads=n_heads, state_dim=n)
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        n, head_dim = self.state_dim, self.width // self.n_heads
+        rank = g.rec.rows(f"{blk}ssm_x.weight", self.width) - 2 * n
+        z, u = g.linears(x, f"{blk}ssm_in", (head_dim, head_dim), self.n_heads)
+        u = _convolved(g, blk, u)
+        read = g.split(g.linear(u, f"{blk}ssm_x", rank + 2 * n), n, n, rank)
+        b, c, dt = (g.norm(v, f"{blk}ssm_{what}_norm") for what, v in zip(("b", "c", "dt"), read, strict=True))
+        dt = g.linear(dt, f"{blk}ssm_dt", self.n_heads)
+        y = g.rec(SSMScan2(x=u, dt=dt, b=b, c=c, a=Weight(f"{blk}ssm_a"), d=Weight(f"{blk}ssm_d")))
+        return g.linear(g.rec(GatedActivation(gate=z, up=y)), f"{blk}ssm_out", g.hp.n_embd)
 
 
 def _convolved(g: Graph, blk: str, x: Value) -> Value:

@@ -166,5 +166,5 @@ class Step:
 
 def _matrix_names(op: Op) -> list[str]:
     if isinstance(op, MixtureOfExperts):
-        return [op.gate, op.up, op.down]
+        return [*op.readers, op.down]
     return [op.weight] if isinstance(op, Linear) else []

@@ -38,7 +38,7 @@ def _within(op: Op, n: int, plans: Mapping[str, Plan], options: ExecutionOptions
     if isinstance(op, Attention):
         return _of_attention(op, n, options, half)
     if isinstance(op, MixtureOfExperts):
-        decoded = max(bytes_decoded(plans[name], half, n) for name in (op.gate, op.up, op.down))
+        decoded = max(bytes_decoded(plans[name], half, n) for name in (*op.readers, op.down))
         return 4 * n * op.n_used * (3 * op.n_ff + op.x.width) + decoded
     return bytes_decoded(plans[op.weight], half, n) if isinstance(op, Linear) else 0
 

@@ -21,7 +21,7 @@ def wanted(graph: Graph, v: Value, of_product: OfProduct) -> set[str]:
         if isinstance(op, Linear):
             out |= of_product(v, [op.weight])
         elif isinstance(op, MixtureOfExperts) and op.x == v and op.router != v:
-            out |= of_product(v, [op.gate, op.up])
+            out |= of_product(v, op.readers)
         else:
             out.add("f32")
     return out

@@ -7,7 +7,7 @@ from typing import Self
 
 from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes, known
-from pyllm.program.ops.gate import ACTIVATIONS
+from pyllm.program.ops.gate import ACTIVATIONS, UNGATED
 from pyllm.program.values import Value, Weight
 from pyllm.records import dataclass
 
@@ -16,7 +16,8 @@ GATINGS = ("softmax", "sigmoid", "softmax_chosen")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixtureOfExperts(Op):
-    """out = sum over the chosen experts e of p[e] * down_e(act(gate_e(x)) * up_e(x)).
+    """out = sum over the chosen experts e of p[e] * down_e(act(gate_e(x)) * up_e(x)), or, without a gate, of
+    p[e] * down_e(act(up_e(x))).
 
     `router` [tokens, n_experts] are logits. `gating`: "softmax" (over all experts, then the n_used largest),
     "sigmoid", or "softmax_chosen" (the n_used largest logits, softmax over those). `normalize` divides the chosen
@@ -27,7 +28,7 @@ class MixtureOfExperts(Op):
 
     x: Value
     router: Value
-    gate: Weight
+    gate: Weight | None
     up: Weight
     down: Weight
     n_used: int
@@ -45,6 +46,11 @@ class MixtureOfExperts(Op):
     down_scale: Weight | None = None
     n_experts: int = 0
     """The router's width, set on recording."""
+
+    @property
+    def readers(self) -> list[str]:
+        """The matrices that x is multiplied by."""
+        return [self.up] if self.gate is None else [self.gate, self.up]
 
     def settle(self, shapes: Shapes) -> Self:
         return replace(self, n_experts=self.router.width)
@@ -64,5 +70,7 @@ class MixtureOfExperts(Op):
         for name in (self.choice_bias, self.gate_scale, self.up_scale, self.down_scale):
             shapes.require(name, (n,))
         known(self.gating, GATINGS)
-        known(self.act, ACTIVATIONS)
+        if self.gate is None and (self.gate_bias or self.gate_scale):
+            raise ModelError("experts without a gate have no biases or scales of one")
+        known(self.act, UNGATED if self.gate is None else ACTIVATIONS)
         return width

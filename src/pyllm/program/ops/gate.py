@@ -14,7 +14,8 @@ ACTIVATIONS = (
 activation the product of two values."""
 
 
-UNARY = (*(act for act in ACTIVATIONS if act not in ("swiglu_oai", "identity")), "xielu")
+UNGATED = tuple(act for act in ACTIVATIONS if act not in ("swiglu_oai", "identity"))
+UNARY = (*UNGATED, "xielu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

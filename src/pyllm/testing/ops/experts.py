@@ -18,12 +18,15 @@ def _experts(
     bias: bool = False,
     scale: bool = False,
     choice_bias: bool = False,
+    gated: bool = True,
     n_used: int = 2,
     **options: Any,
 ) -> Record:
     def record(b: Builder, x: Value) -> Value:
         sizes = {"gate": (n_ff, x.width), "up": (n_ff, x.width), "down": (x.width, n_ff)}
-        names: dict[str, Any] = {part: b.t(part, n, *size) for part, size in sizes.items()}
+        if not gated:
+            del sizes["gate"]
+        names: dict[str, Any] = {"gate": None} | {part: b.t(part, n, *size) for part, size in sizes.items()}
         if bias:
             names |= {f"{part}_bias": b.t(f"{part}.bias", n, size[0]) for part, size in sizes.items()}
         if scale:
@@ -44,6 +47,8 @@ CASES: dict[str, Record] = {
     "oai": _experts(gating="softmax_chosen", act="swiglu_oai", bias=True),
     "scaled": _experts(scale=True),
     "gelu": _experts(act="gelu"),
+    "ungated": _experts(gated=False, act="relu2", bias=True),
+    "ungated_scaled": _experts(gated=False, act="silu", scale=True, gating="sigmoid", normalize=True),
 }
 
 # The router stays F32: all backends must choose alike.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments import experts as arguments
 from pyllm.backends.cpu.kernels import kernel
-from pyllm.backends.cpu.ops.gate import add_gate
+from pyllm.backends.cpu.ops.gate import add_gate, add_rows
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import NEVER, View
 from pyllm.backends.plan.groups import Product
@@ -44,25 +44,18 @@ def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
     group, source = low.groups.of(node.value), low.node(op.x)
     residual = low.f32(group.residual) if isinstance(group, Product) and group.residual else None
     routing = _route(low, source, op)
-    gate_format, up_format = low.weights[op.gate].format, low.weights[op.up].format
-    fused = gate_format == up_format and op.n_ff % 16 == 0 and not (op.gate_scale or op.up_scale)
-    rows = {form: _gather(low, routing, form) for form in (low.x_form(op.gate), low.x_form(op.up))}
-    if low.statistics:
-        _observe(low, routing, [op.gate, op.up], rows.get("f32") or _gather(low, routing, "f32"), op.x.width)
-    if fused:
-        both = _product(
-            low, routing, rows[low.x_form(op.gate)], [op.gate, op.up], [op.gate_bias, op.up_bias], [None] * 2
-        )
-        gate, up = both, View(both.buffer, both.ld, 4 * op.n_ff)
-    else:
-        gate = _product(low, routing, rows[low.x_form(op.gate)], [op.gate], [op.gate_bias], [op.gate_scale])
-        up = _product(low, routing, rows[low.x_form(op.up)], [op.up], [op.up_bias], [op.up_scale])
+    gate, up = _inner(low, routing)
     q8 = low.x_form(op.down) == "q8"
     active = low.rows_q8(routing.n_rows, op.n_ff) if q8 else low.rows_f32(routing.n_rows, op.n_ff)
     y, record = (None, active) if q8 else (active, None)
     if low.statistics:
         y = y or low.rows_f32(routing.n_rows, op.n_ff)
-    add_gate(low, op.act, gate, up, y, record, op.n_ff, routing.all_rows, View(low.step, 0, 8 * NEVER))
+    never = View(low.step, 0, 8 * NEVER)
+    if gate is None:
+        compiled = kernel("elementwise", "activation", act=op.act)
+        add_rows(low, compiled, op.act, up, up, y, record, op.n_ff, routing.all_rows, never)
+    else:
+        add_gate(low, op.act, gate, up, y, record, op.n_ff, routing.all_rows, never)
     if low.statistics and y:
         _observe(low, routing, [op.down], y, op.n_ff)
     down = _product(low, routing, active, [op.down], [op.down_bias], [op.down_scale])
@@ -75,6 +68,21 @@ def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
         ),
         label="combine experts",
     )  # fmt: skip
+
+
+def _inner(low: Lowering, r: _Routing) -> tuple[View | None, View]:
+    """The gate, if experts have one, and what it gates, or the activation's input."""
+    op = r.op
+    formats, forms = {low.weights[name].format for name in op.readers}, [low.x_form(name) for name in op.readers]
+    fused = op.gate is not None and len(formats) == 1 and op.n_ff % 16 == 0 and not (op.gate_scale or op.up_scale)
+    rows = {form: _gather(low, r, form) for form in forms}
+    if low.statistics:
+        _observe(low, r, op.readers, rows.get("f32") or _gather(low, r, "f32"), op.x.width)
+    if fused:
+        both = _product(low, r, rows[forms[0]], op.readers, [op.gate_bias, op.up_bias], [None] * 2)
+        return both, View(both.buffer, both.ld, 4 * op.n_ff)
+    gate = op.gate and _product(low, r, rows[forms[0]], [op.gate], [op.gate_bias], [op.gate_scale])
+    return gate or None, _product(low, r, rows[forms[-1]], [op.up], [op.up_bias], [op.up_scale])
 
 
 def _route(low: Lowering, source: Node, op: MixtureOfExperts) -> _Routing:

@@ -22,25 +22,36 @@ def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
     """Emit a mixture; `node` is its value, or that of its sum with a residual."""
     group, logits = low.groups.of(node.value), low.f32(op.router)
     residual = low.f32(group.residual) if isinstance(group, Product) and group.residual else None
-    x = low.forms(op.x, low.x_forms(low.node(op.x), [op.gate, op.up]))
+    x = low.forms(op.x, low.x_forms(low.node(op.x), op.readers))
     bias = low.weights.vector([(op.choice_bias, op.n_experts)]) if op.choice_bias else None
     routing = Routing.room(op, node.count, low.most(node))
     low.add(node, launches.route(low.arrays, logits, bias, routing))
-    if _one_product(low, op):
-        both = _product(low, node, routing, x, [op.gate, op.up], [op.gate_bias, op.up_bias], None)
-        gate, up = both, View(both.buffer, both.ld, both.offset + 4 * op.n_ff)
-    else:
-        gate = _product(low, node, routing, x, [op.gate], [op.gate_bias], op.gate_scale)
-        up = _product(low, node, routing, x, [op.up], [op.up_bias], op.up_scale)
-    active = _active(low, node, routing)
-    low.add(node, elementwise.gated(low.arrays, routing.slot_count, op.act, gate, up, active, op.n_ff))
+    active = _activate(low, node, routing, x)
     down = _product(low, node, routing, active, [op.down], [op.down_bias], op.down_scale)
     low.add(node, launches.combine(low.arrays, down, routing, low.new_f32(node), residual))
 
 
+def _activate(low: Lowering, node: Node, r: Routing, x: Forms) -> Forms:
+    """The input of `down`: act(gate) * up, or act(up)."""
+    op, gate = r.op, None
+    if _one_product(low, op):
+        gate = _product(low, node, r, x, op.readers, [op.gate_bias, op.up_bias], None)
+        up = View(gate.buffer, gate.ld, gate.offset + 4 * op.n_ff)
+    else:
+        if op.gate is not None:
+            gate = _product(low, node, r, x, [op.gate], [op.gate_bias], op.gate_scale)
+        up = _product(low, node, r, x, [op.up], [op.up_bias], op.up_scale)
+    active = _active(low, node, r)
+    if gate is None:
+        low.add(node, elementwise.activation(low.arrays, r.slot_count, op.act, up, active, op.n_ff, ()))
+    else:
+        low.add(node, elementwise.gated(low.arrays, r.slot_count, op.act, gate, up, active, op.n_ff))
+    return active
+
+
 def _one_product(low: Lowering, op: MixtureOfExperts) -> bool:
     """Whether an expert's gate and up are one matrix."""
-    alike = low.weights[op.gate].format == low.weights[op.up].format
+    alike = op.gate is not None and low.weights[op.gate].format == low.weights[op.up].format
     return alike and op.n_ff % GROUP == 0 and not (op.gate_scale or op.up_scale)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from pyllm.backends.mlx.ops.gate import gated_activation
+from pyllm.backends.mlx.ops.gate import ACTIVATIONS, gated_activation
 from pyllm.backends.mlx.rules import rule
 from pyllm.program.ops.experts import MixtureOfExperts
 
@@ -48,5 +48,6 @@ def _experts(s: Step, op: MixtureOfExperts) -> mx.array:
         return out if bias is None else out + bias[chosen]
 
     x = s[op.x][:, None]
-    inner = gated_activation(project(x, "gate"), project(x, "up"), op.act)
+    up = project(x, "up")
+    inner = ACTIVATIONS[op.act](up) if op.gate is None else gated_activation(project(x, "gate"), up, op.act)
     return (project(inner, "down") * weights[..., None]).sum(axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.reference.functions import sigmoid, softmax
-from pyllm.backends.reference.ops.gate import gated_activation
+from pyllm.backends.reference.ops.gate import ACTIVATIONS, gated_activation
 from pyllm.backends.reference.rules import F32, State, rule
 from pyllm.program.ops.experts import MixtureOfExperts
 
@@ -87,7 +87,11 @@ def _mixture_of_experts(exe: ReferenceExecutable, op: MixtureOfExperts, batch: B
 
     def expert(e: int, tokens: NDArray[np.integer]) -> F32:
         rows, of = x[tokens], seqs[tokens]
-        gated = gated_activation(project(e, rows, of, "gate", op.n_ff), project(e, rows, of, "up", op.n_ff), op.act)
-        return project(e, gated, of, "down", op.x.width)
+        up = project(e, rows, of, "up", op.n_ff)
+        if op.gate is None:
+            active = ACTIVATIONS[op.act](up)
+        else:
+            active = gated_activation(project(e, rows, of, "gate", op.n_ff), up, op.act)
+        return project(e, active, of, "down", op.x.width)
 
     return mixture_of_experts(x, chosen, weights, expert)
