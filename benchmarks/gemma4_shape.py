@@ -12,11 +12,20 @@ file has no vocabulary but its size. A .json file describes the model for tests/
 from __future__ import annotations
 
 import argparse
+import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from random_file import write
+import numpy as np
+
+from pyllm.bench.random_weights import RandomWeights
+from pyllm.gguf import GGUFWriter, TensorSpec
+from pyllm.gguf.tensor import TensorInfo
+from pyllm.gguf.types import by_name
+from pyllm.gguf.writer import Value
+from pyllm.quant.recipes import choose, recipe_named
 
 HEAD, HEAD_WINDOWED = 512, 256
 
@@ -150,6 +159,30 @@ def _layer(s: Size, il: int, local: bool) -> dict[str, tuple[int, ...]]:
     return layer | {f"{name}.weight": (s.n_embd,) for name in vectors}
 
 
+def write(out: Path, size: Size, recipe_name: str) -> None:
+    """The file, its matrices in the recipe's formats."""
+    values, wanted = metadata(size) | {"tokenizer.ggml.model": "no_vocab"}, shapes(size)
+    recipe = recipe_named(recipe_name)
+    plain = [TensorInfo(name, shape, "F32", np.zeros(0, np.uint8)) for name, shape in wanted.items()]
+    formats = {choice.name: choice.format for choice in choose(recipe, values, plain)}
+    most: dict[str, int] = {}
+    for name, shape in wanted.items():
+        if len(shape) > 1:
+            most[formats[name]] = max(math.prod(shape), most.get(formats[name], 0))
+    weights = RandomWeights(most)
+    specs, data = [], []
+    for name, shape in wanted.items():
+        whole = len(shape) > 1
+        format = formats[name] if whole else "F32"
+        specs.append(TensorSpec(name, shape, format))
+        data.append(weights.view(format, math.prod(shape)) if whole else np.ones(shape, np.float32).view(np.uint8))
+        assert data[-1].nbytes == by_name(format).n_bytes(math.prod(shape))
+    with GGUFWriter(out, {key: Value.of(value) for key, value in values.items()}, specs) as writer:
+        for array in data:
+            writer.write(array)
+    print(f"{out}: {out.stat().st_size / 1e6:.0f} MB, {size.n_layers} layers, {size.shared} share keys and values")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -161,8 +194,11 @@ def main() -> None:
     a = parser.parse_args()
     size = SIZES[a.size].cut(a.layers)
     size = replace(size, n_vocab=a.vocabulary or size.n_vocab, window=a.window or size.window)
-    write(a.out, metadata(size), shapes(size), a.recipe)
-    print(f"{size.n_layers} layers, {size.shared} share keys and values")
+    if a.out.suffix == ".json":
+        held = {"seed": 1, "metadata": metadata(size) | {"tokenizer.ggml.model": "test"}, "tensors": shapes(size)}
+        a.out.write_text(json.dumps(held, indent=1) + "\n")
+    else:
+        write(a.out, size, a.recipe)
 
 
 if __name__ == "__main__":
