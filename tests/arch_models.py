@@ -36,7 +36,7 @@ _KINDS = [
     (r"norm.*\.weight|\.scale$|_scale\.weight|ssm_d$", 1, 0.2),
     (r"rope_f", 1, 0.25),
     (r"ssm_a$", -1, 0.2),
-    (r"sinks|ssm_dt\.bias", 0, 1),
+    (r"sinks|ssm_dt\.bias|time_mix_([wav]0|decay)\.weight", 0, 1),
     (r"\.bias$", 0, 0.2),
 ]
 """How vectors and a few matrices are distributed. Other matrices give outputs of about their inputs' size."""

@@ -1,4 +1,5 @@
-"""Matrices that are some rows of a file's: rows of each group of rows, such as each head's queries and gate."""
+"""Matrices that are parts of a file's: rows of each group of rows, such as each head's queries and gate, or items of a
+stack."""
 
 from __future__ import annotations
 
@@ -64,6 +65,28 @@ def test_rows_of_groups_are_what_a_matrix_of_these_rows_is(backend: str, fmt: st
     np.testing.assert_array_equal(
         run(backend, gated(tensors, *names), tensors), run(backend, gated(copied, "a", "b"), copied)
     )
+
+
+@pytest.mark.parametrize("fmt", ["F32", "Q4_0", "Q6_K"])
+@pytest.mark.parametrize("backend", oracle.each())
+def test_items_of_a_stack_are_matrices(backend: str, fmt: str) -> None:
+    w = oracle.random_tensor("w", (GROUPS, HEAD, WIDTH), fmt, std=WIDTH**-0.5)
+    table = oracle.random_tensor("table", (N_VOCAB, WIDTH), "F32", std=1.0)
+    items = [w.item(i) for i in (2, 0)]
+    assert [(w.part(t.name).name, t.shape) for t in items] == [("w[2]", (HEAD, WIDTH)), ("w[0]", (HEAD, WIDTH))]
+    tensors = {t.name: t for t in (w, table, *items)}
+    matrices = w.data.reshape(GROUPS, -1)
+    copied = {n: TensorInfo(n, (HEAD, WIDTH), fmt, matrices[i].copy()) for n, i in (("a", 2), ("b", 0))}
+    copied["table"] = table
+    np.testing.assert_array_equal(
+        run(backend, gated(tensors, "w[2]", "w[0]"), tensors), run(backend, gated(copied, "a", "b"), copied)
+    )
+
+
+def test_an_item_loses_axes_of_one() -> None:
+    t = oracle.random_tensor("lerp", (5, 1, 1, 32), "F32", std=1.0)
+    assert t.item(3).shape == (32,)
+    np.testing.assert_array_equal(oracle.decoded(t.item(3)), oracle.decoded(t)[3, 0, 0])
 
 
 @pytest.mark.parametrize("backend", oracle.each())

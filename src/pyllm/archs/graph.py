@@ -126,14 +126,17 @@ class Graph:
         self.tensors[view.name] = view
         return Weight(view.name)
 
-    def vector(self, weight: Weight | None) -> Weight | None:
-        """The same weight as a vector, where the file has it as a matrix of one row."""
-        if weight is None or len(self.rec.shape(weight)) != 2 or self.rec.shape(weight)[0] != 1:
-            return weight
-        matrix = self.tensors[weight]
-        view = TensorInfo(f"{matrix.name}[0]", matrix.shape[1:], matrix.format, matrix.data)
+    def item(self, name: str, i: int) -> Weight:
+        """The i-th matrix of a stack, or vector of a matrix, without a copy."""
+        view = self.tensors[name].item(i)
         self.tensors[view.name] = view
         return Weight(view.name)
+
+    def vector(self, weight: Weight | None) -> Weight | None:
+        """The same weight as a vector, where the file has it as a matrix of one row, or with more axes of length 1."""
+        if weight is None or (shape := self.rec.shape(weight))[:-1] != (1,) * max(1, len(shape) - 1):
+            return weight
+        return self.item(weight, 0)
 
     def finish(self, hidden: Value, logits: Value | None) -> Program:
         """The program; output rows are selected as early as possible."""

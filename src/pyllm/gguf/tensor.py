@@ -60,12 +60,24 @@ class TensorInfo:
         name = f"{self.name}[{start}:{stop}/{period}]" if period else f"{self.name}[{start}:{stop}]"
         return TensorInfo(name, (*stack, per_matrix * (stop - start), n_columns), self.format, data)
 
+    def item(self, i: int) -> TensorInfo:
+        """The i-th along the first axis, without axes of length 1 before the next one, as a tensor without a copy:
+        `blk.0.time_mix_w2.weight[2]`."""
+        n = self.n_bytes // self.shape[0]
+        shape = self.shape[1:]
+        while len(shape) > 1 and shape[0] == 1:
+            shape = shape[1:]
+        return TensorInfo(f"{self.name}[{i}]", shape, self.format, self.data[i * n : (i + 1) * n])
+
     def part(self, name: str) -> TensorInfo:
-        """The tensor, or a view of some of its rows, by name: any tensor's name, of which only the rows are read."""
+        """The tensor, or a view of some of its rows or of an item, by name: any tensor's name, of which only what is in
+        brackets is read."""
         rows = name.removeprefix(file_name(name)).strip("[]")
         if not rows:
             return self
-        start, _, rest = rows.partition(":")
+        start, colon, rest = rows.partition(":")
+        if not colon:
+            return self.item(int(start))
         stop, _, period = rest.partition("/")
         return self.rows(int(start), int(stop), int(period or 0))
 

@@ -82,6 +82,16 @@ class Projection:
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """x * factor."""
+
+    factor: float
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        return g.times(x, self.factor)
+
+
+@dataclass(frozen=True, slots=True)
 class FinalNorm:
     """The norm before the head."""
 
