@@ -104,11 +104,11 @@ def test_reading_before_the_token_is_rwkv_6s(backend: str) -> None:
 
 def test_erasing_is_rwkv_7s(backend: str) -> None:
     """arXiv:2503.14456 in its orientation: S = S (diag(w) + a b^T) + v^T k, out = S r."""
-    got, given = attention(backend, "q", "k", "v", "decay", "erase", "write")
+    got, given = attention(backend, "q", "k", "v", "decay", "erase", "insert")
     for h in range(HEADS):
         s = np.zeros((VALUES, KEYS))
         for t in range(N):
-            q, k, v, decay, a, b = (given[name][t, h] for name in ("q", "k", "v", "decay", "erase", "write"))
+            q, k, v, decay, a, b = (given[name][t, h] for name in ("q", "k", "v", "decay", "erase", "insert"))
             s = s @ (np.diag(np.exp(decay)) + np.outer(a, b)) + np.outer(v, k)
             np.testing.assert_allclose(got[t, h], s @ q, rtol=1e-4, atol=1e-5)
 

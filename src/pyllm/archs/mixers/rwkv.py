@@ -120,8 +120,9 @@ class TimeMix7:
         k = g.add(g.add(k, _product(g, rate, replaced, "sigmoid")), g.times(replaced, -1))
         y = g.rec(
             LinearAttention(
-                q=r, k=k, v=v, decay=decay, erase=g.times(direction, -1), write=_product(g, rate, direction, "sigmoid"),
-                n_heads=self.n_heads, n_key_heads=self.n_heads, key_dim=self.head_dim, value_dim=self.head_dim,
+                q=r, k=k, v=v, decay=decay, erase=g.times(direction, -1),
+                insert=_product(g, rate, direction, "sigmoid"), n_heads=self.n_heads, n_key_heads=self.n_heads,
+                key_dim=self.head_dim, value_dim=self.head_dim,
             )
         )  # fmt: skip
         if g.rec.has(f"{stem}ln.weight"):

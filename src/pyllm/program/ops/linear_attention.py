@@ -12,7 +12,7 @@ from pyllm.records import dataclass
 class LinearAttention(Recurrent):
     """Attention without a softmax: the state S [key_dim, value_dim] of each head forgets, and takes in every token,
 
-    S <- exp(decay) * S + k v.T [+ write (S.T erase).T];  out = scale * S.T q.
+    S <- exp(decay) * S + k v.T [+ insert (S.T erase).T];  out = scale * S.T q.
 
     q [tokens, n_heads * key_dim], k [tokens, n_key_heads * key_dim], v [tokens, n_key_heads * value_dim]; head h reads
     key head h * n_key_heads // n_heads. out [tokens, n_heads * value_dim].
@@ -20,7 +20,7 @@ class LinearAttention(Recurrent):
     decay [tokens, n_heads * key_dim], a number for each row of S, in gated linear attention (arXiv:2312.06635) and RWKV
     6 (arXiv:2404.05892); without that, a number for each head, `decays`, in lightning attention (arXiv:2401.04658).
     With `complement`, k is multiplied by 1 - exp(decay). With `before`, out is of the S before the token (RWKV 6).
-    erase, write [tokens, n_heads * key_dim], of RWKV 7 (arXiv:2503.14456), replace what S holds in one direction;
+    erase, insert [tokens, n_heads * key_dim], of RWKV 7 (arXiv:2503.14456), replace what S holds in one direction;
     `erase` reads the S before the decay.
     State: S of each head, [n_heads, key_dim, value_dim].
     """
@@ -30,7 +30,7 @@ class LinearAttention(Recurrent):
     v: Value
     decay: Value | None = None
     erase: Value | None = None
-    write: Value | None = None
+    insert: Value | None = None
     decays: tuple[float, ...] = ()
     n_heads: int
     n_key_heads: int
@@ -57,11 +57,12 @@ class LinearAttention(Recurrent):
                 f"queries, keys and values of {widths[0]}, {widths[1]} and {widths[2]} columns do not make {n} heads, "
                 f"{n_keys} for keys and values, of {self.key_dim} and {self.value_dim} columns"
             )
-        if (self.decay is None) != (len(self.decays) == n) or (self.erase is None) != (self.write is None):
-            raise ModelError("linear attention needs a decay for each row or for each head; erase comes with write")
-        for name, value in (("decay", self.decay), ("erase", self.erase), ("write", self.write)):
+        n_decays = n if self.decay is None else 0
+        if len(self.decays) != n_decays or (self.erase is None) != (self.insert is None):
+            raise ModelError("linear attention needs a decay for each row or for each head; erase comes with insert")
+        for name, value in (("decay", self.decay), ("erase", self.erase), ("insert", self.insert)):
             if value is not None and value.width != rows:
                 raise ModelError(f"{name} has {value.width} columns, not {rows}: one for each row of {n} heads' states")
-        values = (self.q, self.k, self.v, self.decay, self.erase, self.write)
+        values = (self.q, self.k, self.v, self.decay, self.erase, self.insert)
         shapes.every_token("linear attention needs every token", *(value for value in values if value is not None))
         return n * self.value_dim

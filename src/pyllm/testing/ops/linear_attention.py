@@ -31,7 +31,7 @@ def _attention(
             unit = b(RMSNorm(x=linear("erase", rows), weight=None, eps=1e-6, group=key_dim))
             unit = b(Scale(x=unit, factor=key_dim**-0.5))
             values["erase"] = b(Scale(x=unit, factor=-1.0))
-            values["write"] = b(GatedActivation(gate=linear("write", rows), up=unit, act="sigmoid"))
+            values["insert"] = b(GatedActivation(gate=linear("insert", rows), up=unit, act="sigmoid"))
         return b(LinearAttention(
             q=linear("q", rows), k=linear("k", n_key_heads * key_dim), v=linear("v", n_key_heads * value_dim), **values,
             n_heads=n_heads, n_key_heads=n_key_heads, key_dim=key_dim, value_dim=value_dim, **options,

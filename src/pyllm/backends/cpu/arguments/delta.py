@@ -4,20 +4,8 @@ from __future__ import annotations
 
 from pyllm.jit.arguments import Arguments, Rows, Written
 
-ONE_TOKEN, TOKENS = 8, 2
-"""Vectors of a work item: where every sequence has one token, so that much of a row is read at once; and where states
-stay in scratch, so that they fit into the first-level cache."""
-
-
-def padded_bytes(n_rows: int) -> int:
-    """Bytes of a number for each row, to a multiple of 16 rows."""
-    return 4 * (-(-n_rows // 16) * 16)
-
-
-def scratch_bytes(key_dim: int) -> int:
-    """Bytes of scratch of a thread: sums and zeros of a row's vectors, three numbers for each row of a state, and a
-    state's columns."""
-    return 64 * (TOKENS * key_dim + 2 * ONE_TOKEN) + 3 * padded_bytes(key_dim)
+N_OF_ROWS = 3
+"""Numbers for each row of a state, in scratch."""
 
 
 class DeltaRule(Arguments):
@@ -40,4 +28,4 @@ class DeltaRule(Arguments):
     value_dim: int
     scale: float
     scratch: Rows
-    """Of `scratch_bytes`."""
+    """Of `heads.scratch_bytes`, with N_OF_ROWS."""

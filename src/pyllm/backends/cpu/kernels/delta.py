@@ -13,49 +13,23 @@ from collections.abc import Callable
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.arguments.delta import ONE_TOKEN, TOKENS, DeltaRule, padded_bytes
-from pyllm.backends.cpu.kernels.recurrent import (
-    access,
-    first_save,
-    save_of,
-    state_before,
-    tokens_of,
-    vectors_at_once,
-)
+from pyllm.backends.cpu.arguments.delta import DeltaRule
+from pyllm.backends.cpu.arguments.heads import ONE_TOKEN, TOKENS
+from pyllm.backends.cpu.kernels.heads import columns_kernel, padded, projection
+from pyllm.backends.cpu.kernels.recurrent import access, first_save, save_of, state_before, tokens_of
 from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
-    atomic_add,
     exp_f32,
     fma,
     load_f32,
     load_f32x16,
     load_first_f32,
-    load_i64,
     splat_f32,
     store_f32x16,
     zero_f32,
 )
 
 read = reader(DeltaRule)
-padded = register_jitable(padded_bytes)
-
-
-def _project(whole: bool) -> Callable[..., object]:
-    """k.T S for the columns of one vector."""
-    load, _ = access(whole)
-
-    @register_jitable
-    def project(src, ld, k, n_rows, lanes):
-        even, odd = zero_f32(), zero_f32()
-        for i in range(0, n_rows - 1, 2):
-            even = fma(splat_f32(load_f32(k + 4 * i)), load(src + i * ld, lanes), even)
-            odd = fma(splat_f32(load_f32(k + 4 * i + 4)), load(src + i * ld + ld, lanes), odd)
-        if n_rows % 2 != 0:
-            i = n_rows - 1
-            even = fma(splat_f32(load_f32(k + 4 * i)), load(src + i * ld, lanes), even)
-        return even + odd
-
-    return project
 
 
 def _sweep(whole: bool, by_row: bool, is_last: bool) -> Callable[..., object]:
@@ -111,7 +85,7 @@ def _decay_rows(decay, k, decays, decayed, n_rows):
 
 def _scan(by_row: bool) -> Callable[..., object]:
     """All tokens of a sequence, for columns low .. high - 1 of a head."""
-    project, project_first = _project(True), _project(False)
+    project, project_first = projection(True), projection(False)
     sweep, last_sweep = _sweep(True, by_row, False), _sweep(True, by_row, True)
     sweep_first, last_sweep_first = _sweep(False, by_row, False), _sweep(False, by_row, True)
 
@@ -182,24 +156,4 @@ def _scan(by_row: bool) -> Callable[..., object]:
 def delta_rule(by_row: int) -> Callable[[int, int, int], None]:
     """One item is some columns of a head of a sequence, over all of its tokens. `by_row`: each row of the state has its
     own decay."""
-    scan = _scan(bool(by_row))
-
-    def k(args, thread, n_threads):
-        a = read(args)
-        n_seqs = load_i64(a.step + 32)
-        n_vectors = (a.value_dim + 15) // 16
-        most = ONE_TOKEN if n_seqs == load_i64(a.step + 8) else TOKENS
-        at_once = vectors_at_once(n_vectors, n_seqs * a.n_heads, n_threads, most)
-        blocks = (n_vectors + at_once - 1) // at_once
-        scratch = a.scratch + thread * a.ld_scratch
-        for j in range(ONE_TOKEN):
-            store_f32x16(scratch + 64 * (ONE_TOKEN + j), zero_f32())
-        while True:
-            item = atomic_add(a.counter, 1)
-            if item >= n_seqs * a.n_heads * blocks:
-                break
-            low = item % blocks * at_once * 16
-            high = min(low + at_once * 16, a.value_dim)
-            scan(a, item // (a.n_heads * blocks), item // blocks % a.n_heads, low, high, scratch)
-
-    return k
+    return columns_kernel(read, _scan(bool(by_row)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments import delta as arguments
+from pyllm.backends.cpu.arguments.heads import scratch_bytes
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.rules import emit
 from pyllm.program.ops.delta import DeltaRule
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def delta_rule(low: Lowering, node: Node, op: DeltaRule) -> None:
     q, k, v, decay, beta = map(low.f32, (op.q, op.k, op.v, op.decay, op.beta))
     y = low.new_f32(node)
-    low.table.need_scratch(arguments.scratch_bytes(op.key_dim))
+    low.table.need_scratch(scratch_bytes(op.key_dim, arguments.N_OF_ROWS))
     low.table.add(
         kernel("delta", "delta_rule", by_row=int(op.decays_by_row)),
         arguments.DeltaRule(

@@ -21,15 +21,15 @@ def read(s: F32, q: F32) -> F32:
 
 
 def take_in(
-    s: F32, k: F32, v: F32, factor: F32, erase: F32 | None = None, write: F32 | None = None, complement: bool = False
+    s: F32, k: F32, v: F32, factor: F32, erase: F32 | None = None, insert: F32 | None = None, complement: bool = False
 ) -> None:
-    """One token. s [heads, key_dim, value_dim] is changed; k, erase, write [heads, key_dim], v [heads, value_dim],
+    """One token. s [heads, key_dim, value_dim] is changed; k, erase, insert [heads, key_dim], v [heads, value_dim],
     factor (exp(decay)) [heads, 1 or key_dim]."""
     erased = None if erase is None else read(s, erase)
     s *= factor[:, :, None]
     s += (k * (1 - factor) if complement else k)[:, :, None] * v[:, None, :]
-    if write is not None and erased is not None:
-        s += write[:, :, None] * erased[:, None, :]
+    if insert is not None and erased is not None:
+        s += insert[:, :, None] * erased[:, None, :]
 
 
 @rule(LinearAttention)
@@ -37,8 +37,8 @@ def _linear_attention(exe: ReferenceExecutable, op: LinearAttention, batch: Batc
     heads = [op.key_head(h) for h in range(op.n_heads)]
     q = state[op.q.id].reshape(-1, op.n_heads, op.key_dim)
     k, v = (state[value.id].reshape(len(q), op.n_key_heads, -1)[:, heads] for value in (op.k, op.v))
-    erase, write = (
-        [None] * len(q) if value is None else state[value.id].reshape(q.shape) for value in (op.erase, op.write)
+    erase, insert = (
+        [None] * len(q) if value is None else state[value.id].reshape(q.shape) for value in (op.erase, op.insert)
     )
     decay = np.array(op.decays, np.float32)[None, :, None] if op.decay is None else state[op.decay.id].reshape(q.shape)
     factor = np.broadcast_to(np.exp(decay), (len(q), op.n_heads, decay.shape[-1]))
@@ -48,7 +48,7 @@ def _linear_attention(exe: ReferenceExecutable, op: LinearAttention, batch: Batc
         for i, t in enumerate(range(rows.start, rows.stop)):
             if op.before:
                 out[i] = read(s, q[t])
-            take_in(s, k[t], v[t], factor[t], erase[t], write[t], op.complement)
+            take_in(s, k[t], v[t], factor[t], erase[t], insert[t], op.complement)
             if not op.before:
                 out[i] = read(s, q[t])
         return out.reshape(len(out), -1) * np.float32(op.scale)
