@@ -145,7 +145,7 @@ def test_bpe_of_plain_characters() -> None:
     assert tokenizer.decode(tokenizer.encode("b a\n\né")) == "b a\n\né"
 
 
-@pytest.mark.parametrize("kind", [None, "none", "no_vocab", "test", "rwkv", "plamo2", 7])
+@pytest.mark.parametrize("kind", [None, "none", "no_vocab", "test", "plamo2", 7])
 def test_no_usable_vocabulary(kind: Any) -> None:
     with pytest.raises(TokenizerError, match="by token ids only"):
         from_gguf({} if kind is None else {"tokenizer.ggml.model": kind})

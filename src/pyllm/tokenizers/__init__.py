@@ -48,9 +48,13 @@ def _make(metadata: Mapping[str, Any], n_rows: int | None) -> Tokenizer:
         from pyllm.tokenizers.ugm import UGMTokenizer
 
         return UGMTokenizer(metadata, Vocab(metadata, {"eos": 1, "unknown": 2, "padding": 0}, n_rows))
+    if kind == "rwkv":
+        from pyllm.tokenizers.rwkv import RWKVTokenizer
+
+        return RWKVTokenizer(metadata, Vocab(metadata, n_rows=n_rows))
     if kind in (None, "", "none", "no_vocab", "test"):
         raise TokenizerError(f"the file has no vocabulary (tokenizer.ggml.model is {kind!r}); {_IDS_ONLY}")
     raise TokenizerError(
-        f"tokenizers of the kind {kind!r} (tokenizer.ggml.model) are not supported, only gpt2, gemma4, llama, bert and "
-        f"t5; {_IDS_ONLY}"
+        f"tokenizers of the kind {kind!r} (tokenizer.ggml.model) are not supported, only gpt2, gemma4, llama, bert, t5 "
+        f"and rwkv; {_IDS_ONLY}"
     )
