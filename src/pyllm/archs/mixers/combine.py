@@ -39,6 +39,17 @@ class Normed:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """mix(x) + scale * x: the residual is of the part's input, after its norm."""
+
+    mix: Mixer
+    scale: float
+
+    def __call__(self, g: Graph, blk: str, x: Value) -> Value:
+        return g.add(self.mix(g, blk, x), g.times(x, self.scale))
+
+
+@dataclass(frozen=True, slots=True)
 class Gated:
     """mix(x) * act(gate(x)), with one number for each token; the gate is a vector of the file."""
 
