@@ -25,6 +25,10 @@ from pyllm.backends.reference.ops.norm import layer_norm, rms_norm
 from pyllm.backends.reference.ops.rope import rope as reference_rope
 from pyllm.errors import BackendError, ClosedError, FormatError
 from pyllm.gguf.tensor import TensorInfo
+from pyllm.program import Value
+from pyllm.program.ops.dot import Dot
+from pyllm.program.ops.gate import ACTIVATIONS
+from pyllm.program.ops.select import Slice
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -80,10 +84,12 @@ def test_rope_turns_pairs_by_their_angle(interleaved: bool) -> None:
         np.testing.assert_array_equal(got[t, head, 6:], row[6:])
 
 
-@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_erf", "relu", "swiglu_oai"])
+@pytest.mark.parametrize("act", ACTIVATIONS)
 @given(g=st.floats(-200, 200, width=32), u=st.floats(-20, 20, width=32))
 @settings(max_examples=60, deadline=None)
 def test_activations(act: str, g: float, u: float) -> None:
+    g = min(g, 20.0) if act == "exp" else g  # within float32
+
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
 
@@ -96,6 +102,8 @@ def test_activations(act: str, g: float, u: float) -> None:
         "sigmoid": lambda: sigmoid(g) * u,
         "softplus": lambda: (max(g, 0.0) + math.log1p(math.exp(-abs(g)))) * u,
         "tanh": lambda: math.tanh(g) * u,
+        "exp": lambda: math.exp(g) * u,
+        "identity": lambda: g * u,
         "swiglu_oai": lambda: min(g, 7) * sigmoid(1.702 * min(g, 7)) * (max(-7.0, min(u, 7.0)) + 1),
     }[act]()
     got = gated_activation(np.array([[g]], np.float32), np.array([[u]], np.float32), act)
@@ -116,6 +124,23 @@ def test_a_number_of_a_gate_holds_for_columns() -> None:
     half, most = 0.5, 1 / (1 + math.exp(-3))
     wanted = up[0] * np.array([half] * 3 + [most] * 3)
     np.testing.assert_allclose(gated_activation(gate, up, "sigmoid")[0], wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("group", [1, 4, 12])
+def test_dot(group: int) -> None:
+    def record(b: oracle.Builder, x: Value) -> Value:
+        first, second = (b(Slice(x=x, start=start, width=12)) for start in (0, 12))
+        return b(Dot(a=first, b=second, group=group))
+
+    model = oracle.one_op(record, width=24)
+    tensors, tokens = model.tensors(), random_tokens(5, 96)
+    exe = oracle.compiled("reference", model, tensors)
+    got = run(exe, [Step(tokens, 0, [0])])
+    exe.close()
+    rows = oracle.decoded(tensors["table"])[tokens]
+    for t, g in np.ndindex(5, 12 // group):
+        wanted = sum(float(rows[t, c]) * float(rows[t, 12 + c]) for c in range(g * group, (g + 1) * group))
+        assert got[t, g] == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("group", [4, 12])
