@@ -10,14 +10,17 @@ import pytest
 from pyllm.errors import ModelError
 from pyllm.program import KVSpec, Recorder, Value, inputs, weight_names
 from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.dot import Dot
 from pyllm.program.ops.elementwise import Add, MulWeight, Scale
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.linear_attention import LinearAttention
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
 from pyllm.program.ops.rope import Rope
 from pyllm.program.ops.select import SelectRows, Slice
+from pyllm.program.ops.shift import TokenShift
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "table": (100, 32),
@@ -54,6 +57,11 @@ def attend(rec: Recorder, x: Value, **changes: object) -> Value:
 def experts(rec: Recorder, x: Value, **changes: object) -> Value:
     options = {"gate": "gate", "up": "gate", "down": "down", "n_used": 2, "n_ff": 16} | changes
     return rec(MixtureOfExperts(x=x, router=rec(Linear(x=x, weight="router")), **options))  # type: ignore[arg-type]
+
+
+def linear_attention(rec: Recorder, x: Value, **changes: object) -> Value:
+    options = {"n_heads": 4, "n_key_heads": 4, "key_dim": 8, "value_dim": 8, "decay": x} | changes
+    return rec(LinearAttention(**{"q": x, "k": x, "v": x, **options}))  # type: ignore[arg-type]
 
 
 def test_a_small_program() -> None:
@@ -151,6 +159,24 @@ REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
     "rows of what rows gave": (
         lambda r, x: r(SelectRows(x=r(Scale(x=r(SelectRows(x=x)), factor=2.0)))),
         "selected already",
+    ),
+    "dot": (lambda r, x: r(Dot(a=x, b=r(Slice(x=x, start=0, width=8)), group=8)), "32 and 8"),
+    "dot of groups": (lambda r, x: r(Dot(a=x, b=x, group=5)), "5 columns do not divide 32"),
+    "shift of rows": (lambda r, x: r(TokenShift(x=r(SelectRows(x=x)))), "every token"),
+    "key heads": (lambda r, x: linear_attention(r, x, n_key_heads=3), "4 heads cannot share 3"),
+    "no key heads": (lambda r, x: linear_attention(r, x, n_key_heads=0), "4 heads cannot share 0"),
+    "linear attention's width": (lambda r, x: linear_attention(r, x, value_dim=4), "of 32, 32 and 32 columns"),
+    "no decay": (lambda r, x: linear_attention(r, x, decay=None), "needs a decay"),
+    "two decays": (lambda r, x: linear_attention(r, x, decays=(-1.0,) * 4), "needs a decay"),
+    "too few decays": (lambda r, x: linear_attention(r, x, decay=None, decays=(-1.0,) * 3), "needs a decay"),
+    "narrow decay": (
+        lambda r, x: linear_attention(r, x, decay=r(Slice(x=x, start=0, width=4))),
+        "decay has 4 columns, not 32",
+    ),
+    "erase alone": (lambda r, x: linear_attention(r, x, erase=x), "erase comes with insert"),
+    "linear attention of rows": (
+        lambda r, x: (lambda y: linear_attention(r, y, decay=y))(r(SelectRows(x=x))),
+        "every token",
     ),
     "unselected result": (lambda r, x: r.finish(x, x, n_layers=0), "output rows"),
 }

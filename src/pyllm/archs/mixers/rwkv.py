@@ -13,7 +13,6 @@ from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.linear_attention import LinearAttention
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
-from pyllm.program.ops.select import Slice
 from pyllm.program.ops.shift import TokenShift
 from pyllm.records import dataclass
 
@@ -84,8 +83,7 @@ class TimeMix6:
         rank = low.width // 5
         g.rec.require(f"{stem}w2.weight", (5, x.width, rank))
         out = []
-        for i, name in enumerate("wkvrg"):
-            part = g.rec(Slice(x=low, start=i * rank, width=rank))
+        for i, (name, part) in enumerate(zip("wkvrg", g.split(low, *[rank] * 5), strict=True)):
             amount = g.rec(Linear(x=part, weight=g.item(f"{stem}w2.weight", i), bias=self._lerp(g, stem, i, name, x)))
             out.append(g.add(x, _product(g, amount, shift)))
         return out
