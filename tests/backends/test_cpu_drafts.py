@@ -14,14 +14,18 @@ from oracle import Shape, transformer
 
 from pyllm import backends
 from pyllm.backends.base import Executable
+from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import ExecutionOptions, SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.engine.sequence import Sequence as Tokens
-from pyllm.engine.speculation import Drafter, Lookup, Offer, speculation
+from pyllm.engine.speculation import Drafter, DraftModel, Lookup, Offer, draft_model, speculation
 from pyllm.engine.transformer import Plain
+from pyllm.jit.target import host
 
 SHAPES = {"grouped": Shape(), "window": Shape(window=40), "experts": Shape(n_experts=4)}
 N_CTX = 160
+WEIGHTS: dict[int, Any] = {}
+"""Of executables."""
 MODELS = [("grouped", "Q4_K"), ("window", "Q8_0"), ("experts", "Q4_0")]
 
 
@@ -32,6 +36,7 @@ def executable(request: pytest.FixtureRequest) -> Iterator[Executable]:
     options = ExecutionOptions(n_pages=40, page_size=16, max_tokens=64, max_seqs=4, max_drafts=16, n_threads=2)
     model = transformer(SHAPES[shape])
     exe = backends.get("cpu").compile(model.program, model.tensors(fmt), options)
+    WEIGHTS[id(exe)] = model.tensors(fmt)
     yield exe
     exe.close()
 
@@ -78,14 +83,14 @@ class Told(Drafter):
 def _all_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many drafts as there is room for: not by the clock."""
 
-    def lengths(prospects: Sequence[Any], most: int, times: Any, drafting: float) -> list[int]:
+    def lengths(prospects: Sequence[Any], most: int, times: Any) -> list[int]:
         return [min(prospect.n, most // len(prospects)) for prospect in prospects]
 
     monkeypatch.setattr(speculation, "lengths", lengths)
 
 
 def answers(exe: Executable, requests: Sequence[GenerationRequest], drafter: Drafter | None) -> list[Any]:
-    engine = Engine(Kept(exe), n_ctx=N_CTX, n_vocab=Shape().n_vocab, drafter=drafter)
+    engine = Engine(Kept(exe), n_ctx=N_CTX, n_vocab=Shape().n_vocab, drafters=[] if drafter is None else [drafter])
     try:
         generations = engine.submit_all([(request, Plain()) for request in requests])
         return [(list(generation), generation.finish_reason) for generation in generations]
@@ -123,3 +128,19 @@ def test_answers_and_their_probabilities_are_those_without(
     known = [[*r.tokens, *(t.id for t in tokens)] for r, (tokens, _) in zip(asked, plain, strict=True)]
     makers: dict[str, Callable[[], Drafter]] = {"told": lambda: Told(known, wrong_every), "lookup": Lookup}
     assert answers(executable, asked, makers[make]()) == plain
+
+
+@pytest.mark.skipif(wide_supported(host()), reason="with AMX, tokens that are read together are computed otherwise")
+def test_a_model_that_drafts_for_itself_is_always_right(
+    executable: Executable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft_model, "_LEAST_SURE", 0.0)
+    asked = [GenerationRequest([i, 2, 3, 4], SAMPLINGS[0], max_tokens=50) for i in range(3)]
+    plain = [tokens for tokens, _ in answers(executable, asked, None)]
+    again = backends.get("cpu").compile(executable.program, WEIGHTS[id(executable)], executable.options)
+    drafter = DraftModel(again, Shape().n_vocab, again.close)
+    engine = Engine(Kept(executable), n_ctx=N_CTX, n_vocab=Shape().n_vocab, drafters=[drafter])
+    generations = engine.submit_all([(request, Plain()) for request in asked])
+    assert [list(generation) for generation in generations] == plain
+    assert all(g.n_drafted == g.n_accepted > 25 for g in generations)
+    engine.close()

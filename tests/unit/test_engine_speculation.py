@@ -19,7 +19,7 @@ from pyllm.backends.base import Batch
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.engine import sequence as sequences
-from pyllm.engine.speculation import Drafter, Offer, speculation
+from pyllm.engine.speculation import Drafter, DraftModel, Lookup, Offer, draft_model, speculation
 from pyllm.errors import BackendError, RequestError
 
 N_VOCAB = 50
@@ -63,7 +63,7 @@ def knowing(answers: list[tuple[list[int], list[int]]], wrong: Callable[[], bool
 def _all_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many drafts as there is room for: not by the clock."""
 
-    def lengths(prospects: Sequence[Any], most: int, times: Any, drafting: float) -> list[int]:
+    def lengths(prospects: Sequence[Any], most: int, times: Any) -> list[int]:
         left, found = most, []
         for prospect in prospects:
             found.append(min(prospect.n, left))
@@ -74,10 +74,14 @@ def _all_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    executable: FakeExecutable, requests: Sequence[GenerationRequest], drafter: Drafter | None, n_ctx: int = 128
+    executable: FakeExecutable,
+    requests: Sequence[GenerationRequest],
+    drafter: Drafter | list[Drafter] | None,
+    n_ctx: int = 128,
 ) -> tuple[list[Any], list[Any]]:
     """Each answer with its end; and the generations."""
-    engine = Engine(executable, n_ctx=n_ctx, n_vocab=N_VOCAB, drafter=drafter)
+    drafters = drafter if isinstance(drafter, list) else [drafter] if drafter is not None else []
+    engine = Engine(executable, n_ctx=n_ctx, n_vocab=N_VOCAB, drafters=drafters)
     try:
         generations = submit_all(engine, requests)
         found = [read(generation) for generation in generations]
@@ -250,7 +254,7 @@ def test_rejected_drafts_are_never_shared() -> None:
     answer = expected_greedy(prompt, 12, N_VOCAB)
     executable = FakeExecutable(N_VOCAB, max_drafts=DRAFTS, page_size=2)
     wrong = [(t + 1) % N_VOCAB for t in answer]
-    engine = Engine(executable, n_ctx=64, n_vocab=N_VOCAB, drafter=Told(lambda tokens, n: wrong[:n]))
+    engine = Engine(executable, n_ctx=64, n_vocab=N_VOCAB, drafters=[Told(lambda tokens, n: wrong[:n])])
     assert [t.id for t in engine.submit(ask(prompt, 12))] == answer
     for following in (wrong, answer):
         again = [*prompt, *following[:8]]
@@ -269,7 +273,7 @@ def test_a_failed_step_with_drafts_leaves_nothing_behind() -> None:
             raise BackendError("a step fails")
 
     executable.on_run = fail
-    engine = Engine(executable, n_ctx=64, n_vocab=N_VOCAB, drafter=Told(knowing([(prompt, answer)], lambda: False)))
+    engine = Engine(executable, n_ctx=64, n_vocab=N_VOCAB, drafters=[Told(knowing([(prompt, answer)], lambda: False))])
     first = engine.submit(ask(prompt, 12))
     assert next(first).id == answer[0]
     with pytest.raises(BackendError, match="a step fails"):
@@ -304,6 +308,70 @@ def test_drafts_of_several_sequences_share_a_step() -> None:
     assert executable.sizes[1] == (15, 3, 15)
 
 
+class Smaller(FakeExecutable):
+    """Another model: it agrees with the first one but for some contexts."""
+
+    def _result(self, batch: Batch, want: Any) -> Any:
+        out = super()._result(batch, want)
+        for r, t in enumerate(batch.rows[: batch.n_rows].tolist()):
+            out[r] = smaller_row(self.context(batch, t).tolist())
+        return out
+
+
+def smaller_row(context: list[int]) -> Any:
+    row = expected_row(context, N_VOCAB)
+    return np.roll(row, 1) if sum(context) % 4 == 0 else row
+
+
+class Watched(DraftModel):
+    """Checks each guess: it is the most likely token by all before it, so the model has read just those."""
+
+    def draft(self, wanted: Sequence[tuple[sequences.Sequence, int]]) -> list[list[int]]:
+        drafts = super().draft(wanted)
+        assert len(drafts) == len(wanted)
+        for (seq, n), draft in zip(wanted, drafts, strict=True):
+            assert len(draft) <= n
+            context = seq.tokens[: seq.n_tokens].tolist()
+            for token in draft:
+                assert token == int(smaller_row(context).argmax())
+                context.append(token)
+        self.pool.check([shadow.pages for shadow in self._shadows.values()])
+        return drafts
+
+
+@settings(max_examples=100, deadline=None)
+@given(workloads(), st.booleans(), st.booleans())
+def test_a_draft_model_reads_along(workload: Any, sure: bool, look_up: bool) -> None:
+    requests, options, _, _ = workload
+    n_ctx = min(60, options["n_pages"] * options["page_size"])
+    requests = [request for request in requests if len(request.tokens) <= n_ctx]
+    alone = [run(FakeExecutable(N_VOCAB, **options), [request], None, n_ctx)[0][0] for request in requests]
+    smaller = Smaller(N_VOCAB, **{**options, "max_drafts": 0, "max_rows": options["max_seqs"]})
+    drafter = Watched(smaller, N_VOCAB, smaller.close)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draft_model, "_LEAST_SURE", 0.0 if sure else 0.15)
+        drafters: list[Drafter] = [Lookup(), drafter] if look_up else [drafter]
+        found, _ = run(FakeExecutable(N_VOCAB, **options), requests, drafters, n_ctx)
+    assert [[t[0] for t in tokens] for tokens, _ in found] == [[t[0] for t in tokens] for tokens, _ in alone]
+    assert smaller.closed == 1
+
+
+def test_guesses_of_the_same_model_are_all_right_and_prompts_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draft_model, "_LEAST_SURE", 0.0)
+    smaller = FakeExecutable(N_VOCAB, max_seqs=2)
+    engine = Engine(
+        FakeExecutable(N_VOCAB, max_drafts=DRAFTS), n_ctx=64, n_vocab=N_VOCAB,
+        drafters=[DraftModel(smaller, N_VOCAB, smaller.close)],
+    )  # fmt: skip
+    prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    for again in range(3):
+        generation = engine.submit(ask(prompt, 20))
+        assert [t.id for t in generation] == expected_greedy(prompt, 20, N_VOCAB)
+        assert generation.n_drafted == generation.n_accepted >= 15
+        assert smaller.n_tokens <= (10 + 20) + again * (4 + 20), "full pages of a prompt are read once"
+    engine.close()
+
+
 def test_a_distribution_stays_what_it_is() -> None:
     """Sampled with drafts, pairs of tokens are as frequent as the model says."""
     prompt, few = [7, 8], [1, 2, 3, 4, 5]
@@ -311,7 +379,7 @@ def test_a_distribution_stays_what_it_is() -> None:
         temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, logit_bias={t: -np.inf for t in range(N_VOCAB) if t not in few}
     )
     executable = FakeExecutable(N_VOCAB, max_drafts=DRAFTS, n_pages=400)
-    engine = Engine(executable, n_ctx=64, n_vocab=N_VOCAB, drafter=Told(lambda tokens, n: [3] * n))
+    engine = Engine(executable, n_ctx=64, n_vocab=N_VOCAB, drafters=[Told(lambda tokens, n: [3] * n)])
     n, counts, n_accepted = 2500, np.zeros((len(few), len(few))), 0
     for seed in range(n):
         generation = engine.submit(ask(prompt, 3, sampling=replace(params, seed=seed)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def choices(draw: st.DrawFn) -> tuple[list[Prospect], int, list[float], float]:
 class Fixed(StepTimes):
     def __init__(self, times: list[float]) -> None:
         super().__init__(len(times))
-        self.times = times
+        self.times, self.known = times, True
 
     def seconds(self, n: int) -> float:
         return self.times[n]
@@ -79,13 +80,14 @@ class Fixed(StepTimes):
 def test_drafts_are_as_long_as_is_best(choice: tuple[list[Prospect], int, list[float], float]) -> None:
     """Compared with all ways to choose lengths."""
     prospects, most, times, drafting = choice
+    prospects = [replace(p, drafting=drafting) for p in prospects]
     n_seqs = len(prospects)
 
     def rate(chosen: Sequence[int]) -> float:
         tokens = n_seqs + sum(p.likelihood**i for p, n in zip(prospects, chosen, strict=True) for i in range(1, n + 1))
         return tokens / (times[n_seqs + sum(chosen)] + max(chosen) * drafting)
 
-    found = lengths(prospects, most, Fixed(times), drafting)
+    found = lengths(prospects, most, Fixed(times))
     assert all(n <= p.n for n, p in zip(found, prospects, strict=True))
     assert sum(found) <= most
     ways = itertools.product(*(range(p.n + 1) for p in prospects))

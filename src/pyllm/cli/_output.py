@@ -97,6 +97,8 @@ def speeds(usage: Usage) -> str:
     """Tokens and speeds of a generation, in one line."""
     cached = f" ({usage.n_cached} cached)" if usage.n_cached else ""
     rate = f", {usage.rate:.1f}/s" if usage.rate else ""
+    if usage.n_drafted:
+        rate += f", {usage.n_accepted} of {usage.n_drafted} guesses right"
     return (
         f"prompt: {usage.n_prompt} tokens{cached}, {usage.prompt_rate:.1f}/s; "
         f"answer: {usage.n_generated} tokens{rate}; first token after {usage.prompt_seconds:.2f} s"

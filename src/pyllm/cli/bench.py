@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from pyllm.cli import _command, _options
 from pyllm.cli._types import CountType, ModelType
 from pyllm.config import KVDtype, LoadSettings
+
+if TYPE_CHECKING:
+    from pyllm.bench import BenchOptions
+    from pyllm.cli._progress import Display
 
 _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*2."
 
@@ -47,6 +53,13 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
 @_options.load_option("tensor_split", metavar="N/N")
 @_options.load_option("kv_offload")
 @_options.lora_options
+@click.option(
+    "--spec",
+    "specs",
+    multiple=True,
+    metavar="METHOD",
+    help="Compare answers with and without speculation: ngram or draft=MODEL; may be repeated.",
+)
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds to wait before each case.")
 @click.option("--no-warmup", is_flag=True, help="Skip the warm-up.")
 def command(
@@ -67,6 +80,7 @@ def command(
     n_gpu_layers: tuple[str, ...],
     device: tuple[str, ...],
     n_cpu_moe: tuple[str, ...],
+    specs: tuple[str, ...],
     delay: float,
     no_warmup: bool,
     **options: Any,
@@ -74,7 +88,8 @@ def command(
     """Measure how many tokens per second a model reads (pp) and writes (tg).
 
     Lists and ranges are crossed. Tokens are random; nothing is tokenized or sampled. A preset needs no download:
-    `--preset llama3-8b:Q4_K_M`; llama3-1b, llama3-3b, llama3-70b and qwen3-30b-a3b are others.
+    `--preset llama3-8b:Q4_K_M`; llama3-1b, llama3-3b, llama3-70b and qwen3-30b-a3b are others. With `--spec`, answers
+    of up to `-n` tokens to three tasks are compared instead: an edit, code, free text.
     """
     from pyllm.bench import FORMATS, BenchOptions, main_run, parse_devices, parse_gpu_layers, parse_pairs
     from pyllm.bench.presets import parse as parse_preset
@@ -116,7 +131,41 @@ def command(
     except RequestError as error:
         raise click.UsageError(str(error)) from error
     with Display() as display:
-        main_run(chosen, output, lambda line: write(line + "\n"), display.progress)
+        if specs:
+            _compare(chosen, specs, output, display)
+        else:
+            main_run(chosen, output, lambda line: write(line + "\n"), display.progress)
+
+
+def _compare(chosen: BenchOptions, specs: tuple[str, ...], output: str, display: Display) -> None:
+    """Print the speed of answers with and without speculation."""
+    from pyllm.bench.speculation import compare, table
+    from pyllm.cli._output import write
+
+    if output not in ("md", "json", "jsonl"):
+        raise click.UsageError(f"-o {output}: with --spec there are md, json, jsonl")
+    placement = {f.name: getattr(chosen.placement, f.name) for f in fields(chosen.placement)}
+    options = {
+        **placement,
+        "backend": chosen.backend,
+        "kv_dtype": chosen.kv_dtype[0],
+        "n_batch": chosen.n_batch[0],
+        "n_threads": chosen.n_threads[0] if chosen.n_threads else None,
+        "adapters": chosen.adapters,
+        "progress": display.progress,
+        "max_seqs": 1,
+        "n_ctx": max(4096, 2 * chosen.n_gen[0]),
+    }
+    for model in chosen.models:
+        found = compare(model, specs, options, chosen.n_gen[0], chosen.repetitions)
+        if output == "md":
+            for line in table(found):
+                write(line + "\n")
+        elif output == "jsonl":
+            for one in found:
+                write(json.dumps(one.as_dict()) + "\n")
+        else:
+            write(json.dumps([one.as_dict() for one in found], indent=2) + "\n")
 
 
 def _models(values: tuple[str, ...]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def command(preset: str | None, as_json: bool, **options: Any) -> None:
     from pyllm.cli._progress import Display
     from pyllm.llm.fit import fit
     from pyllm.llm.loading import execution_options, n_ctx_of
+    from pyllm.llm.speculating import beside
 
     if preset is not None and _options.is_given("model", "hf_repo", "named"):
         raise click.UsageError("give a model or a preset, not both")
@@ -41,7 +42,9 @@ def command(preset: str | None, as_json: bool, **options: Any) -> None:
         file = open_model(name, display.progress, with_weights=False)
     with file:
         n_ctx = n_ctx_of(settings, file.metadata)
-        found = fit(file, n_ctx, execution_options(n_ctx, settings), settings.backend, settings.placement)
+        with beside(settings, file.metadata, n_ctx) as draft:
+            execution = execution_options(n_ctx, settings)
+            found = fit(file, n_ctx, execution, settings.backend, settings.placement, draft)
         if as_json:
             write_json(_as_dict(found, str(file.path), n_ctx))
         else:

@@ -155,6 +155,8 @@ def _print_json(llm: LLM, stream: EventStream) -> None:
         "tokens": list(result.tokens),
         "n_prompt": usage.n_prompt,
         "n_generated": usage.n_generated,
+        "n_drafted": usage.n_drafted,
+        "n_accepted": usage.n_accepted,
         "prompt_seconds": round(usage.prompt_seconds, 6),
         "seconds": round(usage.seconds, 6),
         "prompt_tokens_per_second": round(usage.prompt_rate, 3),

@@ -22,7 +22,8 @@ AdapterChoice = FilePath | tuple[FilePath, float]
 """A LoRA adapter to load: its file, or file and scale."""
 
 SPECULATION = ("off", "ngram", "auto")
-"""Values of `spec`."""
+"""Values of `spec`, beside `draft=MODEL`."""
+_DRAFT = "draft="
 _MOST = (1 << 31) - 1
 """Positions and tokens are counted in 32 bits."""
 
@@ -164,9 +165,10 @@ class LoadSettings(PlacementOptions):
     spec: str = setting(
         "off",
         "Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay "
-        'the same. "ngram": guesses are what followed the last tokens where they stood before; "auto": as the model '
-        'allows, now the same; "off". Guesses that do not pay are not made.',
-        help="Guess next tokens and verify several in a step: off, ngram or auto.",
+        'the same. "ngram": guesses are what followed the last tokens where they stood before; "draft=MODEL": also '
+        'those of a smaller model of the same vocabulary, a path or a name; "auto": "ngram" where the model allows it; '
+        '"off". Guesses that do not pay are not made.',
+        help="Guess next tokens and verify several in a step: off, auto, ngram or draft=MODEL.",
         flags=("--spec",),
         metavar="METHOD",
     )
@@ -188,14 +190,19 @@ class LoadSettings(PlacementOptions):
 
     def __post_init__(self) -> None:
         PlacementOptions.__post_init__(self)
-        if self.spec not in SPECULATION:
-            raise RequestError(f"spec must be one of {', '.join(SPECULATION)}, not {self.spec!r}")
+        if self.spec not in SPECULATION and not self.draft_model:
+            raise RequestError(f"spec must be {', '.join(SPECULATION)} or draft=MODEL, not {self.spec!r}")
 
     @classmethod
     def of(cls, caller: str, options: Mapping[str, Any]) -> LoadSettings:
         """Settings from a call's keywords. Raises RequestError."""
         refuse_unknown(caller, options, [f.name for f in fields(cls)])
         return cls(**options)
+
+    @property
+    def draft_model(self) -> str:
+        """The path or name of the model that guesses; empty: none."""
+        return self.spec.removeprefix(_DRAFT) if self.spec.startswith(_DRAFT) else ""
 
     @property
     def placement(self) -> PlacementOptions:

@@ -73,15 +73,14 @@ class Answer(Consumer):
         needed = self.sampler.n_needed(seen, n_ahead)
         return needed is not None and max(needed, self.request.logprobs or 0) <= n
 
+    def most_drafts(self, seq: Sequence) -> int:
+        n = self.limit - seq.n_tokens
+        return max(0, n if self.n_most is None else min(n, self.n_most - self.n_generated - 1))
+
     def admits(self, seq: Sequence, draft: Many[int]) -> int:
-        n = min(len(draft), self.limit - seq.n_tokens)
-        if self.n_most is not None:
-            n = min(n, self.n_most - self.n_generated - 1)
-        for i in range(n):
-            if draft[i] in self.request.stop_ids:  # nothing follows it
-                n = i
-                break
-        return n if self.constraint is None or n <= 0 else self._allowed(self.constraint, draft[:n])
+        stops = self.request.stop_ids  # nothing follows them
+        n = next((i for i, token in enumerate(draft) if token in stops), len(draft))
+        return n if self.constraint is None or not n else self._allowed(self.constraint, draft[:n])
 
     def _allowed(self, constraint: Constraint, draft: Many[int]) -> int:
         """How many of these tokens the constraint allows, up to one after which it forces others, or the end."""

@@ -51,11 +51,11 @@ class Engine:
         n_ctx: int,
         n_vocab: int,
         max_waiting: int | None = None,
-        drafter: Drafter | None = None,
+        drafters: Many[Drafter] = (),
     ) -> None:
         """`n_ctx`: most tokens of one sequence; limited by the executable's pages. `max_waiting`: most requests that
-        wait for others to end; None: any number. `drafter`: guesses next tokens, which steps then verify; it is closed
-        with the engine."""
+        wait for others to end; None: any number. `drafters`: guess next tokens, which steps then verify; they are
+        closed with the engine."""
         options = executable.options
         self.executable = executable
         self.n_vocab = n_vocab
@@ -63,7 +63,7 @@ class Engine:
         self.pool = PagePool(options.n_pages, options.page_size)
         side = executable.side
         states = StatePool(options.n_slots, self.pool) if executable.program.slots else None
-        self._speculation = None if drafter is None or states is not None else Speculation(drafter)
+        self._speculation = Speculation(drafters) if drafters and states is None else None
         side_options = None if side is None else side.options
         self.scheduler = Scheduler(self.pool, options, side_options, states, self._speculation)
         self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
@@ -164,6 +164,10 @@ class Engine:
             function()
 
         self._pump.call(call)
+
+    def memory_of_drafter(self) -> dict[str, int]:
+        """Bytes that guessing holds, by purpose, as `Executable.memory` has them."""
+        return {} if self._speculation is None else self._speculation.memory()
 
     def load(self) -> Load:
         """What there is to do, as of now; any thread may ask."""

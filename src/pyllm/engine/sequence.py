@@ -45,9 +45,13 @@ class Consumer(ABC):
         """Whether the n largest logits of each row do as well as all."""
         return False
 
-    def admits(self, seq: Sequence, draft: Many[int]) -> int:
-        """How many of these guesses of its next tokens are worth verifying together."""
+    def most_drafts(self, seq: Sequence) -> int:
+        """How many guesses of its next tokens may be verified together."""
         return 0
+
+    def admits(self, seq: Sequence, draft: Many[int]) -> int:
+        """How many of these guesses, at most `most_drafts`, are worth it."""
+        return len(draft)
 
     @abstractmethod
     def take(self, seq: Sequence, rows: SequenceRows) -> FinishReason | None:

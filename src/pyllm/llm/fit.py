@@ -29,6 +29,14 @@ _TYPICAL = 120 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A model that guesses for another one, and its capacities (`speculating.beside`)."""
+
+    file: Model
+    options: ExecutionOptions
+
+
+@dataclass(frozen=True, slots=True)
 class LayerFit:
     """Bytes of a layer on its devices."""
 
@@ -93,8 +101,9 @@ def fit(
     options: ExecutionOptions,
     backend: str = "auto",
     placement: PlacementOptions | None = None,
+    draft: Draft | None = None,
 ) -> Fit:
-    """Place a model as `load` would, and predict its memory.
+    """Place a model as `load` would, and predict its memory; with that of a draft model beside it.
 
     `options` as from `loading.execution_options`. Raises ModelError, BackendError, RequestError.
     """
@@ -104,7 +113,7 @@ def fit(
     chosen = devices.choose(backend, placement)
     with ExitStack() as stack:
         kept = _prepared(file, chosen, stack)
-        found = _fit(file, n_ctx, options, placement, chosen)
+        found = _fit(file, n_ctx, options, placement, chosen, draft)
         del kept
     return found
 
@@ -115,6 +124,7 @@ def parts(
     options: ExecutionOptions,
     backend: str = "auto",
     placement: PlacementOptions | None = None,
+    draft: Draft | None = None,
 ) -> tuple[DeviceFit, ...]:
     """The model's own part of each device's memory, as `fit` predicts it: weights, cache and work memory, and what a
     device's libraries take; not the process's other memory. Quicker than `fit`: nothing is loaded. Raises as `fit`.
@@ -123,13 +133,20 @@ def parts(
 
     placement = placement or PlacementOptions()
     chosen = devices.choose(backend, placement)
-    return _place(file, n_ctx, options, placement, chosen)[-1]
+    used = _place(file, n_ctx, options, placement, chosen)[-1]
+    return _beside(used, draft, n_ctx, placement, chosen)
 
 
 def _fit(
-    file: Model, n_ctx: int, options: ExecutionOptions, placement: PlacementOptions, chosen: Sequence[DeviceInfo]
+    file: Model,
+    n_ctx: int,
+    options: ExecutionOptions,
+    placement: PlacementOptions,
+    chosen: Sequence[DeviceInfo],
+    draft: Draft | None,
 ) -> Fit:
     architecture, tensors, placed, used = _place(file, n_ctx, options, placement, chosen)
+    used = _beside(used, draft, n_ctx, placement, chosen)
     beside = resident() or _TYPICAL  # the plans that backends have just made are the ones that they would keep
     return Fit(
         layers=_layers(
@@ -154,6 +171,26 @@ def _place(
     by_device = cut(program, placed.device_of_op).programs
     used = tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)
     return architecture, tensors, placed, used
+
+
+def _beside(
+    used: tuple[DeviceFit, ...],
+    draft: Draft | None,
+    n_ctx: int,
+    placement: PlacementOptions,
+    chosen: Sequence[DeviceInfo],
+) -> tuple[DeviceFit, ...]:
+    """The devices' parts with those of a draft model, whose libraries are there already."""
+    if draft is None:
+        return used
+    more = {f.device.name: f for f in _place(draft.file, n_ctx, draft.options, placement, chosen)[-1]}
+    both = [
+        replace(f, weights=f.weights + m.weights, kv=f.kv + m.kv, work=f.work + m.work)
+        if (m := more.pop(f.device.name, None))
+        else f
+        for f in used
+    ]
+    return tuple(sorted([*both, *more.values()], key=lambda f: not f.device.is_gpu))
 
 
 def _device_fit(

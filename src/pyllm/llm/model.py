@@ -56,7 +56,7 @@ class LLM:
         adapters: Sequence[Adapter] = (),
         max_waiting: int | None = None,
         recipe: Recipe | None = None,
-        drafter: Drafter | None = None,
+        drafters: Sequence[Drafter] = (),
     ) -> None:
         from pyllm.engine import Engine
         from pyllm.sampling import advised
@@ -78,7 +78,7 @@ class LLM:
         self.n_gpu_layers = compiled.n_gpu_layers
         """Layers with a part on a GPU, the output counted as one: up to `architecture.n_layers` + 1."""
         self.engine: Engine = Engine(
-            compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab, max_waiting=max_waiting, drafter=drafter
+            compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab, max_waiting=max_waiting, drafters=drafters
         )
 
     @property
@@ -143,8 +143,9 @@ class LLM:
         return Vocabulary.of(self.tokenizer, self.n_vocab) if self.has_tokenizer else None
 
     def memory(self) -> dict[str, int]:
-        """Bytes held, by purpose: "weights", "kv", "work"."""
-        return self._executable.memory()
+        """Bytes held, by purpose: "weights", "kv", "work"; those of a draft model included."""
+        held, beside = self._executable.memory(), self.engine.memory_of_drafter()
+        return {purpose: held.get(purpose, 0) + beside.get(purpose, 0) for purpose in {**held, **beside}}
 
     @overload
     def complete(

@@ -17,7 +17,7 @@ from pyllm.llm.loading import (
 )
 from pyllm.llm.model import LLM
 from pyllm.llm.recipes import recipe_of
-from pyllm.llm.speculating import drafter_of
+from pyllm.llm.speculating import drafters_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -49,8 +49,9 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     `n_rows`: Most output rows of one step, which matters only to scoring; with more than 128, output rows of prompts
     take the prefill path.
     `spec`: Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay
-    the same. "ngram": guesses are what followed the last tokens where they stood before; "auto": as the model allows,
-    now the same; "off". Guesses that do not pay are not made.
+    the same. "ngram": guesses are what followed the last tokens where they stood before; "draft=MODEL": also those of a
+    smaller model of the same vocabulary, a path or a name; "auto": "ngram" where the model allows it; "off". Guesses
+    that do not pay are not made.
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
     `max_waiting`: Most requests that wait for others to end; further ones are refused with a QueueFullError. Default:
     any number.
@@ -88,11 +89,11 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
         compiled = compile_model(file, n_ctx, execution, settings.backend, opened, settings.placement)
         sampling.prepare(settings.progress)
         try:
-            drafter = drafter_of(settings, compiled.architecture.program)
+            drafters = drafters_of(settings, compiled.architecture.program, file.metadata, n_ctx)
         except BaseException:
             compiled.executable.close()
             raise
-        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting, recipe, drafter)
+        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting, recipe, drafters)
     except BaseException as error:
         tokenizer.wait()
         file.close()

@@ -12,6 +12,7 @@ from pyllm.llm import LLM
 from pyllm.llm.fit import parts
 from pyllm.llm.loading import Model, default_n_ctx, execution_options
 from pyllm.llm.opening import load
+from pyllm.llm.speculating import beside
 from pyllm.server.known import Known
 from pyllm.server.problems import ENDING, ProblemError
 
@@ -90,7 +91,8 @@ class Loader:
             raise ProblemError(ENDING)
 
     def _needs(self, file: Model, n_ctx: int) -> tuple[dict[str, int], dict[str, int]]:
-        found = parts(file, n_ctx, self._execution(n_ctx), self._backend, self._placement)
+        with beside(self._settings, file.metadata, n_ctx) as draft:
+            found = parts(file, n_ctx, self._execution(n_ctx), self._backend, self._placement, draft)
         return {d.device.name: d.total for d in found}, {d.device.name: d.kv for d in found}
 
     def _execution(self, n_ctx: int) -> ExecutionOptions:

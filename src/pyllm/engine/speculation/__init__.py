@@ -5,8 +5,9 @@ token is the one chosen from the row before. So each token is chosen as without 
 state, and with its own random number. Rejected drafts cost time and change nothing.
 """
 
+from pyllm.engine.speculation.draft_model import DraftModel
 from pyllm.engine.speculation.drafter import Drafter, Offer
 from pyllm.engine.speculation.lookup import Lookup
 from pyllm.engine.speculation.speculation import Speculation
 
-__all__ = ["Drafter", "Lookup", "Offer", "Speculation"]
+__all__ = ["DraftModel", "Drafter", "Lookup", "Offer", "Speculation"]

@@ -36,13 +36,13 @@ class StepTimes:
         """Logarithms; they never become less for more tokens."""
         self._one = 0.0
         """Logarithm of the seconds of a step of one token."""
-        self._known = False
+        self.known = False
 
     def note(self, n: int, seconds: float) -> None:
         """A step of n tokens took so long."""
         factors, n, found = self._factors, min(n, len(self._factors) - 1), log(max(seconds, 1e-9))
-        if not self._known:
-            self._one, self._known = found - factors[n], True
+        if not self.known:
+            self._one, self.known = found - factors[n], True
         over = found - self._one - factors[n]
         self._one += _BASE_GAIN * over
         for i, first in enumerate(self._first):
@@ -55,8 +55,8 @@ class StepTimes:
                 factors[i] = max(factors[i], factors[n])
 
     def seconds(self, n: int) -> float:
-        """What a step of n tokens takes; 1 times a factor where none was measured."""
-        return exp(self._one + self._factors[min(n, len(self._factors) - 1)])
+        """What a step of n tokens takes; 0 before any was measured."""
+        return exp(self._one + self._factors[min(n, len(self._factors) - 1)]) if self.known else 0.0
 
 
 class Acceptance:
@@ -85,26 +85,39 @@ class Prospect:
 
     likelihood: float
     n: int
+    drafting: float = 0.0
+    """Seconds that one more token of it takes to guess."""
 
 
-def lengths(prospects: Many[Prospect], most: int, times: StepTimes, drafting: float) -> list[int]:
-    """How many tokens to draft of each sequence, `most` of all, so that most tokens a second are expected.
+def best_rate(prospect: Prospect, n_seqs: int, most: int, times: StepTimes) -> float:
+    """Tokens a second to expect of a step of so many sequences, one of which gets the best number of guesses."""
+    if not times.known:
+        return 0.0
+    expected, best = float(n_seqs), 0.0
+    for i in range(min(prospect.n, most) + 1):
+        expected += prospect.likelihood**i if i else 0
+        best = max(best, expected / (times.seconds(n_seqs + i) + i * prospect.drafting))
+    return best
 
-    `drafting`: seconds that one more token of the drafts takes.
-    """
+
+def lengths(prospects: Many[Prospect], most: int, times: StepTimes) -> list[int]:
+    """How many tokens to draft of each sequence, `most` of all, so that most tokens a second are expected. Before any
+    step was measured, there are none."""
+    if not times.known:
+        return [0] * len(prospects)
     gains = sorted(
         ((p.likelihood**i, i, s) for s, p in enumerate(prospects) for i in range(1, min(p.n, most) + 1)),
         key=lambda gain: (-gain[0], gain[1]),
     )
     n_seqs = len(prospects)
-    best, best_rate = 0, _WORTH * n_seqs / times.seconds(n_seqs)
-    expected, longest = float(n_seqs), 0
-    for m, (gain, i, _) in enumerate(gains[:most], 1):
+    best, highest = 0, _WORTH * n_seqs / times.seconds(n_seqs)
+    expected, longest = float(n_seqs), 0.0
+    for m, (gain, i, s) in enumerate(gains[:most], 1):
         expected += gain
-        longest = max(longest, i)
-        rate = expected / (times.seconds(n_seqs + m) + longest * drafting)
-        if rate > best_rate:
-            best, best_rate = m, rate
+        longest = max(longest, i * prospects[s].drafting)
+        rate = expected / (times.seconds(n_seqs + m) + longest)
+        if rate > highest:
+            best, highest = m, rate
     found = [0] * n_seqs
     for _, _, s in gains[:best]:
         found[s] += 1

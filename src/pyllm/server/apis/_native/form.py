@@ -80,6 +80,7 @@ def timings(usage: Usage) -> dict[str, float]:
     """Tokens and times; the prompt's are of what was computed of it."""
     n_computed, n = usage.n_prompt - usage.n_cached, usage.n_generated
     prompt_ms, predicted_ms = usage.prompt_seconds * 1000, usage.seconds * 1000
+    drafts = {"draft_n": usage.n_drafted, "draft_n_accepted": usage.n_accepted} if usage.n_drafted else {}
     return {
         "cache_n": usage.n_cached,
         "prompt_n": n_computed,
@@ -90,4 +91,5 @@ def timings(usage: Usage) -> dict[str, float]:
         "predicted_ms": predicted_ms,
         "predicted_per_token_ms": predicted_ms / n if n else 0.0,
         "predicted_per_second": usage.rate,
+        **drafts,
     }

@@ -47,17 +47,23 @@ def head(exchange: Exchange, prefix: str, kind: str, model: str) -> dict[str, An
 
 def usage_of(usages: Iterable[Sequence[Usage]], n_reasoned: int = 0) -> dict[str, Any]:
     """The tokens of a request: of each prompt, the usages of its answers; those of reasoning among them."""
-    n_prompt = n_cached = n_generated = 0
+    n_prompt = n_cached = n_generated = n_drafted = n_accepted = 0
     for answers in usages:
         n_prompt += answers[0].n_prompt
         n_cached += answers[0].n_cached
         n_generated += sum(answer.n_generated for answer in answers)
+        n_drafted += sum(answer.n_drafted for answer in answers)
+        n_accepted += sum(answer.n_accepted for answer in answers)
+    details = {"reasoning_tokens": min(n_reasoned, n_generated)}
+    if n_drafted:
+        details["accepted_prediction_tokens"] = n_accepted
+        details["rejected_prediction_tokens"] = n_drafted - n_accepted
     return {
         "prompt_tokens": n_prompt,
         "completion_tokens": n_generated,
         "total_tokens": n_prompt + n_generated,
         "prompt_tokens_details": {"cached_tokens": n_cached},
-        "completion_tokens_details": {"reasoning_tokens": min(n_reasoned, n_generated)},
+        "completion_tokens_details": details,
     }
 
 
