@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import http.client
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,29 @@ def test_a_file_that_stops_coming_leaves_nothing(tmp_path: Path, data: Path) -> 
         connection.endheaders(b"a beginning")
         connection.close()
         until(lambda: not rig.house.busy and not list((data / "blobs").iterdir()))
+
+
+def test_files_that_no_model_has_go_after_a_day(tmp_path: Path, data: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    texts = [b"old", b"older", b"new"]
+    hashes = [hashlib.sha256(text).hexdigest() for text in texts]
+
+    def aged(number: int) -> Path:
+        file = data / "blobs" / f"sha256-{hashes[number]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(texts[number])
+        os.utime(file, (0, 0))
+        return file
+
+    first = aged(0)
+    with running(path) as rig:
+        until(lambda: not first.exists())
+        second = aged(1)
+        new = httpx2.post(f"{rig.url}/api/blobs/sha256:{hashes[2]}", content=texts[2])
+        assert new.status_code == 201
+        assert not second.exists()
+    with running(path) as rig:
+        assert httpx2.head(f"{rig.url}/api/blobs/sha256:{hashes[2]}").status_code == 200
 
 
 def test_a_model_is_deleted_while_it_is_used(tmp_path: Path, data: Path) -> None:

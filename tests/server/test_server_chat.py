@@ -38,6 +38,7 @@ def test_a_prompt_that_is_too_long_is_refused(rig: Rig, stream: bool) -> None:
     answer = post(rig, "/v1/chat/completions", messages=[{"role": "user", "content": "a b" * 400}], stream=stream)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert answer.json()["error"]["message"].endswith("shorten it, or start the server with a larger --ctx")
 
 
 def test_an_unknown_model_is_404_and_names_those_that_there_are(rig: Rig) -> None:

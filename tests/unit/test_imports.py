@@ -54,6 +54,7 @@ HEAVY = (
     "uvicorn",
     "msgspec",
     "prometheus_client",
+    "opentelemetry",
     "pyllm.backends",
     "pyllm.engine",
     "pyllm.llm",

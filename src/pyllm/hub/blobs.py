@@ -37,6 +37,35 @@ def path_of(sha256: str) -> Path:
     return folder() / f"sha256-{sha256}"
 
 
+def find(sha256: str) -> Path | None:
+    """The file of a hash, if it is there; it then counts as new."""
+    path = path_of(sha256)
+    if not path.is_file():
+        return None
+    with suppress(OSError):  # the folder may be another user's
+        os.utime(path)
+    return path
+
+
+def old() -> dict[str, Path]:
+    """Files, by their hashes, that came, and were last asked for, more than a day ago."""
+    found = {}
+    for path in folder().glob("sha256-*"):
+        with suppress(OSError, HubError):
+            if path.stat().st_mtime < time.time() - _ABANDONED:
+                found[digest_of(path.name)] = path
+    return found
+
+
+def remove(path: Path) -> bool:
+    """Delete a file, if that is possible; whether it was."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
 def _remove_abandoned() -> None:
     """Delete beginnings of files that were not written to for a day: their process was killed."""
     for part in folder().glob(".*.part"):

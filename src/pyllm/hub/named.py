@@ -161,6 +161,22 @@ def remove(named: Named) -> list[Path]:
     return gone
 
 
+def remove_unused() -> list[Path]:
+    """Delete files that clients sent, and nobody asked for in the last day, which no named model has; returns them.
+
+    None is deleted while a named model cannot be read, for it may have any.
+    """
+    old = blobs.old()
+    if not old:
+        return []
+    try:
+        all_of_them = [_load(file) for file in folder().glob("*.json")]
+    except HubError:
+        return []
+    used = {file.sha256 for named in all_of_them if named for file in (*named.files, *named.adapters)}
+    return [path for sha256, path in old.items() if sha256 not in used and blobs.remove(path)]
+
+
 def make(
     name: str,
     modelfile: Modelfile,

@@ -37,6 +37,8 @@ class Infill:
     """The name of the file with the gap."""
     suffix_first: bool = False
     """Suffix before prefix, as some models were trained."""
+    field: str = "suffix"
+    """What the caller calls the suffix, for errors."""
 
     def tokens(self, tokenizer: Tokenizer, most: int | None = None) -> list[int]:
         """The prompt, BOS included where the model wants it.
@@ -48,8 +50,8 @@ class Infill:
         roles = tokenizer.vocab.fim_ids
         if "prefix" not in roles or "suffix" not in roles:
             raise RequestError(
-                "suffix needs a model that can fill in a middle, such as qwen2.5-coder; this one's vocabulary has no "
-                "tokens for prefix and suffix"
+                f"{self.field} needs a model that can fill in a middle, such as qwen2.5-coder; this one's vocabulary "
+                "has no tokens for prefix and suffix"
             )
         prefix = tokenizer.encode(self.prefix, add_special=False) if self.prefix else []
         suffix, begun = tokenizer.encode_within(self.suffix), tokenizer.encode_within(self.begun)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pyllm.server.house import House
 
 T = TypeVar("T", bound=bodies.Body)
+PROBES = frozenset({"/health", "/v1/health", "/healthz", "/livez", "/ready", "/readyz", "/metrics"})
+"""Paths of requests that machines send all the time."""
 
 
 class Access(enum.Enum):
@@ -49,6 +51,21 @@ class Exchange:
         """The answer's, once it began."""
         self.problem: Problem | None = None
         """What ended the request, if something did."""
+        self.has_left = False
+        """The client went away before the end."""
+        self.streams = False
+        """The answer is sent as it comes."""
+        self.operation = ""
+        """What is asked of a model, in OpenTelemetry's words: chat, text_completion, embeddings."""
+        self.asked_model = ""
+        """By the name that the request has."""
+        self.options: Mapping[str, Any] = {}
+        """Those of the answers."""
+        self.finish_reasons: list[str] = []
+        self.first_token: float | None = None
+        """Seconds from the request's arrival."""
+        self.texts: dict[str, list[Any]] = {}
+        """What was asked and answered, where the user wants that to be logged."""
         self.log: dict[str, Any] = {}
         """What the log's line on this request says further: model, tokens, …"""
         self._fields: dict[str, Any] | None = None
@@ -68,8 +85,24 @@ class Exchange:
         """A part of the path."""
         return str(self.request.path_params[name])
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is one of those that machines send all the time."""
+        return self.request.scope["path"] in PROBES
+
+    def asks(self, operation: str, model: str, options: Mapping[str, Any]) -> None:
+        """Note what is asked of a model."""
+        self.operation, self.asked_model, self.options = operation, model, options
+
+    def said(self, what: str, text: Any) -> None:
+        """Note what was asked or answered, where the user wants that."""
+        if self.house.logs.prompts:
+            self.house.logs.text(self, what, text)
+            self.texts.setdefault(what, []).append(text)
+
     async def live(self, frames: AsyncIterator[bytes], framing: Framing) -> Response:
         """A response that is streamed; what fails early is raised."""
+        self.streams = True
         options = self.house.options
         live = Live(frames, framing, ping_every=options.ping_every, failed=self.failed, cut=self._is_cut)
         await live.begin(options.grace)

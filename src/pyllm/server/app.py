@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pyllm.server import apis, bodies, safety
+from pyllm.server import apis, bodies, known, safety, tracing
 from pyllm.server.api import Access, Api, ApiRoute, Exchange
 from pyllm.server.house import House
 from pyllm.server.problems import ENDING, Problem, ProblemError, problem_of
@@ -26,6 +26,7 @@ def create_app(house: House) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await house.models.start()
+        await asyncio.to_thread(known.remove_unused)
         try:
             yield
         finally:
@@ -66,11 +67,12 @@ class _Front:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        try:
-            await self._answer(exchange, headers, scope, receive, sending)
-        finally:
-            del scope["pyllm.exchange"]  # which has the scope itself
-            self._house.logs.served(exchange)
+        with tracing.traced(exchange):
+            try:
+                await self._answer(exchange, headers, scope, receive, sending)
+            finally:
+                del scope["pyllm.exchange"]  # which has the scope itself
+                self._house.logs.served(exchange)
 
     async def _answer(
         self, exchange: Exchange, headers: list[tuple[bytes, bytes]], scope: Scope, receive: Receive, send: Send
@@ -124,11 +126,11 @@ class _Endpoint:
             if response is None and self._route.streamed_body:
                 await self._serve(exchange, send)
             elif response is None:
-                await _until_gone(self._serve(exchange, send), receive)
+                exchange.has_left = await _until_gone(self._serve(exchange, send), receive)
             else:
                 await response(scope, receive, send)
         except ClientDisconnect:
-            pass
+            exchange.has_left = True
         except asyncio.CancelledError:
             if not self._house.cutting:
                 raise
@@ -160,18 +162,20 @@ class _Endpoint:
         await response(exchange.request.scope, _nothing, send)
 
 
-async def _until_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Do the work; a client that goes away ends it."""
+async def _until_gone(work: Coroutine[Any, Any, None], receive: Receive) -> bool:
+    """Do the work; a client that goes away ends it. Whether one did."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         gone.cancel()
-        if not task.done():
+        left = not task.done()
+        if left:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    return left
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -73,6 +73,8 @@ class Asked:
         self._begun: AsyncEventStream | None = None
         self._read: AsyncEventStream | None = None
         self._template: ChatTemplate | None = None
+        self._is_noted = False
+        """Its prompt was counted."""
         self.model = ask.model
         """The model's name."""
 
@@ -83,8 +85,9 @@ class Asked:
         known = models.shelf.find(self._ask.model)
         self.model = exchange.log["model"] = known.name
         ask = self._ask = _limited(exchange, _with_own(known, self._ask))
+        exchange.asks("text_completion" if ask.messages is None else "chat", ask.model, {"n": ask.n, **ask.options})
         self._served = await self._stack.enter_async_context(models.lease(known, ask.keep_alive))
-        exchange.house.logs.text(exchange, "asked", ask.messages if ask.messages is not None else ask.prompt)
+        exchange.said("asked", ask.messages if ask.messages is not None else ask.prompt)
         try:
             await self._prepare(ask)
         except BaseException:
@@ -182,7 +185,7 @@ class Asked:
             completion = _with_one_call(completion)
         for choice in completion.choices:
             self._note(choice.finish_reason, choice.usage, None)
-            self._exchange.house.logs.text(self._exchange, "answered", choice.message)
+            self._exchange.said("answered", choice.message)
         return completion
 
     async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
@@ -244,7 +247,7 @@ class Asked:
                 continue
             yield event
         if self._exchange.house.logs.prompts:
-            self._exchange.house.logs.text(self._exchange, "answered", (await stream.result()).message)
+            self._exchange.said("answered", (await stream.result()).message)
 
     def _note(self, reason: str, usage: Usage, first: float | None) -> None:
         exchange = self._exchange
@@ -252,9 +255,14 @@ class Asked:
         if first is None and usage.n_generated:
             first = max(0.0, whole - usage.seconds)
         exchange.house.metrics.answered(self.model, reason, usage, first, whole)
+        exchange.finish_reasons.append(reason)
+        if first is not None:
+            exchange.first_token = min(first, exchange.first_token or first)
         log = exchange.log
-        log["prompt"] = usage.n_prompt
-        log["cached"] = usage.n_cached
+        if not self._is_noted:  # a prompt counts once, however many answers it has
+            self._is_noted = True
+            log["prompt"] = log.get("prompt", 0) + usage.n_prompt
+            log["cached"] = log.get("cached", 0) + usage.n_cached
         log["generated"] = log.get("generated", 0) + usage.n_generated
         log["finish"] = reason
 

@@ -48,6 +48,7 @@ async def embed(
         raise refuse(f"{param} must hold 1 to {MAX_INPUTS} texts, not {len(inputs)}", param)
     models = exchange.house.models
     known = models.shelf.find(model)
+    exchange.asks("embeddings", model, {"dimensions": dimensions})
     async with models.lease(known, keep_alive) as served:
         exchange.log["model"] = known.name
         llm = served.llm.llm

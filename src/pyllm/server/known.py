@@ -9,8 +9,9 @@ from pyllm import hub
 from pyllm.config.serving import ServeOptions
 from pyllm.errors import HubError
 from pyllm.hub import catalog
-from pyllm.hub.named import all_named
+from pyllm.hub import named as naming
 from pyllm.hub.names import quant
+from pyllm.server.logs import say
 from pyllm.server.problems import Problem, ProblemError
 
 
@@ -70,7 +71,7 @@ class Shelf:
         """All models, the default first. Where models were given, those that are named and made of them, too."""
         files = self._files()
         names = {known.name for known in files}
-        return [*files, *(_of_named(n) for n in all_named() if self._serves(n) and n.name not in names)]
+        return [*files, *(_of_named(n) for n in naming.all_named() if self._serves(n) and n.name not in names)]
 
     @property
     def given(self) -> list[Known]:
@@ -160,6 +161,12 @@ class Shelf:
             return _local(here)
         found = path.stat()
         return Known(path.stem, path, found.st_size, quant(path.name), int(found.st_mtime))
+
+
+def remove_unused() -> None:
+    """Delete files that clients sent and no named model has."""
+    if gone := naming.remove_unused():
+        say("removed files that were sent, and no model has", files=[path.name for path in gone])
 
 
 def _local(model: hub.LocalModel) -> Known:

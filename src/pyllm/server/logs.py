@@ -28,6 +28,7 @@ class Logs:
 
     def __init__(self, prompts: bool = False) -> None:
         self.prompts = prompts
+        """The user wants prompts and answers in the log."""
 
     def served(self, exchange: Exchange) -> None:
         """A request is over."""
@@ -41,7 +42,7 @@ class Logs:
             "seconds": round(perf_counter() - exchange.began, 3),
             **exchange.log,
         }
-        quiet = status < 400 and path in ("/health", "/ready", "/metrics")
+        quiet = status < 400 and exchange.is_probe
         LOGGER.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
 
     def failed(self, exchange: Exchange, error: BaseException) -> None:
@@ -56,9 +57,8 @@ class Logs:
         )
 
     def text(self, exchange: Exchange, name: str, value: Any) -> None:
-        """A prompt or an answer, where the user asked for them."""
-        if self.prompts:
-            LOGGER.info("text", extra={"fields": {"id": exchange.id, name: value}})
+        """A prompt or an answer; see `prompts`."""
+        LOGGER.info("text", extra={"fields": {"id": exchange.id, name: value}})
 
 
 def say(event: str, **fields: Any) -> None:

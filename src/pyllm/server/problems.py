@@ -72,6 +72,11 @@ def problem_of(error: BaseException) -> Problem:
         return error.problem
     text = str(error)
     if isinstance(error, ContextFullError):
+        if error.n_ctx:
+            text = (
+                f"the prompt has {error.n_tokens} tokens and the context holds {error.n_ctx}; shorten it, or start the "
+                "server with a larger --ctx"
+            )
         return Problem(400, "context_length_exceeded", text, "messages")
     if isinstance(error, QueueFullError):
         return Problem(429, "queue_full", text, retry_after=error.retry_after)

@@ -138,6 +138,32 @@ def test_blobs_go_with_the_last_model_that_has_them(data: Path) -> None:
     assert not path.exists()
 
 
+def test_blobs_that_no_model_has_go_after_a_day(data: Path) -> None:
+    paths = {}
+    for text in (b"used", b"unused", b"new", b"found"):
+        digest = hashlib.sha256(text).hexdigest()
+        with blobs.Upload(digest, 100) as upload:
+            upload.write(text)
+            paths[text] = upload.finish()
+        if text != b"new":
+            os.utime(paths[text], (0, 0))
+    other = data / "blobs" / "notes.txt"
+    other.write_text("somebody's")
+    os.utime(other, (0, 0))
+    named.save(named.make("one", Modelfile("x"), [paths[b"used"]]))
+    damaged = data / "named" / "damaged.json"
+    damaged.write_text("{}")
+    assert named.remove_unused() == []  # it may have any of them
+    damaged.unlink()
+    assert blobs.find(hashlib.sha256(b"found").hexdigest()) == paths[b"found"]
+    assert named.remove_unused() == [paths[b"unused"]]
+    assert {path.name for path in (data / "blobs").iterdir()} == {
+        other.name,
+        *(path.name for text, path in paths.items() if text != b"unused"),
+    }
+    assert named.remove_unused() == []
+
+
 def test_blobs_that_are_not_what_they_say_leave_nothing(data: Path) -> None:
     digest = hashlib.sha256(b"blob").hexdigest()
     with blobs.Upload(digest, 100) as upload:

@@ -174,4 +174,4 @@ def _gap(body: InfillBody) -> Infill:
             place = f"input_extra[{i}]"
             raise refuse(f'{place} must be {{"filename": "…", "text": "…"}}', place)
         files.append(SourceFile(name, text))
-    return Infill(body.input_prefix, body.input_suffix, body.prompt, files)
+    return Infill(body.input_prefix, body.input_suffix, body.prompt, files, field="input_suffix")

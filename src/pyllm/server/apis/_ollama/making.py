@@ -22,6 +22,7 @@ from pyllm.llm.recipes import check
 from pyllm.server.api import Access, Exchange
 from pyllm.server.apis._ollama.form import API, ModelBody, lines
 from pyllm.server.apis._ollama.models import base_name, base_of, checked_name, keep
+from pyllm.server.known import remove_unused
 from pyllm.server.problems import Problem, ProblemError, refuse
 
 _PIECE = 1 << 20
@@ -220,10 +221,10 @@ def _check_file(path: Path, kind: str) -> None:
 def _blob(text: str, param: str) -> Path:
     """A file that was sent, by its digest. Raises ProblemError."""
     try:
-        path = blobs.path_of(blobs.digest_of(text))
+        path = blobs.find(blobs.digest_of(text))
     except HubError as error:
         raise refuse(f"{param}: {error}", param) from None
-    if not path.is_file():
+    if path is None:
         raise refuse(f"{param}: there is no blob {text}; POST /api/blobs/{text} sends it", param)
     return path
 
@@ -231,13 +232,14 @@ def _blob(text: str, param: str) -> Path:
 @API.route(("HEAD",), "/api/blobs/{digest}", access=Access.OWNERS)
 async def has_blob(exchange: Exchange) -> Response:
     """Whether a file is here."""
-    return Response(status_code=200 if blobs.path_of(_digest(exchange)).is_file() else 404)
+    return Response(status_code=404 if blobs.find(_digest(exchange)) is None else 200)
 
 
 @API.route(("POST",), "/api/blobs/{digest}", access=Access.OWNERS, streamed_body=True)
 async def add_blob(exchange: Exchange) -> Response:
     """Take a file, written to disk as it comes."""
     sha256 = _digest(exchange)
+    await asyncio.to_thread(remove_unused)
     options = exchange.house.options
     declared = exchange.request.headers.get("content-length", "")
     expected = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else None
