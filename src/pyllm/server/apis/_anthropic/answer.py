@@ -76,6 +76,8 @@ class Blocks:
         self._thinking = thinking
         self._index = -1
         self._open: tuple[bytes, bytes] | None = None
+        self._begins: ToolCallBegin | None = None
+        """A call of an eager tool that has no input yet, and may turn out to be none."""
         self._head = b""
         self._blank = ""
         """White space that is written only if a text follows it."""
@@ -87,8 +89,11 @@ class Blocks:
                 return self._text(text)
             case ReasoningDelta(text):
                 return self._thought(text) if self._thinking else b""
-            case ToolCallBegin(_, number, name) if name in self._eager:
-                return self._call(number, name)
+            case ToolCallBegin(_, _, name) if name in self._eager:
+                self._begins = event
+            case ToolCallArguments(_, delta) if delta and self._begins is not None:
+                begun, self._begins = self._begins, None
+                return self._call(begun.id, begun.name) + self._delta(delta)
             case ToolCallArguments(_, delta) if self._open is _INPUT and delta:
                 return self._delta(delta)
             case ToolCallEnd(_, call):
@@ -123,6 +128,7 @@ class Blocks:
         return self._start(_INPUT, {"type": "tool_use", "id": number, "name": name, "input": {}})
 
     def _called(self, call: ToolCall | None) -> bytes:
+        self._begins = None
         begun = self._open is _INPUT
         frames = b""
         if call is not None and not begun:

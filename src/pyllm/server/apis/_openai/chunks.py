@@ -61,6 +61,8 @@ class _Answer:
         self._logprobs: list[TokenLogprob] = []
         """Of tokens whose text did not come yet."""
         self._begun = False
+        self._call: ToolCallBegin | None = None
+        """A call that began, and may yet turn out to be none."""
 
     def frame(self, event: Event) -> bytes:
         """What an event adds to the stream; often nothing."""
@@ -72,8 +74,16 @@ class _Answer:
         if isinstance(event, Finish):
             self.usage = event.usage
             return self._opening() + self._chunk({}, self._style.reason(reason_of(event.reason)))
+        if isinstance(event, ToolCallBegin):
+            self._call = event
+            return b""
+        frames = b""
+        if (call := self._call) is not None:
+            self._call = None
+            if not (isinstance(event, ToolCallEnd) and event.call is None):
+                frames = self._opening() + self._chunk(self._beginning(call))
         delta = self._delta(event)
-        return self._opening() + self._chunk(delta) if delta is not None else b""
+        return frames + self._opening() + self._chunk(delta) if delta is not None else frames
 
     def _opening(self) -> bytes:
         """The first chunk, with the role."""
@@ -88,6 +98,12 @@ class _Answer:
         ends = b',"logprobs":' + encode(logprobs) + b',"finish_reason":' + encode(reason) + b"}]"
         return self._before + encode(delta) + ends + self._after
 
+    def _beginning(self, call: ToolCallBegin) -> dict[str, Any]:
+        function = {"name": call.name, "arguments": ""}
+        if self._style.old_calls:
+            return {"function_call": function}
+        return {"tool_calls": [{"index": call.index, "id": call.id, "type": "function", "function": function}]}
+
     def _delta(self, event: Event) -> dict[str, Any] | None:
         match event:
             case TextDelta(text):
@@ -95,11 +111,6 @@ class _Answer:
             case ReasoningDelta(text):
                 self.reasoning.append(text)
                 return {"reasoning_content": text}
-            case ToolCallBegin(index, id, name):
-                function = {"name": name, "arguments": ""}
-                if self._style.old_calls:
-                    return {"function_call": function}
-                return {"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]}
             case ToolCallArguments(index, delta):
                 if self._style.old_calls:
                     return {"function_call": {"arguments": delta}}

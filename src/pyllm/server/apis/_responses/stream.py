@@ -26,6 +26,8 @@ class ResponseEvents:
         """The type of the item that is open, "" for none."""
         self._place: dict[str, Any] = {}
         self._texts: list[str] = []
+        self._begins: ToolCallBegin | None = None
+        """A call that began, and may yet turn out to be none."""
         self._call: ToolCallBegin | None = None
         self._delta: tuple[bytes, bytes] = (b"", b"")
         """What is around a delta of the open item, up to the sequence number."""
@@ -50,11 +52,17 @@ class ResponseEvents:
             case ReasoningDelta(text):
                 return self._open("reasoning") + self._add(text)
             case ToolCallBegin():
-                return self._close() + self._open_call(event)
+                self._begins = event
+                return b""
             case ToolCallArguments(_, delta):
-                return self._add(delta) if self._call is not None else b""
-            case ToolCallEnd(_, call):
-                return self._close("completed" if call is not None else "incomplete") if self._call else b""
+                frames = self._open_call()
+                return frames + self._add(delta) if self._call is not None else b""
+            case ToolCallEnd(_, None):
+                self._begins = None
+                return self._close("incomplete") if self._call is not None else b""
+            case ToolCallEnd():
+                frames = self._open_call()
+                return frames + self._close() if self._call is not None else b""
             case TokenLogprobs(token):
                 self._pending.append(token)
                 return b""
@@ -82,10 +90,14 @@ class ResponseEvents:
         self._prepare(_PARTS[kind])
         return frames
 
-    def _open_call(self, begin: ToolCallBegin) -> bytes:
-        self._call = begin
+    def _open_call(self) -> bytes:
+        """Begin the item of a call that began."""
+        if (begin := self._begins) is None:
+            return b""
+        frames = self._close()
+        self._begins, self._call = None, begin
         item = self._form.call(len(self._output), begin.id, begin.name, "", "in_progress")
-        frames = self._added("function_call", item)
+        frames += self._added("function_call", item)
         self._prepare("function_call_arguments")
         return frames
 
