@@ -54,7 +54,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from pyllm.config.loading import AdapterChoice, GPULayers, KVDtype, Progress
+from pyllm.arguments import FilePath
+from pyllm.config.loading import AdapterChoice, GPULayers, KVDtype, Progress, Size
 from pyllm.config.sampling import SamplingParams
 '''
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyllm.config import SamplingParams
     from pyllm.errors import (
         BackendError,
+        CacheError,
         ClosedError,
         ContextFullError,
         FormatError,
@@ -49,6 +50,8 @@ _HOMES = {
     "pyllm.config": ("SamplingParams",),
     "pyllm.errors": (
         "BackendError",
+        "CacheError",
+        "CacheError",
         "ClosedError",
         "ContextFullError",
         "FormatError",
@@ -80,6 +83,7 @@ __all__ = [
     "AsyncEventStream",
     "AsyncLLM",
     "BackendError",
+    "CacheError",
     "ChatTemplate",
     "ClosedError",
     "Completion",

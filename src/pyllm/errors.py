@@ -67,6 +67,10 @@ class ClosedError(PyllmError):
     """The model was closed."""
 
 
+class CacheError(PyllmError):
+    """A saved prefix cache is of another model, no such file at all, or cannot be read or written."""
+
+
 class HubError(PyllmError):
     """A model name is unknown, or a download failed or did not match its hash."""
 

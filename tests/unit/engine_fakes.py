@@ -74,6 +74,10 @@ class FakeExecutable(Executable):
         self.stop = threading.Event()
         self.closed = 0
         self._running = threading.Lock()
+        self.page_bytes = self.store[0].nbytes
+        self.page_format = "fake"
+        self.n_read = self.n_written = 0
+        """Pages that were copied out and in."""
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> NoReturn:
         raise AssertionError("the engine runs whole programs")
@@ -141,6 +145,16 @@ class FakeExecutable(Executable):
         table = batch.page_tables[batch.seqs[t]]
         p = int(batch.positions[t]) + 1
         return self.store[table[: -(-p // self.options.page_size)]].ravel()[:p]
+
+    def read_page(self, page: int) -> NDArray[np.uint8]:
+        assert not self._running.locked(), "a page is read within a step"
+        self.n_read += 1
+        return self.store[page].view(np.uint8).copy()
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        assert not self._running.locked(), "a page is written within a step"
+        self.n_written += 1
+        self.store[page] = data.view(np.int32)
 
     def interrupt(self) -> None:
         self.stop.set()

@@ -152,9 +152,12 @@ def python_blocks(name: str) -> str:
 @pytest.mark.parametrize(
     "page", ["README.md", "docs/getting-started.md", "docs/python.md", "docs/sampling.md", "docs/agents.md"]
 )
-def test_snippets_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_snippets_run(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     source = python_blocks(page)
     assert "pyllm" in source
+    monkeypatch.chdir(tmp_path)  # they may write files
     exec(compile(source, page, "exec", dont_inherit=True), {"__name__": page})
     out = capsys.readouterr().out
     if page == "docs/python.md":

@@ -11,8 +11,8 @@ import pyllm
 from pyllm import config, errors
 
 NAMES = """
-    LLM AsyncCompletionStream AsyncEventStream AsyncLLM BackendError ChatTemplate ClosedError Completion
-    CompletionStream ContextFullError EventStream FormatError GGUFError GGUFFile HubError ModelError
+    LLM AsyncCompletionStream AsyncEventStream AsyncLLM BackendError CacheError ChatTemplate ClosedError
+    Completion CompletionStream ContextFullError EventStream FormatError GGUFError GGUFFile HubError ModelError
     OutOfMemoryError PyllmError PyllmWarning QueueFullError RecipeOptions RequestError
     SamplingParams TemplateError
     TokenLogprob Tokenizer TokenizerError Usage __version__ load load_tokenizer open_gguf quantize

@@ -18,7 +18,8 @@ DEBUG = "pyllm.debug"
 _OF_ONE_CALL = {
     "--allow-requantize", "--base", "--cache-type-v", "--calibrate", "--dry-run", "--file", "--from", "--hf-repo",
     "--in-place", "--json", "--kl-divergence", "--kl-divergence-base", "--list", "--lora-scaled", "--merge",
-    "--modelfile", "--name", "--out", "--overwrite", "--preset", "--prompt", "--set", "--show-statistics", "--unset",
+    "--modelfile", "--name", "--out", "--overwrite", "--preset", "--prompt",
+    "--prompt-cache", "--prompt-cache-ro", "--set", "--show-statistics", "--unset",
 }  # fmt: skip
 """Options without an environment variable: those of a single call, which name inputs or outputs, or allow replacing a
 file."""

@@ -68,7 +68,7 @@ _DIFFERENT = {
     "--sampler-seq --sampling-seq": "--samplers takes the names, with semicolons between them",
     "-md --model-draft --draft-max --draft-min": "there are no draft models yet",
     "-mm --mmproj --image": "models read text only",
-    "--prompt-cache --prompt-cache-all": "`pyllm chat` keeps what it has read as long as it runs",
+    "--prompt-cache-all": "--prompt-cache keeps the prompt and the answer; leave it out",
     "--completion-bash": "docs/command-line.md says how a shell completes pyllm's commands",
     "--keepalive --keep-alive": "a model is in memory as long as the command runs; leave it out",
     "--nowordwrap": "answers are never wrapped; leave it out",

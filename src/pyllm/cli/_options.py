@@ -25,6 +25,7 @@ from pyllm.sampling.general import all_settings
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
+_OF_FOLDER = ("cache_dir", "cache_size")
 ALL_LAYERS = 1 << 20
 """A number of layers above any model's."""
 
@@ -107,8 +108,8 @@ def output_option(function: F) -> F:
 
 
 def engine_options(function: F, ctx: str = "", apart: Iterable[str] = ()) -> F:
-    """Flags of loading, apart from placement and adapters, and from settings called as in `apart`. `ctx`: help on the
-    context, where it is not the trained length."""
+    """Flags of loading, apart from placement, adapters and the cache's folder, and from settings called as in `apart`.
+    `ctx`: help on the context, where it is not the trained length."""
 
     @wraps(function)
     def with_kv(kv_dtype: str | None, kv_values: str | None, **options: Any) -> Any:
@@ -119,10 +120,17 @@ def engine_options(function: F, ctx: str = "", apart: Iterable[str] = ()) -> F:
         return function(kv_dtype=kv_dtype or kv_values, **options)
 
     with_values = click.option("-ctv", "--cache-type-v", "kv_values", type=click.Choice(get_args(KVDtype)), hidden=True)
-    settings = {name: setting for name, setting in OF_LOADING.items() if name not in {*OF_PLACEMENT, *apart}}
+    settings = {
+        name: setting for name, setting in OF_LOADING.items() if name not in {*OF_PLACEMENT, *_OF_FOLDER, *apart}
+    }
     if ctx:
         settings["n_ctx"] = replace(settings["n_ctx"], low=1, help=f"Context in tokens [default: {ctx}].")
     return flags(settings.values())(with_values(cast(F, with_kv)))
+
+
+def cache_options(function: F) -> F:
+    """Flags of a folder for the prefix cache; `loading` collects them."""
+    return flags(OF_LOADING[name] for name in _OF_FOLDER)(function)
 
 
 def load_option(name: str, **more: Any) -> Callable[[F], F]:

@@ -48,6 +48,7 @@ _TYPES: dict[str, tuple[click.ParamType, str | None]] = {
     "Sequence[str] | None": (TextType(), "NAME;NAME"),
     "Seconds": (SecondsType(), None),
     "Size": (SizeType(), None),
+    "FilePath": (TextType(), "FILE"),
 }
 """Types of the command line, and what help calls a value, by annotation."""
 _REPEATED: dict[str, tuple[click.ParamType, str | None]] = {

@@ -16,6 +16,7 @@ from pyllm.cli import _command, _options
 @_options.sampling_options
 @_options.lora_options
 @_options.engine_options
+@_options.cache_options
 @_options.placement_options
 def command(**options: Any) -> None:
     """Talk with a model. /help shows what else can be typed.

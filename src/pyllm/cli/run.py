@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,15 @@ if TYPE_CHECKING:
 @click.option("--raw", is_flag=True, help="Continue the prompt as it is, without the chat template.")
 @click.option("--tools", metavar="FILE", help="Functions that the model may call, as a JSON list.")
 @_options.output_option
+@click.option(
+    "--prompt-cache", metavar="FILE", help="Read what FILE keeps of earlier prompts, and keep this one there."
+)
+@click.option("--prompt-cache-ro", is_flag=True, help="Leave that file as it is.")
 @click.option("--stats", is_flag=True, help="Print speeds to standard error when done.")
 @_options.sampling_options
 @_options.lora_options
 @_options.engine_options
+@_options.cache_options
 @_options.placement_options
 def command(
     words: tuple[str, ...],
@@ -39,6 +46,8 @@ def command(
     file: str | None,
     raw: bool,
     as_json: bool,
+    prompt_cache: str | None,
+    prompt_cache_ro: bool,
     stats: bool,
     **options: Any,
 ) -> None:
@@ -70,7 +79,7 @@ def command(
 
     from pyllm.cli import _model
 
-    with _model.load(options, max_seqs=1, chat_template=template) as llm:
+    with _model.load(options, max_seqs=1, chat_template=template) as llm, _cached(llm, prompt_cache, prompt_cache_ro):
         if asked is not None and file is None and (prompt or prompt_option) and _has_input():
             following = _options.read_text("-")
         text = "\n\n".join(t for t in (text_option(asked or ""), following) if t)
@@ -85,6 +94,19 @@ def command(
             _note_warnings(stream)
             if stats:
                 _print_stats(llm, stream)
+
+
+@contextmanager
+def _cached(llm: LLM, file: str | None, as_it_is: bool) -> Iterator[None]:
+    """With a file's prefix cache, which gets what the command reads and answers."""
+    if file is None:
+        yield
+        return
+    if os.path.exists(file):
+        llm.load_cache(file)
+    yield
+    if not as_it_is:
+        llm.save_cache(file)
 
 
 def _start(
@@ -154,6 +176,7 @@ def _print_json(llm: LLM, stream: EventStream) -> None:
         "stop_string": result.stop_string,
         "tokens": list(result.tokens),
         "n_prompt": usage.n_prompt,
+        "n_cached": usage.n_cached,
         "n_generated": usage.n_generated,
         "n_drafted": usage.n_drafted,
         "n_accepted": usage.n_accepted,

@@ -22,6 +22,7 @@ _PACKAGES = ("starlette", "uvicorn", "msgspec", "prometheus_client")
 @click.option("--api-key-file", metavar="FILE", help="Keys that clients must send, one per line.")
 @_options.lora_options
 @partial(_options.engine_options, apart=("n_ctx",))
+@_options.cache_options
 @_options.placement_options
 @_options.offline_option
 def command(models: tuple[str, ...], api_key_file: str | None, **options: Any) -> None:

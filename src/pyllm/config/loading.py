@@ -24,6 +24,9 @@ AdapterChoice = FilePath | tuple[FilePath, float]
 SPECULATION = ("off", "ngram", "auto")
 """Values of `spec`, beside `draft=MODEL`."""
 _DRAFT = "draft="
+Size = int
+"""Bytes; on the command line also "32MiB"."""
+
 _MOST = (1 << 31) - 1
 """Positions and tokens are counted in 32 bits."""
 
@@ -181,6 +184,20 @@ class LoadSettings(PlacementOptions):
         "number.",
         low=0,
         must="0 or more, or None",
+    )
+    cache_dir: FilePath | None = setting(
+        None,
+        "Folder in which the prefix cache outlives the process; models and processes may share it. Default: none.",
+        help="Folder in which what was read of prompts outlives the process.",
+        flags=("--cache-dir",),
+        metavar="DIR",
+    )
+    cache_size: Size = setting(
+        10 << 30,
+        "Most bytes in `cache_dir`; what was used longest ago is removed.",
+        help="Most bytes in that folder; what was used longest ago is removed  [default: 10GiB].",
+        low=1,
+        flags=("--cache-size",),
     )
     progress: Progress | None = setting(
         None,

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from pyllm.config.loading import AdapterChoice, GPULayers, KVDtype, Progress
+from pyllm.arguments import FilePath
+from pyllm.config.loading import AdapterChoice, GPULayers, KVDtype, Progress, Size
 from pyllm.config.sampling import SamplingParams
 
 
@@ -132,6 +133,10 @@ class LoadOptions(TypedDict, total=False):
     max_waiting: int | None
     """Most requests that wait for others to end; further ones are refused with a QueueFullError. Default: any
     number."""
+    cache_dir: FilePath | None
+    """Folder in which the prefix cache outlives the process; models and processes may share it. Default: none."""
+    cache_size: Size | None
+    """Most bytes in `cache_dir`; what was used longest ago is removed."""
     progress: Progress | None
     """`progress(what, share)` is called while downloading, compiling and packing; `share` goes from 0 to 1."""
     n_gpu_layers: GPULayers | None

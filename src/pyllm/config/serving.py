@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyllm.config.loading import Size
 from pyllm.config.setting import complete, setting
 from pyllm.errors import RequestError
 from pyllm.records import dataclass
@@ -13,8 +14,6 @@ Aliases = tuple[tuple[str, str], ...]
 """(name, model) pairs."""
 Seconds = float
 """A time; on the command line also "5m"."""
-Size = int
-"""Bytes; on the command line also "32MiB"."""
 
 MIB = 1 << 20
 

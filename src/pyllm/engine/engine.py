@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Executable
-from pyllm.cache import PagePool, StatePool
+from pyllm.cache import CacheFolder, PagePool, StatePool
 from pyllm.engine import process, scoring
 from pyllm.engine.admission import Admission
 from pyllm.engine.answer import Answer
 from pyllm.engine.generation import Generation, as_ours
+from pyllm.engine.keeper import Keeper
 from pyllm.engine.lanes import Lane
 from pyllm.engine.pump import Pump
 from pyllm.engine.request import FinishReason, GeneratedToken, GenerationRequest, check_request, check_tokens
@@ -35,6 +36,7 @@ from pyllm.errors import ClosedError, RequestError
 from pyllm.sampling import Sampler
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Engine:
@@ -52,10 +54,11 @@ class Engine:
         n_vocab: int,
         max_waiting: int | None = None,
         drafters: Many[Drafter] = (),
+        folder: CacheFolder | None = None,
     ) -> None:
         """`n_ctx`: most tokens of one sequence; limited by the executable's pages. `max_waiting`: most requests that
         wait for others to end; None: any number. `drafters`: guess next tokens, which steps then verify; they are
-        closed with the engine."""
+        closed with the engine. `folder`: keeps the prefix cache beyond this process."""
         options = executable.options
         self.executable = executable
         self.n_vocab = n_vocab
@@ -71,6 +74,7 @@ class Engine:
         self._admission = Admission(max_waiting)
         self._numbers = itertools.count()
         self._pump = Pump(self)
+        self._keeper = Keeper(folder, self.pool, executable, self._pump.wake)
         self._arrived: deque[Sequence] = deque()
         """Any thread may append."""
         self._live: dict[int, Sequence] = {}
@@ -153,6 +157,14 @@ class Engine:
     def check(self) -> None:
         """Raise AssertionError where the engine's internal state is inconsistent."""
         self._pump.call(self._check)
+
+    def call(self, function: Callable[[], R]) -> R:
+        """Call a function in the computing thread between two steps, and wait for its result; a step that is paused
+        goes on afterwards. Raises what it raises, and ClosedError."""
+        self._check_open()
+        results: list[R] = []
+        self._pump.call(lambda: results.append(function()))
+        return results[0]
 
     def between_steps(self, function: Callable[[], object]) -> None:
         """Call a function in the computing thread between two steps, and wait for it. Raises what it raises.
@@ -242,7 +254,7 @@ class Engine:
 
     @property
     def _n_waiting(self) -> int:
-        return len(self.scheduler.waiting) + len(self._arrived)
+        return len(self.scheduler.waiting) + len(self._arrived) + len(self._keeper.fetching)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -267,21 +279,24 @@ class Engine:
 
     def _step(self) -> bool:
         self._idle = True
+        began = perf_counter()
         self._receive()
         if self._closed:
+            self._keeper.end()
             self._end_all(ClosedError("the model was closed"))
         for seq in self._live.values():
             seq.back_pressured = seq.consumer.back_pressured
         steps = self.scheduler.schedule()
         if not steps and not self.scheduler.apart:
-            if not all(seq.back_pressured for seq in self._live.values()):
+            if not all(seq.back_pressured or seq in self._keeper.fetching for seq in self._live.values()):
                 raise RuntimeError("nothing can run, yet a sequence is waited for")
-            return False
+            return self._keeper.keep() or self._keeper.has_found
         self._idle = False
         if steps:
             self._compute(steps)
         if self.scheduler.apart:
             self._read_prompts(steps)
+        self._keeper.keep_beside(perf_counter() - began)
         return True
 
     def _compute(self, steps: list[Sequence]) -> None:
@@ -321,6 +336,9 @@ class Engine:
         while self._arrived:
             seq = self._arrived.popleft()
             self._live[seq.number] = seq
+            if not self._keeper.fetch(seq):
+                self.scheduler.add(seq)
+        for seq in self._keeper.receive(len(self.scheduler.running)):
             self.scheduler.add(seq)
         now = perf_counter()
         ended = [seq for seq in self._live.values() if seq.cancelled or seq.deadline <= now]
@@ -385,6 +403,7 @@ class Engine:
             seq.finish(reason, error)
             self._admission.note_end()
         self.scheduler.remove(seq)
+        self._keeper.forget(seq)
         self._live.pop(seq.number, None)
         seq.consumer.mailbox.notify(self._wakes)
 
@@ -395,12 +414,14 @@ class Engine:
             seq.consumer.mailbox.notify(self._wakes)
         self._live.clear()
         self._arrived.clear()
+        self._keeper.fetching.clear()
         self.scheduler.clear()
         for lane in self._lanes:
             lane.forget()
 
     def _free(self) -> None:
         self._receive()
+        self._keeper.end()
         self._end_all(ClosedError("the model was closed"))
         self._wakes.ring()
         for lane in self._lanes:
@@ -412,11 +433,13 @@ class Engine:
     def _check(self) -> None:
         self._receive()
         self.scheduler.check()
-        assert {*self.scheduler.running, *self.scheduler.waiting} == set(self._live.values())
+        scheduled = {*self.scheduler.running, *self.scheduler.waiting}
+        assert scheduled | self._keeper.fetching == set(self._live.values())
 
     def after_fork(self) -> None:
         """Begin anew in a process that was forked: its parent's thread is not here, nor are those that wait for it."""
         self._pump = Pump(self)
+        self._keeper.begin(self._pump.wake)
         self._gate = threading.RLock()
         self._in_run = None
         self._wakes = Wakes()

@@ -61,7 +61,7 @@ class Pump:
             while self._sleeping:
                 self._sleeping.pop()()
 
-    def call(self, function: Callable[[], None]) -> None:
+    def call(self, function: Callable[[], object]) -> None:
         """Run a function between two steps, and wait until that is done. Raises what it raises."""
         if self.ended or self._thread == threading.get_ident():
             function()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -16,6 +17,8 @@ from pyllm.gguf.metadata import Metadata
 from pyllm.gguf.tensor import TensorInfo
 
 _PART_NAME = re.compile(r"(?P<stem>.+)-(?P<no>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL | re.IGNORECASE)
+_SAMPLE = 256
+"""Bytes of a tensor that a fingerprint depends on."""
 
 
 def open_gguf(path: FilePath) -> GGUFFile:
@@ -73,6 +76,16 @@ class GGUFFile:
     def n_bytes(self) -> int:
         """Size of all files together, in bytes."""
         return sum(f.size for f in self._files)
+
+    def fingerprint(self) -> str:
+        """A hash of the headers and of each tensor's beginning: tells models apart, reading little of them."""
+        digest = blake2b(digest_size=16)
+        for file in self._files:
+            data_start = min((first for of, first, _ in self._places.values() if of is file), default=file.size)
+            digest.update(file.bytes[:data_start].data)
+        for file, first, last in self._places.values():
+            digest.update(file.bytes[first : min(last, first + _SAMPLE)].data)
+        return digest.hexdigest()
 
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Release a tensor's mapped pages (of its bytes start to stop); they are read again on use.

@@ -42,6 +42,10 @@ class Adapter:
             self._file.close()
             raise
 
+    def fingerprint(self) -> str:
+        """Tells adapters apart, and their scales."""
+        return f"{self._file.fingerprint()} * {self.scale}"
+
     def close(self) -> None:
         self._file.close()
 

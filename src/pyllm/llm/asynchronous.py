@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pyllm.config.options import GenerateOptions, LoadOptions
     from pyllm.llm.calls import Call
     from pyllm.llm.history import Truncate
-    from pyllm.llm.prompts import Prompt, PromptOrPrompts
+    from pyllm.llm.prompts import Prompt, PromptOrPrompts, Prompts
     from pyllm.llm.results import Completion
+    from pyllm.llm.saving import CacheCounts
 
 
 class AsyncLLM:
@@ -144,6 +145,14 @@ class AsyncLLM:
     async def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:
         """`LLM.embed`, in a thread."""
         return await asyncio.to_thread(self.llm.embed, text, normalize=normalize)
+
+    async def save_cache(self, path: FilePath, prompts: Prompts | None = None) -> CacheCounts:
+        """`LLM.save_cache`, in a thread."""
+        return await asyncio.to_thread(self.llm.save_cache, path, prompts)
+
+    async def load_cache(self, path: FilePath) -> CacheCounts:
+        """`LLM.load_cache`, in a thread."""
+        return await asyncio.to_thread(self.llm.load_cache, path)
 
     async def aclose(self) -> None:
         """`LLM.close`."""

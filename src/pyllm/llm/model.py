@@ -8,13 +8,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
-from pyllm.arguments import TokenIds, checked
+from pyllm.arguments import FilePath, TokenIds, checked
 from pyllm.chat.messages import Messages, Tools
+from pyllm.env import user_path
 from pyllm.errors import RequestError, TokenizerError
 from pyllm.llm import preparing
 from pyllm.llm.history import Truncate
 from pyllm.llm.loading import Compiled, TokenizerLoader
-from pyllm.llm.prompts import Prompt, PromptOrPrompts, PromptsOrChats, is_iterator
+from pyllm.llm.prompts import Prompt, PromptOrPrompts, Prompts, PromptsOrChats, is_iterator
 from pyllm.llm.results import Completion
 from pyllm.llm.streams import CompletionStream, EventStream
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pyllm.cache import CacheFolder, Layout
     from pyllm.chat import ChatTemplate
     from pyllm.config import SamplingParams
     from pyllm.config.options import GenerateOptions
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from pyllm.llm.adapters import Adapter
     from pyllm.llm.calls import Call
     from pyllm.llm.recipes import Recipe
+    from pyllm.llm.saving import CacheCounts
     from pyllm.sampling import Vocabulary
     from pyllm.tokenizers import Tokenizer
 
@@ -57,12 +60,14 @@ class LLM:
         max_waiting: int | None = None,
         recipe: Recipe | None = None,
         drafters: Sequence[Drafter] = (),
+        folder: CacheFolder | None = None,
     ) -> None:
         from pyllm.engine import Engine
         from pyllm.sampling import advised
 
         self._file = file
         self._adapters = adapters
+        self._compiled = compiled
         self._executable = compiled.executable
         self._tokenizer = tokenizer
         self._template: ChatTemplate | None = None
@@ -78,7 +83,12 @@ class LLM:
         self.n_gpu_layers = compiled.n_gpu_layers
         """Layers with a part on a GPU, the output counted as one: up to `architecture.n_layers` + 1."""
         self.engine: Engine = Engine(
-            compiled.executable, n_ctx=n_ctx, n_vocab=self.n_vocab, max_waiting=max_waiting, drafters=drafters
+            compiled.executable,
+            n_ctx=n_ctx,
+            n_vocab=self.n_vocab,
+            max_waiting=max_waiting,
+            drafters=drafters,
+            folder=folder,
         )
 
     @property
@@ -339,6 +349,37 @@ class LLM:
             return self._embed_one(text, normalize)
         rows = [self._embed_one(one, normalize) for one in text]  # type: ignore[arg-type]
         return np.stack(rows) if rows else np.empty((0, self.n_embd), np.float32)
+
+    @checked
+    def save_cache(self, path: FilePath, prompts: Prompts | None = None) -> CacheCounts:
+        """Write the prefix cache to a file, so that `load_cache` spares a later process the prompts that it has read.
+
+        The file holds all that the cache has in memory, answers included, or only the beginnings of `prompts`, as far
+        as they are there; in whole pages of 32 tokens. It is replaced when it is complete. Requests go on meanwhile.
+        Raises CacheError where it cannot be written, TokenizerError.
+        """
+        from pyllm.llm import saving
+
+        wanted = None if prompts is None else [preparing.prompt_tokens(self, prompt, False) for prompt in prompts]
+        return saving.save(self.engine, self._cache_layout, user_path(path), wanted)
+
+    @checked
+    def load_cache(self, path: FilePath) -> CacheCounts:
+        """Read a file that `save_cache` wrote, as much as fits into the cache; what was used last comes first.
+
+        Answers are the same as without it, to the bit. A damaged file costs a PyllmWarning, and what is whole in it is
+        used. Raises CacheError where it is of another model, adapter, `kv_dtype`, device or version of pyllm, no such
+        file, or cannot be read.
+        """
+        from pyllm.llm import saving
+
+        return saving.load(self.engine, self._cache_layout, user_path(path))
+
+    @cached_property
+    def _cache_layout(self) -> Layout:
+        from pyllm.llm import saving
+
+        return saving.layout_of(self._file, self._adapters, self._compiled)
 
     def close(self) -> None:
         """Free weights, cache and threads, and close the files. Running requests end with ClosedError."""

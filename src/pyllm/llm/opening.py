@@ -55,6 +55,9 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
     `max_waiting`: Most requests that wait for others to end; further ones are refused with a QueueFullError. Default:
     any number.
+    `cache_dir`: Folder in which the prefix cache outlives the process; models and processes may share it. Default:
+    none.
+    `cache_size`: Most bytes in `cache_dir`; what was used longest ago is removed.
     `progress`: `progress(what, share)` is called while downloading, compiling and packing; `share` goes from 0 to 1.
     `n_gpu_layers`: Layers that run on GPUs, counted from the end; the output counts as one more, and a larger number,
     or "all", includes the token table. "auto" or -1: as many as fit the free memory. Without a GPU this has no effect.
@@ -68,7 +71,7 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     `kv_offload`: Attention and its KV cache are on their layer's device; False: on the cpu.
 
     Raises GGUFError, ModelError, HubError, BackendError, OutOfMemoryError, RequestError (an option that is none, or out
-    of bounds).
+    of bounds), CacheError (a `cache_dir` that cannot be used).
     """
     from pyllm import env, sampling
     from pyllm.gguf import open_gguf
@@ -89,11 +92,16 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
         compiled = compile_model(file, n_ctx, execution, settings.backend, opened, settings.placement)
         sampling.prepare(settings.progress)
         try:
+            folder = None
+            if settings.cache_dir is not None:
+                from pyllm.llm.saving import folder_of
+
+                folder = folder_of(settings, file, opened, compiled)
             drafters = drafters_of(settings, compiled.architecture.program, file.metadata, n_ctx)
         except BaseException:
             compiled.executable.close()
             raise
-        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting, recipe, drafters)
+        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting, recipe, drafters, folder)
     except BaseException as error:
         tokenizer.wait()
         file.close()
