@@ -141,6 +141,22 @@ def whole_rotation(tensors: dict[str, Any], config: dict[str, Any]) -> None:
     config["rotary_pct"] = 1.0
 
 
+def older_kinds(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """Kinds of layers in the words of published checkpoints of Granite 4."""
+    words = {"linear_attention": "mamba", "full_attention": "attention"}
+    config["layer_types"] = [words[kind] for kind in config["layer_types"]]
+
+
+def pattern(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """Settings of published checkpoints of Nemotron-H: a letter for each layer, experts where there are some."""
+    letters = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
+    config["hybrid_override_pattern"] = "".join(letters[kind] for kind in config.pop("layers_block_type"))
+    config["num_hidden_layers"] = len(config["hybrid_override_pattern"])
+    if "E" not in config["hybrid_override_pattern"]:
+        for key in [key for key in config if "expert" in key or key.startswith("moe_")]:
+            del config[key]
+
+
 def next_layer(tensors: dict[str, Any], config: dict[str, Any]) -> None:
     """A layer that predicts a further token, after the others; transformers passes over it."""
     import torch

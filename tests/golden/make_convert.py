@@ -30,6 +30,7 @@ from convert_changes import (
     scoring,
     stacked,
 )
+from convert_hybrid import HYBRID
 
 FOLDER = Path(__file__).resolve().parent / "convert"
 SHARP = ("q_proj", "k_proj", "qkv", "query_key_value", "router", "gate.weight", "gate.wg")
@@ -172,6 +173,7 @@ CASES: dict[str, Case] = {
         after=scoring,
     ),
     **FURTHER,
+    **HYBRID,
 }
 
 

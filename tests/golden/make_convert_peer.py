@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-NOT_CONVERTED = {"internlm2-bias", "stablelm-parallel"}
-"""Cases at which llama.cpp's converter fails: it splits no fused biases, and loses the norms of heads."""
+NOT_CONVERTED = {"internlm2-bias", "stablelm-parallel", "granitehybrid-attention", "nemotron_h"}
+"""Cases at which llama.cpp's converter fails: it splits no fused biases, loses the norms of heads, and takes settings
+that transformers 5 adds to dense models of Granite 4 and Nemotron-H for experts."""
 
 
 def digest(data: bytes) -> str:
@@ -48,7 +49,8 @@ def write(folder: Path, target: Path) -> None:
             return super().modify_tensors(data_torch, name, bid)
 
     # transformers 5 gives some settings other names (GPT-NeoX's rotary_pct), by which the converter does not find them.
-    config = json.loads((folder / "config.json").read_text()) | config
+    own = json.loads((folder / "config.json").read_text())
+    config = own | config | {key: own[key] for key in ("layer_types",) if key in own}
     WithoutVocabulary(folder, gguf.LlamaFileType.GUESSED, target, hparams=config).write()
 
 

@@ -22,7 +22,9 @@ FOLDER = Path(__file__).parent / "convert"
 CASES = sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 LIMIT = 1e-5
 """NMSE against transformers, everything in float32."""
-OPTIONS = ExecutionOptions(n_pages=2, page_size=16, max_tokens=32, max_seqs=1, max_rows=32, kv_dtype="f32", n_threads=1)
+OPTIONS = ExecutionOptions(
+    n_pages=2, page_size=16, max_tokens=32, max_seqs=1, max_rows=32, n_slots=1, kv_dtype="f32", n_threads=1
+)
 
 
 @pytest.fixture(scope="module", params=["reference", "cpu"])
@@ -66,7 +68,7 @@ def logits(
     executable = backend.compile(arch.program, arch.tensors, OPTIONS)
     try:
         batch = Batch(executable.options)
-        batch.add(tokens(n), 0, [1, 0], "all")
+        batch.add(tokens(n), 0, [1, 0], "all", saves=[(n, 0)] if arch.program.slots else [])
         return executable.run(batch).copy()
     finally:
         executable.close()

@@ -161,9 +161,33 @@ def transposed(t: Lazy) -> Lazy:
     return replace(t, shape=(n, width, height), rows=rows)
 
 
+def reshaped(t: Lazy, shape: tuple[int, int]) -> Lazy:
+    """A small tensor of as many elements as a matrix of this shape. Raises ModelError where it has others."""
+    if t.n_rows * t.n_columns != shape[0] * shape[1]:
+        raise ModelError(f"tensor {t.name} has the shape {t.shape}, which is no matrix of {shape[0]} x {shape[1]}")
+    return replace(t, shape=shape, rows=lambda start, stop: t.rows(0, t.n_rows).reshape(shape)[start:stop])
+
+
+def mapped(t: Lazy, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Lazy:
+    """Every element's function, in float32."""
+    return replace(t, dtype="F32", rows=lambda start, stop: function(t.floats(start, stop)))
+
+
 def plus(t: Lazy, addend: float) -> Lazy:
     """Every element plus a number, in float32."""
-    return replace(t, dtype="F32", rows=lambda start, stop: t.floats(start, stop) + np.float32(addend))
+    return mapped(t, lambda values: values + np.float32(addend))
+
+
+def rows_times(t: Lazy, factors: NDArray[np.float32]) -> Lazy:
+    """Each row times a number of its own, in float32; stored as the tensor was. Raises ModelError for other rows."""
+    if t.n_rows != len(factors):
+        raise ModelError(f"tensor {t.name} has {t.n_rows} rows; its multipliers are of {len(factors)}")
+    return replace(
+        t,
+        dtype="F32",
+        rows=lambda start, stop: t.floats(start, stop) * factors[start:stop, None],
+        keep=t.keep or (t.dtype if t.dtype in ("F16", "BF16") else None),
+    )
 
 
 def constant(name: str, values: NDArray[np.float32]) -> Lazy:

@@ -39,7 +39,7 @@ def family_of(config: Mapping[str, Any]) -> type[Family]:
     found = next((kind for name in _with_head(given[0]) if (kind := _table().get(name)) is not None), None)
     if found is None:
         raise ModelError(f"models of the architecture {given[0]!r} cannot be converted; known are {', '.join(names())}")
-    return found
+    return found.of(config)
 
 
 def _with_head(name: str) -> list[str]:

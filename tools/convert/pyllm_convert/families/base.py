@@ -115,6 +115,11 @@ class Family:
             raise ModelError(f"config.json's partial_rotary_factor is {share!r}; it gives no even number of columns")
         return n
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> type[Family]:
+        """The class for this config.json, where settings tell architectures of one name apart."""
+        return cls
+
     def look(self, stored: Mapping[str, Lazy]) -> None:
         """What the checkpoint's tensors say of the settings, before anything is converted."""
 

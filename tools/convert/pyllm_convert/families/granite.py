@@ -1,4 +1,4 @@
-"""Granite 3 and 4, dense and mixtures of experts: embeddings, parts, scores and logits are scaled."""
+"""Granite 3 and 4, dense, mixtures of experts and hybrids: embeddings, parts, scores and logits are scaled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 
 from pyllm.errors import ModelError
 from pyllm_convert import lazy
+from pyllm_convert.families.base import Family
 from pyllm_convert.families.llama import Llama
+from pyllm_convert.families.mamba import KINDS, HasMamba2
 from pyllm_convert.lazy import Lazy
 
 _SCALES = {
@@ -71,8 +73,89 @@ class GraniteMoE(Granite):
         yield from super().layer_tensor(self.stacks.get(name, name), t)
 
 
+class GraniteHybrid(HasMamba2, GraniteMoE):
+    """Mamba 2 on most layers, attention on the others; dense models have the shared network alone."""
+
+    arch = "granitehybrid"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **GraniteMoE.defaults,
+        "mamba_n_heads": 128,
+        "mamba_d_state": 256,
+        "mamba_n_groups": 1,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+        "shared_intermediate_size": 1024,
+    }
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> type[Family]:
+        kinds = _kinds(config)
+        if not kinds or "mamba" in kinds:
+            return cls
+        return GraniteMoEOfHybrids if config.get("num_local_experts", 8) else GraniteOfHybrids
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(config)
+        self.refuse("mamba_n_groups", 1)
+        self.kinds = _kinds(config) or ["mamba"] * self.n_layers
+        if len(self.kinds) != self.n_layers:
+            raise ModelError(f"config.json says what {len(self.kinds)} layers are, and counts {self.n_layers}")
+        if unknown := set(self.kinds) - {"mamba", "attention"}:
+            raise ModelError(f"layers of config.json are {', '.join(sorted(unknown))}; mamba and attention are known")
+
+    def metadata(self) -> dict[str, Any]:
+        kv_heads = [self.n_kv_heads if kind == "attention" else 0 for kind in self.kinds]
+        return _of_hybrids(self) | self.states() | {"attention.head_count_kv": kv_heads}
+
+    def layer_tensor(self, name: str, t: Lazy) -> Iterator[tuple[str, Lazy]]:
+        yield from _dense(super().layer_tensor(name, t), self.n_experts)
+
+
+class GraniteMoEOfHybrids(GraniteMoE):
+    """A checkpoint of the hybrid's class whose layers all have attention."""
+
+    def metadata(self) -> dict[str, Any]:
+        self.refuse("position_embedding_type", "rope")
+        return super().metadata()
+
+
+class GraniteOfHybrids(GraniteMoE):
+    """The same, without experts."""
+
+    arch = "granite"
+
+    def metadata(self) -> dict[str, Any]:
+        return _of_hybrids(self)
+
+    def layer_tensor(self, name: str, t: Lazy) -> Iterator[tuple[str, Lazy]]:
+        yield from _dense(super().layer_tensor(name, t), self.n_experts)
+
+
+def _kinds(config: Mapping[str, Any]) -> list[str]:
+    """What each layer is; nothing where config.json does not say."""
+    kinds = config.get("layer_types") or config.get("layers_block_type")
+    return [KINDS.get(str(kind), str(kind)) for kind in kinds] if isinstance(kinds, list) else []
+
+
+def _of_hybrids(family: GraniteMoE) -> dict[str, Any]:
+    """Keys of a model that may have experts, and may have positions."""
+    has_rope = family.config.text("position_embedding_type", default="nope") == "rope"
+    keys = GraniteMoE.metadata(family) if family.n_experts else Granite.metadata(family)
+    if not family.n_experts:
+        n_shared = family.config.integer("shared_intermediate_size")
+        keys |= {"feed_forward_length": n_shared, "expert_shared_feed_forward_length": n_shared}
+    return keys | {"rope.scaling.finetuned": has_rope}
+
+
+def _dense(tensors: Iterator[tuple[str, Lazy]], n_experts: int) -> Iterator[tuple[str, Lazy]]:
+    """Tensors of the shared network, which is the only one where there are no experts."""
+    for name, t in tensors:
+        yield (name if n_experts else name.replace("_shexp", "")), t
+
+
 FAMILIES = {
     "GraniteForCausalLM": Granite,
     "GraniteMoeForCausalLM": GraniteMoE,
     "GraniteMoeSharedForCausalLM": GraniteMoE,
+    "GraniteMoeHybridForCausalLM": GraniteHybrid,
 }
