@@ -13,19 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pyllm.bench.random_weights import RandomWeights
-from pyllm.gguf import GGUFWriter, TensorSpec
-from pyllm.gguf.tensor import TensorInfo
-from pyllm.gguf.types import by_name
-from pyllm.gguf.writer import Value
-from pyllm.quant.recipes import choose, recipe_named
+import random_file
 
 HEAD, HEAD_WINDOWED = 512, 256
 
@@ -160,26 +152,7 @@ def _layer(s: Size, il: int, local: bool) -> dict[str, tuple[int, ...]]:
 
 
 def write(out: Path, size: Size, recipe_name: str) -> None:
-    """The file, its matrices in the recipe's formats."""
-    values, wanted = metadata(size) | {"tokenizer.ggml.model": "no_vocab"}, shapes(size)
-    recipe = recipe_named(recipe_name)
-    plain = [TensorInfo(name, shape, "F32", np.zeros(0, np.uint8)) for name, shape in wanted.items()]
-    formats = {choice.name: choice.format for choice in choose(recipe, values, plain)}
-    most: dict[str, int] = {}
-    for name, shape in wanted.items():
-        if len(shape) > 1:
-            most[formats[name]] = max(math.prod(shape), most.get(formats[name], 0))
-    weights = RandomWeights(most)
-    specs, data = [], []
-    for name, shape in wanted.items():
-        whole = len(shape) > 1
-        format = formats[name] if whole else "F32"
-        specs.append(TensorSpec(name, shape, format))
-        data.append(weights.view(format, math.prod(shape)) if whole else np.ones(shape, np.float32).view(np.uint8))
-        assert data[-1].nbytes == by_name(format).n_bytes(math.prod(shape))
-    with GGUFWriter(out, {key: Value.of(value) for key, value in values.items()}, specs) as writer:
-        for array in data:
-            writer.write(array)
+    random_file.write(out, metadata(size), shapes(size), recipe_name)
     print(f"{out}: {out.stat().st_size / 1e6:.0f} MB, {size.n_layers} layers, {size.shared} share keys and values")
 
 

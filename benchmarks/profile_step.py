@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,11 +37,14 @@ def main() -> None:
         pages * a.seqs, max_tokens=max(512, a.tokens * a.seqs), max_seqs=a.seqs, n_threads=a.threads
     )
     with open_gguf(find_model(a.model)) as file:
-        program = archs.load(file.metadata, file.tensors, pages * 32).program
-        executable = backends.get("cpu").compile(program, file.tensors, options)
+        arch = archs.load(file.metadata, file.tensors, pages * 32)
+        program = arch.program
+        options = replace(options, n_slots=2 * a.seqs if program.slots else 0)
+        executable = backends.get("cpu").compile(program, arch.tensors, options)
         batch = Batch(options)
         for s in range(a.seqs):
-            batch.add([1] * a.tokens, a.depth, range(s * pages, (s + 1) * pages), generated=a.tokens == 1)
+            states = (2 * s if a.depth else -1, [(a.tokens, 2 * s + 1)]) if program.slots else ()
+            batch.add([1] * a.tokens, a.depth, range(s * pages, (s + 1) * pages), "last", a.tokens == 1, *states)
         report(executable, batch, a.repetitions)
         executable.close()
 

@@ -106,12 +106,12 @@ class CPUExecutable(Executable):
 
     def _place_caches(self, low: Lowering) -> None:
         address = self._kv.address
+        for state, n_bytes in zip(low.slots, low.slot_bytes, strict=True):  # first: kernels want them at cache lines
+            state.address = address
+            address += n_bytes * self.options.n_slots
         for cache, n_bytes in zip(low.caches, low.page_bytes, strict=True):
             cache.address = address
             address += n_bytes * self.options.n_pages
-        for state, n_bytes in zip(low.slots, low.slot_bytes, strict=True):
-            state.address = address
-            address += n_bytes * self.options.n_slots
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
         self._walker.check_open()

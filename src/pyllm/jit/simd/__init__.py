@@ -60,6 +60,7 @@ from pyllm.jit.simd.memory import (
     store_i32,
     store_i32x16,
     store_i64,
+    stream_f32x16,
     zero_f32,
     zero_i32,
 )
@@ -150,6 +151,7 @@ __all__ = [
     "store_i32",
     "store_i32x16",
     "store_i64",
+    "stream_f32x16",
     "sum4_f32",
     "sum8_f32",
     "sum16_f32",

@@ -196,6 +196,15 @@ def store_first_f32(b, a):
     call(b, "llvm.masked.store.v16f32.p0", ir.VoidType(), [a[1], p, const(I32, 1), _first_lanes(b, a[2])])
 
 
+@op(types.void, ADDR, F32X16)
+def stream_f32x16(b, a):
+    """Stores at a multiple of 64 bytes, and past the caches where the processor can: what nothing reads soon. Visible
+    to other threads after an `atomic_add`."""
+    stored = b.store(a[1], b.inttoptr(a[0], VF32.as_pointer()))
+    stored.align = 64
+    stored.set_metadata("nontemporal", b.module.add_metadata([const(I32, 1)]))
+
+
 @op(types.void, ADDR, I32X16)
 def store_i32x16(b, a):
     _store(b, a[1], a[0])

@@ -26,6 +26,7 @@ from pyllm.jit.simd import (
     load_first_f32,
     splat_f32,
     store_f32x16,
+    stream_f32x16,
     zero_f32,
 )
 
@@ -34,14 +35,21 @@ read = reader(DeltaRule)
 
 def _sweep(whole: bool, by_row: bool, is_last: bool) -> Callable[..., object]:
     """S <- decay S + k d for the columns of one vector, from `src` to `dst`; stores scale * S.T q at `out` and, unless
-    the token is its sequence's last, S.T next_key at `sums`. by_row: `decays` has a number for each row."""
+    the token is its sequence's last, S.T next_key at `sums`. by_row: `decays` has a number for each row.
+
+    A last state in whole vectors is streamed to memory: nothing reads it in this step, and a slot's old content need
+    not be read to be overwritten.
+    """
     load, store = access(whole)
 
     @register_jitable
     def row(i, src, dst, keys, d, decay, decays, lanes):
         factor = splat_f32(load_f32(decays + 4 * i)) if by_row else decay
         s = fma(splat_f32(load_f32(keys[1] + 4 * i)), d, load(src[0] + i * src[1], lanes) * factor)
-        store(dst[0] + i * dst[1], s, lanes)
+        if whole and is_last:
+            stream_f32x16(dst[0] + i * dst[1], s)
+        else:
+            store(dst[0] + i * dst[1], s, lanes)
         return s
 
     @register_jitable
@@ -139,7 +147,7 @@ def _scan(by_row: bool) -> Callable[..., object]:
                 y = out + 4 * c
                 if lanes == 16 and not is_last:
                     sweep(old, new, keys, d, factor, decays, a.key_dim, lanes, y, scale, sums + at)
-                elif lanes == 16:
+                elif a.value_dim % 16 == 0:
                     last_sweep(old, new, keys, d, factor, decays, a.key_dim, lanes, y, scale, sums + at)
                 elif not is_last:
                     sweep_first(old, new, keys, d, factor, decays, a.key_dim, lanes, y, scale, sums + at)
