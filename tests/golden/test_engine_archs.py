@@ -18,7 +18,7 @@ from pyllm.engine import Engine, GeneratedToken, Generation, GenerationRequest
 GREEDY = SamplingParams(temperature=0)
 
 
-@pytest.fixture(params=["llama-dense", "gemma3-dense", "qwen35-dense", "rwkv7"])
+@pytest.fixture(params=["llama-dense", "gemma3-dense", "qwen35-dense", "rwkv7", "mamba2", "falcon-h1"])
 def model(request: pytest.FixtureRequest) -> ArchModel:
     return ArchModel.load(request.param)
 
