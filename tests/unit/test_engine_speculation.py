@@ -169,6 +169,8 @@ def workloads(draw: st.DrawFn) -> tuple[list[GenerationRequest], dict[str, int],
         "max_seqs": draw(st.integers(1, 4)),
         "max_drafts": draw(st.integers(0, 12)),
     }
+    if spare := draw(st.sampled_from([0, 3, 20])):  # with recurrent states, of which a draft may get too few
+        options["n_slots"] = 2 * options["max_seqs"] + spare
     return requests, options, draw(st.integers(2, 10)), draw(st.integers(1, 9))
 
 
@@ -346,7 +348,7 @@ def test_a_draft_model_reads_along(workload: Any, sure: bool, look_up: bool) -> 
     n_ctx = min(60, options["n_pages"] * options["page_size"])
     requests = [request for request in requests if len(request.tokens) <= n_ctx]
     alone = [run(FakeExecutable(N_VOCAB, **options), [request], None, n_ctx)[0][0] for request in requests]
-    smaller = Smaller(N_VOCAB, **{**options, "max_drafts": 0, "max_rows": options["max_seqs"]})
+    smaller = Smaller(N_VOCAB, **{**options, "max_drafts": 0, "n_slots": 0, "max_rows": options["max_seqs"]})
     drafter = Watched(smaller, N_VOCAB, smaller.close)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(draft_model, "_LEAST_SURE", 0.0 if sure else 0.15)
@@ -370,6 +372,19 @@ def test_guesses_of_the_same_model_are_all_right_and_prompts_are_read_once(monke
         assert generation.n_drafted == generation.n_accepted >= 15
         assert smaller.n_tokens <= (10 + 20) + again * (4 + 20), "full pages of a prompt are read once"
     engine.close()
+
+
+def test_states_follow_the_drafts_that_were_right() -> None:
+    """Each state that a step begins with is that of the tokens before, which the executable checks."""
+    prompts = [list(range(i, i + 9)) for i in range(3)]
+    answers = [expected_greedy(prompt, 30, N_VOCAB) for prompt in prompts]
+    count = itertools.count()
+    executable = FakeExecutable(N_VOCAB, page_size=4, n_pages=64, max_seqs=3, max_drafts=DRAFTS, n_slots=30)
+    told = Told(knowing(list(zip(prompts, answers, strict=True)), lambda: next(count) % 7 == 6), 4)
+    found, generations = run(executable, [ask(prompt, 30) for prompt in prompts], told)
+    assert [[t for t, _, _ in tokens] for tokens, _ in found] == answers
+    assert all(0 < g.n_accepted < g.n_drafted for g in generations)
+    assert executable.n_runs < 20
 
 
 def test_a_distribution_stays_what_it_is() -> None:

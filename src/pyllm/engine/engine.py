@@ -66,7 +66,7 @@ class Engine:
         self.pool = PagePool(options.n_pages, options.page_size)
         side = executable.side
         states = StatePool(options.n_slots, self.pool) if executable.program.slots else None
-        self._speculation = Speculation(drafters) if drafters and states is None else None
+        self._speculation = Speculation(drafters) if drafters else None
         side_options = None if side is None else side.options
         self.scheduler = Scheduler(self.pool, options, side_options, states, self._speculation)
         self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
@@ -389,8 +389,9 @@ class Engine:
             self._finish(seq, reason)
             return False
         if seq.row_at_hand:
-            self.scheduler.publish(seq)
+            self.scheduler.accept(seq)
             return True
+        self.scheduler.settle(seq)
         if seq.n_tokens > seq.consumer.limit:
             self.scheduler.shift(seq, seq.consumer.n_keep)
         seq.consumer.mailbox.notify(self._wakes)

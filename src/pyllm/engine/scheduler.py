@@ -52,8 +52,7 @@ class Scheduler:
         states: StatePool | None = None,
         speculation: Speculation | None = None,
     ) -> None:
-        """`states`: slots for a model with recurrent states, which cannot take drafts back. `speculation`: adds
-        drafts."""
+        """`states`: slots for a model with recurrent states. `speculation`: adds drafts."""
         self.pool = pool
         self._side = side
         self._speculation = speculation
@@ -141,11 +140,23 @@ class Scheduler:
         """Record that a sequence's tokens of the step are computed, drafts apart; publishes full pages."""
         seq.n_computed += seq.n_step - seq.n_draft
         seq.n_drafted += seq.n_draft
-        self.publish(seq)
+        self._publish(seq)
         if self.states:
             self.states.commit(seq)
 
-    def publish(self, seq: Sequence) -> None:
+    def accept(self, seq: Sequence) -> None:
+        """Record that more tokens are computed: drafts that were right."""
+        self._publish(seq)
+        if self.states:
+            self.states.advance(seq)
+
+    def settle(self, seq: Sequence) -> None:
+        """Record that no more drafts of a step will be right."""
+        if self.states and seq.saves:
+            self.accept(seq)
+            self.states.abandon(seq)
+
+    def _publish(self, seq: Sequence) -> None:
         """Publish full pages of computed tokens."""
         if not seq.consumer.shares:
             return
@@ -212,7 +223,8 @@ class Scheduler:
         if self._speculation is None or not answers:
             return 0
         n = 0
-        for seq, draft in self._speculation.propose(answers, min(most, self._max_drafts)):
+        most = min(most, self._max_drafts, self.states.room if self.states else most)
+        for seq, draft in self._speculation.propose(answers, most):
             known = draft[: self._room(seq, len(draft))]
             seq.guess(known)
             n += len(known)

@@ -105,6 +105,7 @@ class Sequence:
         "rank",
         "row",
         "running",
+        "saved_from",
         "saves",
         "slot",
         "started_at",
@@ -148,9 +149,10 @@ class Sequence:
         """Tokens that it went on after when it started, and those whose pages were there; with recurrent states these
         may be more."""
         # Recurrent states (`States`): the slot of its state, -1: zeros; what the step saves, as (tokens included,
-        # slot); positions where a checkpoint is wanted; the last one.
+        # slot), and where these tokens begin; positions where a checkpoint is wanted; the last one.
         self.slot = -1
         self.saves: list[tuple[int, int]] = []
+        self.saved_from = 0
         self.borders: set[int] = set()
         self.last_checkpoint = 0
         self.running = False

@@ -45,31 +45,45 @@ class States:
         """Ask for a checkpoint after so many pages of a sequence: another one will go on there."""
         seq.borders.add(n_pages * self._page_size)
 
+    @property
+    def room(self) -> int:
+        """How many drafts a step may have: each takes a slot."""
+        return max(0, self.pool.n_available - self._spare)
+
     def plan(self, steps: Iterable[Sequence]) -> None:
-        """Choose and hold the slots that a step writes: of each sequence's last state, and of checkpoints."""
+        """Choose and hold the slots that a step writes: of each sequence's last state, with drafts of the state after
+        each of them, and of checkpoints."""
         steps = list(steps)
         for seq in steps:
             self.abandon(seq)
-            (slot,) = self.pool.allocate(1)
-            seq.saves = [(seq.n_step, slot)]
+            ends = range(seq.n_step - seq.n_draft, seq.n_step + 1)
+            seq.saves = list(zip(ends, self.pool.allocate(len(ends)), strict=True))
         for seq in steps:
-            if seq.consumer.shares and seq.n_step > 1:
+            if seq.consumer.shares and seq.n_step > 1 and not seq.n_draft:
                 inner = sorted(self._inner(seq)[: max(0, min(_MOST, self.pool.n_available - self._spare))])
                 slots = self.pool.allocate(len(inner))
                 seq.saves[:0] = [(p - seq.n_computed, slot) for p, slot in zip(inner, slots, strict=True)]
 
     def commit(self, seq: Sequence) -> None:
-        """Take over the states of a step whose tokens are computed and published."""
-        began = seq.n_computed - seq.n_step
-        *inner, (_, last) = seq.saves
-        for after, slot in inner:
-            self._keep(seq, began + after, slot)
+        """Take over the states of a step whose tokens are computed and published, drafts apart."""
+        n_known = seq.n_step - seq.n_draft
+        seq.saved_from = seq.n_computed - n_known
+        while seq.saves[0][0] < n_known:
+            after, slot = seq.saves.pop(0)
+            self._keep(seq, seq.saved_from + after, slot)
             self.pool.release(slot)
-        if seq.slot >= 0:
-            self.pool.release(seq.slot)
-        seq.slot, seq.saves = last, []
-        if seq.consumer.shares and self._is_wanted(seq, seq.n_computed):
-            self._keep(seq, seq.n_computed, last)
+        self.advance(seq)
+
+    def advance(self, seq: Sequence) -> None:
+        """Take over what a step saved up to `n_computed`, whose pages are published: the state after the tokens that
+        were known, and after each draft that was right."""
+        while seq.saves and seq.saved_from + seq.saves[0][0] <= seq.n_computed:
+            if seq.slot >= 0:
+                self.pool.release(seq.slot)
+            after, seq.slot = seq.saves.pop(0)
+            position = seq.saved_from + after
+            if seq.consumer.shares and self._is_wanted(seq, position):
+                self._keep(seq, position, seq.slot)
 
     def abandon(self, seq: Sequence) -> None:
         """Let go of what a step would have saved."""

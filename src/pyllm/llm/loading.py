@@ -104,13 +104,14 @@ def execution_options(n_ctx: int, settings: LoadSettings) -> ExecutionOptions:
 
 def with_slots(options: ExecutionOptions, program: Program) -> ExecutionOptions:
     """The same with slots, where the program has recurrent states: two for each sequence, since a step reads one and
-    writes another, and some for checkpoints."""
+    writes another, and some for checkpoints and drafts."""
     from pyllm.backends.base import slot_bytes
 
     if not program.slots:
         return options
     n_checkpoints = min(max(_CHECKPOINT_BYTES // slot_bytes(program), _LEAST_CHECKPOINTS), _MOST_CHECKPOINTS)
-    return replace(options, n_slots=2 * options.max_seqs + n_checkpoints)
+    n_drafts = min(options.max_drafts, n_checkpoints)
+    return replace(options, n_slots=2 * options.max_seqs + n_checkpoints + n_drafts)
 
 
 def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:

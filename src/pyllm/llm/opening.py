@@ -97,7 +97,7 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
                 from pyllm.llm.saving import folder_of
 
                 folder = folder_of(settings, file, opened, compiled)
-            drafters = drafters_of(settings, compiled.architecture.program, file.metadata, n_ctx)
+            drafters = drafters_of(settings, file.metadata, n_ctx)
         except BaseException:
             compiled.executable.close()
             raise

@@ -8,23 +8,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyllm.config import ExecutionOptions, LoadSettings
-from pyllm.errors import ModelError, RequestError
+from pyllm.errors import ModelError
 from pyllm.llm.fit import Draft
 from pyllm.llm.loading import compile_model, execution_options, find_model
 
 if TYPE_CHECKING:
     from pyllm.engine.speculation import Drafter, DraftModel
     from pyllm.gguf import GGUFFile
-    from pyllm.program import Program
 
 
-def drafters_of(settings: LoadSettings, program: Program, metadata: Mapping[str, Any], n_ctx: int) -> list[Drafter]:
-    """What guesses tokens of a model, by `spec`. Raises RequestError where the model cannot take guesses
-    back, and for a draft model what `load` raises."""
-    if settings.spec == "off" or (settings.spec == "auto" and program.slots):
+def drafters_of(settings: LoadSettings, metadata: Mapping[str, Any], n_ctx: int) -> list[Drafter]:
+    """What guesses tokens of a model, by `spec`. Raises for a draft model what `load` raises."""
+    if settings.spec == "off":
         return []
-    if program.slots:
-        raise RequestError("the model has recurrent states, which cannot take guesses back; load it with spec='off'")
     from pyllm.engine.speculation import Lookup
 
     return [Lookup(), _draft_model(settings, metadata, n_ctx)] if settings.draft_model else [Lookup()]
