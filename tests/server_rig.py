@@ -87,7 +87,7 @@ def sent(
     connection = socket.socket()
     if buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-    connection.settimeout(60)
+    connection.settimeout(300)
     connection.connect(("127.0.0.1", rig.port))
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(data)}\r\n\r\n"
     connection.sendall(head.encode() + data)

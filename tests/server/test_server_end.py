@@ -84,11 +84,11 @@ def test_the_end_waits_for_answers_and_not_for_a_loading(
     monkeypatch.setattr(loader, "load", load)
     found: list[httpx2.Response] = []
     with running(path, other, grace=0.0) as rig:
-        assert loading.wait(60)  # models that were named are loaded at the start
+        assert loading.wait(300)  # models that were named are loaded at the start
 
         def ask() -> None:
             body = {"model": "other", "prompt": "hi"}
-            found.append(httpx2.post(rig.url + "/v1/completions", json=body, timeout=60))
+            found.append(httpx2.post(rig.url + "/v1/completions", json=body, timeout=300))
 
         with held(rig):
             answering = sent(rig, {**CHAT, "model": path.stem, "max_tokens": 4})
@@ -96,7 +96,7 @@ def test_the_end_waits_for_answers_and_not_for_a_loading(
             waiting.start()
             until(lambda: len(rig.house.busy) == 2)
             rig.running.end()
-            waiting.join(60)
+            waiting.join(300)
             assert (found[0].status_code, found[0].json()["error"]["code"]) == (503, "shutting_down")
             until(lambda: not rig.house.models.loading)
             assert len(rig.house.busy) == 1

@@ -60,6 +60,18 @@ def test_each_request_has_a_line_whatever_becomes_of_it(
     assert found.headers["x-request-id"] == line["id"]
 
 
+def test_probes_have_no_line_unless_they_are_refused(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "pyllm.server"):
+        until(lambda: not rig.house.models.starting)
+        for starting, status in ((False, 200), (True, 503)):
+            rig.house.models.starting = starting
+            assert httpx2.get(rig.url + "/ready").status_code == status
+        rig.house.models.starting = False
+        assert httpx2.get(rig.url + "/metrics").status_code == 401
+        until(lambda: lines(caplog))
+    assert [(line["path"], line["status"]) for line in lines(caplog)] == [("/metrics", 401)]
+
+
 @pytest.mark.parametrize(("host", "status"), [("evil.example", 403), ("[::1", 200), ("localhost/x?y#", 403)])
 def test_a_request_has_a_line_with_its_own_path_whatever_its_host_says(
     unlocked: Rig, caplog: pytest.LogCaptureFixture, host: str, status: int
@@ -96,7 +108,7 @@ def test_bodies_that_are_no_http_are_refused_without_a_fault(
     unlocked: Rig, caplog: pytest.LogCaptureFixture, chunk: bytes, began: bool
 ) -> None:
     head = b"POST %s HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
-    with caplog.at_level("INFO"), socket.create_connection(("127.0.0.1", unlocked.port), timeout=60) as connection:
+    with caplog.at_level("INFO"), socket.create_connection(("127.0.0.1", unlocked.port), timeout=300) as connection:
         # What is not there has its answer before the body.
         connection.sendall(head % (b"/none" if began else b"/v1/completions"))
         if began:
@@ -115,7 +127,7 @@ def test_lines_of_a_stream_say_what_was_asked_and_answered_where_the_user_wants_
     with running(path, log_prompts=True) as rig, caplog.at_level("INFO", "pyllm.server"):
         for stream in (True, False):
             body = {**CHAT, "max_tokens": 3, "stream": stream, "temperature": 0}
-            assert httpx2.post(rig.url + "/v1/chat/completions", json=body, timeout=60).status_code == 200
+            assert httpx2.post(rig.url + "/v1/chat/completions", json=body, timeout=300).status_code == 200
         texts = [getattr(record, "fields", {}) for record in caplog.records if record.getMessage() == "text"]
     assert [text["asked"] for text in texts if "asked" in text] == [CHAT["messages"]] * 2
     streamed, whole = [text["answered"] for text in texts if "answered" in text]
@@ -126,5 +138,5 @@ def test_lines_of_a_stream_say_what_was_asked_and_answered_where_the_user_wants_
 def test_prompts_and_answers_are_in_no_line_else(unlocked: Rig, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         body = {"messages": [{"role": "user", "content": "a secret thing"}], "max_tokens": 3}
-        assert httpx2.post(unlocked.url + "/v1/chat/completions", json=body, timeout=60).status_code == 200
+        assert httpx2.post(unlocked.url + "/v1/chat/completions", json=body, timeout=300).status_code == 200
     assert "secret thing" not in caplog.text

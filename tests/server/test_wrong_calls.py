@@ -40,7 +40,7 @@ def events(rig: Rig, path: str, answer: str, **body: Any) -> list[dict[str, Any]
     """The events of a stream of this answer."""
     told[:] = [answer.encode()]
     body = {"model": "tiny", "max_tokens": 300, "stream": True, **body}
-    found = httpx2.post(rig.url + path, json=body, timeout=60)
+    found = httpx2.post(rig.url + path, json=body, timeout=300)
     assert found.status_code == 200, found.text
     lines = [line.removeprefix("data: ") for line in found.text.splitlines() if line.startswith(("data: {", "{"))]
     if path == "/v1/chat/completions":

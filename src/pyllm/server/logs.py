@@ -42,7 +42,7 @@ class Logs:
             "seconds": round(perf_counter() - exchange.began, 3),
             **exchange.log,
         }
-        quiet = status < 400 and exchange.is_probe
+        quiet = exchange.is_probe and status in (200, 503)  # 503 is an answer, too: not ready
         LOGGER.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
 
     def failed(self, exchange: Exchange, error: BaseException) -> None:
