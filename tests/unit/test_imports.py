@@ -158,6 +158,13 @@ def test_loading_a_file_needs_no_names() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_what_ray_needs_is_named_where_it_is_missing() -> None:
+    code = "import sys; sys.modules['ray'] = None; import pyllm.ray"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert 'pip install "pyllm[ray]"' in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["list"]])
 def test_command_line_is_light(arguments: list[str]) -> None:
     assert heavy_after(f"from pyllm.cli import main; main({arguments})") == []

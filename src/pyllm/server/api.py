@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm.server import bodies
-from pyllm.server.live import Framing, Live, Reply, encode
+from pyllm.server.live import EVENT_STREAM, Framing, Live, Reply, data_frame, encode, event_frame, line_frame
 from pyllm.server.problems import Problem, problem_of
 
 if TYPE_CHECKING:
@@ -180,6 +180,15 @@ class Api:
     error: Callable[[Problem], Any]
     """A problem as the body that this API's clients understand."""
     routes: list[ApiRoute] = field(default_factory=list)
+    named_events: bool = False
+    """Events of its streams have names, and errors are the event "error"."""
+
+    def last(self, problem: Problem, media_type: str) -> bytes:
+        """The end of a body whose maker is gone, so that nobody knows how far it came."""
+        body = self.error(problem)
+        if not media_type.startswith(EVENT_STREAM):
+            return line_frame(body)
+        return event_frame("error", {"type": "error", **body}) if self.named_events else data_frame(body)
 
     def get(self, *paths: str, access: Access = Access.USERS) -> Callable[[Handler], Handler]:
         """Register a handler of GET (and HEAD)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,8 +20,15 @@ from pyllm.server.house import House
 from pyllm.server.problems import ENDING, Problem, ProblemError, problem_of
 
 
-def create_app(house: House) -> ASGIApp:
-    """The ASGI application of a server; its lifespan loads pinned models and unloads all."""
+Answer = Callable[[ApiRoute, Exchange], Awaitable[Response]]
+"""Makes the response to a request of a route."""
+
+
+def create_app(house: House, answer: Answer | None = None) -> ASGIApp:
+    """The ASGI application of a server; its lifespan loads pinned models and unloads all.
+
+    `answer`: makes the responses in place of the routes' handlers. A scope's "pyllm.id" is the request's id.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -34,12 +41,16 @@ def create_app(house: House) -> ASGIApp:
 
     found = apis.all_apis()
     routes: list[BaseRoute] = [
-        Route(route.path, endpoint=_Endpoint(house, api, route), methods=list(route.methods))
+        Route(route.path, endpoint=_Endpoint(house, api, route, answer or _handled), methods=list(route.methods))
         for api in found
         for route in api.routes
     ]
     app = Starlette(routes=routes, lifespan=lifespan)
     return _Front(app, house, found)
+
+
+async def _handled(route: ApiRoute, exchange: Exchange) -> Response:
+    return await route.handler(exchange)
 
 
 class _Front:
@@ -55,7 +66,7 @@ class _Front:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        number = "req_" + secrets.token_hex(12)
+        number = scope.get("pyllm.id") or "req_" + secrets.token_hex(12)
         exchange = Exchange(Request(scope, receive), self._house, _api_of(self._apis, scope["path"]), number)
         scope["pyllm.exchange"] = exchange
         # OpenAI's and Anthropic's clients read an id by these names.
@@ -110,10 +121,11 @@ def _preflight(request: Request, origin: str | None) -> Response:
 class _Endpoint:
     """A route: checks, the body, the handler, and an end where the client goes away."""
 
-    def __init__(self, house: House, api: Api, route: ApiRoute) -> None:
+    def __init__(self, house: House, api: Api, route: ApiRoute, answer: Answer) -> None:
         self._house = house
         self._api = api
         self._route = route
+        self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["pyllm.exchange"]
@@ -155,7 +167,7 @@ class _Endpoint:
 
     async def _serve(self, exchange: Exchange, send: Send) -> None:
         try:
-            response = await self._route.handler(exchange)
+            response = await self._answer(self._route, exchange)
         except Exception as error:
             exchange.failed(error)
             response = exchange.refusal(problem_of(error))

@@ -107,6 +107,11 @@ class Models:
         self._loader.cancel()
         self._wake()
 
+    async def started(self) -> None:
+        """Wait for what is loaded at the start, as far as it could be."""
+        if self._starter is not None:
+            await asyncio.shield(self._starter)
+
     async def close(self) -> None:
         """Unload all. Answers under way end with ClosedError."""
         self._closed = True

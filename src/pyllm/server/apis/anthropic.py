@@ -39,7 +39,7 @@ def error(problem: Problem) -> dict[str, Any]:
     }
 
 
-API = Api("anthropic", error)
+API = Api("anthropic", error, named_events=True)
 
 
 @API.post("/v1/messages")

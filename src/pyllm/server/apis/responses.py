@@ -26,7 +26,7 @@ def _error(problem: Problem) -> dict[str, Any]:
     return openai.error(replace(problem, param=_NAMES.get(problem.param or "", problem.param)))
 
 
-API = Api("responses", _error)
+API = Api("responses", _error, named_events=True)
 
 
 @API.post("/v1/responses", "/responses")
