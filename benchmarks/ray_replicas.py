@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import socket
 import statistics
@@ -59,6 +60,7 @@ def main() -> None:
     a = parser.parse_args()
     if not a.verbose:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else whatever runs beside them comes first
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=a.verbose, logging_level="WARNING")
     try:
         port = free_port()
