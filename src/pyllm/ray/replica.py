@@ -1,4 +1,4 @@
-"""`Replica`: the server's routes, with models of its own, as an actor that fronts call."""
+"""`Replica`: the server, with models of its own, as an actor that fronts call."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from starlette.types import Message, Receive, Scope
 
 from pyllm.config.serving import ServeOptions
 from pyllm.ray.sent import Head, Headers, Sent, shared
-from pyllm.server import make_house
-from pyllm.server.app import create_routes
+from pyllm.server import create_app, make_house
 from pyllm.server.known import Known
 from pyllm.server.logs import to_stream
 from pyllm.server.problems import ProblemError
@@ -21,6 +20,8 @@ _QUEUED = 64
 """Pieces of a response that wait to be sent on; the answer waits then, too."""
 _EVERY = 0.03
 """Seconds between pieces that are sent on, as each costs all processes on its way a millisecond."""
+_OF_FRONT = frozenset({b"x-request-id", b"request-id"})
+"""Headers of answers that the front adds itself."""
 _MOST_NAMES = 256
 """Of models, that are remembered."""
 
@@ -33,7 +34,7 @@ class Replica:
         self._log = ExitStack()
         self._log.enter_context(to_stream(options.log_json))
         self._house = make_house(options)
-        self._app = create_routes(self._house)
+        self._app = create_app(self._house)
         self._names: dict[str, None] = {}
         """By which models were asked for."""
         await self._house.models.start()
@@ -46,7 +47,7 @@ class Replica:
         try:
             start = await messages.get()
             if start is not None:
-                headers: Headers = list(start["headers"])
+                headers: Headers = [pair for pair in start["headers"] if pair[0] not in _OF_FRONT]
                 whole = any(name == b"content-length" for name, _ in headers)
                 body, goes_on = await _ready(messages) if whole else (b"", True)
                 if start["status"] == 200:

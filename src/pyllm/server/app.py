@@ -19,7 +19,6 @@ from pyllm.server.api import Access, Api, ApiRoute, Exchange
 from pyllm.server.house import House
 from pyllm.server.problems import ENDING, Problem, ProblemError, problem_of
 
-
 Answer = Callable[[ApiRoute, Exchange], Awaitable[Response]]
 """Makes the response to a request of a route."""
 
