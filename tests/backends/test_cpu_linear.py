@@ -164,6 +164,27 @@ def test_products(format: str) -> None:
         assert nmse(c.y[:, :rows], c.expected) < (1e-7 if p.decoded else 1e-11), (rows, columns, n)
 
 
+@pytest.mark.parametrize("format", ["F16", "Q4_K", "Q6_K"])
+def test_tokens_get_the_same_in_any_number(format: str) -> None:
+    """Whole tiles and what is left of them, in one step and one by one: to the bit."""
+    p = linear.plan(format, 48, 512)
+    most = 24
+    c = Case(p, most, False, np.random.default_rng(0))
+
+    def rows(first: int, n: int) -> np.ndarray:
+        c.y[:] = np.nan
+        c.step[1], c.counter[0] = n, 0
+        x = Place(c.x.ctypes.data + first * c.ldx, c.ldx)
+        args = p.args(w=Memory(c.packed), x=x, y=Memory(c.y), ranges=Memory(c.step))
+        call(p.kernel, args.block(c.step.ctypes.data, c.counter.ctypes.data))
+        assert np.isnan(c.y[n:]).all()
+        return c.y[:n].copy()
+
+    alone = np.concatenate([rows(token, 1) for token in range(most)])
+    for n in range(1, most + 1):
+        assert np.array_equal(rows(0, n), alone[:n]), n
+
+
 @pytest.mark.skipif(not linear.wide_supported(host()), reason="this processor has no AMX")
 @pytest.mark.parametrize("format", [f for f in FORMATS if linear.plan(f, 16, 256).wide_kernel])
 def test_wide_products(format: str) -> None:

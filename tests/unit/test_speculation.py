@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Sequence as Many
 from dataclasses import replace
 
 import numpy as np
@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyllm.engine.scoring import StreamedRows
+from pyllm.engine.sequence import Sequence
 from pyllm.engine.speculation.lengths import Acceptance, Prospect, StepTimes, lengths
-from pyllm.engine.speculation.lookup import Index
+from pyllm.engine.speculation.lookup import Index, Lookup
 
 REACH, PLACES = 20, 12
 """Tokens that are compared, and earlier places that are looked at."""
 
 
-def common(tokens: Sequence[int], place: int) -> int:
+def common(tokens: Many[int], place: int) -> int:
     """How many tokens before `place` are those at the end."""
     n = 0
     while n < min(place, REACH) and tokens[place - 1 - n] == tokens[len(tokens) - 1 - n]:
@@ -51,12 +53,13 @@ def test_a_match_is_what_it_says_and_the_longest_of_the_latest(tokens: list[int]
 
 
 def test_tokens_that_a_shift_has_dropped_are_forgotten() -> None:
-    index = Index()
-    tokens = np.array([1, 2, 3, 4, 1, 2], np.int32)
-    assert index.follow(tokens, 6) == 2
-    assert index.continuation(2) == [3, 4]
-    tokens[:4] = [5, 6, 1, 2]
-    assert index.follow(tokens, 4) == 0
+    lookup = Lookup()
+    seq = Sequence(0, np.array([1, 2, 3, 4, 1, 2], np.int32), StreamedRows(lambda at, rows: None), 0)
+    assert lookup.offer(seq).n > 0
+    assert lookup.draft([(seq, 2)]) == [[3, 4]]
+    seq.tokens[:4] = [5, 6, 1, 2]
+    seq.n_tokens = 4
+    assert lookup.offer(seq).n == 0
 
 
 @st.composite
@@ -83,7 +86,7 @@ def test_drafts_are_as_long_as_is_best(choice: tuple[list[Prospect], int, list[f
     prospects = [replace(p, drafting=drafting) for p in prospects]
     n_seqs = len(prospects)
 
-    def rate(chosen: Sequence[int]) -> float:
+    def rate(chosen: Many[int]) -> float:
         tokens = n_seqs + sum(p.likelihood**i for p, n in zip(prospects, chosen, strict=True) for i in range(1, n + 1))
         return tokens / (times[n_seqs + sum(chosen)] + max(chosen) * drafting)
 

@@ -31,9 +31,10 @@ class Lookup(Drafter):
     is_free = True
 
     def offer(self, seq: Sequence) -> Offer:
-        if seq.drafting is None:
-            seq.drafting = Index()
-        length = seq.drafting.follow(seq.tokens, seq.n_tokens)
+        index = seq.drafting
+        if index is None or len(index.tokens) > seq.n_tokens:  # the context was shifted
+            index = seq.drafting = Index()
+        length = index.follow(seq.tokens, seq.n_tokens)
         if length < _LENGTHS[0]:
             return Offer(0, 0)
         return Offer(sum(length >= least for least in _LENGTHS) - 1, MOST)
@@ -60,12 +61,9 @@ class Index:
         """For each place, the one before it after the same pair; 0: none."""
 
     def follow(self, tokens: NDArray[np.int32], n: int) -> int:
-        """Find the place that `tokens[:n]` end like; returns how many tokens are alike. Tokens that were there in the
-        last call are the same, unless there are fewer."""
+        """Find the place that `tokens[:n]` end like; returns how many tokens are alike. Those of the last call are the
+        same."""
         known = len(self.tokens)
-        if n < known:  # the context was shifted
-            self.__init__()  # type: ignore[misc]
-            known = 0
         new: list[int] = tokens[known:n].tolist()
         self.tokens += new
         self._index(tokens, known, n)

@@ -2,8 +2,7 @@
 
 A tile is R panels (of 16 rows) by T tokens, held in registers over all columns; its code is generated, since it has
 to be unrolled. One kernel holds a tile for many tokens, one for two and one for a single token (the matrix-vector
-product). Where panels or tokens do not divide, the last tile overlaps the one before: it computes the same values
-once more.
+product). Where panels do not divide, the last tile overlaps the one before: it computes the same values once more.
 
 While a tile computes, the next panels are prefetched into the second-level cache: hardware prefetchers learn long rows,
 but rows of a few thousand columns end too early (Zen 4, a token, 1536 columns of Q4_K: 14 GB/s a core without, 21
@@ -40,22 +39,19 @@ def linear(layout: str, panels: int, tokens: int) -> Any:
     @register_jitable
     def span(w, w1, blocks, ahead, x, ldx, kp, y, y1, ldy, bias, bias1, residual, n):
         """R panels by n tokens."""
-        if n >= n_many:
-            t = 0
-            while t < n:
-                t = min(t, n - n_many)
-                many(w, w1, blocks, ahead, x + t * ldx, ldx, kp, y + t * ldy, y1 + t * ldy, ldy, bias, bias1, residual)
-                t += n_many
-                ahead = 0
-        elif n >= 2:
-            t = 0
-            while t < n:
-                t = min(t, n - 2)
-                two(w, w1, blocks, ahead, x + t * ldx, ldx, kp, y + t * ldy, y1 + t * ldy, ldy, bias, bias1, residual)
-                t += 2
-                ahead = 0
-        elif n == 1:
-            one(w, w1, blocks, ahead, x, ldx, kp, y, y1, ldy, bias, bias1, residual)
+        t = 0
+        # What is left of whole tiles takes smaller ones, unless it is nearly another whole one.
+        while n - t >= n_many or (t > 0 and n - t == n_many - 1):
+            t = min(t, n - n_many)
+            many(w, w1, blocks, ahead, x + t * ldx, ldx, kp, y + t * ldy, y1 + t * ldy, ldy, bias, bias1, residual)
+            t += n_many
+            ahead = 0
+        while n - t >= 2:
+            two(w, w1, blocks, ahead, x + t * ldx, ldx, kp, y + t * ldy, y1 + t * ldy, ldy, bias, bias1, residual)
+            t += 2
+            ahead = 0
+        if n - t == 1:
+            one(w, w1, blocks, ahead, x + t * ldx, ldx, kp, y + t * ldy, y1 + t * ldy, ldy, bias, bias1, residual)
 
     return _driver(spec, r, n_many, span)
 
