@@ -12,12 +12,11 @@ file has no vocabulary but its size. A .json file describes the model for tests/
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import random_file
+from random_file import write
 
 HEAD, HEAD_WINDOWED = 512, 256
 
@@ -151,11 +150,6 @@ def _layer(s: Size, il: int, local: bool) -> dict[str, tuple[int, ...]]:
     return layer | {f"{name}.weight": (s.n_embd,) for name in vectors}
 
 
-def write(out: Path, size: Size, recipe_name: str) -> None:
-    random_file.write(out, metadata(size), shapes(size), recipe_name)
-    print(f"{out}: {out.stat().st_size / 1e6:.0f} MB, {size.n_layers} layers, {size.shared} share keys and values")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -167,11 +161,8 @@ def main() -> None:
     a = parser.parse_args()
     size = SIZES[a.size].cut(a.layers)
     size = replace(size, n_vocab=a.vocabulary or size.n_vocab, window=a.window or size.window)
-    if a.out.suffix == ".json":
-        held = {"seed": 1, "metadata": metadata(size) | {"tokenizer.ggml.model": "test"}, "tensors": shapes(size)}
-        a.out.write_text(json.dumps(held, indent=1) + "\n")
-    else:
-        write(a.out, size, a.recipe)
+    write(a.out, metadata(size), shapes(size), a.recipe)
+    print(f"{size.n_layers} layers, {size.shared} share keys and values")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ and states read and written a second beside a plain read of memory.
 
     python benchmarks/recurrent.py [THREADS] [NAME ...]
 
-Of all repetitions the quickest counts. Their share of whole steps: qwen35_shape.py and profile_step.py.
+Of all repetitions the quickest counts. Their share of whole steps: recurrent_shapes.py and profile_step.py.
 """
 
 from __future__ import annotations
