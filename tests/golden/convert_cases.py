@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convert_case import EXPERTS, LLAMA3, SMALL, Case
-from convert_changes import next_layer, older_name, whole_rotation
+from convert_changes import next_layer, next_layer_beside, older_name, whole_rotation
 
 SMALLER = SMALL | {"intermediate_size": 32}
 FOUR_LAYERS = {"num_hidden_layers": 4, "intermediate_size": 16}
@@ -35,6 +35,23 @@ GEMMA4 = {
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
     "hidden_size_per_layer_input": 0,
+}
+
+DELTA = {
+    "head_dim": 16,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+    "num_hidden_layers": 2,
+}
+DELTA_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 16,
 }
 
 FURTHER: dict[str, Case] = {
@@ -107,5 +124,22 @@ FURTHER: dict[str, Case] = {
                 "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 50000.0},
             },
         },
+    ),
+    "qwen3_5": Case("Qwen3_5Text", SMALLER | DELTA, after=next_layer_beside),
+    "qwen3_5-heads": Case(
+        "Qwen3_5Text",
+        SMALLER
+        | DELTA
+        | {"linear_num_key_heads": 3, "linear_num_value_heads": 3, "tie_word_embeddings": True}
+        | {"num_hidden_layers": 4, "layer_types": None},
+    ),
+    "qwen3_5moe": Case("Qwen3_5MoeText", SMALLER | DELTA | DELTA_EXPERTS),
+    "qwen3next": Case("Qwen3Next", SMALLER | DELTA | DELTA_EXPERTS),
+    "lfm2": Case("Lfm2", SMALLER | {"layer_types": ["conv", "full_attention"], "block_multiple_of": 8}),
+    "lfm2moe": Case(
+        "Lfm2Moe",
+        SMALLER
+        | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "num_dense_layers": 1}
+        | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
     ),
 }

@@ -171,3 +171,19 @@ def next_layer(tensors: dict[str, Any], config: dict[str, Any]) -> None:
         tensors[f"model.layers.{n}.{name}.weight"] = torch.randn(shape, generator=random).to(torch.bfloat16)
     tensors[f"model.layers.{n}.shared_head.norm.weight"] = tensors["model.norm.weight"].clone()
     config["num_nextn_predict_layers"] = 1
+
+
+def next_layer_beside(tensors: dict[str, Any], config: dict[str, Any]) -> None:
+    """The same under names of its own, "mtp."; transformers passes over it."""
+    import torch
+
+    last = f"model.layers.{config['num_hidden_layers'] - 1}."
+    for name in [name for name in tensors if name.startswith(last)]:
+        tensors[name.replace(last, "mtp.layers.0.")] = tensors[name] * 0.5
+    random = torch.Generator().manual_seed(7)
+    width = config["hidden_size"]
+    shapes = {"fc": (width, 2 * width), "pre_fc_norm_embedding": (width,), "pre_fc_norm_hidden": (width,)}
+    for name, shape in shapes.items():
+        tensors[f"mtp.{name}.weight"] = torch.randn(shape, generator=random).to(torch.bfloat16)
+    tensors["mtp.norm.weight"] = tensors["model.norm.weight"].clone()
+    config["mtp_num_hidden_layers"] = 1

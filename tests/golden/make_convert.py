@@ -197,7 +197,7 @@ def build(case: Case, seed: int) -> Any:
         else:
             p.data *= 0.5
     for name, b in model.named_buffers():
-        if name.endswith(("e_score_correction_bias", "layer_scalar")):
+        if name.endswith(("e_score_correction_bias", "expert_bias", "layer_scalar")):
             b.data = torch.randn(b.shape, generator=random) * 0.3 + float("scalar" in name)
     return model.to(getattr(torch, case.dtype))
 

@@ -4,7 +4,7 @@
 
 LLAMA_CPP is a checkout with `conversion/` and `gguf-py/` (written with the one in llama-cpp-python 0.3.36); torch and
 transformers are needed. Vocabularies are left out. For each folder: metadata (numbers, words, lists of flags), and of
-each tensor its shape, its format and a hash of its bytes.
+each tensor its shape, its format and a hash of its bytes, or its values.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 NOT_CONVERTED = {"internlm2-bias", "stablelm-parallel", "granitehybrid-attention", "nemotron_h"}
 """Cases at which llama.cpp's converter fails: it splits no fused biases, loses the norms of heads, and takes settings
 that transformers 5 adds to dense models of Granite 4 and Nemotron-H for experts."""
+COMPUTED = (".ssm_a",)
+"""Tensors that are functions of the checkpoint's, whose last bits depend on who computes them."""
 
 
 def digest(data: bytes) -> str:
@@ -38,6 +40,8 @@ def write(folder: Path, target: Path) -> None:
 
     class WithoutVocabulary(base):
         model_arch = base.model_arch
+        # Of Qwen's it wants to know whether further tokens are predicted.
+        no_mtp = base.no_mtp or (hasattr(base, "opt_num_mtp_layers") and "mtp_num_hidden_layers" not in config)
 
         def set_vocab(self) -> None:
             self.gguf_writer.add_tokenizer_model("none")
@@ -62,7 +66,11 @@ def described(path: Path) -> dict[str, Any]:
     return {
         "metadata": {k: f.contents() for k, f in reader.fields.items() if not k.startswith("GGUF.")},
         "tensors": {
-            t.name: [[int(n) for n in reversed(t.shape)], t.tensor_type.name, digest(t.data.tobytes())]
+            t.name: [
+                [int(n) for n in reversed(t.shape)],
+                t.tensor_type.name,
+                t.data.reshape(-1).tolist() if t.name.endswith(COMPUTED) else digest(t.data.tobytes()),
+            ]
             for t in reader.tensors
         },
     }

@@ -168,8 +168,15 @@ def reshaped(t: Lazy, shape: tuple[int, int]) -> Lazy:
     return replace(t, shape=shape, rows=lambda start, stop: t.rows(0, t.n_rows).reshape(shape)[start:stop])
 
 
+def reordered_columns(t: Lazy, order: NDArray[np.int64]) -> Lazy:
+    """Columns of a matrix in another order."""
+    if t.n_columns != len(order):
+        raise ModelError(f"tensor {t.name} has {t.n_columns} columns; {len(order)} are needed there")
+    return replace(t, rows=lambda start, stop: t.rows(start, stop)[:, order])
+
+
 def mapped(t: Lazy, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Lazy:
-    """Every element's function, in float32."""
+    """A function of every element, in float32."""
     return replace(t, dtype="F32", rows=lambda start, stop: function(t.floats(start, stop)))
 
 

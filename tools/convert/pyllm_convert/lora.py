@@ -176,6 +176,10 @@ def _family_of_file(file: GGUFFile) -> Family:
         "num_key_value_heads": "attention.head_count_kv",
         "head_dim": "attention.key_length",
         "num_local_experts": "expert_count",
+        "linear_num_key_heads": "ssm.group_count",
+        "linear_num_value_heads": "ssm.time_step_rank",
+        "linear_key_head_dim": "ssm.state_size",
+        "linear_value_head_dim": "ssm.state_size",
     }
     config: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in file.tensors}
     for key, own in keys.items():
@@ -248,7 +252,10 @@ def _placed(
             if is_table != (name == _TABLE):
                 raise ModelError(f"{a.name} does not go with {name}: token tables have lora_embedding_A and _B")
             _check_shape(model, name, (a.shape[1], rows.shape[0]) if is_table else (rows.shape[0], a.shape[1]))
-            placed[f"{name}.lora_a"] = _transposed(a) if is_table else a
+            order = model.family.column_order(name)
+            placed[f"{name}.lora_a"] = (
+                _transposed(a) if is_table else a if order is None else lazy.reordered_columns(a, order)
+            )
             placed[f"{name}.lora_b"] = rows
     return placed
 

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pyllm.errors import ModelError
 from pyllm_convert import lazy
 from pyllm_convert.config import Config
@@ -115,6 +118,11 @@ class Family:
             raise ModelError(f"config.json's partial_rotary_factor is {share!r}; it gives no even number of columns")
         return n
 
+    @property
+    def n_ff(self) -> int:
+        """Columns inside a plain feed-forward network."""
+        return self.config.integer("intermediate_size")
+
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> type[Family]:
         """The class for this config.json, where settings tell architectures of one name apart."""
@@ -132,7 +140,7 @@ class Family:
             "block_count": self.n_layers + self.n_next,
             "context_length": c.integer("max_position_embeddings", most=1 << 31),
             "embedding_length": self.n_embd,
-            "feed_forward_length": c.integer("intermediate_size"),
+            "feed_forward_length": self.n_ff,
             "attention.head_count": self.n_heads,
             "attention.head_count_kv": self.n_kv_heads,
             "attention.key_length": self.head_dim,
@@ -197,7 +205,8 @@ class Family:
             for new, value in self._place(own, t, layer):
                 if new in placed:
                     raise ModelError(f"tensors {placed[new].name} and {t.name} both become {new}")
-                placed[new] = value
+                order = self.column_order(new)
+                placed[new] = value if order is None else lazy.reordered_columns(value, order)
         for (il, part), parts in experts.items():
             placed[f"blk.{il}.ffn_{part}_exps.weight"] = self._stack(il, part, parts)
         if "output.weight" not in placed and not self.is_tied:
@@ -269,6 +278,10 @@ class Family:
         if stem not in self.layer_names or ending not in ("weight", "bias"):
             raise self._unknown(t)
         yield f"{self.layer_names[stem]}.{ending}", self.transform(name, t)
+
+    def column_order(self, name: str) -> NDArray[np.int64] | None:
+        """Columns of a matrix of the file, as they are numbered in the checkpoint; None: all where they are."""
+        return None
 
     def transform(self, name: str, t: Lazy) -> Lazy:
         """The values of a tensor: norms with their offset, queries and keys in the file's order of rows."""
