@@ -54,4 +54,4 @@ def _constant(name: str, shape: tuple[int, ...]) -> float | None:
         return -1.0
     if name.endswith(".bias"):
         return 0.0
-    return 1.0 if len(shape) == 1 else None
+    return 1.0 if len(shape) == 1 or name.endswith(("ssm_d", "ssm_norm.weight")) else None

@@ -4,9 +4,9 @@
     python benchmarks/versus_llamacpp.py --model OUT.gguf --only-speed
     python benchmarks/recurrent_shapes.py OUT.json --shape lfm2-1.2b --layers 4 --vocabulary 4096
 
-Shapes: Qwen3.5-0.8B, Qwen3.5-35B-A3B cut to 4 layers (--layers 40 for all), LFM2-350M and 1.2B. Layers keep the order
-of kinds that the whole model has. The file has no vocabulary but its size. A .json file describes the model for
-tests/golden/make_archs.py.
+Shapes: Qwen3.5-0.8B, Qwen3.5-35B-A3B cut to 4 layers (--layers 40 for all), LFM2-350M and 1.2B, Granite-4.0-H-Tiny cut
+to 6 layers (of 40). Layers keep the order of kinds that the whole model has. The file has no vocabulary but its size.
+A .json file describes the model for tests/golden/make_archs.py.
 """
 
 from __future__ import annotations
@@ -164,11 +164,92 @@ class LFM2:
         }
 
 
-SHAPES: dict[str, Qwen35 | LFM2] = {
+@dataclass(frozen=True)
+class Granite4:
+    """Mamba 2, and attention without positions on every tenth layer from the sixth on; experts beside a shared one."""
+
+    n_layers: int
+    n_embd: int
+    n_heads: int
+    n_kv: int
+    mamba_heads: int
+    n_experts: int
+    n_used: int
+    n_ff_expert: int
+    n_ff_shared: int
+    n_vocab: int = 100352
+    tied: bool = True
+
+    head = 128
+    mamba_head = 64
+    state = 128
+    groups = 1
+    kernel = 4
+
+    def metadata(self) -> dict[str, Any]:
+        values: dict[str, Any] = {
+            "block_count": self.n_layers,
+            "context_length": 131072,
+            "embedding_length": self.n_embd,
+            "feed_forward_length": self.n_ff_expert,
+            "attention.head_count": self.n_heads,
+            "attention.head_count_kv": [self.n_kv if il % 10 == 5 else 0 for il in range(self.n_layers)],
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "attention.scale": 1 / self.head,
+            "embedding_scale": 12.0,
+            "residual_scale": 0.22,
+            "logit_scale": 6.0,
+            "rope.dimension_count": self.head,
+            "rope.freq_base": 1e4,
+            "rope.scaling.finetuned": False,
+            "expert_count": self.n_experts,
+            "expert_used_count": self.n_used,
+            "expert_shared_feed_forward_length": self.n_ff_shared,
+            "ssm.conv_kernel": self.kernel,
+            "ssm.state_size": self.state,
+            "ssm.group_count": self.groups,
+            "ssm.time_step_rank": self.mamba_heads,
+            "ssm.inner_size": self.mamba_heads * self.mamba_head,
+            "vocab_size": self.n_vocab,
+        }
+        return {"general.architecture": "granitehybrid", **{f"granitehybrid.{k}": v for k, v in values.items()}}
+
+    def layer(self, il: int) -> Shape:
+        n, n_ff = self.n_embd, self.n_ff_expert
+        out: Shape = {"attn_norm.weight": (n,), "ffn_norm.weight": (n,)}
+        out |= self._attention() if il % 10 == 5 else self._mamba()
+        return out | experts(n, self.n_experts, n_ff) | gated(n, self.n_ff_shared, "_shexp")
+
+    def _attention(self) -> Shape:
+        n, head = self.n_embd, self.head
+        return {
+            "attn_q.weight": (self.n_heads * head, n),
+            "attn_k.weight": (self.n_kv * head, n),
+            "attn_v.weight": (self.n_kv * head, n),
+            "attn_output.weight": (n, self.n_heads * head),
+        }
+
+    def _mamba(self) -> Shape:
+        n, heads, inner = self.n_embd, self.mamba_heads, self.mamba_heads * self.mamba_head
+        convolved = inner + 2 * self.groups * self.state
+        return {
+            "ssm_in.weight": (inner + convolved + heads, n),
+            "ssm_conv1d.weight": (convolved, self.kernel),
+            "ssm_conv1d.bias": (convolved,),
+            "ssm_dt.bias": (heads,),
+            "ssm_a": (heads, 1),
+            "ssm_d": (heads, 1),
+            "ssm_norm.weight": (self.groups, inner // self.groups),
+            "ssm_out.weight": (n, inner),
+        }
+
+
+SHAPES: dict[str, Qwen35 | LFM2 | Granite4] = {
     "qwen35-0.8b": Qwen35(24, 1024, 8, 2, 16, 16, tied=True, n_ff=3584),
     "qwen35moe-cut": Qwen35(4, 2048, 16, 2, 16, 32, tied=False, n_experts=256, n_used=8, n_ff_expert=512),
     "lfm2-350m": LFM2(16, 1024, 4608, 16, 8),
     "lfm2-1.2b": LFM2(16, 2048, 8192, 32, 8),
+    "granite-4-tiny-cut": Granite4(6, 1536, 12, 4, 48, 64, 6, 512, 1024),
 }
 
 
@@ -191,7 +272,7 @@ def experts(n: int, n_experts: int, n_ff: int) -> Shape:
     }
 
 
-def tensors(model: Qwen35 | LFM2) -> Shape:
+def tensors(model: Qwen35 | LFM2 | Granite4) -> Shape:
     """Every tensor of the file."""
     final_norm = "token_embd_norm.weight" if isinstance(model, LFM2) else "output_norm.weight"
     out: Shape = {"token_embd.weight": (model.n_vocab, model.n_embd), final_norm: (model.n_embd,)}

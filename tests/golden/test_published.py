@@ -18,7 +18,7 @@ LIMITS = {"reference": 1e-6, "cpu": 1e-5}
 """NMSE, F32 weights and F32 cache."""
 CUTS = ([N_TOKENS], [1, 30, 7, 40, 1, 1, 16])
 OPTIONS = ExecutionOptions(
-    n_pages=6, page_size=16, max_tokens=N_TOKENS, max_seqs=1, max_rows=N_TOKENS, kv_dtype="f32", n_threads=2
+    n_pages=6, page_size=16, max_tokens=N_TOKENS, max_seqs=1, max_rows=N_TOKENS, n_slots=2, kv_dtype="f32", n_threads=2
 )
 
 
@@ -34,9 +34,10 @@ def test_logits(path: Path, tmp_path: Path) -> None:
             executable = backends.get(name).compile(arch.program, arch.tensors, OPTIONS)
             for cuts in CUTS:
                 batch, rows, at = Batch(OPTIONS), [], 0
-                for n in cuts:
+                for i, n in enumerate(cuts):
                     batch.clear()
-                    batch.add(model.tokens[at : at + n], at, [4, 0, 2, 5, 1, 3], "all")
+                    states = (1 - i % 2 if i else -1, [(n, i % 2)]) if arch.program.slots else ()
+                    batch.add(model.tokens[at : at + n], at, [4, 0, 2, 5, 1, 3], "all", False, *states)
                     rows.append(executable.run(batch).copy())
                     at += n
                 assert model.nmse(np.concatenate(rows)) <= limit, f"{name}, in {len(cuts)} pieces"

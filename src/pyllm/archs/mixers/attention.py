@@ -110,7 +110,9 @@ class Attention:
             )
         )
         if self.kv_from is None:
-            g.caches[g.rec.layer] = len(g.rec.states) - 1
+            attention = g.rec.ops[y.id]
+            assert isinstance(attention, ops.Attention)
+            g.caches[g.rec.layer] = attention.cache
         if self.gate:
             name = f"{blk}attn_gate"
             gate = gate or g.linear(x, name, g.rec.shape(f"{name}.weight")[0], scaled=False)

@@ -14,7 +14,6 @@ from pyllm.program.ops.conv import ShortConv
 from pyllm.program.ops.delta import DeltaRule
 from pyllm.program.ops.elementwise import MulWeight
 from pyllm.program.ops.gate import Activation, GatedActivation
-from pyllm.program.ops.select import Slice
 from pyllm.records import dataclass
 
 
@@ -80,12 +79,11 @@ class GatedDeltaNet:
         y, weight = g.linear(x, f"{blk}attn_qkv", 2 * keys + values), f"{blk}ssm_conv1d.weight"
         g.rec.require(weight, (y.width, self.kernel))
         y = g.rec(Activation(x=g.rec(ShortConv(x=y, weight=Weight(weight))), act="silu"))
-        v = g.rec(Slice(x=y, start=2 * keys, width=values))
+        qk, v = g.split(y, 2 * keys, values)
         # x / |x| is what a norm without weights gives, divided by the root of the length: one op for queries and keys.
-        length = RMS(self.norm.eps / self.key_dim)
-        qk = g.norm(g.rec(Slice(x=y, start=0, width=2 * keys)), "", self.key_dim, length)
-        qk = g.times(qk, 1 / math.sqrt(self.key_dim))
-        return g.rec(Slice(x=qk, start=0, width=keys)), g.rec(Slice(x=qk, start=keys, width=keys)), v
+        qk = g.norm(qk, "", self.key_dim, RMS(self.norm.eps / self.key_dim))
+        q, k = g.split(g.times(qk, 1 / math.sqrt(self.key_dim)), keys, keys)
+        return q, k, v
 
     def _rates(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value]:
         """Logits of beta, and what the decay is made of, a number for each head; of one matrix where the file has

@@ -9,7 +9,6 @@ from pyllm.archs.hparams import HParams
 from pyllm.program import Value, Weight
 from pyllm.program.ops.conv import ShortConv
 from pyllm.program.ops.gate import GatedActivation
-from pyllm.program.ops.select import Slice
 from pyllm.records import dataclass
 
 
@@ -27,8 +26,7 @@ class GatedConvolution:
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         n, stem = g.hp.n_embd, f"{blk}shortconv"
-        bcy = g.linear(x, f"{stem}.in_proj", 3 * n)
-        b, c, y = (g.rec(Slice(x=bcy, start=i * n, width=n)) for i in range(3))
+        b, c, y = g.split(g.linear(x, f"{stem}.in_proj", 3 * n), n, n, n)
         g.rec.require(f"{stem}.conv.weight", (n, self.kernel))
         y = g.rec(GatedActivation(gate=b, up=y, act="identity"))
         y = g.rec(ShortConv(x=y, weight=Weight(f"{stem}.conv.weight"), bias=g.optional(f"{stem}.conv.bias")))
