@@ -51,7 +51,7 @@ class GatedDeltaNet:
         )
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        q, k, v = self._qkv(g, blk, x)
+        q, k, v, gate = self._inputs(g, blk, x)
         beta, alpha = self._rates(g, blk, x)
         g.rec.require(f"{blk}ssm_a", (self.n_heads,))
         y = g.rec(
@@ -70,20 +70,30 @@ class GatedDeltaNet:
             )
         )
         y = g.norm(y, f"{blk}ssm_norm", self.value_dim, self.norm)
-        gate = g.linear(x, f"{blk}attn_gate", self.n_heads * self.value_dim)
+        gate = gate or g.linear(x, f"{blk}attn_gate", y.width)
         return g.linear(g.rec(GatedActivation(gate=gate, up=y)), f"{blk}ssm_out", g.hp.n_embd)
 
-    def _qkv(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value, Value]:
-        """Queries and keys of length 1, and values."""
-        keys, values = self.n_key_heads * self.key_dim, self.n_heads * self.value_dim
-        y, weight = g.linear(x, f"{blk}attn_qkv", 2 * keys + values), f"{blk}ssm_conv1d.weight"
-        g.rec.require(weight, (y.width, self.kernel))
-        y = g.rec(Activation(x=g.rec(ShortConv(x=y, weight=Weight(weight))), act="silu"))
-        qk, v = g.split(y, 2 * keys, values)
-        # x / |x| is what a norm without weights gives, divided by the root of the length: one op for queries and keys.
-        qk = g.norm(qk, "", self.key_dim, RMS(self.norm.eps / self.key_dim))
-        q, k = g.split(g.times(qk, 1 / math.sqrt(self.key_dim)), keys, keys)
-        return q, k, v
+    def _inputs(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value, Value, Value | None]:
+        """Queries and keys of length 1, values, and the gate, where it is in a matrix with them: ssm_in, whose rows
+        are, for each key head, its query, its key, values and gates of its heads. (The first files of Qwen3-Next)"""
+        keys, values, weight = self.n_key_heads * self.key_dim, self.n_heads * self.value_dim, f"{blk}ssm_conv1d.weight"
+        shape = 2 * keys + values, self.kernel
+        if not g.rec.has(f"{blk}ssm_in.weight"):
+            y = g.linear(x, f"{blk}attn_qkv", 2 * keys + values)
+            g.rec.require(weight, shape)
+            qk, v = g.split(_convolved(g, y, Weight(weight)), 2 * keys, values)
+            q, k = g.split(self._unit(g, qk), keys, keys)
+            return q, k, v, None
+        widths = [n // self.n_key_heads for n in (keys, keys, values, values)]
+        q, k, v, gate = g.linears(x, f"{blk}ssm_in", widths, self.n_key_heads)
+        g.rec.require(weight, shape)
+        rows = (0, keys), (keys, 2 * keys), (2 * keys, 2 * keys + values)
+        q, k, v = (_convolved(g, y, g.rows(weight, *ends)) for y, ends in zip((q, k, v), rows, strict=True))
+        return self._unit(g, q), self._unit(g, k), v, gate
+
+    def _unit(self, g: Graph, x: Value) -> Value:
+        """x / |x| of each head: what a norm without weights gives, divided by the root of the length."""
+        return g.times(g.norm(x, "", self.key_dim, RMS(self.norm.eps / self.key_dim)), 1 / math.sqrt(self.key_dim))
 
     def _rates(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value]:
         """Logits of beta, and what the decay is made of, a number for each head; of one matrix where the file has
@@ -94,3 +104,7 @@ class GatedDeltaNet:
             beta, alpha = g.linears(x, f"{blk}ssm_ba", (n, n), self.n_key_heads, (None, bias))
             return beta, alpha
         return g.linear(x, f"{blk}ssm_beta", self.n_heads), g.linear(x, f"{blk}ssm_alpha", self.n_heads, bias=bias)
+
+
+def _convolved(g: Graph, x: Value, weight: Weight) -> Value:
+    return g.rec(Activation(x=g.rec(ShortConv(x=x, weight=weight)), act="silu"))
