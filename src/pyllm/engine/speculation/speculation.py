@@ -92,8 +92,10 @@ class Speculation:
             known = self._guesses.get(seq.number) or [_Guesses(source.acceptance.of_one()) for source in self._sources]
             guesses[seq.number] = known
             found = [s.prospect(seq, own, cost) for s, own, cost in zip(self._sources, known, seconds, strict=True)]
-            rates = [best_rate(prospect, len(answers), most, self._times) for prospect in found]
-            best = max(range(len(found)), key=rates.__getitem__)
+            best = 0
+            if len(found) > 1:
+                rates = [best_rate(prospect, len(answers), most, self._times) for prospect in found]
+                best = max(range(len(found)), key=rates.__getitem__)
             chosen.append(best)
             prospects.append(found[best])
         self._guesses = guesses
