@@ -41,30 +41,50 @@ class Graph:
         self.caches: dict[int, int] = {}
         self._once: dict[object, Value] = {}
 
-    def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True, bias: str = "") -> Value:
+    def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True, bias: str | None = "") -> Value:
         """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, as far as the file has them → [tokens, width].
 
-        `bias`: name of another tensor for the bias.
+        `bias`: name of another tensor for the bias; None: no bias, whatever the file has.
         """
         self.rec.require_rows(f"{stem}.weight", width)
-        vector = Weight(bias) if bias else self.optional(f"{stem}.bias")
+        vector = Weight(bias) if bias else None if bias is None else self.optional(f"{stem}.bias")
         return self.rec(Linear(x=self._scaled(x, stem, scaled), weight=Weight(f"{stem}.weight"), bias=vector))
 
     def linears(
-        self, x: Value, stem: str, widths: Sequence[int], n: int, biases: Sequence[str | None] | None = None
+        self,
+        x: Value,
+        stem: str,
+        widths: Sequence[int],
+        n: int,
+        biases: Sequence[str | None] | None = None,
+        *,
+        scaled: bool = True,
     ) -> list[Value]:
         """Several products out of one matrix, whose rows are `n` groups of as many rows of each product as `widths`
-        says → a value [tokens, n * width] for each. `biases`: names of their vectors."""
+        says → a value [tokens, n * width] for each. `biases`: names of their vectors; None: those parts of the matrix's
+        own, where the file has one."""
         period = sum(widths)
         self.rec.require(f"{stem}.weight", (n * period, x.width))
-        if self.rec.has(f"{stem}.bias"):
-            raise ModelError(f"tensor {stem}.bias is not read: the products of its matrix have no biases")
-        x, start, out = self._scaled(x, stem, True), 0, []
-        for width, bias in zip(widths, biases or [None] * len(widths), strict=True):
-            weight = self.rows(f"{stem}.weight", start, start + width, period)
-            out.append(self.rec(Linear(x=x, weight=weight, bias=Weight(bias) if bias else None)))
-            start += width
+        x, start, out = self._scaled(x, stem, scaled), 0, []
+        for width, name in zip(widths, biases or [None] * len(widths), strict=True):
+            stop = start + width
+            weight = self.rows(f"{stem}.weight", start, stop, period)
+            bias = Weight(name) if name else self._part_of_bias(stem, start, stop, period) if biases is None else None
+            out.append(self.rec(Linear(x=x, weight=weight, bias=bias)))
+            start = stop
         return out
+
+    def _part_of_bias(self, stem: str, start: int, stop: int, period: int) -> Weight | None:
+        """Numbers `start` to `stop` of each `period` of a bias, if the file has it."""
+        vector = self.tensors.get(f"{stem}.bias")
+        if vector is None:
+            return None
+        self.rec.require(vector.name, (self.rec.shape(f"{stem}.weight")[0],))
+        groups = vector.data.reshape(vector.n_elements // period, period, -1)[:, start:stop]
+        shape = (len(groups) * (stop - start),)
+        part = TensorInfo(f"{vector.name}[{start}:{stop}/{period}]", shape, vector.format, groups.reshape(-1))
+        self.tensors[part.name] = part
+        return Weight(part.name)
 
     def _scaled(self, x: Value, stem: str, used: bool) -> Value:
         scale = self.scale(stem, used)

@@ -15,7 +15,7 @@ def ernie4_5_moe(hp: HParams) -> Decoder:
     def ffn(il: int) -> Mixer:
         return mixture(hp, il) if il >= first and (il + 1) % step == 0 else FFN.read(hp, il)
 
-    return transformer(hp, lambda il: Attention.read(hp, il, interleaved=True), ffn)
+    return transformer(hp, lambda il: Attention.read(hp, il, interleaved=True, out_bias=False), ffn)
 
 
 ARCHITECTURES = {"ernie4_5-moe": ernie4_5_moe}

@@ -25,7 +25,7 @@ def falcon_h1(hp: HParams) -> Decoder:
     rope = Rope.read(hp, factors=False)
     return transformer(
         hp,
-        lambda il: Sum((Attention.read(hp, il, rope=rope), Mamba2.read(hp))),
+        lambda il: Sum((Attention.read(hp, il, rope=rope, out_bias=False), Mamba2.read(hp))),
         lambda il: FFN.read(hp, il),
     )
 

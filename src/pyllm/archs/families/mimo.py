@@ -22,6 +22,7 @@ def mimo2(hp: HParams) -> Decoder:
             sinks=hp.has(f"blk.{il}.attn_sinks.weight"),
             out_scale=out_scale,
             scaled=False,
+            biases=False,
         )
 
     def ffn(il: int) -> Mixer:

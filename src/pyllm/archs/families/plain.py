@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from pyllm.archs.decoder import Decoder, transformer
 from pyllm.archs.hparams import HParams
@@ -10,11 +11,12 @@ from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import FFN
 
 
-def plain(hp: HParams, *, ffn_norm: str = "ffn_norm", interleaved: bool = False) -> Decoder:
-    """Attention and feed-forward, each with a norm before; biases and fused matrices as the file has them."""
+def plain(hp: HParams, *, ffn_norm: str = "ffn_norm", **options: Any) -> Decoder:
+    """Attention, with options, and feed-forward, each with a norm before; biases and fused matrices as the file has
+    them."""
     return transformer(
         hp,
-        lambda il: Attention.read(hp, il, interleaved=interleaved),
+        lambda il: Attention.read(hp, il, **options),
         lambda il: FFN.read(hp, il),
         norms=("attn_norm", ffn_norm),
     )
@@ -22,7 +24,7 @@ def plain(hp: HParams, *, ffn_norm: str = "ffn_norm", interleaved: bool = False)
 
 ARCHITECTURES = {
     "chatglm": partial(plain, interleaved=True),
-    "ernie4_5": partial(plain, interleaved=True),
+    "ernie4_5": partial(plain, interleaved=True, out_bias=False),
     "exaone": plain,
     "internlm2": partial(plain, interleaved=True),
     "paddleocr": plain,

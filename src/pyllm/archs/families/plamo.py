@@ -23,7 +23,9 @@ def plamo2(hp: HParams) -> Decoder:
     rope, kv_heads = Rope.read(hp, factors=False), hp.n_kv_heads
     return transformer(
         hp,
-        lambda il: Attention.read(hp, il, rope=rope, qk_norm="head") if kv_heads[il] else PlamoMamba.read(hp),
+        lambda il: (
+            Attention.read(hp, il, rope=rope, qk_norm="head", scaled=False) if kv_heads[il] else PlamoMamba.read(hp)
+        ),
         lambda il: FFN.read(hp, il),
         posts=_POSTS,
     )

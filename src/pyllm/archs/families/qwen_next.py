@@ -31,9 +31,10 @@ def qwen3next(hp: HParams) -> Decoder:
 
 
 def _mixers(hp: HParams, *, tiled: bool = False) -> list[Mixer]:
-    """Of each layer: attention on the last of each period of the file, or where it says so by layer."""
+    """Of each layer: attention on the last of each period of the file, or where it says so by layer. Scales of
+    Qwen3-Next's recurrent layers are not used, as in llama.cpp."""
     recurrent = hp.pattern("attention.recurrent_layers", hp.n_layers, hp.integer("full_attention_interval", 4))
-    delta = GatedDeltaNet.read(hp, tiled=tiled)
+    delta = GatedDeltaNet.read(hp, tiled=tiled, scaled=tiled)
     return [
         delta if flag else Attention.read(hp, il, qk_norm="head", gate="sigmoid", gate_in_q=True)
         for il, flag in enumerate(recurrent)

@@ -56,6 +56,10 @@ class Attention:
     """Factor of the output."""
     scaled: bool = True
     """The file's scales apply to queries, keys and values too."""
+    biases: bool = True
+    """The file's biases apply to queries, keys and values."""
+    out_bias: bool = True
+    """The file's bias applies to the output."""
 
     @classmethod
     def read(
@@ -118,7 +122,8 @@ class Attention:
             gate = gate or g.linear(x, name, g.rec.shape(f"{name}.weight")[0], scaled=False)
             y = g.rec(GatedActivation(gate=gate, up=y, act=self.gate))
         y = g.norm(y, self.sub_norm and blk + self.sub_norm)
-        return g.times(g.linear(y, f"{blk}attn_output", g.hp.n_embd), self.out_scale)
+        out = g.linear(y, f"{blk}attn_output", g.hp.n_embd, bias="" if self.out_bias else None)
+        return g.times(out, self.out_scale)
 
     def _inputs(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value | None, Value | None, Value | None]:
         """Queries, keys and values, normed and rotated (None: another layer's), and the gate, where it is in attn_q."""
@@ -147,7 +152,8 @@ class Attention:
             if self.keys_as_values:
                 q, k = (g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled) for c in "qk")
                 return q, k, k
-            return [g.linear(x, f"{blk}attn_{c}", width, scaled=self.scaled) for c, width in widths.items()]
+            bias = "" if self.biases else None
+            return [g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled, bias=bias) for c in "qkv"]
         if g.rec.has(f"{blk}attn_q.bias") and not g.rec.has(f"{fused}.bias"):
             out, start = [], 0
             g.rec.require_rows(f"{fused}.weight", sum(widths.values()))

@@ -33,9 +33,11 @@ class GatedDeltaNet:
     """Of each head of the output; of queries and keys too."""
     tiled: bool = False
     """Head h has key head h % n_key_heads, not h * n_key_heads // n_heads."""
+    scaled: bool = True
+    """The file's scales apply."""
 
     @classmethod
-    def read(cls, hp: HParams, *, tiled: bool = False) -> Self:
+    def read(cls, hp: HParams, *, tiled: bool = False, scaled: bool = True) -> Self:
         """The mixer with the file's sizes."""
         n_heads, inner = hp.integer("ssm.time_step_rank"), hp.integer("ssm.inner_size")
         if inner % n_heads:
@@ -48,6 +50,7 @@ class GatedDeltaNet:
             kernel=hp.integer("ssm.conv_kernel"),
             norm=RMS.read(hp),
             tiled=tiled,
+            scaled=scaled,
         )
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
@@ -70,22 +73,22 @@ class GatedDeltaNet:
             )
         )
         y = g.norm(y, f"{blk}ssm_norm", self.value_dim, self.norm)
-        gate = gate or g.linear(x, f"{blk}attn_gate", y.width)
-        return g.linear(g.rec(GatedActivation(gate=gate, up=y)), f"{blk}ssm_out", g.hp.n_embd)
+        gate = gate or g.linear(x, f"{blk}attn_gate", y.width, scaled=self.scaled)
+        return g.linear(g.rec(GatedActivation(gate=gate, up=y)), f"{blk}ssm_out", g.hp.n_embd, scaled=self.scaled)
 
     def _inputs(self, g: Graph, blk: str, x: Value) -> tuple[Value, Value, Value, Value | None]:
         """Queries and keys of length 1, values, and the gate, where it is in a matrix with them: ssm_in, whose rows
         are, for each key head, its query, its key, values and gates of its heads. (The first files of Qwen3-Next)"""
         keys, values, weight = self.n_key_heads * self.key_dim, self.n_heads * self.value_dim, f"{blk}ssm_conv1d.weight"
         shape = 2 * keys + values, self.kernel
-        if not g.rec.has(f"{blk}ssm_in.weight"):
-            y = g.linear(x, f"{blk}attn_qkv", 2 * keys + values)
+        if g.rec.has(f"{blk}attn_qkv.weight") or not g.rec.has(f"{blk}ssm_in.weight"):
+            y = g.linear(x, f"{blk}attn_qkv", 2 * keys + values, scaled=self.scaled)
             g.rec.require(weight, shape)
             qk, v = g.split(_convolved(g, y, Weight(weight)), 2 * keys, values)
             q, k = g.split(self._unit(g, qk), keys, keys)
             return q, k, v, None
         widths = [n // self.n_key_heads for n in (keys, keys, values, values)]
-        q, k, v, gate = g.linears(x, f"{blk}ssm_in", widths, self.n_key_heads)
+        q, k, v, gate = g.linears(x, f"{blk}ssm_in", widths, self.n_key_heads, scaled=self.scaled)
         g.rec.require(weight, shape)
         rows = (0, keys), (keys, 2 * keys), (2 * keys, 2 * keys + values)
         q, k, v = (_convolved(g, y, g.rows(weight, *ends)) for y, ends in zip((q, k, v), rows, strict=True))

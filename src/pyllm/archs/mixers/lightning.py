@@ -33,11 +33,15 @@ class LightningAttention:
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         d, n = self.head_dim, len(self.decays)
-        q, k, v = (g.rec(Activation(x=part, act="silu")) for part in g.linears(x, f"{blk}attn_qkv", (d, d, d), n))
+        q, k, v = (
+            g.rec(Activation(x=part, act="silu")) for part in g.linears(x, f"{blk}attn_qkv", (d, d, d), n, scaled=False)
+        )
         y = g.rec(
             LinearAttention(
                 q=q, k=k, v=v, decays=self.decays, n_heads=n, n_key_heads=n, key_dim=d, value_dim=d
             )
         )  # fmt: skip
         gate, y = g.linear(x, f"{blk}attn_gate", n * d), g.norm(y, f"{blk}attn_norm_2")
-        return g.linear(g.rec(GatedActivation(gate=gate, up=y, act="sigmoid")), f"{blk}attn_output", x.width)
+        return g.linear(
+            g.rec(GatedActivation(gate=gate, up=y, act="sigmoid")), f"{blk}attn_output", x.width, scaled=False
+        )

@@ -99,13 +99,13 @@ class PlamoMamba:
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
         n, head_dim = self.state_dim, self.width // self.n_heads
         rank = g.rec.rows(f"{blk}ssm_x.weight", self.width) - 2 * n
-        z, u = g.linears(x, f"{blk}ssm_in", (head_dim, head_dim), self.n_heads)
+        z, u = g.linears(x, f"{blk}ssm_in", (head_dim, head_dim), self.n_heads, scaled=False)
         u = _convolved(g, blk, u)
         read = g.split(g.linear(u, f"{blk}ssm_x", rank + 2 * n), n, n, rank)
         b, c, dt = (g.norm(v, f"{blk}ssm_{what}_norm") for what, v in zip(("b", "c", "dt"), read, strict=True))
         dt = g.linear(dt, f"{blk}ssm_dt", self.n_heads)
         y = g.rec(SSMScan2(x=u, dt=dt, b=b, c=c, a=Weight(f"{blk}ssm_a"), d=Weight(f"{blk}ssm_d")))
-        return g.linear(g.rec(GatedActivation(gate=z, up=y)), f"{blk}ssm_out", g.hp.n_embd)
+        return g.linear(g.rec(GatedActivation(gate=z, up=y)), f"{blk}ssm_out", g.hp.n_embd, scaled=False)
 
 
 def _convolved(g: Graph, blk: str, x: Value) -> Value:
