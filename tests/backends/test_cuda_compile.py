@@ -21,7 +21,7 @@ import pytest
 from nvrtc_tools import Variant
 from oracle import OPTIONS, Shape, one_op, transformer
 
-from pyllm import archs
+from pyllm import archs, backends
 from pyllm.backends.cuda import compiler
 from pyllm.backends.cuda.launch import Facts, StepShape
 from pyllm.backends.cuda.lowering import Lowering
@@ -119,11 +119,14 @@ def of_everything_else() -> Names:
     def parts() -> Iterator[Names]:
         for record in cases().values():
             m = one_op(record)
-            yield wanted(m.program, m.tensors(), OPTIONS, facts)
+            if not m.program.slots or backends.get("cuda").keeps_recurrent_states:
+                yield wanted(m.program, m.tensors(), OPTIONS, facts)
         m = one_op(cases()["linear-plain"])  # of what no norm has made: it is quantized by itself
         yield from (wanted(m.program, m.tensors(fmt), OPTIONS, facts) for fmt in ("Q4_0", "F16"))
         for shape in conformance.MODELS.values():
             m = transformer(shape)
+            if m.program.slots and not backends.get("cuda").keeps_recurrent_states:
+                continue
             for kv in ("f16", "f32", "q8_0"):
                 yield wanted(m.program, m.tensors(), replace(OPTIONS, kv_dtype=kv), facts)
         for m in (transformer(Shape(n_layers=1)), transformer(Shape(n_layers=1, n_experts=4))):

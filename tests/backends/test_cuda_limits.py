@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from oracle import OPTIONS, Shape, transformer
 
-from pyllm import archs
+from pyllm import archs, backends
 from pyllm.backends.cuda.launch import Facts, StepShape
 from pyllm.backends.cuda.lowering import Lowering
 from pyllm.bench.presets import open_preset
@@ -53,6 +53,8 @@ def _programs() -> Iterator[tuple[Program, Any, ExecutionOptions]]:
             yield model.program, model.tensors(fmt), replace(OPTIONS, max_tokens=2048)
     for shape in conformance.MODELS.values():
         model = transformer(shape)
+        if model.program.slots and not backends.get("cuda").keeps_recurrent_states:
+            continue
         for kv in ("f16", "q8_0"):
             yield model.program, model.tensors(), replace(OPTIONS, max_tokens=2048, kv_dtype=kv)
 
