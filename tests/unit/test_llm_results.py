@@ -27,7 +27,8 @@ class Played:
     As the engine does, it asks the writer at each token, ahead of the reader, and ends where that has finished.
     """
 
-    n_prompt, n_cached, prompt_seconds, seconds, prompt_logprobs = 7, 3, 0.5, 2.5, None
+    n_prompt, n_cached, n_matched, n_drafted, n_accepted = 7, 3, 5, 4, 2
+    prompt_seconds, seconds, prompt_logprobs = 0.5, 2.5, None
 
     def __init__(self, tokens: Sequence[int], fails_at: int = -1, finish_reason: FinishReason = "length") -> None:
         self._tokens = [GeneratedToken(t, -0.5, [(t, -0.5), (0, -3.0)]) for t in tokens]
@@ -151,7 +152,9 @@ def test_logprobs_and_usage(tokenizer: Tokenizer) -> None:
     assert [t.id for t in result.logprobs] == tokens
     assert [t.text for t in result.logprobs] == [tokenizer.token_text(t) for t in tokens]
     assert result.logprobs[0].top[0] == (tokens[0], tokenizer.token_text(tokens[0]), -0.5)
-    assert (result.usage.n_prompt, result.usage.n_cached, result.usage.n_generated) == (7, 3, len(tokens))
+    usage = result.usage
+    assert (usage.n_prompt, usage.n_cached, usage.n_generated) == (7, 3, len(tokens))
+    assert (usage.n_matched, usage.n_drafted, usage.n_accepted) == (5, 4, 2)
     assert result.usage.prompt_rate == pytest.approx(4 / 0.5)
     assert result.usage.rate == pytest.approx((len(tokens) - 1) / 2.0)
     assert result.message == {"role": "assistant", "content": "Hello world"}

@@ -1,7 +1,7 @@
 """What kernels share whose state is a matrix [key_dim, value_dim] of each head, each column for itself.
 
 A work item is some columns of a head, over all of a sequence's tokens. Scratch begins with sums of a row's vectors,
-then zeros for as many, from which a state without a slot is read (`arguments/heads.py`).
+then zeros for as many, from which a state without a slot is read (`kernels/heads_scratch.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.arguments.heads import ONE_TOKEN, TOKENS, padded_bytes
+from pyllm.backends.cpu.kernels.heads_scratch import ONE_TOKEN, TOKENS, padded_bytes
 from pyllm.backends.cpu.kernels.recurrent import access, vectors_at_once
 from pyllm.jit.simd import (
     atomic_add,

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.arguments.heads import ONE_TOKEN, TOKENS
 from pyllm.backends.cpu.arguments.linear_attention import LinearAttention
 from pyllm.backends.cpu.kernels.heads import columns_kernel, padded, projection
+from pyllm.backends.cpu.kernels.heads_scratch import ONE_TOKEN, TOKENS
 from pyllm.backends.cpu.kernels.recurrent import access, first_save, save_of, state_before, tokens_of
 from pyllm.jit.reader import reader
 from pyllm.jit.simd import (

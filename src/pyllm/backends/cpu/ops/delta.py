@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cpu.arguments import delta as arguments
-from pyllm.backends.cpu.arguments.heads import scratch_bytes
 from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.kernels.heads_scratch import scratch_bytes
 from pyllm.backends.cpu.rules import emit
 from pyllm.program.ops.delta import DeltaRule
 
