@@ -18,8 +18,8 @@ from attention_kernels import peaks, place, row
 from pyllm.backends.base import Batch
 from pyllm.backends.cpu.arguments.conv import ShortConv
 from pyllm.backends.cpu.arguments.delta import N_OF_ROWS, DeltaRule
-from pyllm.backends.cpu.arguments.heads import scratch_bytes
 from pyllm.backends.cpu.kernels import kernel
+from pyllm.backends.cpu.kernels.heads_scratch import scratch_bytes
 from pyllm.backends.cpu.table import STATE_IN
 from pyllm.config import ExecutionOptions
 from pyllm.jit.arguments import Arguments, Place
