@@ -35,7 +35,7 @@ class StatePool:
         self._free = list(range(self.n_slots - 1, -1, -1))
         self._checkpoints: OrderedDict[int, int] = OrderedDict()
         """Slots by page, the one unused longest first."""
-        self._pages_of: dict[int, int] = {}
+        self._page_of: dict[int, int] = {}
         """Pages by the slot of their checkpoint."""
         self._n_idle = 0
 
@@ -57,7 +57,7 @@ class StatePool:
 
     def hold(self, slot: int) -> None:
         """Hold a held slot once more."""
-        if self._holders[slot] == 1 and slot in self._pages_of:
+        if self._holders[slot] == 1 and slot in self._page_of:
             self._n_idle -= 1
         self._holders[slot] += 1
 
@@ -69,7 +69,7 @@ class StatePool:
         self._holders[slot] = left
         if left == 0:
             self._free.append(slot)
-        elif left == 1 and slot in self._pages_of:
+        elif left == 1 and slot in self._page_of:
             self._n_idle += 1
 
     def keep(self, page: int, slot: int) -> None:
@@ -78,14 +78,14 @@ class StatePool:
         if page not in self._checkpoints:
             self._holders[slot] += 1
             self._checkpoints[page] = slot
-            self._pages_of[slot] = page
+            self._page_of[slot] = page
 
     def forget(self, page: int) -> None:
         """Give up the checkpoint of a page, if it has one."""
         slot = self._checkpoints.pop(page, None)
         if slot is not None:
             self._n_idle -= self._holders[slot] == 1
-            del self._pages_of[slot]
+            del self._page_of[slot]
             self.release(slot)
 
     def deepest(self, pages: Sequence[int]) -> int:
@@ -115,7 +115,7 @@ class StatePool:
             assert counted[slot] == n, f"slot {slot} is held {counted[slot]} times, {n} are counted"
         free = {slot for slot, n in enumerate(self._holders) if not n}
         assert sorted(self._free) == sorted(free), "the free slots are not those that nothing holds"
-        assert {slot: page for page, slot in self._checkpoints.items()} == self._pages_of, (
+        assert {slot: page for page, slot in self._checkpoints.items()} == self._page_of, (
             "two pages have one checkpoint"
         )
         idle = sum(self._holders[slot] == 1 for slot in self._checkpoints.values())

@@ -278,7 +278,7 @@ class Scheduler:
             if not self._preempt_back_pressured():
                 return False
         pool.acquire(shared)
-        seq.pages = list(shared)
+        seq.pages = shared
         seq.n_published = len(shared)
         seq.n_computed = len(shared) * size
         if self.states:

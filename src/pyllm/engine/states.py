@@ -38,8 +38,7 @@ class States:
 
     def start(self, seq: Sequence) -> None:
         """Hold the state after a sequence's published pages; for one without pages, its state is zeros."""
-        seq.slot = self.pool.take(seq.pages[seq.n_published - 1]) if seq.n_published else -1
-        seq.last_checkpoint = seq.n_computed
+        self._resume(seq, seq.n_published)
 
     def want(self, seq: Sequence, n_pages: int) -> None:
         """Ask for a checkpoint after so many pages of a sequence: another one will go on there."""
@@ -47,20 +46,19 @@ class States:
 
     @property
     def room(self) -> int:
-        """How many drafts a step may have: each takes a slot."""
+        """Slots that drafts and checkpoints of a step may take."""
         return max(0, self.pool.n_available - self._spare)
 
-    def plan(self, steps: Iterable[Sequence]) -> None:
+    def plan(self, steps: Many[Sequence]) -> None:
         """Choose and hold the slots that a step writes: of each sequence's last state, with drafts of the state after
         each of them, and of checkpoints."""
-        steps = list(steps)
         for seq in steps:
             self.abandon(seq)
             ends = range(seq.n_step - seq.n_draft, seq.n_step + 1)
             seq.saves = list(zip(ends, self.pool.allocate(len(ends)), strict=True))
         for seq in steps:
             if seq.consumer.shares and seq.n_step > 1 and not seq.n_draft:
-                inner = sorted(self._inner(seq)[: max(0, min(_MOST, self.pool.n_available - self._spare))])
+                inner = sorted(self._inner(seq)[: min(_MOST, self.room)])
                 slots = self.pool.allocate(len(inner))
                 seq.saves[:0] = [(p - seq.n_computed, slot) for p, slot in zip(inner, slots, strict=True)]
 
@@ -98,8 +96,7 @@ class States:
         if seq.slot >= 0:
             self.pool.release(seq.slot)
         n = self.pool.deepest(seq.pages[:n_pages])
-        seq.slot = self.pool.take(seq.pages[n - 1]) if n else -1
-        seq.last_checkpoint = n * self._page_size
+        self._resume(seq, n)
         return n
 
     def check(self, running: Iterable[Sequence]) -> None:
@@ -109,6 +106,11 @@ class States:
             assert (seq.slot >= 0) == (seq.n_computed > 0), "a sequence has the state of other tokens than it computed"
             held += [seq.slot] * (seq.slot >= 0) + [slot for _, slot in seq.saves]
         self.pool.check(held)
+
+    def _resume(self, seq: Sequence, n: int) -> None:
+        """Hold the checkpoint of a sequence's n-th page; for no page, its state is zeros."""
+        seq.slot = self.pool.take(seq.pages[n - 1]) if n else -1
+        seq.last_checkpoint = n * self._page_size
 
     def _borders(self, seq: Sequence, n: int, n_matched: int) -> set[int]:
         """Positions of checkpoints that a sequence asks for, which goes on after n pages: where the same prompt goes
