@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from pyllm.cache import ROOT_DIGEST, Layout, SavedPage, write_head, write_page
+from pyllm.cache import ROOT_DIGEST, Layout, Saved, SavedPage, SavedState, write_head, write_record
 
 SIZE = 4
 LAYOUT = Layout({"model": "one", "KV cache": "f16"}, SIZE, 1000)
+RECURRENT = replace(LAYOUT, state_bytes=5000)
 
 
 def sequence(seed: int, n: int, layout: Layout = LAYOUT, before: Sequence[SavedPage] = ()) -> list[SavedPage]:
@@ -25,13 +27,20 @@ def sequence(seed: int, n: int, layout: Layout = LAYOUT, before: Sequence[SavedP
     return pages
 
 
-def content(page: SavedPage) -> tuple[int, bytes, bytes, bytes]:
-    return page.number, page.parent, page.tokens, page.data.tobytes()
+def state_after(page: SavedPage, seed: int = 0) -> SavedState:
+    data = np.random.default_rng(seed).integers(0, 256, RECURRENT.state_bytes, np.uint8)
+    return SavedState(page.number, page.digest, data)
 
 
-def write(path: Path, pages: Sequence[SavedPage], layout: Layout = LAYOUT) -> Path:
+def content(item: Saved) -> tuple[int, bytes, bytes, bytes]:
+    if isinstance(item, SavedState):
+        return item.number, item.page, b"", item.data.tobytes()
+    return item.number, item.parent, item.tokens, item.data.tobytes()
+
+
+def write(path: Path, items: Sequence[Saved], layout: Layout = LAYOUT) -> Path:
     with open(path, "wb") as file:
         write_head(file, layout)
-        for page in pages:
-            write_page(file, page)
+        for item in items:
+            write_record(file, item)
     return path

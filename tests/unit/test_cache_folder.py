@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cache_tools import LAYOUT, content, sequence
+from cache_tools import LAYOUT, RECURRENT, content, sequence, state_after
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,6 +75,33 @@ def test_what_was_used_longest_ago_goes_first_and_the_ends_of_sequences_before_t
     time.sleep(0.01)
     folder.write(sequence(3, 2))  # one page more than there is room for; a twentieth stays free
     assert [len(kept(folder, pages)) for pages in (old, used, new)] == [1, 3, 3]
+
+
+def test_pages_are_read_up_to_the_last_one_with_a_state(tmp_path: Path) -> None:
+    folder, pages = CacheFolder(tmp_path, 20 * COST, RECURRENT), sequence(0, 5)
+    folder.write(pages)
+    assert kept(folder, pages) == []
+    folder.write([state_after(pages[1]), state_after(pages[3], 1)])
+    wanted = [content(item) for item in (*pages[:4], state_after(pages[3], 1))]
+    assert [content(item) for item in kept(folder, pages)] == wanted
+    assert [content(item) for item in kept(folder, pages, 2)] == wanted[2:]
+    assert kept(folder, pages, 4) == []
+    (state,) = tmp_path.glob("*/000003-*.state")
+    state.write_bytes(b"no state")
+    with pytest.warns(PyllmWarning, match="is damaged"):
+        assert len(kept(folder, pages)) == 4
+    assert [content(item) for item in kept(folder, pages)][-1] == content(state_after(pages[1]))
+
+
+def test_a_state_goes_before_its_page(tmp_path: Path) -> None:
+    folder, pages = CacheFolder(tmp_path, 6 * COST + COST // 2, RECURRENT), sequence(0, 4)
+    folder.write([*pages, state_after(pages[3]), state_after(pages[1])])
+    time.sleep(0.01)
+    folder.write(sequence(1, 1))
+    assert n_files(tmp_path) == 5
+    assert [path.name[:6] for path in tmp_path.glob("*/*.state")] == ["000001"]
+    with pytest.raises(CacheError, match="holds no page with its state"):
+        CacheFolder(tmp_path, COST + COST // 2, RECURRENT)
 
 
 def test_a_page_that_is_written_later_keeps_those_before_it(tmp_path: Path) -> None:

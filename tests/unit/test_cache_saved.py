@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cache_tools import LAYOUT, SIZE, content, sequence, write
+from cache_tools import LAYOUT, RECURRENT, SIZE, content, sequence, state_after, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +101,27 @@ def test_any_bytes_behind_the_pages_are_none(whole: bytes, place: Path, data: by
     assert bool(damage) == bool(data)
 
 
+def test_states_are_read_after_their_pages(tmp_path: Path) -> None:
+    items = [PAGES[0], state_after(PAGES[0]), PAGES[1], PAGES[2], state_after(PAGES[2], 1)]
+    path = write(tmp_path / "file", items, RECURRENT)
+    assert read(path, RECURRENT) == ([content(item) for item in items], "")
+    (tmp_path / "state").write_bytes(write(tmp_path / "one", [state_after(PAGES[0])], RECURRENT).read_bytes())
+    assert (tmp_path / "state").stat().st_size == RECURRENT.state_file_bytes
+
+
+@given(at=st.integers(0), bit=st.integers(0, 7))
+def test_a_wrong_bit_costs_no_more_than_its_state(place: Path, at: int, bit: int) -> None:
+    items = [PAGES[0], state_after(PAGES[0]), PAGES[1]]
+    data = bytearray(write(place, items, RECURRENT).read_bytes())
+    start = len(write(place, items[:1], RECURRENT).read_bytes())
+    at = start + at % (len(write(place, items[:2], RECURRENT).read_bytes()) - start)
+    data[at] ^= 1 << bit
+    place.write_bytes(data)
+    found, damage = read(place, RECURRENT)
+    assert damage
+    assert found in ([content(PAGES[0])], [content(PAGES[0]), content(PAGES[1])])
+
+
 @pytest.mark.parametrize("field", ["text", "tokens", "data"])
 def test_sizes_are_checked_before_memory_is_taken(whole: bytes, tmp_path: Path, field: str) -> None:
     empty = len(write(tmp_path / "empty", []).read_bytes())
@@ -139,6 +160,7 @@ def test_a_record_of_an_unknown_kind_is_passed_over(tmp_path: Path) -> None:
         (replace(LAYOUT, identity={"model": "one"}), "KV cache f16, not none"),
         (replace(LAYOUT, page_size=8), "page_size 4, not 8"),
         (replace(LAYOUT, page_bytes=1001), "page_bytes 1000, not 1001"),
+        (RECURRENT, "state_bytes none, not 5000"),
     ],
 )
 def test_another_model_is_refused_and_the_difference_said(tmp_path: Path, layout: Layout, words: str) -> None:

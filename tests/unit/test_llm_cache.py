@@ -82,6 +82,48 @@ def test_a_folder_outlives_the_model(path: Path, tmp_path: Path, backend: str) -
         llm.engine.check()
 
 
+RECURRENT = ["qwen35-dense", "mamba", "rwkv7", "lfm2-dense.window"]
+
+
+@pytest.mark.parametrize("model", RECURRENT)
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_recurrent_states_are_saved_with_their_pages(
+    arch_file: Callable[[str], Path], tmp_path: Path, backend: str, model: str
+) -> None:
+    given, prompt = arch_file(model), [token % 60 for token in PROMPT]
+    with load(given, backend) as llm:
+        answer(llm, prompt)
+        wanted = answer(llm, prompt)
+        counts = llm.save_cache(tmp_path / "cache")
+        assert counts.n_pages == 3
+    with load(given, backend) as llm:
+        assert llm.load_cache(tmp_path / "cache") == counts
+        assert answer(llm, prompt) == wanted
+        assert cached(llm, prompt) == 3 * PAGE
+        llm.engine.check()
+
+
+@pytest.mark.parametrize("model", RECURRENT[:2])
+def test_a_folder_keeps_recurrent_states(arch_file: Callable[[str], Path], tmp_path: Path, model: str) -> None:
+    given, prompt = arch_file(model), [token % 60 for token in PROMPT]
+    longer = [*prompt, *prompt]
+    with load(given, cache_dir=tmp_path / "cache") as llm:
+        answer(llm, prompt)
+        wanted = answer(llm, prompt)
+    with load(given, cache_dir=tmp_path / "cache") as llm:
+        assert cached(llm, prompt) == 3 * PAGE
+        assert answer(llm, prompt) == wanted
+        assert cached(llm, longer) == 3 * PAGE  # pages that are in memory; the state after them was in the folder
+        llm.engine.check()
+    states = sorted((tmp_path / "cache").glob("*/*.state"))
+    assert len(states) == 2
+    states[0].unlink()
+    with load(given, cache_dir=tmp_path / "cache") as llm:
+        assert cached(llm, longer) == 6 * PAGE
+        assert cached(llm, prompt) == 0  # pages without a state are of no use
+        llm.engine.check()
+
+
 def test_only_what_is_asked_for_is_saved(path: Path, tmp_path: Path) -> None:
     file, other = tmp_path / "cache", PROMPT[::-1]
     with load(path) as llm:

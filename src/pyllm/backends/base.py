@@ -235,7 +235,10 @@ class Executable(ABC):
     page_bytes: int = 0
     """Bytes of a page as `read_page` gives them; 0: pages cannot be read."""
     page_format: str = ""
-    """What these bytes depend on beside program and options: layout, processor. Where it is equal, so is the result."""
+    """What these bytes, and those of slots, depend on beside program and options: layout, processor. Where it is equal,
+    so is the result."""
+    slot_bytes: int = 0
+    """Bytes of a slot as `read_slot` gives them; 0: slots cannot be read, or there are none."""
 
     @abstractmethod
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
@@ -318,6 +321,14 @@ class Executable(ABC):
         """Replace a page's content by what `read_page` gave, here or in an executable of the same program, options and
         `page_format`. Raises BackendError where the size is another."""
         self.read_page(page)  # says that it cannot
+
+    def read_slot(self, slot: int) -> NDArray[np.uint8]:
+        """A copy of the recurrent states in a slot, uint8 [slot_bytes]; as `read_page`."""
+        raise BackendError(f"{type(self).__name__} gives no states; its prefix cache lasts as long as the model")
+
+    def write_slot(self, slot: int, data: NDArray[np.uint8]) -> None:
+        """Replace a slot's states by what `read_slot` gave; as `write_page`."""
+        self.read_slot(slot)  # says that it cannot
 
     def importance(self) -> ImportanceSums:
         """Sums of squared inputs over the rows of all successful steps, for the weights of every matrix product.

@@ -19,14 +19,13 @@ from pyllm.backends.base import (
     ImportanceSums,
     check_replacement,
 )
-from pyllm.backends.pages import check_size
+from pyllm.backends.pages import check_size, joined
 from pyllm.backends.placement import Placement, Plan, cut, memory_needed, place
 from pyllm.config import ExecutionOptions, PlacementOptions, Progress
 from pyllm.errors import ClosedError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.memory import check_free
 from pyllm.program import Program, Value
-from pyllm.program.ops.attention import Attention
 from pyllm.records import dataclass
 from pyllm.sampling.top_logits import TopLogits
 
@@ -173,6 +172,9 @@ class SplitExecutable(Executable):
         holders = [part for part in self.parts.values() if part.program.kv]
         if all(part.page_bytes for part in holders):
             self.page_bytes = sum(part.page_bytes for part in holders)
+        keepers = [part for part in self.parts.values() if part.program.slots]
+        if all(part.slot_bytes for part in keepers):
+            self.slot_bytes = sum(part.slot_bytes for part in keepers)
         self.page_format = "; ".join(f"{name}: {_cached(part)}" for name, part in self.parts.items())
 
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> list[Crossing]:
@@ -217,7 +219,7 @@ class SplitExecutable(Executable):
     def read_page(self, page: int) -> NDArray[np.uint8]:
         if not self.page_bytes:
             return super().read_page(page)
-        return np.concatenate([part.read_page(page) for part in self.parts.values() if part.page_bytes])
+        return joined([part.read_page(page) for part in self.parts.values() if part.page_bytes])
 
     def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
         check_size(data, self.page_bytes)
@@ -226,6 +228,19 @@ class SplitExecutable(Executable):
             if part.page_bytes:
                 part.write_page(page, data[start : start + part.page_bytes])
                 start += part.page_bytes
+
+    def read_slot(self, slot: int) -> NDArray[np.uint8]:
+        if not self.slot_bytes:
+            return super().read_slot(slot)
+        return joined([part.read_slot(slot) for part in self.parts.values() if part.slot_bytes])
+
+    def write_slot(self, slot: int, data: NDArray[np.uint8]) -> None:
+        check_size(data, self.slot_bytes, "slot")
+        start = 0
+        for part in self.parts.values():
+            if part.slot_bytes:
+                part.write_slot(slot, data[start : start + part.slot_bytes])
+                start += part.slot_bytes
 
     def interrupt(self) -> None:
         with self._lock:
@@ -278,6 +293,6 @@ class SplitExecutable(Executable):
 
 
 def _cached(part: Executable) -> str:
-    """Whose keys and values a part's pages hold, and how."""
-    layers = sorted({op.layer for op in part.program.ops if isinstance(op, Attention)})
+    """Of which layers a part's pages and slots are, and in what form."""
+    layers = sorted({op.layer for op in part.program.ops if op.keeps_state})
     return f"{part.page_format}, layers {','.join(map(str, layers))}" if layers else "none"

@@ -1,8 +1,8 @@
-"""The pools of KV pages and of slots for recurrent states, with prefix sharing between sequences; pages in files."""
+"""The pools of KV pages and of slots for recurrent states, with prefix sharing between sequences; both in files."""
 
 from pyllm.cache.folder import CacheFolder
 from pyllm.cache.pool import ROOT, ROOT_DIGEST, PagePool, Published, digest_of
-from pyllm.cache.saved import Layout, SavedFile, SavedPage, write_head, write_page
+from pyllm.cache.saved import Layout, Saved, SavedFile, SavedPage, SavedState, write_head, write_record
 from pyllm.cache.states import StatePool
 
 __all__ = [
@@ -12,10 +12,12 @@ __all__ = [
     "Layout",
     "PagePool",
     "Published",
+    "Saved",
     "SavedFile",
     "SavedPage",
+    "SavedState",
     "StatePool",
     "digest_of",
     "write_head",
-    "write_page",
+    "write_record",
 ]

@@ -1,11 +1,11 @@
-"""Files of saved pages: a head that says of which model they are, then records, each checked by itself.
+"""Files of saved pages and states: a head that says of which model they are, then records, each checked by itself.
 
     head     magic, version, length of the text; the text: JSON; digest of all before
     record   kind, number, tokens, bytes of data, parent's digest; the tokens, int32; the data; digest of all before
 
 All numbers are little-endian, digests are BLAKE2b of 16 bytes. A page comes after the one before it, which it names by
-its digest (`pool.digest_of`). A record of a kind that is not known is checked and passed over, so that what belongs to
-a page, such as a recurrent state after it, can be kept beside it. Files are untrusted: sizes are those that the reader
+its digest (`pool.digest_of`). A state has no tokens, comes after its page and names it in the place of the parent. A
+record of a kind that is not known is checked and passed over. Files are untrusted: sizes are those that the reader
 expects, else nothing is read.
 """
 
@@ -31,7 +31,7 @@ _VERSION = 1
 _HEAD = struct.Struct("<8sII")
 _RECORD = struct.Struct("<IIIIQ16s")
 """Kind, number, number of tokens, 0, bytes of data, parent."""
-_PAGE = 1
+_PAGE, _STATE = 1, 2
 _DIGEST = 16
 _MOST_TEXT = 1 << 16
 _CHUNK = 1 << 20
@@ -47,6 +47,8 @@ class Layout:
     page_size: int
     """Positions of a page."""
     page_bytes: int
+    state_bytes: int = 0
+    """Of the recurrent states after a page; 0: the model has none."""
 
     @property
     def key(self) -> str:
@@ -56,14 +58,26 @@ class Layout:
     @property
     def text(self) -> bytes:
         """As it is in a file's head."""
-        fields = {"identity": dict(self.identity), "page_size": self.page_size, "page_bytes": self.page_bytes}
-        return json.dumps(fields, sort_keys=True).encode()
+        return json.dumps({"identity": dict(self.identity), **self.sizes}, sort_keys=True).encode()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """By name; that of states where there are some."""
+        sizes = {"page_size": self.page_size, "page_bytes": self.page_bytes}
+        return {**sizes, "state_bytes": self.state_bytes} if self.state_bytes else sizes
 
     @property
     def file_bytes(self) -> int:
         """Bytes of a file with a single page."""
-        head = _HEAD.size + len(self.text) + _DIGEST
-        return head + _RECORD.size + 4 * self.page_size + self.page_bytes + _DIGEST
+        return self._file_bytes(4 * self.page_size + self.page_bytes)
+
+    @property
+    def state_file_bytes(self) -> int:
+        """Bytes of a file with a single state."""
+        return self._file_bytes(self.state_bytes)
+
+    def _file_bytes(self, content: int) -> int:
+        return _HEAD.size + len(self.text) + _DIGEST + _RECORD.size + content + _DIGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +98,39 @@ class SavedPage:
         return digest_of(self.parent, self.tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """The recurrent states after a page, apart from any pool."""
+
+    number: int
+    """Pages before the page."""
+    page: bytes
+    """The page's digest."""
+    data: NDArray[np.uint8]
+    """As `Executable.read_slot` gives it."""
+
+
+Saved = SavedPage | SavedState
+
+
 def write_head(file: BinaryIO, layout: Layout) -> None:
-    """Write what a file begins with. Raises OSError, as `write_page`."""
+    """Write what a file begins with. Raises OSError, as `write_record`."""
     head = _HEAD.pack(_MAGIC, _VERSION, len(layout.text)) + layout.text
     file.write(head + _digest(head))
 
 
-def write_page(file: BinaryIO, page: SavedPage) -> None:
-    head = _RECORD.pack(_PAGE, page.number, len(page.tokens) // 4, 0, page.data.nbytes, page.parent) + page.tokens
+def write_record(file: BinaryIO, item: Saved) -> None:
+    if isinstance(item, SavedPage):
+        head = _RECORD.pack(_PAGE, item.number, len(item.tokens) // 4, 0, item.data.nbytes, item.parent) + item.tokens
+    else:
+        head = _RECORD.pack(_STATE, item.number, 0, 0, item.data.nbytes, item.page)
     file.write(head)
-    file.write(page.data.data)
-    file.write(_digest(head, page.data.data))
+    file.write(item.data.data)
+    file.write(_digest(head, item.data.data))
 
 
 class SavedFile:
-    """An open file of pages, to be iterated over once.
+    """An open file of pages and states, to be iterated over once.
 
     Raises CacheError where it is no such file, or of another layout, OSError where it cannot be read. Damage is no
     error: what is not whole is left out, and `damage` says so.
@@ -107,7 +139,7 @@ class SavedFile:
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self._layout = path, layout
         self.damage = ""
-        """What is wrong with the file, in words; known when all pages were taken."""
+        """What is wrong with the file, in words; known when all of it was taken."""
         self._file: BinaryIO = open(path, "rb")  # noqa: SIM115
         try:
             self._left = os.fstat(self._file.fileno()).st_size
@@ -118,20 +150,21 @@ class SavedFile:
             self._file.close()
             raise
 
-    def __iter__(self) -> Iterator[SavedPage]:
+    def __iter__(self) -> Iterator[Saved]:
         n_damaged = 0
         while not self.damage and self._left:
             try:
-                page = self._read_record()
+                item = self._read_record()
             except _DamagedError as error:
                 n_damaged += 1
                 if error.is_last:
                     self.damage = str(error)
                 continue
-            if page is not None:
-                yield page
+            if item is not None:
+                yield item
         if n_damaged and not self.damage:
-            self.damage = f"{n_damaged} of its pages {'is' if n_damaged == 1 else 'are'} not as written"
+            what = "pages and states" if self._layout.state_bytes else "pages"
+            self.damage = f"{n_damaged} of its {what} {'is' if n_damaged == 1 else 'are'} not as written"
 
     def __enter__(self) -> SavedFile:
         return self
@@ -159,8 +192,8 @@ class SavedFile:
         if text != self._layout.text:
             raise CacheError(f"{self.path} is a prefix cache of {_difference(text, self._layout)}")
 
-    def _read_record(self) -> SavedPage | None:
-        """The next page; None where the record is none. Raises _DamagedError."""
+    def _read_record(self) -> Saved | None:
+        """The next page or state; None where the record is neither. Raises _DamagedError."""
         layout = self._layout
         if self._left < _RECORD.size:
             raise _DamagedError("its end is missing", is_last=True)
@@ -168,17 +201,20 @@ class SavedFile:
         kind, number, n_tokens, _, n_bytes, parent = _RECORD.unpack(head)
         if 4 * n_tokens + n_bytes + _DIGEST > self._left:
             raise _DamagedError("its end is missing", is_last=True)
-        if kind != _PAGE:
+        sizes = {_PAGE: (layout.page_size, layout.page_bytes)}
+        if layout.state_bytes:
+            sizes[_STATE] = 0, layout.state_bytes
+        if kind not in sizes:
             self._pass(head, 4 * n_tokens + n_bytes)
             return None
-        if (n_tokens, n_bytes) != (layout.page_size, layout.page_bytes):
-            raise _DamagedError("a page in it has another size", is_last=True)
+        if (n_tokens, n_bytes) != sizes[kind]:
+            raise _DamagedError("a record in it has another size", is_last=True)
         tokens = self._take(4 * n_tokens)
         data = np.empty(n_bytes, np.uint8)
         self._fill(data)
         if self._take(_DIGEST) != _digest(head + tokens, data.data):
-            raise _DamagedError("a page in it is not as written")
-        return SavedPage(number, parent, tokens, data)
+            raise _DamagedError("a record in it is not as written")
+        return SavedPage(number, parent, tokens, data) if kind == _PAGE else SavedState(number, parent, data)
 
     def _take(self, n: int) -> bytes:
         data = np.empty(n, np.uint8)
@@ -219,10 +255,10 @@ def _difference(text: bytes, layout: Layout) -> str:
     """In words: what a file's layout has that this one has not."""
     try:
         fields = json.loads(text)
-        there = {**fields["identity"], "page_size": fields["page_size"], "page_bytes": fields["page_bytes"]}
-    except (ValueError, TypeError, KeyError, RecursionError):
+        there = {**fields.pop("identity"), **fields}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "another form; name another file, or delete it"
-    here = {**layout.identity, "page_size": layout.page_size, "page_bytes": layout.page_bytes}
+    here = {**layout.identity, **layout.sizes}
     different = [
         f"{name} {_shown(there.get(name))}, not {_shown(here.get(name))}"
         for name in dict.fromkeys([*here, *there])

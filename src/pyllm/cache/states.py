@@ -38,11 +38,18 @@ class StatePool:
         self._page_of: dict[int, int] = {}
         """Pages by the slot of their checkpoint."""
         self._n_idle = 0
+        self.fresh: dict[int, None] = {}
+        """Pages whose checkpoints nobody has taken from here yet: those to save, the oldest first."""
 
     @property
     def n_available(self) -> int:
         """Slots that `allocate` can return: free ones, and those of checkpoints that nothing else holds."""
         return len(self._free) + self._n_idle
+
+    @property
+    def n_free(self) -> int:
+        """Slots that nothing holds."""
+        return len(self._free)
 
     def allocate(self, n: int) -> list[int]:
         """Hold `n` slots of any content. Raises ValueError where fewer are available; then none is taken."""
@@ -79,6 +86,7 @@ class StatePool:
             self._holders[slot] += 1
             self._checkpoints[page] = slot
             self._page_of[slot] = page
+            self.fresh[page] = None
 
     def forget(self, page: int) -> None:
         """Give up the checkpoint of a page, if it has one."""
@@ -86,6 +94,7 @@ class StatePool:
         if slot is not None:
             self._n_idle -= self._holders[slot] == 1
             del self._page_of[slot]
+            self.fresh.pop(page, None)
             self.release(slot)
 
     def deepest(self, pages: Sequence[int]) -> int:
@@ -101,6 +110,10 @@ class StatePool:
         self._checkpoints.move_to_end(page)
         self.hold(slot)
         return slot
+
+    def slot(self, page: int) -> int | None:
+        """The slot of a page's checkpoint, not held; None where it has none."""
+        return self._checkpoints.get(page)
 
     def has(self, page: int) -> bool:
         """Whether a page has a checkpoint."""
@@ -118,6 +131,7 @@ class StatePool:
         assert {slot: page for page, slot in self._checkpoints.items()} == self._page_of, (
             "two pages have one checkpoint"
         )
+        assert self.fresh.keys() <= self._checkpoints.keys(), "a checkpoint to save is none"
         idle = sum(self._holders[slot] == 1 for slot in self._checkpoints.values())
         assert idle == self._n_idle, "checkpoints that could be given up are counted wrongly"
         for page in self._checkpoints:

@@ -74,7 +74,7 @@ class Engine:
         self._admission = Admission(max_waiting)
         self._numbers = itertools.count()
         self._pump = Pump(self)
-        self._keeper = Keeper(folder, self.pool, executable, self._pump.wake)
+        self._keeper = Keeper(folder, self.pool, self.scheduler.states, executable, self._pump.wake)
         self._arrived: deque[Sequence] = deque()
         """Any thread may append."""
         self._live: dict[int, Sequence] = {}

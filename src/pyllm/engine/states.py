@@ -27,7 +27,7 @@ class States:
     def __init__(self, pool: StatePool, page_size: int, max_seqs: int) -> None:
         self.pool = pool
         self._page_size = page_size
-        self._spare = max_seqs
+        self.spare = max_seqs
         """Slots that checkpoints leave for the ends of other sequences' steps."""
 
     def begin(self, seq: Sequence, shared: Many[int]) -> int:
@@ -47,7 +47,7 @@ class States:
     @property
     def room(self) -> int:
         """Slots that drafts and checkpoints of a step may take."""
-        return max(0, self.pool.n_available - self._spare)
+        return max(0, self.pool.n_available - self.spare)
 
     def plan(self, steps: Many[Sequence]) -> None:
         """Choose and hold the slots that a step writes: of each sequence's last state, with drafts of the state after

@@ -13,7 +13,7 @@ import numpy as np
 
 import pyllm
 from pyllm import env
-from pyllm.cache import CacheFolder, Layout, SavedFile, SavedPage, write_head, write_page
+from pyllm.cache import CacheFolder, Layout, SavedFile, SavedPage, SavedState, write_head, write_record
 from pyllm.config import LoadSettings
 from pyllm.engine import pages
 from pyllm.errors import CacheError, PyllmWarning
@@ -42,8 +42,8 @@ class CacheCounts:
 def layout_of(file: GGUFFile, adapters: Sequence[Adapter], compiled: Compiled) -> Layout:
     """What pages of a loaded model depend on. Raises CacheError where it gives none."""
     executable, program = compiled.executable, compiled.architecture.program
-    if program.slots or not executable.page_bytes:
-        what = "recurrent states" if program.slots else "devices that give no pages"
+    if (program.kv and not executable.page_bytes) or (program.slots and not executable.slot_bytes):
+        what = "recurrent states on devices that give none" if program.slots else "devices that give no pages"
         raise CacheError(f"the prefix cache of a model with {what} is kept in memory alone")
     identity = {
         "pyllm": pyllm.__version__,
@@ -53,7 +53,7 @@ def layout_of(file: GGUFFile, adapters: Sequence[Adapter], compiled: Compiled) -
         "KV cache": executable.options.kv_dtype,
         "device": executable.page_format,
     }
-    return Layout(identity, executable.options.page_size, executable.page_bytes)
+    return Layout(identity, executable.options.page_size, executable.page_bytes, executable.slot_bytes)
 
 
 def folder_of(settings: LoadSettings, file: GGUFFile, adapters: Sequence[Adapter], compiled: Compiled) -> CacheFolder:
@@ -66,7 +66,7 @@ def folder_of(settings: LoadSettings, file: GGUFFile, adapters: Sequence[Adapter
 def save(engine: Engine, layout: Layout, path: Path, prompts: Iterable[Sequence[int]] | None) -> CacheCounts:
     """Write the pages that are in memory, or those of prompts, to a file. Raises CacheError."""
     digests = engine.call(partial(_digests, engine, prompts))
-    at_once = max(1, _AT_ONCE // layout.page_bytes)
+    at_once = _at_once(layout)
     n = 0
     try:
         remove_leftovers(path.parent)
@@ -75,9 +75,13 @@ def save(engine: Engine, layout: Layout, path: Path, prompts: Iterable[Sequence[
             with open(temporary.fileno(), "wb", closefd=False) as out:
                 write_head(out, layout)
                 for start in range(0, len(digests), at_once):
-                    for page in engine.call(partial(_copies, engine, digests[start : start + at_once])):
-                        write_page(out, page)
-                        n += 1
+                    copied = engine.call(partial(_copies, engine, digests[start : start + at_once]))
+                    n += len(copied)
+                    for page in copied:
+                        write_record(out, page)
+                        state = engine.call(partial(_state, engine, page)) if layout.state_bytes else None
+                        if state is not None:
+                            write_record(out, state)
             temporary.sync()
             temporary.place(path)
         except BaseException:
@@ -94,7 +98,10 @@ def load(engine: Engine, layout: Layout, path: Path) -> CacheCounts:
     try:
         with SavedFile(path, layout) as file:
             room = engine.call(lambda: engine.pool.n_available - len(engine.scheduler.running))
-            for run in _runs(file, max(1, _AT_ONCE // layout.page_bytes)):
+            for run in _runs(file, _at_once(layout)):
+                if isinstance(run, SavedState):
+                    engine.call(partial(_bring_state, engine, run))
+                    continue
                 if len(run) > room:
                     run = run[:room]
                 if not run:
@@ -113,14 +120,22 @@ def load(engine: Engine, layout: Layout, path: Path) -> CacheCounts:
     return CacheCounts(n, n * layout.page_size)
 
 
-def _runs(file: SavedFile, most: int) -> Iterator[list[SavedPage]]:
-    """Pages that follow each other, at most so many at once."""
+def _at_once(layout: Layout) -> int:
+    """Pages that are copied between two steps."""
+    return max(1, _AT_ONCE // (layout.page_bytes + 4 * layout.page_size))
+
+
+def _runs(file: SavedFile, most: int) -> Iterator[list[SavedPage] | SavedState]:
+    """Pages that follow each other, at most so many at once, and states after their pages."""
     run: list[SavedPage] = []
-    for page in file:
-        if run and (len(run) == most or page.parent != run[-1].digest):
+    for item in file:
+        if run and (isinstance(item, SavedState) or len(run) == most or item.parent != run[-1].digest):
             yield run
             run = []
-        run.append(page)
+        if isinstance(item, SavedState):
+            yield item
+        else:
+            run.append(item)
     if run:
         yield run
 
@@ -143,6 +158,21 @@ def _copies(engine: Engine, digests: Sequence[bytes]) -> list[SavedPage]:
     """Copies of those pages that are still there."""
     found = (engine.pool.find(digest) for digest in digests)
     return [pages.copy(engine.pool, engine.executable, page) for page in found if page is not None]
+
+
+def _state(engine: Engine, page: SavedPage) -> SavedState | None:
+    """A copy of a page's checkpoint, if both are still there."""
+    found, states = engine.pool.find(page.digest), engine.scheduler.states
+    if found is None or states is None or not states.pool.has(found):
+        return None
+    return pages.copy_state(engine.pool, states.pool, engine.executable, found)
+
+
+def _bring_state(engine: Engine, state: SavedState) -> None:
+    """Keep a file's state where there is a free slot: the file begins with what was used last."""
+    states = engine.scheduler.states
+    if states is not None and states.pool.n_free > states.spare:
+        pages.bring_state(engine.pool, states.pool, engine.executable, state)
 
 
 def _use(engine: Engine, lasts: Sequence[bytes]) -> None:

@@ -113,6 +113,7 @@ def _usual() -> dict[str, Callable[[Subject], None]]:
         "model-mixed": _model_mixed,
         "split-headless": _split_headless,
         "split-carried-pages": _split_carried_pages,
+        "carried-states": _carried_states,
         "no_rows": _no_rows,
         "shared_pages": _shared_pages,
         "unknown_op": _unknown_op,
@@ -271,6 +272,16 @@ def _carried_pages(dtype: str, subject: Subject) -> None:
     model, options = transformer(MODELS["gemma"]), replace(OPTIONS, kv_dtype=dtype)  # type: ignore[arg-type]
     if dtype in backends.get(subject.backend).kv_dtypes:
         carrying.check(lambda: compiled(subject.backend, model, model.tensors(), options), n_tokens(model))
+
+
+def _carried_states(subject: Subject) -> None:
+    """Check that recurrent states serve in another executable, whole and split."""
+    model = transformer(replace(splitting.SMALL, recurrent=True))
+    if subject.refuses_states_of(model):
+        return
+    tensors, devices = model.tensors(), [_host(), splitting.device(subject.backend)]
+    carrying.check(lambda: compiled(subject.backend, model, tensors), n_tokens(model))
+    carrying.check(lambda: splitting.compiled(model, tensors, devices, n_gpu_layers=2), n_tokens(model))
 
 
 def _no_rows(subject: Subject) -> None:

@@ -63,9 +63,14 @@ def compiled(
     backend: str, model: Model, tensors: Mapping[str, TensorInfo], options: ExecutionOptions = OPTIONS
 ) -> Executable:
     """Compile a model on a backend, with slots where it has recurrent states; the caller closes it."""
-    if model.program.slots and not options.n_slots:
-        options = replace(options, n_slots=options.n_pages * SLOTS_PER_PAGE)
-    return backends.get(backend).compile(model.program, tensors, options)
+    return backends.get(backend).compile(model.program, tensors, with_slots(model, options))
+
+
+def with_slots(model: Model, options: ExecutionOptions) -> ExecutionOptions:
+    """The same with slots for `Step`s, where the model has recurrent states."""
+    if not model.program.slots or options.n_slots:
+        return options
+    return replace(options, n_slots=options.n_pages * SLOTS_PER_PAGE)
 
 
 def run(exe: Executable, steps: Iterable[Step], want: Literal["logits", "hidden"] = "logits") -> F32:

@@ -13,7 +13,7 @@ from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.testing import running
 from pyllm.testing.models import Model, Shape
-from pyllm.testing.running import OPTIONS, Step, nmse
+from pyllm.testing.running import OPTIONS, Step, nmse, with_slots
 
 SMALL = Shape(n_layers=4, n_embd=64, n_heads=2, n_kv_heads=1, head_dim=32, n_rot=32, n_ff=96, n_vocab=80)
 SHAPES = {
@@ -42,10 +42,11 @@ def compiled(
     options: ExecutionOptions = OPTIONS,
     **choice: Any,
 ) -> Executable:
-    """Compile a model with the given layers on the devices after the first."""
+    """Compile a model with the given layers on the devices after the first, with slots where it has recurrent
+    states."""
     names = tuple(d.name for d in devices[1:])
     wanted = PlacementOptions(devices=names, **choice)
-    return split.compile_placed(model.program, tensors, wanted, devices, options)[0]
+    return split.compile_placed(model.program, tensors, wanted, devices, with_slots(model, options))[0]
 
 
 def placed(

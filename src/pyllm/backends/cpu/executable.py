@@ -100,7 +100,7 @@ class CPUExecutable(Executable):
             self.side = SideExecutable(program, self._lanes[1], self._walker)
         self._table: Encoded | None = None
         self._paused: _Paused | None = None
-        self.page_bytes = sum(low.page_bytes)
+        self.page_bytes, self.slot_bytes = sum(low.page_bytes), sum(low.slot_bytes)
         # The processor decides which kernels there are, and so the last bits of what they store.
         self.page_format = f"cpu 1, {host().cpu} {host().isa}{' wide' if wide_supported(host()) else ''}"
 
@@ -182,11 +182,23 @@ class CPUExecutable(Executable):
     def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
         pages.spread(data, self._blocks(page))
 
+    def read_slot(self, slot: int) -> NDArray[np.uint8]:
+        return pages.joined(self._states(slot))
+
+    def write_slot(self, slot: int, data: NDArray[np.uint8]) -> None:
+        pages.spread(data, self._states(slot), "slot")
+
     def _blocks(self, page: int) -> list[NDArray[np.uint8]]:
         """A page's memory in each cache."""
         self._walker.check_open()
         sizes = self._low.page_bytes
         return [at(c.address + n * page, (n,), np.uint8) for c, n in zip(self._low.caches, sizes, strict=True)]
+
+    def _states(self, slot: int) -> list[NDArray[np.uint8]]:
+        """A slot's memory in each array of states."""
+        self._walker.check_open()
+        sizes = self._low.slot_bytes
+        return [at(s.address + n * slot, (n,), np.uint8) for s, n in zip(self._low.slots, sizes, strict=True)]
 
     def interrupt(self) -> None:
         self._walker.interrupt()

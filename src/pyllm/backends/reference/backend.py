@@ -75,6 +75,7 @@ class ReferenceExecutable(Executable):
             positions = options.n_pages * options.page_size
             raise OutOfMemoryError(f"a cache of {positions} positions does not fit; a smaller context would") from error
         self.page_bytes = sum(cache[0].nbytes for cache in (*self.keys, *self.values))
+        self.slot_bytes = sum(states[0].nbytes for states in self.slots)
         self.page_format = "reference 1"
         self._last_use, self._of_output_rows = last_uses(program.ops), program.of_output_rows()
         self._state: State = {}
@@ -146,11 +147,23 @@ class ReferenceExecutable(Executable):
     def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
         pages.spread(data, self._blocks(page))
 
+    def read_slot(self, slot: int) -> NDArray[np.uint8]:
+        return pages.joined(self._states(slot))
+
+    def write_slot(self, slot: int, data: NDArray[np.uint8]) -> None:
+        pages.spread(data, self._states(slot), "slot")
+
     def _blocks(self, page: int) -> list[NDArray[np.uint8]]:
         """A page's memory in each cache."""
         if self._closed:
             raise ClosedError("the executable was closed")
         return [cache[page].reshape(-1).view(np.uint8) for cache in (*self.keys, *self.values)]
+
+    def _states(self, slot: int) -> list[NDArray[np.uint8]]:
+        """A slot's memory in each array of states."""
+        if self._closed:
+            raise ClosedError("the executable was closed")
+        return [states[slot].reshape(-1).view(np.uint8) for states in self.slots]
 
     def memory(self) -> dict[str, int]:
         kv = sum(cache.nbytes for cache in (*self.keys, *self.values, *self.slots))
