@@ -6,15 +6,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyllm.backends.base import DeviceInfo
 from pyllm.bench.presets import open_preset
-from pyllm.config import LoadSettings, PlacementOptions
+from pyllm.config import ExecutionOptions, LoadSettings, PlacementOptions
+from pyllm.llm import loading
 from pyllm.llm.fit import DeviceFit, _with_process, fit
-from pyllm.llm.loading import compile_model, execution_options
+from pyllm.llm.loading import compile_model, execution_options, with_slots
+from pyllm.program import SlotSpec
+from pyllm.testing.models import Shape, transformer
 
 pytest.importorskip("llvmlite")
 
@@ -99,3 +103,16 @@ def test_command() -> None:
     found = json.loads(done.stdout)
     assert [layer["name"] for layer in found["layers"]][:2] == ["embedding", "0"]
     assert found["devices"][-1]["kv"] == 4096 * 32 * 2 * 8 * 128 * 2
+
+
+def test_large_recurrent_states_leave_room_for_fewer_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = transformer(Shape(n_layers=2, recurrent=True)).program
+    program = replace(small, states=(SlotSpec((16, 1024, 1024)),))
+    options = ExecutionOptions(n_pages=8, max_seqs=16)
+    for gib, n_seqs in ((4, 8), (32, 16), (None, 8)):
+        monkeypatch.setattr(loading, "total_memory", lambda gib=gib: None if gib is None else gib << 30)
+        found = with_slots(options, program)
+        assert (found.max_seqs, found.n_slots) == (n_seqs, 2 * n_seqs + 8)
+    monkeypatch.setattr(loading, "total_memory", lambda: 1 << 30)
+    huge = replace(program, states=(SlotSpec((1024, 1024, 1024)),))
+    assert with_slots(options, huge).max_seqs == 1

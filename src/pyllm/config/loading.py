@@ -140,7 +140,8 @@ class LoadSettings(PlacementOptions):
     )
     max_seqs: int = setting(
         16,
-        "Most sequences in one step; further requests wait.",
+        "Most sequences in one step; further requests wait. Fewer, where their recurrent states would take more than "
+        "an eighth of the machine's memory.",
         help="Sequences at once.",
         low=1,
         high=_MOST,

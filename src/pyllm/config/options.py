@@ -115,7 +115,8 @@ class LoadOptions(TypedDict, total=False):
     """Type of the KV cache: "f16"; "f32" for twice the memory and slightly more precision; or "q8_0" for about half,
     where the backend supports it."""
     max_seqs: int | None
-    """Most sequences in one step; further requests wait."""
+    """Most sequences in one step; further requests wait. Fewer, where their recurrent states would take more than an
+    eighth of the machine's memory."""
     n_kv: int | None
     """Positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further."""
     n_batch: int | None

@@ -101,6 +101,14 @@ def free_memory() -> int | None:
     return available if group is None else min(available, group)
 
 
+def total_memory() -> int | None:
+    """Bytes of memory of this machine, where known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def resident() -> int | None:
     """Bytes of memory that this process holds now, mapped files included; None where the system does not say."""
     try:

@@ -145,13 +145,11 @@ def _fit(
     chosen: Sequence[DeviceInfo],
     draft: Draft | None,
 ) -> Fit:
-    architecture, tensors, placed, used = _place(file, n_ctx, options, placement, chosen)
+    architecture, tensors, options, placed, used = _place(file, n_ctx, options, placement, chosen)
     used = _beside(used, draft, n_ctx, placement, chosen)
     beside = resident() or _TYPICAL  # the plans that backends have just made are the ones that they would keep
     return Fit(
-        layers=_layers(
-            architecture.program, placed.device_of_op, tensors, with_slots(options, architecture.program), chosen
-        ),
+        layers=_layers(architecture.program, placed.device_of_op, tensors, options, chosen),
         devices=_with_process(used, chosen, beside),
         n_gpu_layers=min(placed.n_gpu_layers, architecture.n_layers + 1),
         n_layers=architecture.n_layers,
@@ -160,8 +158,8 @@ def _fit(
 
 def _place(
     file: Model, n_ctx: int, options: ExecutionOptions, placement: PlacementOptions, chosen: Sequence[DeviceInfo]
-) -> tuple[Architecture, Mapping[str, TensorInfo], Placement, tuple[DeviceFit, ...]]:
-    """The model placed on the chosen devices, and what its parts take there."""
+) -> tuple[Architecture, Mapping[str, TensorInfo], ExecutionOptions, Placement, tuple[DeviceFit, ...]]:
+    """The model placed on the chosen devices, its capacities, and what its parts take there."""
     from pyllm.backends.placement import cut, place
 
     architecture, tensors = record(file, n_ctx)
@@ -170,7 +168,7 @@ def _place(
     placed = place(program, tensors, replace(placement, devices=()), chosen, options)
     by_device = cut(program, placed.device_of_op).programs
     used = tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)
-    return architecture, tensors, placed, used
+    return architecture, tensors, options, placed, used
 
 
 def _beside(

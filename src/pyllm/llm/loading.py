@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pyllm import env
 from pyllm.config import ExecutionOptions, LoadSettings, PlacementOptions, Progress
 from pyllm.errors import ModelError, TokenizerError
+from pyllm.jit.memory import total_memory
 from pyllm.jit.processors import default_threads
 from pyllm.records import dataclass
 
@@ -31,6 +32,9 @@ MAX_DRAFTS = 32
 _ROOM_OF_FURTHER = 512
 """Positions of the KV cache for each sequence beyond the first, unless `n_kv` is given."""
 _CHECKPOINT_BYTES = 512 << 20
+_STATE_SHARE = 8
+"""Part of the machine's memory that recurrent states of running sequences may take: an eighth, or `_LEAST_STATES`."""
+_LEAST_STATES = 1 << 30
 _LEAST_CHECKPOINTS, _MOST_CHECKPOINTS = 4, 64
 """Memory for checkpoints of recurrent states, and how many there are at least and at most."""
 
@@ -104,14 +108,17 @@ def execution_options(n_ctx: int, settings: LoadSettings) -> ExecutionOptions:
 
 def with_slots(options: ExecutionOptions, program: Program) -> ExecutionOptions:
     """The same with slots, where the program has recurrent states: two for each sequence, since a step reads one and
-    writes another, and some for checkpoints and drafts."""
+    writes another, and some for checkpoints and drafts. Fewer sequences at once, where states are large."""
     from pyllm.backends.base import slot_bytes
 
     if not program.slots:
         return options
-    n_checkpoints = min(max(_CHECKPOINT_BYTES // slot_bytes(program), _LEAST_CHECKPOINTS), _MOST_CHECKPOINTS)
+    size = slot_bytes(program)
+    most = max(_LEAST_STATES, (total_memory() or 0) // _STATE_SHARE) // (2 * size)
+    max_seqs = max(1, min(options.max_seqs, most))
+    n_checkpoints = min(max(_CHECKPOINT_BYTES // size, _LEAST_CHECKPOINTS), _MOST_CHECKPOINTS)
     n_drafts = min(options.max_drafts, n_checkpoints)
-    return replace(options, n_slots=2 * options.max_seqs + n_checkpoints + n_drafts)
+    return replace(options, max_seqs=max_seqs, n_slots=2 * max_seqs + n_checkpoints + n_drafts)
 
 
 def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:

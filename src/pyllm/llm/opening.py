@@ -43,7 +43,8 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     `n_threads`: Threads; default: `PYLLM_THREADS`, else one per physical core that the process may use.
     `kv_dtype`: Type of the KV cache: "f16"; "f32" for twice the memory and slightly more precision; or "q8_0" for about
     half, where the backend supports it.
-    `max_seqs`: Most sequences in one step; further requests wait.
+    `max_seqs`: Most sequences in one step; further requests wait. Fewer, where their recurrent states would take more
+    than an eighth of the machine's memory.
     `n_kv`: Positions in the KV cache, which all sequences share; default: `n_ctx` for one, and 512 for each further.
     `n_batch`: Most tokens in one step; long prompts are read in pieces of that size.
     `n_rows`: Most output rows of one step, which matters only to scoring; with more than 128, output rows of prompts
