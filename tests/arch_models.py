@@ -33,7 +33,7 @@ N_TOKENS = 96
 
 _KINDS = [
     # pattern of the name, mean, deviation; the first that fits
-    (r"norm.*\.weight|\.scale$|_scale\.weight|ssm_d$", 1, 0.2),
+    (r"norm.*\.weight|\.scales?$|_scale\.weight|ssm_d$", 1, 0.2),
     (r"rope_f", 1, 0.25),
     (r"ssm_a$", -1, 0.2),
     (r"sinks|ssm_dt\.bias|time_mix_([wav]0|decay)\.weight", 0, 1),

@@ -25,7 +25,7 @@ from pyllm.backends.reference.ops.rope import rope as reference_rope
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.program import Value
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import Attention, alibi_slopes
 from pyllm.program.ops.gate import ACTIVATIONS, UNARY
 from pyllm.program.ops.rope import Rope
 
@@ -251,12 +251,14 @@ def test_activation(bench: Bench, act: str) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 5, 130])
-def test_mul_weight(bench: Bench, columns: int) -> None:
+@pytest.mark.parametrize("kind", ["mul weight", "add weight"])
+def test_weights(bench: Bench, kind: str, columns: int) -> None:
     of_tokens(bench, 3)
     x, weight, y = normal(3, 130), normal(130 // columns), all_forms(3, 130)
     vector = bench.vector(weight)
-    bench.run(*elementwise.mul_weight(bench.arrays, TOKENS, bench.rows(x), vector, y, 130, columns))
-    check_forms(bench, y, x * np.repeat(weight, columns))
+    bench.run(*elementwise.with_weight(kind, bench.arrays, TOKENS, bench.rows(x), vector, y, 130, columns))
+    spread = np.repeat(weight, columns)
+    check_forms(bench, y, x * spread if kind == "mul weight" else x + spread)
 
 
 # --- rotation
@@ -292,7 +294,9 @@ class Case:
     head: int = 32
     v_head: int = 32
     window: int = 0
+    reach: str = "causal"
     softcap: float = 0.0
+    slopes: bool = False
     sinks: bool = False
     page: int = 16
     turned: bool = False
@@ -304,7 +308,8 @@ class Case:
         return Attention(
             out=Value(3, self.n_heads * self.v_head), layer=0, q=Value(0, q), k=Value(1, k), v=Value(2, v), cache=0,
             n_heads=self.n_heads, n_kv_heads=self.n_kv, head_dim=self.head, v_head_dim=self.v_head,
-            scale=self.head**-0.5, window=self.window, softcap=self.softcap,
+            scale=self.head**-0.5, window=self.window, reach=self.reach, softcap=self.softcap,
+            slopes=alibi_slopes(self.n_heads, 8.0) if self.slopes else (),
         )  # fmt: skip
 
     @property
@@ -343,6 +348,8 @@ class Attending:
         bench.put(self.cache, np.zeros(self.cache.n_bytes, np.uint8))
         self.sinks = normal(case.n_heads) if case.sinks else None
         self.sink_buffer = bench.vector(self.sinks) if self.sinks is not None else None
+        slopes = np.array(self.op.slopes, np.float32)
+        self.slope_buffer = bench.vector(slopes) if case.slopes else None
         self.norms = [normal(case.head, std=0.2) + 1, normal(case.head, std=0.2) + 1]
         self.norm_buffers = [kv.HeadNorm(bench.vector(w), 0, 1e-5) for w in self.norms]
         self.keys: dict[int, F32] = {}
@@ -378,7 +385,8 @@ class Attending:
         y = forms or Forms(View.room(n, op.out.width))
         if attend:
             facts = Facts(b.launcher.n_sm, b.launcher.max_shared)
-            b.run(*attention.attend(b.arrays, op, c.options, self.cache, turned, y, self.sink_buffer, facts))
+            vectors = self.slope_buffer, self.sink_buffer
+            b.run(*attention.attend(b.arrays, op, c.options, self.cache, turned, y, *vectors, facts))
             assert y.f32 is not None
             return b.read(y.f32, n, op.out.width), wanted
         return wanted, wanted
@@ -394,7 +402,7 @@ class Attending:
                 reference_attention(
                     q[rows].reshape(n, c.n_heads, c.head), self.keys[s].reshape(-1, c.n_kv, c.head),
                     self.values[s].reshape(-1, c.n_kv, c.v_head), position, 0, scale=self.op.scale, window=c.window,
-                    softcap=c.softcap, sinks=self.sinks,
+                    reach=c.reach, softcap=c.softcap, slopes=self.op.slopes, sinks=self.sinks,
                 )
             )  # fmt: skip
         return np.concatenate(out)
@@ -408,10 +416,14 @@ CASES = {
     "one_kv_odd_size": Case(n_heads=3, n_kv=1, head=21, v_head=23),
     "many_heads": Case(n_heads=12, n_kv=1, head=16, v_head=16, sinks=True),
     "everything": Case(head=80, v_head=48, window=40, softcap=3.0, sinks=True, n_heads=2, n_kv=2),
+    "chunked": Case(window=40, reach="chunked", n_heads=3, n_kv=1),
+    "slopes": Case(n_heads=6, slopes=True),
+    "whole": Case(reach="whole", window=60, slopes=True),
     "wide": Case(n_heads=2, n_kv=1, head=256, v_head=256),
     "bytes": Case(dtype="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, turned=True),
     "bytes_odd_size": Case(dtype="q8_0", head=80, v_head=16, window=33, sinks=True),
     "floats": Case(dtype="f32", turned=True),
+    "floats_whole": Case(dtype="f32", reach="whole", window=60, slopes=True),
     "floats_everything": Case(dtype="f32", head=48, v_head=20, window=40, softcap=3.0, sinks=True),
 }
 

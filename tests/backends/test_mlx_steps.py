@@ -31,7 +31,7 @@ from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Stage
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import Attention, Sight
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.select import SelectRows
@@ -168,21 +168,23 @@ def test_a_step_copies_no_cache(bare: oracle.Model, compiled: bool) -> None:
     assert mx.get_peak_memory() - held < exe.memory()["kv"] / 8
 
 
-@pytest.mark.parametrize("window", [0, 9])
+@pytest.mark.parametrize(
+    ("reach", "window"), [("causal", 0), ("causal", 9), ("chunked", 16), ("whole", 0), ("whole", 9)]
+)
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("pages", [[12, 13, 14, 15], [14, 2, 3, 9]], ids=["run", "scattered"])
-def test_what_attention_reads(window: int, rounded: bool, pages: list[int]) -> None:
+def test_what_attention_reads(reach: str, window: int, rounded: bool, pages: list[int]) -> None:
     """Each position that a token sees is read from its own slot, once; no other is seen."""
     batch = Batch(replace(OPTIONS, max_tokens=99))
     batch.add([1], 37, [5, 6, 7])
     batch.add([1], 3, [8])
     batch.add([1] * 20, 41, pages)
-    n_slots = 16 * 16
-    groups, arrays = attention.plan_reads(batch, window, n_slots, rounded)
+    n_slots, sight = 16 * 16, Sight(reach, window)
+    groups, arrays = attention.plan_reads(batch, sight, n_slots, rounded)
     assert [(g.first, g.n_seqs, g.n_tokens) for g in groups] == [(0, 2, 1), (2, 1, 20)]
     for i, group in enumerate(groups):
         assert group.start + group.n_keys <= n_slots
-        slots = arrays.get(f"slots.{window}.{i}")
+        slots = arrays.get(attention.array("slots", sight, i))
         if slots is None:
             slots = np.arange(group.start, group.start + group.n_keys)[None]
         for seq in range(group.n_seqs):
@@ -193,9 +195,16 @@ def test_what_attention_reads(window: int, rounded: bool, pages: list[int]) -> N
                     keys = np.arange(group.n_keys)
                     seen = keys <= at
                 else:
-                    keys = arrays[f"keys.{window}.{i}"][seq]
-                    seen = (keys >= 0) & (keys <= at) & ((keys > at - window) if window else True)
-                expected = np.arange(max(0, at - window + 1) if window else 0, at + 1)
+                    keys = arrays[attention.array("keys", sight, i)][seq]
+                    seen = np.array(attention.hidden_mask(mx.array(keys)[None], mx.array([[int(at)]]), sight)).reshape(
+                        -1
+                    )
+                end = batch.positions[first + group.n_tokens - 1] + 1
+                expected = np.array([p for p in range(end) if {
+                    "causal": p <= at and (not window or p > at - window),
+                    "chunked": p <= at and p // max(1, window) == at // max(1, window),
+                    "whole": not window or abs(p - at) <= window // 2,
+                }[reach]])  # fmt: skip
                 np.testing.assert_array_equal(np.sort(keys[seen]), expected)
                 np.testing.assert_array_equal(slots[seq][seen], table[keys[seen] // 16] * 16 + keys[seen] % 16)
 

@@ -39,9 +39,21 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("window", "softcap", "sinks"), [(0, 0.0, False), (3, 0.0, False), (2, 1.5, True), (1, 0.0, True)]
+    ("reach", "window", "softcap", "sinks", "slopes"),
+    [
+        ("causal", 0, 0.0, False, ()),
+        ("causal", 3, 0.0, False, ()),
+        ("causal", 2, 1.5, True, ()),
+        ("causal", 1, 0.0, True, ()),
+        ("causal", 0, 0.0, False, (0.5, 0.25, 0.1, 0.01)),
+        ("chunked", 3, 0.0, False, ()),
+        ("chunked", 4, 0.0, False, ()),
+        ("whole", 0, 0.0, True, ()),
+        ("whole", 2, 0.0, False, (0.5, 0.25, 0.1, 0.01)),
+        ("whole", 5, 0.0, False, ()),
+    ],
 )
-def test_attention(window: int, softcap: float, sinks: bool) -> None:
+def test_attention(reach: str, window: int, softcap: float, sinks: bool, slopes: tuple[float, ...]) -> None:
     n, n_heads, n_kv, dim, v_dim, position = 3, 4, 2, 8, 4, 5
     q, k, v = (
         normal(n, n_heads, dim),
@@ -49,14 +61,22 @@ def test_attention(window: int, softcap: float, sinks: bool) -> None:
         normal(position + n, n_kv, v_dim, seed=2),
     )
     sink = normal(n_heads, seed=3) if sinks else None
-    got = reference_attention(q, k, v, position, 0, scale=0.5, window=window, softcap=softcap, sinks=sink)
+    got = reference_attention(
+        q, k, v, position, 0, scale=0.5, window=window, reach=reach, softcap=softcap, slopes=slopes, sinks=sink
+    )
     for t in range(n):
         for h in range(n_heads):
             at = position + t
-            seen = range(max(0, at - window + 1) if window else 0, at + 1)
+            seen = {
+                "causal": range(max(0, at - window + 1) if window else 0, at + 1),
+                "chunked": range(at - at % max(1, window), at + 1),
+                "whole": [s for s in range(position + n) if not window or abs(at - s) <= window // 2],
+            }[reach]
             scores = [0.5 * sum(float(q[t, h, i]) * float(k[s, h // 2, i]) for i in range(dim)) for s in seen]
             if softcap:
                 scores = [softcap * math.tanh(s / softcap) for s in scores]
+            if slopes:
+                scores = [x - slopes[h] * abs(at - s) for x, s in zip(scores, seen, strict=True)]
             total = sum(map(math.exp, scores)) + (math.exp(float(sink[h])) if sink is not None else 0.0)
             for i in range(v_dim):
                 wanted = sum(

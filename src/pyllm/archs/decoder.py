@@ -36,7 +36,7 @@ class Norm(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RMS:
-    """x / sqrt(mean(x^2) + eps) * weight."""
+    """x / sqrt(mean(x^2) + eps) * weight + bias; without a bias where the file has none."""
 
     eps: float
 
@@ -45,7 +45,8 @@ class RMS:
         return cls(_eps(hp, key))
 
     def __call__(self, g: Graph, x: Value, stem: str, group: int) -> Value:
-        return g.rec(RMSNorm(x=x, weight=g.weight(stem) if stem else None, eps=self.eps, group=group))
+        weight, bias = (g.weight(stem), g.optional(f"{stem}.bias")) if stem else (None, None)
+        return g.rec(RMSNorm(x=x, weight=weight, bias=bias, eps=self.eps, group=group))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +92,17 @@ class Head:
     tied: bool | None = None
     scale: float = 1.0
     softcap: float = 0.0
+    bias: bool = True
+    """The file's bias applies."""
 
     def __call__(self, g: Graph, hidden: Value) -> Value:
         n_vocab = g.rec.shape("token_embd.weight")[0]
         tied = not g.rec.has("output.weight") if self.tied is None else self.tied
         if tied:
-            logits = g.rec(Linear(x=hidden, weight=Weight("token_embd.weight"), bias=g.optional("output.bias")))
+            bias = g.optional("output.bias") if self.bias else None
+            logits = g.rec(Linear(x=hidden, weight=Weight("token_embd.weight"), bias=bias))
         else:
-            logits = g.linear(hidden, "output", n_vocab)
+            logits = g.linear(hidden, "output", n_vocab, bias="" if self.bias else None)
         logits = g.times(logits, self.scale)
         return g.rec(SoftCap(x=logits, cap=self.softcap)) if self.softcap else logits
 
@@ -111,6 +115,8 @@ class Decoder:
     norm: Norm
     """Kind of all norms."""
     embed_scale: float = 1.0
+    positions: bool = False
+    """Whether a row of position_embd is added to each token's embedding."""
     embed_norm: str | None = None
     """Name of the norm of embeddings; None: no norm."""
     final_norm: str = "output_norm"
@@ -150,6 +156,8 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
         raise ModelError(f"token_embd.weight has {x.width} columns, {hp.arch}.embedding_length is {hp.n_embd}")
+    if decoder.positions:
+        x = g.add(x, _positions(g))
     x = g.embedded = g.norm(x, decoder.embed_norm)
     for layer in decoder.layers:
         blk = f"blk.{layer.index}."
@@ -160,6 +168,15 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
     hidden = g.norm(x, decoder.final_norm)
     logits = None if decoder.head is None else decoder.head(g, hidden)
     return g.finish(hidden, logits), g.tensors
+
+
+def _positions(g: Graph) -> Value:
+    """A learned row for each position."""
+    hp, table = g.hp, Weight("position_embd.weight")
+    n = g.rec.rows(table, hp.n_embd)
+    if hp.n_ctx > n:
+        raise ModelError(f"the model knows {n} positions; load it with a context of at most {n}, not {hp.n_ctx}")
+    return g.rec(Embed(table=table, of_positions=True))
 
 
 def _add(g: Graph, blk: str, part: Part, x: Value) -> Value:

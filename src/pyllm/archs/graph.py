@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError
 from pyllm.gguf.tensor import TensorInfo
@@ -151,6 +153,16 @@ class Graph:
         view = self.tensors[name].item(i)
         self.tensors[view.name] = view
         return Weight(view.name)
+
+    def inverse(self, name: str) -> Weight:
+        """A vector of 1 divided by each number of another. Raises ModelError where one is zero or not finite."""
+        with np.errstate(all="ignore"):
+            values = 1 / self.hp.read(name, *self.rec.shape(name))
+        if not np.isfinite(values).all():
+            raise ModelError(f"tensor {name} holds numbers that cannot be divided by")
+        made = TensorInfo(f"1/{name}", values.shape, "F32", values.astype(np.float32).view(np.uint8))
+        self.tensors[made.name] = made
+        return Weight(made.name)
 
     def vector(self, weight: Weight | None) -> Weight | None:
         """The same weight as a vector, where the file has it as a matrix of one row, or with more axes of length 1."""

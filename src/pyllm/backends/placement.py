@@ -270,7 +270,8 @@ def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str
     for i, op in enumerate(program.ops):
         device = moves.get(i, layers[min(op.layer, program.n_layers)])
         if isinstance(op, Attention):
-            device = caches.setdefault(op.cache, device)
+            device = caches[op.cache] if op.k is None else device
+            caches[op.cache] = device
         if i not in moves and not weight_names(op) and not op.keeps_state:
             sources = {where[v.id] for v in inputs(op)}
             if len(sources) == 1:

@@ -61,6 +61,11 @@ class Program:
         return tuple(spec for spec in self.states if isinstance(spec, SlotSpec))
 
     @property
+    def whole(self) -> bool:
+        """Whether a step holds all of a sequence, or nothing: tokens see later ones, and no keys are kept."""
+        return any(not spec.kept for spec in self.kv)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages in order; all ops are in one of them."""
         return self.cuts or (Stage(0, len(self.ops), sends=self.results),)

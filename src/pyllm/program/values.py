@@ -28,12 +28,14 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class KVSpec(StateSpec):
-    """Shape of one layer's KV cache. `window`: positions that a token sees; 0: all."""
+    """Shape of a KV cache, usually one layer's. `window`: most positions that a token sees; 0: all."""
 
     n_kv_heads: int
     head_dim: int
     v_head_dim: int
     window: int = 0
+    kept: bool = True
+    """Whether later steps read it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ _KV_LIMITS = {"f16": 1e-5, "q8_0": 1e-3}
 _LENGTHS = {"a": 37, "b": 21, "c": 9}
 _PIECES = (33, 1, 3)
 """Lengths of the pieces of sequence a."""
+_PAGES = ([13, 5, 1], [15, 3, 9], [7])
+"""Pages of three sequences."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,9 @@ def _op(name: str, subject: Subject) -> None:
     model = one_op(ops.cases()[name])
     if subject.refuses_states_of(model):
         return
+    if model.program.whole:
+        _op_of_whole_sequences(name, model, subject)
+        return
     wanted = _alone(name)
     exe = compiled(subject.backend, model, model.tensors())
     try:
@@ -170,6 +175,22 @@ def _op(name: str, subject: Subject) -> None:
             np.testing.assert_array_equal(
                 company[i][first : first + _PIECES[i]], pieces[i], f"piece {i} depends on its company"
             )
+
+
+def _op_of_whole_sequences(name: str, model: Model, subject: Subject) -> None:
+    """Check a case of an op that needs whole sequences: alone, and in company."""
+    wanted, order = _alone(name), "bac"
+    exe = compiled(subject.backend, model, model.tensors())
+    try:
+        alone = run(exe, [Step(_tokens("a"), 0, [9, 2, 11])])
+        together = run(exe, [Step(_tokens(s), 0, pages) for s, pages in zip(order, _PAGES, strict=True)])
+    finally:
+        exe.close()
+    subject.close(alone, wanted["a"], EXACT, "the sequence alone")
+    subject.close(together, np.concatenate([wanted[s] for s in order]), EXACT, "sequences together")
+    if backends.get(subject.backend).exact_in_company:
+        n = len(wanted["b"])
+        np.testing.assert_array_equal(together[n : n + len(alone)], alone, "a sequence depends on its company")
 
 
 def _tokens(sequence: str) -> list[int]:

@@ -1,8 +1,11 @@
-"""Qwen 1 to 3, dense and mixtures of experts, and the language models of vision models."""
+"""Qwen 1 to 3, dense and mixtures of experts, the language models of vision models, and diffusion models of Qwen 3's
+shape: RND1, LLaDA-MoE."""
 
 from __future__ import annotations
 
-from pyllm.archs.decoder import Decoder, transformer
+from functools import partial
+
+from pyllm.archs.decoder import Decoder, Head, transformer
 from pyllm.archs.families.plain import plain
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
@@ -25,9 +28,16 @@ def qwen3(hp: HParams) -> Decoder:
     )
 
 
-def qwen3moe(hp: HParams) -> Decoder:
+def qwen3moe(
+    hp: HParams, *, reach: str = "causal", scaled: bool = True, normalize: bool = True, tied: bool | None = None
+) -> Decoder:
     """Every block's feed-forward is a mixture of experts."""
-    return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), lambda il: mixture(hp, il, scaled=True))
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, qk_norm="head", reach=reach),
+        lambda il: mixture(hp, il, scaled=scaled, normalize=normalize),
+        head=Head(tied=tied),
+    )
 
 
 def qwen3vl(hp: HParams) -> Decoder:
@@ -36,6 +46,7 @@ def qwen3vl(hp: HParams) -> Decoder:
 
 
 ARCHITECTURES = {
+    "llada-moe": partial(qwen3moe, reach="whole", scaled=False, normalize=False, tied=False),
     "qwen": qwen,
     "qwen2": plain,
     "qwen2vl": plain,
@@ -44,4 +55,5 @@ ARCHITECTURES = {
     "qwen3tts": qwen3vl,  # files whose head has only the codec's tokens are refused
     "qwen3vl": qwen3vl,
     "qwen3vlmoe": qwen3vl,
+    "rnd1": partial(qwen3moe, reach="whole", scaled=False),
 }

@@ -12,7 +12,7 @@ from pyllm.archs.rope import Rope
 from pyllm.errors import ModelError
 from pyllm.program import Value, Weight
 from pyllm.program.ops import attention as ops
-from pyllm.program.ops.elementwise import MulWeight
+from pyllm.program.ops.elementwise import Clamp, MulWeight
 from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.rope import Rope as Rotate
@@ -32,6 +32,12 @@ class Attention:
     rope: Rope | None
     """None: no positions."""
     window: int = 0
+    reach: str = "causal"
+    """What a token sees, of `REACHES` of the op."""
+    alibi: float = 0.0
+    """Greatest bias by distance (ALiBi) of the scores of a position; 0: none."""
+    clamp: float = 0.0
+    """Queries, keys and values are at most as large; 0: any."""
     qk_norm: Literal["none", "head", "width", "gain"] = "none"
     """Norm of queries and keys: of each head; over all heads ("width"); of each head with one weight ("gain"); or
     none."""
@@ -84,6 +90,10 @@ class Attention:
             options["rope"] = ropes[window > 0]
         elif "rope" not in options:
             options["rope"] = Rope.read(hp, interleaved=interleaved, windowed=window > 0)
+        if not hp.flag("attention.causal", True) and "reach" not in options:
+            if window:
+                raise ModelError(f"{hp.arch} has windows of {window} positions, but its attention is not causal")
+            options["reach"] = "whole"
         if "scale" not in options:
             options["scale"] = hp.number("attention.scale", 1 / math.sqrt(head_dim))
         return cls(
@@ -107,8 +117,10 @@ class Attention:
                 head_dim=self.head_dim,
                 v_head_dim=self.v_head_dim,
                 scale=self.scale,
+                reach=self.reach,
                 window=self.window,
                 softcap=self.softcap,
+                slopes=ops.alibi_slopes(self.n_heads, self.alibi),
                 sinks=Weight(f"{blk}attn_sinks.weight") if self.sinks else None,
                 cache=-1 if self.kv_from is None else g.caches[self.kv_from],
             )
@@ -140,6 +152,9 @@ class Attention:
         q, k = self._turned(g, blk, q=q, k=k)
         return q, k, g.norm(v, "", self.v_head_dim) if self.v_norm else v, gate
 
+    def _clamped(self, g: Graph, y: Value) -> Value:
+        return g.rec(Clamp(x=y, most=self.clamp)) if self.clamp else y
+
     def _qkv(self, g: Graph, blk: str, x: Value) -> Sequence[Value]:
         """Queries, keys and values of x [tokens, n_embd]; one product where the file has a fused matrix."""
         widths = {
@@ -153,16 +168,19 @@ class Attention:
                 q, k = (g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled) for c in "qk")
                 return q, k, k
             bias = "" if self.biases else None
-            return [g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled, bias=bias) for c in "qkv"]
+            parts = [g.linear(x, f"{blk}attn_{c}", widths[c], scaled=self.scaled, bias=bias) for c in "qkv"]
+            return [self._clamped(g, y) for y in parts]
         if g.rec.has(f"{blk}attn_q.bias") and not g.rec.has(f"{fused}.bias"):
             out, start = [], 0
             g.rec.require_rows(f"{fused}.weight", sum(widths.values()))
             for c, width in widths.items():
                 rows = g.rows(f"{fused}.weight", start, start + width)
-                out.append(g.rec(Linear(x=x, weight=rows, bias=Weight(f"{blk}attn_{c}.bias"))))
+                y = g.rec(Linear(x=x, weight=rows, bias=Weight(f"{blk}attn_{c}.bias")))
+                out.append(self._clamped(g, y))
                 start += width
             return out
-        return g.split(g.linear(x, fused, sum(widths.values()), scaled=self.scaled), *widths.values())
+        y = self._clamped(g, g.linear(x, fused, sum(widths.values()), scaled=self.scaled))
+        return g.split(y, *widths.values())
 
     def _turned(self, g: Graph, blk: str, **heads: Value) -> Iterable[Value]:
         """Queries (q) and keys (k), normed and rotated, in either order."""

@@ -11,7 +11,7 @@ from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.combine import Sum
 from pyllm.errors import ModelError
 from pyllm.program import Value, Weight
-from pyllm.program.ops.elementwise import Scale
+from pyllm.program.ops.elementwise import MulWeight, Scale
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
@@ -31,6 +31,8 @@ class FFN:
     """Suffix of its tensors' names: "_shexp" for shared experts."""
     sub_norm: str | None = None
     """Norm before the last product."""
+    biases: bool = True
+    """The file's biases apply."""
     scaled: bool | Literal["down"] = False
     """The file's scales `ffn_*.scale` are used; llama.cpp reads them in some families only."""
 
@@ -50,7 +52,9 @@ class FFN:
     def _ungated(self, g: Graph, blk: str, x: Value) -> Value:
         """Ungated activations [tokens, n_ff]."""
         y = self._linear(g, x, f"{blk}ffn_up{self.kind}", self.n_ff)
-        return g.rec(Activation(x=y, act=self.act, parameters=self.parameters))
+        y = g.rec(Activation(x=y, act=self.act, parameters=self.parameters))
+        scales = f"{blk}ffn.act.scales"  # AWQ's
+        return g.rec(MulWeight(x=y, weight=g.inverse(scales))) if g.rec.has(scales) else y
 
     def _gated(self, g: Graph, blk: str, x: Value) -> Value:
         """Gated activations [tokens, n_ff]."""
@@ -64,7 +68,9 @@ class FFN:
     def _linear(self, g: Graph, x: Value, stem: str, width: int) -> Value:
         """A product whose scale also applies to the bias, as in llama.cpp."""
         g.rec.require_rows(f"{stem}.weight", width)
-        y = g.rec(Linear(x=x, weight=Weight(f"{stem}.weight"), bias=g.optional(f"{stem}.bias")))
+        y = g.rec(
+            Linear(x=x, weight=Weight(f"{stem}.weight"), bias=g.optional(f"{stem}.bias") if self.biases else None)
+        )
         scale = g.scale(stem, self.scaled is True or (self.scaled == "down" and "ffn_down" in stem))
         return g.rec(Scale(x=y, factor=scale)) if scale else y
 

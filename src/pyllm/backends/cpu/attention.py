@@ -19,7 +19,7 @@ from pyllm.jit.arguments import Address, Rows
 from pyllm.jit.compiler import Kernel
 from pyllm.jit.target import host
 from pyllm.program import KVSpec
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import REACHES, Attention
 from pyllm.program.ops.rope import Rope
 from pyllm.records import dataclass
 
@@ -125,10 +125,8 @@ class AttentionPlan:
     bytes. All ops of an executable share them, as large as the largest op needs.
     """
 
+    op: Attention
     layout: KVLayout
-    n_heads: int
-    scale: float
-    softcap: float
     max_generated: int
     """Most generated tokens of a step."""
     wide: bool
@@ -137,7 +135,7 @@ class AttentionPlan:
     @property
     def group(self) -> int:
         """Query heads per kv head."""
-        return self.n_heads // self.layout.spec.n_kv_heads
+        return self.op.n_heads // self.op.n_kv_heads
 
     @property
     def width(self) -> int:
@@ -192,13 +190,14 @@ class AttentionPlan:
         )  # fmt: skip
 
     def args(
-        self, *, q: Rows, y: Rows, cache: Address, sinks: Address | None = None, scratch: Rows, parts: Address,
-        tickets: Address,
+        self, *, q: Rows, y: Rows, cache: Address, slopes: Address | None = None, sinks: Address | None = None,
+        scratch: Rows, parts: Address, tickets: Address,
     ) -> Attend:  # fmt: skip
-        """Arguments of `kernel`. `sinks`: float32 [n_heads]; tickets and parts are in the shared buffer."""
+        """Arguments of `kernel`. `slopes`, `sinks`: float32 [n_heads]; tickets and parts are in the shared buffer."""
         return Attend(
-            q=q, y=y, cache=cache, **self._shape(), scale=self.scale, window=self.layout.spec.window,
-            softcap=self.softcap, sinks=sinks, scratch=scratch, cap_rows=self._rows, parts=parts, tickets=tickets,
+            q=q, y=y, cache=cache, **self._shape(), scale=self.op.scale, window=self.op.window,
+            reach=REACHES.index(self.op.reach), softcap=self.op.softcap, slopes=slopes, sinks=sinks, scratch=scratch,
+            cap_rows=self._rows, parts=parts, tickets=tickets,
         )  # fmt: skip
 
     def _shape(self) -> dict[str, int]:
@@ -224,4 +223,4 @@ def plan(
         raise BackendError(f"the CPU backend needs heads of an even number of columns, not {op.head_dim}")
     wide = dtype == "f16" and (wide_supported(host()) if wide is None else wide)
     spec = KVSpec(op.n_kv_heads, op.head_dim, op.v_head_dim, op.window)
-    return AttentionPlan(KVLayout(spec, page_size, dtype), op.n_heads, op.scale, op.softcap, max_generated, wide)
+    return AttentionPlan(op, KVLayout(spec, page_size, dtype), max_generated, wide)

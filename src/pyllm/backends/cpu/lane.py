@@ -129,7 +129,8 @@ class Lane:
             step[FIRST_WIDE_ROW] = step[NARROW_ROWS + 1] = step[WIDE_ROWS] = n_few
             step[WIDE_ROWS + 1] = batch.n_rows - n_few
         for rows in self._low.host_rows:
-            self._decode_rows(rows.table, batch.tokens[: batch.n_tokens], rows.scale, rows.view.address, rows.view.ld)
+            which = (batch.positions if rows.of_positions else batch.tokens)[: batch.n_tokens]
+            self._decode_rows(rows.table, which, rows.scale, rows.view.address, rows.view.ld)
         return self._tables[n_narrow > 0, n_wide > 0]
 
     def _adopt(self, batch: Batch) -> None:

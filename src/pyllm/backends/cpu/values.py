@@ -30,8 +30,10 @@ class Range:
 
 @dataclass(frozen=True)
 class HostRows:
-    """Rows of a token table in a format without a kernel: decoded before each step, into `view`."""
+    """Rows of a table in a format without a kernel: decoded before each step, into `view`."""
 
     table: str
+    of_positions: bool
+    """By position, not by token."""
     scale: float
     view: View

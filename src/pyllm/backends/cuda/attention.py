@@ -30,7 +30,7 @@ from pyllm.backends.cuda.launch import (
 from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import REACHES, Attention
 from pyllm.records import dataclass
 
 FEW_TOKENS = 8
@@ -40,8 +40,8 @@ _WARPS = 4
 
 _INPUTS = {
     "step": "ptr", "positions": "ptr", "spans": "ptr", "page_tables": "ptr", "q": "ptr", "keys": "ptr",
-    "values": "ptr", "page_stride": "int", "q_ld": "int", "n_kv": "int", "window": "int", "scale": "float",
-    "softcap": "float",
+    "values": "ptr", "slopes": "ptr", "page_stride": "int", "q_ld": "int", "n_kv": "int", "window": "int",
+    "scale": "float", "softcap": "float",
 }  # fmt: skip
 _SPLIT = struct(**_INPUTS, partial="ptr", stats="ptr", n_splits="int", most="int", slots="int")
 _PROMPT = struct(**_INPUTS, sinks="ptr", out="ptr", out_ld="int", few="int")
@@ -61,6 +61,7 @@ class _Attend:
     facts: Facts
     cache: Buffer
     q: View
+    slopes: Buffer | None
     sinks: Buffer | None
 
     @property
@@ -80,7 +81,7 @@ class _Attend:
         op = self.op
         return {
             **cache_defines(op, self.options), "GROUP": self.group, "SOFTCAP": int(op.softcap != 0),
-            "WINDOW": int(op.window != 0),
+            "WINDOW": int(op.window != 0), "REACH": REACHES.index(op.reach), "SLOPES": int(self.slopes is not None),
         }  # fmt: skip
 
     def inputs(self) -> dict[str, Any]:
@@ -88,8 +89,8 @@ class _Attend:
         a, op = self.arrays, self.op
         return {
             "step": a.step, "positions": a.positions, "spans": a.spans, "page_tables": a.page_tables, "q": self.q,
-            **cache_members(op, self.options, self.cache), "page_stride": a.page_stride, "q_ld": self.q.ld,
-            "n_kv": op.n_kv_heads, "window": op.window, "scale": op.scale, "softcap": op.softcap,
+            **cache_members(op, self.options, self.cache), "slopes": self.slopes, "page_stride": a.page_stride,
+            "q_ld": self.q.ld, "n_kv": op.n_kv_heads, "window": op.window, "scale": op.scale, "softcap": op.softcap,
         }  # fmt: skip
 
 
@@ -100,11 +101,12 @@ def attend(
     cache: Buffer,
     q: View,
     y: Forms,
+    slopes: Buffer | None,
     sinks: Buffer | None,
     facts: Facts,
 ) -> list[Launch]:
     """y [tokens, n_heads * v_head_dim] = attention of queries over what the cache holds, this step's keys included."""
-    a = _Attend(arrays, op, options, facts, cache, q, sinks)
+    a = _Attend(arrays, op, options, facts, cache, q, slopes, sinks)
     if a.is_float:
         return _split_launches(a, y, lambda shape: True)
     only_few = _split_launches(a, y, lambda shape: shape.max_span <= FEW_TOKENS)

@@ -24,7 +24,10 @@ from pyllm.backends.plan.memory import Buffer
 from pyllm.program.ops.gate import ACTIVATIONS
 
 _THREADS, _MOST_THREADS = 128, 512
-_KINDS = {"copy": 0, "add": 1, "scale": 2, "softcap": 3, "gated": 4, "activation": 5, "mul weight": 6}
+_KINDS = {
+    "copy": 0, "add": 1, "scale": 2, "softcap": 3, "gated": 4, "activation": 5, "mul weight": 6,
+    "add weight": 7, "clamp": 8,
+}  # fmt: skip
 FORMS = {
     "f32": "ptr", "q8": "ptr", "scales": "ptr", "sums": "ptr", "half": "ptr", "factors": "ptr",
     "f32_ld": "int", "q8_ld": "int", "half_ld": "int", "width": "int",
@@ -96,7 +99,7 @@ def elementwise(
     width: int,
     selects_rows: bool = False,
 ) -> Launch:
-    """y = "copy": x, "add": x + z, "scale": x * factor, "softcap": factor * tanh(x / factor).
+    """y = "copy": x, "add": x + z, "scale": x * factor, "softcap": factor * tanh(x / factor), "clamp": x within factor.
 
     selects_rows: read x at the output rows. Only "copy" accepts an x that is not aligned to 16 bytes.
     """
@@ -118,11 +121,11 @@ def activation(
     return in_forms("activation", arrays, count, x, None, y, width, act=number, parameters=parameters)
 
 
-def mul_weight(
-    arrays: StepArrays, count: Count, x: View, weight: Buffer, y: Forms, width: int, spread: int
+def with_weight(
+    kind: str, arrays: StepArrays, count: Count, x: View, weight: Buffer, y: Forms, width: int, spread: int
 ) -> list[Launch]:
-    """y = x * weight; one weight applies to `spread` columns."""
-    return in_forms("mul weight", arrays, count, x, View(weight, 0), y, width, spread=spread)
+    """y = "mul weight": x * weight, "add weight": x + weight; one weight applies to `spread` columns."""
+    return in_forms(kind, arrays, count, x, View(weight, 0), y, width, spread=spread)
 
 
 def convert(arrays: StepArrays, count: Count, x: View, y: Forms, width: int) -> list[Launch]:

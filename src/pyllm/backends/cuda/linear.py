@@ -67,10 +67,10 @@ _MATVEC_FLOAT = struct(**_WEIGHTS, **_RESULTS, x="ptr", **_FEW_END)
 _MATMUL = struct(**_WEIGHTS, **_RESULTS, **_TOKENS, **_PARTS, x="ptr", factors="ptr", ld_x="int")
 _MATMUL_FLOAT = struct(**_WEIGHTS, **_RESULTS, **_TOKENS, **_PARTS, x="ptr", ld_x="int")
 _EMBED = struct(
-    table="ptr", book="ptr", tokens="ptr", count="ptr", out="ptr", row_bytes="int", n_groups="int", ld="int",
+    table="ptr", book="ptr", which="ptr", count="ptr", out="ptr", row_bytes="int", n_groups="int", ld="int",
     scale="float",
 )  # fmt: skip
-_EMBED_FLOAT = struct(table="ptr", tokens="ptr", count="ptr", out="ptr", columns="int", ld="int", scale="float")
+_EMBED_FLOAT = struct(table="ptr", which="ptr", count="ptr", out="ptr", columns="int", ld="int", scale="float")
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,11 +363,14 @@ def load_table(launcher: Launcher, tensor: TensorInfo, address: int) -> None:
         launcher.upload(address + 4 * columns * first, values, wait=True)
 
 
-def embed(arrays: StepArrays, tensor: TensorInfo, table: Buffer, y: View, scale: float) -> Launch:
-    """y = rows of a table by the step's tokens, times `scale`; the table is as `load_table` left it."""
+def embed(
+    arrays: StepArrays, tensor: TensorInfo, table: Buffer, y: View, scale: float, of_positions: bool = False
+) -> Launch:
+    """y = rows of a table by the step's tokens, or positions, times `scale`; the table is as `load_table` left it."""
     columns = tensor.shape[-1]
     spec = LAYOUTS.get(tensor.format.lower(), LAYOUTS["f32"])
-    common: dict[str, Any] = {"table": table, "tokens": arrays.tokens, "out": y, "ld": y.ld, "scale": scale}
+    which = arrays.positions if of_positions else arrays.tokens
+    common: dict[str, Any] = {"table": table, "which": which, "out": y, "ld": y.ld, "scale": scale}
     if spec.is_float:
         return Launch(
             "embed_float.cu",

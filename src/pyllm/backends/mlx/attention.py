@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch
 from pyllm.backends.mlx.ops.elementwise import soft_cap
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import Attention, Sight
 from pyllm.records import dataclass
 
 _FEW = 8
@@ -57,12 +57,17 @@ def bucket(n: int) -> int:
     return -(-n // step) * step
 
 
+def array(what: str, sight: Sight, i: int) -> str:
+    """The name of an array that varies with steps: "keys", positions, or "slots" of what group i reads."""
+    return f"{what}.{sight.reach}.{sight.window}.{i}"
+
+
 def plan_reads(
-    batch: Batch, window: int, n_slots: int, rounded: bool
+    batch: Batch, sight: Sight, n_slots: int, rounded: bool
 ) -> tuple[tuple[Group, ...], dict[str, NDArray[np.int32]]]:
-    """Groups of a step for layers of a window (0: none), and by name the arrays that vary: for group i,
-    `keys.{window}.{i}` [n_seqs, n_keys], the position of each key read, or -1; and `slots.{window}.{i}`, where they are
-    gathered. `rounded`: numbers of keys are those of `bucket`."""
+    """Groups of a step for layers in which tokens see so far, and by name (`array`) the arrays that vary: "keys"
+    [n_seqs, n_keys], the position of each key read, or -1; and "slots", where they are gathered. `rounded`: numbers of
+    keys are those of `bucket`."""
     groups: list[Group] = []
     arrays: dict[str, NDArray[np.int32]] = {}
     seq = 0
@@ -71,26 +76,25 @@ def plan_reads(
         last = seq + 1
         while last < batch.n_seqs and n <= _FEW and batch.spans[last, 1] == n:
             last += 1
-        group, positions, slots = _plan_group(batch, range(seq, last), first, n, window, n_slots, rounded)
+        group, positions, slots = _plan_group(batch, range(seq, last), first, n, sight, n_slots, rounded)
         if not group.causal:
-            arrays[f"keys.{window}.{len(groups)}"] = positions
+            arrays[array("keys", sight, len(groups))] = positions
         if slots is not None:
-            arrays[f"slots.{window}.{len(groups)}"] = slots
+            arrays[array("slots", sight, len(groups))] = slots
         groups.append(group)
         seq = last
     return tuple(groups), arrays
 
 
 def _plan_group(
-    batch: Batch, seqs: range, first: int, n: int, window: int, n_slots: int, rounded: bool
+    batch: Batch, seqs: range, first: int, n: int, sight: Sight, n_slots: int, rounded: bool
 ) -> tuple[Group, NDArray[np.int32], NDArray[np.int32] | None]:
     size = batch.page_size
     begins = batch.positions[first : first + n * len(seqs) : n]
-    from_ = np.zeros_like(begins)
-    if window:
-        from_ = (np.maximum(begins - window + 1, 0) // size * size).astype(np.int32)
+    from_ = (sight.first(begins) // size * size).astype(np.int32)
     counts = begins + n - from_  # keys of each sequence, from the page on that the first token sees
-    n_keys, cut = int(counts.max()), window > 0 and int(begins.max()) + n > window
+    window, n_keys = sight.window, int(counts.max())
+    cut = window > 0 and int(begins.max()) + n > (window if sight.reach != "whole" else window // 2)
     moves = rounded and cut  # a view's start would change with every page
     if rounded:
         n_keys = min(bucket(window + n + size if cut else n_keys), n_slots)
@@ -103,7 +107,7 @@ def _plan_group(
             back = max(0, start + n_keys - n_slots)  # a run at the end of the cache: the surplus is read before it
             if back:
                 positions = np.concatenate([np.full((1, back), -1, np.int32), positions[:, :-back]], axis=1)
-            causal = not rounded and not cut
+            causal = not rounded and not cut and sight.reach != "whole"
             return Group(first, 1, n, start - back, n_keys, causal), positions, None
     slots = np.zeros_like(positions)
     for row, seq in enumerate(seqs):
@@ -120,12 +124,17 @@ def store(cache: mx.array, slots: mx.array, x: mx.array) -> None:
     cache[slots] = x.astype(cache.dtype)
 
 
-def hidden_mask(keys: mx.array, queries: mx.array, window: int) -> mx.array:
-    """Attention mask of positions of keys [n_seqs, n_keys] and queries [n_seqs, n]: bool [n_seqs, 1, n, n_keys], True:
-    visible."""
-    k, q = keys[:, None, None, :], queries[:, None, :, None]
+def hidden_mask(keys: mx.array, queries: mx.array, sight: Sight) -> mx.array:
+    """Attention mask of positions of keys [n_seqs, n_keys], -1: none, and queries [n_seqs, n]: bool
+    [n_seqs, 1, n, n_keys], True: visible."""
+    k, q, window = keys[:, None, None, :], queries[:, None, :, None], sight.window
+    if sight.reach == "whole":
+        near = mx.abs(k - q) <= (window // 2 if window else 1 << 30)
+        return mx.logical_and(k >= 0, near)
     seen = mx.logical_and(k >= 0, k <= q)
-    return mx.logical_and(seen, k > q - window) if window else seen
+    if not window:
+        return seen
+    return mx.logical_and(seen, k >= q // window * window if sight.reach == "chunked" else k > q - window)
 
 
 def read(cache: mx.array, group: Group, slots: mx.array | None) -> mx.array:
@@ -137,19 +146,35 @@ def read(cache: mx.array, group: Group, slots: mx.array | None) -> mx.array:
     return cache.reshape(-1, dim)[which]
 
 
+def distances(group: Group, keys: mx.array | None, positions: mx.array) -> mx.array:
+    """Distances of a group's tokens from keys, float32 [n_seqs, n, n_keys]. `keys`: their positions, as `plan_reads`
+    has them; None: those of a causal group."""
+    if keys is None:
+        keys = mx.arange(group.n_keys)[None]
+    queries = positions[group.first : group.first + group.n_seqs * group.n_tokens].reshape(group.n_seqs, -1)
+    return mx.abs(queries[:, :, None] - keys[:, None]).astype(mx.float32)
+
+
 def attention(
-    op: Attention, q: mx.array, keys: mx.array, values: mx.array, mask: mx.array | str, sinks: mx.array | None
+    op: Attention,
+    q: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    mask: mx.array | str,
+    sinks: mx.array | None,
+    distance: mx.array | None = None,
 ) -> mx.array:
-    """q [n_seqs, n, n_heads * head_dim], keys and values of `read` → [n_seqs * n, n_heads * v_head_dim].
+    """q [n_seqs, n, n_heads * head_dim], keys and values of `read` → [n_seqs * n, n_heads * v_head_dim]. `distance`: of
+    `distances`, for slopes.
 
     Operands have q's type, or the keys'. Scores and sums are float32, except that on a GPU mlx rounds scores to that
-    type for head sizes without a kernel (below 64; 192 and 256 in prefill; 72 and 80 in decode). Soft-capped scores are
-    plain float32 operations.
+    type for head sizes without a kernel (below 64; 192 and 256 in prefill; 72 and 80 in decode). Soft-capped and sloped
+    scores are plain float32 operations.
     """
     n_seqs, n, _ = q.shape
     heads = q.reshape(n_seqs, n, op.n_heads, op.head_dim).transpose(0, 2, 1, 3)
-    if op.softcap:
-        out = _plain(op, heads, keys, values, mask, sinks)
+    if is_plain(op):
+        out = _plain(op, heads, keys, values, mask, sinks, distance)
     else:
         if sinks is not None:
             sinks = sinks.astype(heads.dtype)
@@ -157,14 +182,28 @@ def attention(
     return out.transpose(0, 2, 1, 3).reshape(n_seqs * n, -1)
 
 
+def is_plain(op: Attention) -> bool:
+    """Whether scores are computed one by one, as no kernel of mlx has them."""
+    return bool(op.softcap or op.slopes)
+
+
 def _plain(
-    op: Attention, q: mx.array, k: mx.array, v: mx.array, mask: mx.array | str, sinks: mx.array | None
+    op: Attention,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    mask: mx.array | str,
+    sinks: mx.array | None,
+    distance: mx.array | None,
 ) -> mx.array:
     n_seqs, _, n, _ = q.shape
     n_keys, per_kv = k.shape[2], op.n_heads // op.n_kv_heads
     grouped = q.reshape(n_seqs, op.n_kv_heads, per_kv, n, op.head_dim).astype(mx.float32)
     scores = (grouped * op.scale) @ k[:, :, None].astype(mx.float32).swapaxes(-1, -2)
-    scores = soft_cap(scores, op.softcap)
+    if op.softcap:
+        scores = soft_cap(scores, op.softcap)
+    if distance is not None:
+        scores = scores - mx.array(op.slopes).reshape(1, op.n_kv_heads, per_kv, 1, 1) * distance[:, None, None]
     if isinstance(mask, str):
         mask = mx.arange(n_keys)[None] <= mx.arange(n_keys - n, n_keys)[:, None]
     else:
@@ -179,14 +218,14 @@ def _plain(
 
 
 def masks(
-    window: int, groups: tuple[Group, ...], arrays: Mapping[str, mx.array], positions: mx.array
+    sight: Sight, groups: tuple[Group, ...], arrays: Mapping[str, mx.array], positions: mx.array
 ) -> list[mx.array | str]:
-    """The mask of each group, for layers of a window."""
+    """The mask of each group, for layers in which tokens see so far."""
     out: list[mx.array | str] = []
     for i, group in enumerate(groups):
         if group.causal:
             out.append("causal")
             continue
         queries = positions[group.first : group.first + group.n_seqs * group.n_tokens].reshape(group.n_seqs, -1)
-        out.append(hidden_mask(arrays[f"keys.{window}.{i}"], queries, window))
+        out.append(hidden_mask(arrays[array("keys", sight, i)], queries, sight))
     return out

@@ -22,7 +22,7 @@ from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.jit.memory import release
 from pyllm.program import Op, Program, Value
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import Attention, Sight
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.linear import Linear
@@ -31,8 +31,8 @@ from pyllm.program.ops.rope import Rope
 from pyllm.quant import formats
 
 Inputs = dict[str, mx.array]
-Reads = dict[int, tuple[att.Group, ...]]
-"""Reads of attention in a step, by window."""
+Reads = dict[Sight, tuple[att.Group, ...]]
+"""Reads of attention in a step, by what tokens see."""
 
 _BOUND = 1024.0
 """Values up to this magnitude may enter float16 products unscaled."""
@@ -54,7 +54,7 @@ class Lowering:
         self.tables = {op.table for op in program.ops if isinstance(op, Embed)}
         self.plans = {name: packing.plan(self.tensors[name], half) for name in dict.fromkeys(matrices)}
         self.vector_names = [n for n in self.tensors if n not in self.plans and n not in self.tables]
-        self.windows = sorted({op.window for op in program.ops if isinstance(op, Attention)})
+        self.sights = list(dict.fromkeys(op.sight for op in program.ops if isinstance(op, Attention)))
         self.matrices: dict[str, Matrix] = {}
         self.vectors: dict[str, mx.array] = {}
         self.periods: dict[tuple[float, ...], mx.array] = {}
@@ -82,7 +82,7 @@ class Lowering:
         for op in self.program.ops:
             if isinstance(op, Rope) and op.inv_freq not in self.periods:
                 self.periods[op.inv_freq] = mx.array(1 / np.array(op.inv_freq, np.float32))
-            if isinstance(op, RMSNorm):
+            if isinstance(op, RMSNorm) and op.bias is None:
                 largest = 1.0 if op.weight is None else float(mx.max(mx.abs(self.vectors[op.weight])))
                 if largest * sqrt(op.group) <= _BOUND:
                     self.bounded.add(op.out.id)
@@ -106,10 +106,11 @@ class Lowering:
         tensor = self.tensors[name]
         return formats.get(tensor.format).decode(tensor.data).reshape(tensor.shape)
 
-    def rows(self, op: Embed, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Rows of a table, decoded from the file: [len(tokens), width]."""
+    def rows(self, op: Embed, batch: Batch) -> NDArray[np.float32]:
+        """Rows of a table, decoded from the file: [tokens, width]."""
         tensor = self.tensors[op.table]
-        data = tensor.data.reshape(tensor.shape[0], -1)[tokens]
+        which = (batch.positions if op.of_positions else batch.tokens)[: batch.n_tokens]
+        data = tensor.data.reshape(tensor.shape[0], -1)[which]
         return formats.get(tensor.format).decode(data) * np.float32(op.scale)
 
     def inputs(self, batch: Batch, rounded: bool) -> tuple[Reads, dict[str, NDArray[Any]]]:
@@ -120,11 +121,11 @@ class Lowering:
         }  # fmt: skip
         for op in self.program.ops:
             if isinstance(op, Embed):
-                arrays[f"table.{op.out.id}"] = self.rows(op, batch.tokens[:n])
+                arrays[f"table.{op.out.id}"] = self.rows(op, batch)
         n_slots = self.options.n_pages * self.options.page_size
         reads: Reads = {}
-        for window in self.windows:
-            reads[window], more = att.plan_reads(batch, window, n_slots, rounded)
+        for sight in self.sights:
+            reads[sight], more = att.plan_reads(batch, sight, n_slots, rounded)
             arrays |= more
         return reads, arrays
 
@@ -145,7 +146,7 @@ class Step:
     caches: dict[int, tuple[mx.array, mx.array]]
     """Keys and values by number of the cache."""
     values: dict[int, mx.array] = field(default_factory=dict)
-    _masks: dict[int, list[mx.array | str]] = field(default_factory=dict)
+    _masks: dict[Sight, list[mx.array | str]] = field(default_factory=dict)
 
     def __getitem__(self, value: Value) -> mx.array:
         return self.values[value.id]
@@ -158,10 +159,10 @@ class Step:
     def vector(self, name: str | None) -> mx.array | None:
         return None if name is None else self.lowering.vectors[name]
 
-    def masks(self, window: int) -> list[mx.array | str]:
-        if window not in self._masks:
-            self._masks[window] = att.masks(window, self.reads[window], self.inputs, self.inputs["positions"])
-        return self._masks[window]
+    def masks(self, sight: Sight) -> list[mx.array | str]:
+        if sight not in self._masks:
+            self._masks[sight] = att.masks(sight, self.reads[sight], self.inputs, self.inputs["positions"])
+        return self._masks[sight]
 
 
 def _matrix_names(op: Op) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyllm.backends.mlx import metal
+from pyllm.backends.mlx.attention import is_plain
 from pyllm.backends.mlx.matrices import bytes_decoded
 from pyllm.backends.mlx.packing import Plan
 from pyllm.backends.plan.graph import last_uses
@@ -50,8 +51,8 @@ def _of_attention(op: Attention, n: int, options: ExecutionOptions, half: bool) 
     if op.window:
         n_keys = min(n_keys, op.window + n + options.page_size)
     converted = 0 if half or options.kv_dtype == "f32" else 4 * n_keys * op.n_kv_heads * columns
-    if metal.available() and _LEAST_HEAD <= op.head_dim <= _MOST_HEAD and not op.softcap:
+    if metal.available() and _LEAST_HEAD <= op.head_dim <= _MOST_HEAD and not is_plain(op):
         return converted
-    size = 2 if half and not op.softcap else 4
-    scores = (1 + bool(op.softcap)) * n * n_keys * op.n_heads  # before and after the cap
+    size = 2 if half and not is_plain(op) else 4
+    scores = (1 + is_plain(op)) * n * n_keys * op.n_heads  # before and after the cap or the slopes
     return converted + size * (scores + n * n_keys + n_keys * op.n_heads * columns)

@@ -300,7 +300,7 @@ class _Fusion:
         if isinstance(op, Rope) and op.head_dim == head_dim and graph.only_reader(x):
             rope, x = op, op.x
             op = graph.producer(x)
-        if isinstance(op, RMSNorm) and op.group == head_dim and graph.only_reader(x):
+        if isinstance(op, RMSNorm) and op.group == head_dim and op.bias is None and graph.only_reader(x):
             norm, x = op, op.x
         if (norm or rope) and self._can.turns_in_place and not graph.only_reader(x):
             return Heads(v)

@@ -5,22 +5,66 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pyllm.errors import ModelError
-from pyllm.program.op import Op, Shapes
+from pyllm.program.op import Op, Shapes, known
 from pyllm.program.values import KVSpec, Value, Weight
 from pyllm.records import dataclass
+
+REACHES = ("causal", "chunked", "whole")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The positions of its sequence that a token at position p sees; `end` is the one after the step's last token.
+
+    causal    max(0, p - window + 1) .. p (window 0: all up to p)
+    chunked   the first of p's chunk of `window` positions .. p
+    whole     those before `end`, of a window within window // 2 of p (window 0: all)
+    """
+
+    reach: str
+    window: int
+
+    def first(self, p: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The first position seen from each of p."""
+        if not self.window:
+            return np.zeros_like(p)
+        if self.reach == "chunked":
+            return p // self.window * self.window
+        return np.maximum(p - (self.window // 2 if self.reach == "whole" else self.window - 1), 0)
+
+    def stop(self, p: NDArray[np.integer], end: int | NDArray[np.integer]) -> NDArray[np.integer]:
+        """The position after the last one seen from each of p."""
+        if self.reach != "whole":
+            return p + 1
+        return np.minimum(p + (self.window // 2 + 1), end) if self.window else np.zeros_like(p) + end
+
+
+def alibi_slopes(n_heads: int, max_bias: float) -> tuple[float, ...]:
+    """`Attention.slopes` of ALiBi (arXiv:2108.12409): powers of 2^(-max_bias / n) for the largest power of two n of
+    heads; the other heads have those half way between. No bias: no slopes."""
+    if not max_bias:
+        return ()
+    n = 1 << (n_heads.bit_length() - 1)
+    steps = [h + 1 if h < n else (2 * (h - n) + 1) / 2 for h in range(n_heads)]
+    return tuple(float(np.float32(2 ** (-max_bias / n * step))) for step in steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention(Op):
-    """Stores k and v in KV cache `cache` at each token's position, then out = causal attention of q over its sequence.
+    """Stores k and v in KV cache `cache` at each token's position, then out = attention of q over its sequence.
 
     Without k and v it reads the cache of an earlier op, which has the same heads and sizes (keys and values shared
     between layers); the window is its own.
     q [tokens, n_heads * head_dim], k [tokens, n_kv_heads * head_dim], v [tokens, n_kv_heads * v_head_dim],
-    out [tokens, n_heads * v_head_dim]. Head h reads KV head h * n_kv_heads // n_heads. A token at position p sees
-    positions max(0, p - window + 1) .. p (window 0: all). Scores are (q . k) * scale, then softcap * tanh(. / softcap)
-    if softcap is not 0. `sinks` [n_heads] names logits that join each head's softmax without a value.
+    out [tokens, n_heads * v_head_dim]. Head h reads KV head h * n_kv_heads // n_heads. `Sight` says what a token sees,
+    by `reach` and `window`. Scores are (q . k) * scale, then softcap * tanh(. / softcap) if softcap is not 0, then less
+    slopes[h] * distance in positions, where there are `slopes`. `sinks` [n_heads] names logits that join each head's
+    softmax without a value. Where reach is "whole", a step holds all of a sequence; its keys and values are read in the
+    same op alone, so all such ops of equal sizes have one cache.
     """
 
     keeps_state: ClassVar[bool] = True
@@ -33,8 +77,10 @@ class Attention(Op):
     head_dim: int
     v_head_dim: int
     scale: float
+    reach: str = "causal"
     window: int = 0
     softcap: float = 0.0
+    slopes: tuple[float, ...] = ()
     sinks: Weight | None = None
     cache: int = -1
     """Number of its KV cache; -1: a new one, set on recording. Without k and v: the earlier op's."""
@@ -42,13 +88,27 @@ class Attention(Op):
     def settle(self, shapes: Shapes) -> Self:
         if self.k is None or self.cache >= 0:
             return self
-        shapes.states.append(KVSpec(self.n_kv_heads, self.head_dim, self.v_head_dim, self.window))
-        return replace(self, cache=sum(isinstance(spec, KVSpec) for spec in shapes.states) - 1)
+        kept = self.reach != "whole"
+        spec = KVSpec(self.n_kv_heads, self.head_dim, self.v_head_dim, self.window if kept else 0, kept)
+        caches = [spec for spec in shapes.states if isinstance(spec, KVSpec)]
+        if not kept and spec in caches:
+            return replace(self, cache=caches.index(spec))
+        shapes.states.append(spec)
+        return replace(self, cache=len(caches))
+
+    @property
+    def sight(self) -> Sight:
+        return Sight(self.reach, self.window)
 
     def infer(self, shapes: Shapes) -> int:
         heads, kv_heads, q, k, v = self.n_heads, self.n_kv_heads, self.q, self.k, self.v
         if min(heads, kv_heads, self.head_dim, self.v_head_dim) < 1 or heads % kv_heads:
             raise ModelError(f"{heads} heads cannot share {kv_heads} key/value heads")
+        known(self.reach, REACHES)
+        if self.reach == "chunked" and not self.window:
+            raise ModelError("attention within chunks needs their size, a window")
+        if self.slopes and len(self.slopes) != heads:
+            raise ModelError(f"{len(self.slopes)} slopes are not one for each of {heads} heads")
         wanted = heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.v_head_dim
         if k is None or v is None:
             self._check_cache(shapes)

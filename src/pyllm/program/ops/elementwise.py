@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pyllm.errors import ModelError
 from pyllm.program.op import Op, Shapes
 from pyllm.program.values import Value, Weight
 from pyllm.records import dataclass
@@ -42,8 +43,30 @@ class MulWeight(Op):
     weight: Weight
 
     def infer(self, shapes: Shapes) -> int:
-        if self.x.width % math.prod(shapes.shape(self.weight)):
-            shapes.refuse(self.weight, (self.x.width,))
+        return _spread_width(self, shapes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddWeight(Op):
+    """out = x + weight, of as many numbers as `MulWeight`'s."""
+
+    x: Value
+    weight: Weight
+
+    def infer(self, shapes: Shapes) -> int:
+        return _spread_width(self, shapes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clamp(Op):
+    """out = x, at least -most and at most `most`."""
+
+    x: Value
+    most: float
+
+    def infer(self, shapes: Shapes) -> int:
+        if not self.most > 0:
+            raise ModelError(f"numbers cannot be clamped to {self.most}")
         return self.x.width
 
 
@@ -56,3 +79,9 @@ class SoftCap(Op):
 
     def infer(self, shapes: Shapes) -> int:
         return self.x.width
+
+
+def _spread_width(op: MulWeight | AddWeight, shapes: Shapes) -> int:
+    if op.x.width % math.prod(shapes.shape(op.weight)):
+        shapes.refuse(op.weight, (op.x.width,))
+    return op.x.width

@@ -1,4 +1,4 @@
-"""Rows of a table, by token."""
+"""Rows of a table, by token or by position."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from pyllm.records import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embed(Op):
-    """out = table[tokens] * scale. table [n_vocab, n_embd], any matrix."""
+    """out = table[tokens] * scale, or table[positions] * scale. table [n_vocab or positions, n_embd], any matrix.
+
+    A table of positions has a row for each that a sequence may reach.
+    """
 
     table: Weight
     scale: float = 1.0
+    of_positions: bool = False
 
     def infer(self, shapes: Shapes) -> int:
         shape = shapes.shape(self.table)

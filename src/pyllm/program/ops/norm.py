@@ -13,14 +13,15 @@ from pyllm.records import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RMSNorm(Op):
-    """out = x / sqrt(mean(x^2) + eps) * weight, over consecutive groups of `group` columns.
+    """out = x / sqrt(mean(x^2) + eps) * weight + bias, over consecutive groups of `group` columns.
 
     `group` is the width for an ordinary norm (0: that, set on recording) and head_dim for a norm of each head; weight
-    [group] (or [width] or [groups, group], when a file holds one weight per column), or None for none.
+    and bias [group] (or [width] or [groups, group], when a file holds one number per column), or None for none.
     """
 
     x: Value
     weight: Weight | None
+    bias: Weight | None = None
     eps: float
     group: int = 0
 
@@ -28,7 +29,7 @@ class RMSNorm(Op):
         return self if self.group else replace(self, group=self.x.width)
 
     def infer(self, shapes: Shapes) -> int:
-        return _infer(self, shapes, self.weight)
+        return _infer(self, shapes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +49,12 @@ class LayerNorm(Op):
         return self if self.group else replace(self, group=self.x.width)
 
     def infer(self, shapes: Shapes) -> int:
-        return _infer(self, shapes, self.weight, self.bias)
+        return _infer(self, shapes)
 
 
-def _infer(op: RMSNorm | LayerNorm, shapes: Shapes, *vectors: Weight | None) -> int:
+def _infer(op: RMSNorm | LayerNorm, shapes: Shapes) -> int:
     if op.group < 1 or op.x.width % op.group:
         raise ModelError(f"a norm over groups of {op.group} columns does not divide {op.x.width} columns")
-    for vector in vectors:
+    for vector in (op.weight, op.bias):
         shapes.require(vector, (op.group,), (op.x.width,), (op.x.width // op.group, op.group))
     return op.x.width

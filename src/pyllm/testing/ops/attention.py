@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyllm.program import Value
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import Attention, alibi_slopes
 from pyllm.program.ops.elementwise import Add
 from pyllm.program.ops.linear import Linear
 from pyllm.testing.models import Builder, Record
@@ -36,6 +36,16 @@ def _shared(b: Builder, x: Value) -> Value:
     return b(Add(a=first, b=b(Attention(q=q, k=None, v=None, window=6, cache=0, **sizes))))
 
 
+def _two_whole(b: Builder, x: Value) -> Value:
+    """Two attention ops that use one cache, one after the other."""
+    for i, window in enumerate((0, 8)):
+        q, k, v = (b(Linear(x=x, weight=b.t(f"{c}{i}", 64, x.width))) for c in "qkv")
+        x = b(Attention(
+            q=q, k=k, v=v, n_heads=2, n_kv_heads=2, head_dim=32, v_head_dim=32, scale=0.2, reach="whole", window=window
+        ))  # fmt: skip
+    return x
+
+
 CASES: dict[str, Record] = {
     "plain": _attention(4, 4, 32),
     "grouped": _attention(8, 2, 16),
@@ -46,6 +56,12 @@ CASES: dict[str, Record] = {
     "window_of_1": _attention(4, 2, 32, window=1),
     "softcap": _attention(4, 2, 32, softcap=2.0),
     "sinks": _attention(4, 2, 32, sinks=True),
+    "chunked": _attention(4, 2, 32, reach="chunked", window=9),
+    "slopes": _attention(6, 2, 32, slopes=alibi_slopes(6, 8.0)),
+    "whole": _attention(4, 2, 32, reach="whole"),
+    "whole_window": _attention(4, 2, 32, reach="whole", window=12),
+    "whole_slopes": _attention(3, 1, 48, reach="whole", slopes=alibi_slopes(3, 8.0), sinks=True),
+    "two_whole": _two_whole,
     "all_options": _attention(4, 2, 64, sinks=True, window=9, softcap=3.0),
     "narrow_values": _attention(4, 2, 32, 16),
     "shared_keys_and_values": _shared,

@@ -13,6 +13,10 @@ def _scaled(b: Builder, x: Value) -> Value:
     return b(Add(a=x, b=b(Embed(table=b.t("other", 96, x.width), scale=3.5))))
 
 
-CASES: dict[str, Record] = {"plain": lambda b, x: x, "scaled": _scaled}
+def _positions(b: Builder, x: Value) -> Value:
+    return b(Add(a=x, b=b(Embed(table=b.t("positions", 64, x.width), scale=0.5, of_positions=True))))
+
+
+CASES: dict[str, Record] = {"plain": lambda b, x: x, "scaled": _scaled, "positions": _positions}
 
 FORMATS = {"table": FormatCase(lambda b, x: x, width=256, in_f32=(), n_products=0)}

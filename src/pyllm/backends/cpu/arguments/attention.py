@@ -6,7 +6,7 @@ from pyllm.jit.arguments import Address, Arguments, Rows, Written
 
 
 class Attend(Arguments):
-    """Causal attention over a layer's cache."""
+    """Attention over a layer's cache."""
 
     q: Rows
     y: Written
@@ -24,8 +24,12 @@ class Attend(Arguments):
     key_bytes: int
     scale: float
     window: int
+    reach: int
+    """Number of what a token sees, in the order of `REACHES`."""
     softcap: float
     """0: none."""
+    slopes: Address | None = None
+    """float32 [heads]."""
     sinks: Address | None = None
     """float32 [heads]."""
     scratch: Rows

@@ -1,4 +1,4 @@
-"""Paged causal attention with an online softmax, for any mix of prefill chunks and decode tokens.
+"""Paged attention with an online softmax, for any mix of prefill chunks and decode tokens.
 
 A work item is one kv head, a tile of rows (tokens x query heads that share the kv head), and a range of positions. Keys
 and values are read in blocks; each block serves all rows of the tile. The long range of a generated token is divided:
@@ -17,6 +17,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from pyllm.backends.cpu.arguments.attention import Attend
+from pyllm.backends.cpu.kernels.attention_reach import first_seen, last_seen
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, GENERATED, MAX_PARTS, PART, TILE_ROWS, Scratch
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
 from pyllm.backends.cpu.kernels.attention_tiles import build, tile_shape
@@ -41,12 +42,6 @@ read = reader(Attend)
 
 WIDE_ROWS = 24
 """Smallest number of rows for which converting keys and values to bfloat16 pays."""
-
-
-@register_jitable
-def _first_seen(position, window):
-    """First position that a tile starting at `position` sees, at the start of a pair of groups."""
-    return max(0, position - window + 1) // 32 * 32 if window > 0 else 0
 
 
 @register_jitable
@@ -125,7 +120,7 @@ def _narrow_engine(kv: str, places: Scratch) -> tuple[Any, Any, Any, Any]:
 
 def _range(kv: str, places: Scratch, wide: bool) -> Any:
     """Function that computes the rows of one tile over positions low .. high - 1: outputs, sums and maxima in scratch,
-    not yet divided."""
+    not yet divided. `end`: the position after the sequence's last in this step."""
     ld, size = places.ld, 2 if kv == "f16" else 4
     start, begin, scores, weigh = wide_engine(places) if wide else _narrow_engine(kv, places)
     step_rows = STEP_ROWS if wide else tile_shape().rows[-1]
@@ -136,7 +131,7 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
     keys_ahead, values_ahead = places.keys_ahead, places.values_ahead
 
     @register_jitable
-    def attend_range(args, scratch, table, head, token, rows, position, low, high):
+    def attend_range(args, scratch, table, head, token, rows, position, end, low, high):
         a = read(args)
         v_padded = (a.v_head_dim + 31) // 32 * 2
         keys = a.cache + head * a.head_bytes
@@ -149,6 +144,7 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
         sums = outputs + a.cap_rows * ld
         maxima = sums + a.cap_rows * 64
 
+        slopes = a.slopes + 4 * head * a.group if a.slopes != 0 else 0
         q = a.q + token * a.ld_q + 4 * a.head_dim * head * a.group
         factor = np.float32(a.scale * (1.0 if a.softcap > 0.0 else LOG2_E))
         row = queries
@@ -186,18 +182,16 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
                 r = next_r
                 m = min(step_rows if r > 0 else first_rows, rows - r)
                 next_r = r + m
-                first = position + r // a.group - b0
-                n = min(b1, position + (r + m - 1) // a.group + 1) - b0
-                if n <= 0 or (a.window > 0 and b1 - b0 <= first - a.window + 1):
+                n = min(b1, last_seen(position + (r + m - 1) // a.group, end, a.window, a.reach) + 1) - b0
+                if n <= 0 or b1 <= first_seen(position + r // a.group, a.window, a.reach):
                     continue
                 n_vectors = (n + 15) // 16
                 scores(scratch, m, queries, r, a.page_size, n_vectors, a.head_dim, a.cap_rows)
                 for h in range(0, m, 16):
                     at = r + h
-                    last = position + at // a.group - b0
                     soften(
-                        scratch, h, min(16, m - h), n_vectors, maxima + 4 * at, sums + 64 * at, last, at % a.group,
-                        a.group, a.window, a.softcap,
+                        scratch, h, min(16, m - h), n_vectors, maxima + 4 * at, sums + 64 * at, b0,
+                        position + at // a.group, end, at % a.group, a.group, a.window, a.reach, a.softcap, slopes,
                     )  # fmt: skip
                 weigh(scratch, m, outputs + r * ld, a.page_size, n, v_padded)
 
@@ -316,8 +310,8 @@ def _kernel(kv: str, places: Scratch) -> Any:
                     i_tile = (n + size - 1) // size
                 else:
                     t = i_tile * size
-                    high = min(p0 + t + size, p0 + n)
-                    low = _first_seen(p0 + t, a.window)
+                    high = last_seen(min(p0 + t + size, p0 + n) - 1, p0 + n, a.window, a.reach) + 1
+                    low = first_seen(p0 + t, a.window, a.reach) // 32 * 32  # a pair of groups
                     part_size = high - low
                     if first < n_generated:
                         n_parts, part_size = _parts(high - low)
@@ -327,16 +321,16 @@ def _kernel(kv: str, places: Scratch) -> Any:
             i = item - base
             head = i // n_parts
             t = i_tile * size
-            rows = (high - p0 - t) * a.group
+            rows = min(size, n - t) * a.group
             start = low + i % n_parts * part_size
             stop = min(start + part_size, high)
             interrupted = load_i64(a.step + 104) != 0
             table = tables + s * table_bytes
             if not interrupted:
                 if wide and rows >= WIDE_ROWS:
-                    attend_wide_range(args, scratch, table, head, first + t, rows, p0 + t, start, stop)
+                    attend_wide_range(args, scratch, table, head, first + t, rows, p0 + t, p0 + n, start, stop)
                 else:
-                    attend_range(args, scratch, table, head, first + t, rows, p0 + t, start, stop)
+                    attend_range(args, scratch, table, head, first + t, rows, p0 + t, p0 + n, start, stop)
             if n_parts == 1:
                 if not interrupted:
                     finish(args, scratch, head, first + t, rows)

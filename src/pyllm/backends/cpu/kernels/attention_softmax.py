@@ -9,8 +9,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import register_jitable
 
+from pyllm.backends.cpu.kernels.attention_reach import first_seen, last_seen
 from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, Scratch
 from pyllm.jit.simd import (
+    abs_f32,
     first_lane,
     fma,
     hmax_f32,
@@ -122,6 +124,15 @@ def _cap(row, n, softcap):
 
 
 @register_jitable
+def _slope(row, n, slope, token, iota):
+    """Scores less the slope times the distance of their positions to the block's position `token`."""
+    steepness = splat_f32(slope)
+    for v in range(n):
+        distance = abs_f32(iota + splat_f32(np.float32(16 * v - token)))
+        store_f32x16(row + 64 * v, load_f32x16(row + 64 * v) - steepness * distance)
+
+
+@register_jitable
 def _largest(row, n):
     """Largest of n vectors."""
     best = load_f32x16(row)
@@ -133,9 +144,10 @@ def _largest(row, n):
 
 
 def softener(places: Scratch, packed: bool) -> Any:
-    """Function that turns scores of up to 16 rows from r0 on into weights; the first row is that of the group's `head`
-    for a token at block position `last`. Maxima and sums of the online softmax are updated; `alpha` in scratch is the
-    factor of earlier sums and outputs. Packed weights are written separately, as bfloat16."""
+    """Function that turns scores of up to 16 rows from r0 on into weights, those of a block from position b0 on; the
+    first row is that of the group's `head` for a token at `position`. Maxima and sums of the online softmax are
+    updated; `alpha` in scratch is the factor of earlier sums and outputs. Packed weights are written separately, as
+    bfloat16."""
     ld, scores, weights_at, iota_at, alpha_at = places.ld, places.scores, places.weights, places.iota, places.alpha
 
     @register_jitable
@@ -163,17 +175,20 @@ def softener(places: Scratch, packed: bool) -> Any:
         return total + other
 
     @register_jitable
-    def soften(scratch, r0, m, n, maxima, sums, last, head, group, window, softcap):
+    def soften(scratch, r0, m, n, maxima, sums, b0, position, end, head, group, window, reach, softcap, slopes):
         iota = load_f32x16(scratch + iota_at)
         before = load_f32x16(maxima)
-        token, h = last, head
+        token, h = position, head
         row = scratch + scores + r0 * ld
         for r in range(m):
-            low = token - window + 1 if window > 0 else 0
+            low = first_seen(token, window, reach) - b0
+            high = last_seen(token, end, window, reach) + 1 - b0
             if softcap > 0.0:
                 _cap(row, n, softcap)
-            if token + 1 < 16 * n or low > 0:
-                _mask(row, n, low, token + 1, iota)
+            if slopes != 0:
+                _slope(row, n, load_f32(slopes + 4 * h) * np.float32(LOG2_E), token - b0, iota)
+            if high < 16 * n or low > 0:
+                _mask(row, n, low, high, iota)
             store_f32(maxima + 4 * r, max(load_f32(maxima + 4 * r), _largest(row, n)))
             row += ld
             h += 1

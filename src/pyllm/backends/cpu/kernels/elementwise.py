@@ -54,11 +54,16 @@ def _softcap(a, b, f):
 
 
 @register_jitable
+def _clamp(a, b, f):
+    return max_f32(min_f32(a, f), zero_f32() - f)
+
+
+@register_jitable
 def _copy(a, b, f):
     return a
 
 
-_OPS = {"add": _add, "scale": _scale, "softcap": _softcap, "copy": _copy}
+_OPS = {"add": _add, "scale": _scale, "softcap": _softcap, "clamp": _clamp, "copy": _copy}
 
 
 def elementwise(kind: str) -> Callable[[int, int, int], None]:
@@ -230,6 +235,16 @@ def mul_weight() -> Callable[[int, int, int], None]:
         return x * w
 
     return _rows_kernel(product)
+
+
+def add_weight() -> Callable[[int, int, int], None]:
+    """y = x + weight, and its quantized activations. Gate is the weight, with 0 bytes between rows."""
+
+    @register_jitable
+    def total(w, x):
+        return x + w
+
+    return _rows_kernel(total)
 
 
 def _rows_kernel(function: Any) -> Callable[[int, int, int], None]:

@@ -68,6 +68,16 @@ def _normalize(x, y, weight, eps, n):
 
 
 @register_jitable
+def _add_bias(y, bias, n):
+    """y += bias, n columns."""
+    full = n // 16 * 16
+    for i in range(0, full, 16):
+        store_f32x16(y + 4 * i, load_f32x16(y + 4 * i) + load_f32x16(bias + 4 * i))
+    for i in range(full, n):
+        store_f32(y + 4 * i, load_f32(y + 4 * i) + load_f32(bias + 4 * i))
+
+
+@register_jitable
 def _normalize_centred(x, y, weight, bias, eps, n):
     """y = (x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias over n columns; weight 0, bias 0: none."""
     full = n // 16 * 16
@@ -105,7 +115,7 @@ def _normalize_centred(x, y, weight, bias, eps, n):
 
 
 def norm(centred: int) -> Callable[[int, int, int], None]:
-    """h = x + b (if b), y = norm(h), quantized y. `centred`: the mean is subtracted, and a bias added."""
+    """h = x + b (if b), y = norm(h), quantized y. `centred`: the mean is subtracted."""
 
     def k(args, thread, n_threads):
         a = read(args)
@@ -127,11 +137,13 @@ def norm(centred: int) -> Callable[[int, int, int], None]:
                     _add_rows(row, a.b + s * a.ld_b, total, a.group * a.n_groups)
                     row = total
                 for g in range(a.n_groups):
-                    at, w = 4 * g * a.group, a.weight + 4 * g * a.weight_step
+                    at, w, bias = 4 * g * a.group, a.weight + 4 * g * a.weight_step, a.bias + 4 * g * a.bias_step
                     if centred:
-                        _normalize_centred(row + at, out + at, w, a.bias + 4 * g * a.bias_step, eps, a.group)
+                        _normalize_centred(row + at, out + at, w, bias, eps, a.group)
                     else:
                         _normalize(row + at, out + at, w, eps, a.group)
+                        if bias != 0:
+                            _add_bias(out + at, bias, a.group)
                 if a.records != 0:
                     record = a.records + t * a.ld_records
                     store_activation(out, record, a.group * a.n_groups, 1 if t >= wide_from else 0)

@@ -42,13 +42,14 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
             ),
             label="store kv" if k else "turn queries",
         )  # fmt: skip
+    slopes = low.weights.constant(op.slopes) if op.slopes else None
     sinks = low.weights.vector([(op.sinks, op.n_heads)])[0] if op.sinks else None
     y = low.new_f32(node)
     low.table.add(
         plan.kernel,
         plan.args(
-            q=q, y=y, cache=cache, sinks=sinks, scratch=scratch, parts=View(low.shared, 0, plan.tickets_bytes),
-            tickets=low.shared,
+            q=q, y=y, cache=cache, slopes=slopes, sinks=sinks, scratch=scratch,
+            parts=View(low.shared, 0, plan.tickets_bytes), tickets=low.shared,
         ),
         label="attention",
     )  # fmt: skip

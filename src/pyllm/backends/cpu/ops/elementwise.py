@@ -10,7 +10,7 @@ from pyllm.backends.cpu.ops.gate import add_rows
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import View
 from pyllm.program import Value
-from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, AddWeight, Clamp, MulWeight, Scale, SoftCap
 
 if TYPE_CHECKING:
     from pyllm.backends.cpu.lowering import Lowering
@@ -32,13 +32,20 @@ def soft_cap(low: Lowering, node: Node, op: SoftCap) -> None:
     elementwise(low, node, "softcap", op.x, factor=op.cap)
 
 
+@emit(Clamp)
+def clamp(low: Lowering, node: Node, op: Clamp) -> None:
+    elementwise(low, node, "clamp", op.x, factor=op.most)
+
+
 @emit(MulWeight)
-def mul_weight(low: Lowering, node: Node, op: MulWeight) -> None:
+@emit(AddWeight)
+def with_weight(low: Lowering, node: Node, op: MulWeight | AddWeight) -> None:
+    kind = "mul_weight" if isinstance(op, MulWeight) else "add_weight"
     n = low.weights[op.weight].n_elements
     weight = View(low.weights.vector([(op.weight, n)])[0], 0)
     x, y = low.f32(op.x), low.new_forms(node)
     add_rows(
-        low, kernel("elementwise", "mul_weight"), "mul weight", weight, x, y, node.q8, op.out.width, low.range(node),
+        low, kernel("elementwise", kind), kind.replace("_", " "), weight, x, y, node.q8, op.out.width, low.range(node),
         low.wide_from(node), op.out.width // n,
     )  # fmt: skip
 

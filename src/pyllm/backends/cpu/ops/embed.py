@@ -29,12 +29,14 @@ EMBED_FORMATS = frozenset(
 def embed(low: Lowering, node: Node, op: Embed) -> None:
     tensor, y = low.weights.table(op.table), low.new_f32(node)
     if tensor.format not in EMBED_FORMATS:
-        low.host_rows.append(HostRows(op.table, op.scale, y))
+        low.host_rows.append(HostRows(op.table, op.of_positions, op.scale, y))
         low.table.touch(y.buffer, 0)
         return
     n = tensor.shape[-1]
     low.table.add(
         kernel("embed", "embed", format=tensor.format),
-        arguments.Embed(table=low.weights.stored(op.table), y=y, columns=n, scale=op.scale),
+        arguments.Embed(
+            table=low.weights.stored(op.table), y=y, columns=n, scale=op.scale, of_positions=int(op.of_positions)
+        ),
         label=f"embed {tensor.format}",
     )

@@ -31,7 +31,7 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
     selects_rows = int(group.select is not None)
     y = low.new_forms(node)
     weight, weight_step = low.weights.by_group(op.weight, op.group)
-    bias, bias_step = low.weights.by_group(op.bias if isinstance(op, LayerNorm) else None, op.group)
+    bias, bias_step = low.weights.by_group(op.bias, op.group)
     low.table.need_scratch(4 * round_up(op.out.width, 32))
     low.table.add(
         kernel("norm", "norm", centred=int(isinstance(op, LayerNorm))),

@@ -3,11 +3,14 @@
 // A row is one head of one token: row r of a sequence and KV head is token r / GROUP of the sequence's tokens in this
 // step, and head r % GROUP of the GROUP query heads that read the KV head. Scores are kept times log2(e).
 //
-// HEAD, V_HEAD: columns of a head; GROUP; SOFTCAP, WINDOW: whether there is one; KV, PAGE: see kv.cuh.
+// HEAD, V_HEAD: columns of a head; GROUP; SOFTCAP, WINDOW, SLOPES: whether there are such; REACH: what a token sees, see
+// `Sight` of program/ops/attention.py; KV, PAGE: see kv.cuh.
 #pragma once
 #include "kv.cuh"
 
 #define LOG2_E 1.4426950408889634f
+#define CHUNKED 1
+#define WHOLE 2
 #define NOTHING -1e30f  // below every score, and yet a number: the largest of none
 
 constexpr int WIDTH = padded(HEAD), V_WIDTH = padded(V_HEAD);
@@ -20,6 +23,7 @@ struct Inputs {
     const float* q;
     const u8* keys;
     const u8* values;
+    const float* slopes;  // [heads]
     int page_stride;
     int q_ld;
     int n_kv;
@@ -27,28 +31,41 @@ struct Inputs {
     float scale;
     float softcap;
 };
-static_assert(sizeof(Inputs) == 80, "no gap behind it in the host's layout");
+static_assert(sizeof(Inputs) == 88, "no gap behind it in the host's layout");
 
 // Rows first_row .. first_row + n - 1 of a sequence. `position` is that of its first token in this step, `token` that
-// token; `low` and `high` are the first and last positions that any of the rows sees.
+// token; `end` follows that of its last token; `low` and `high` are the first and last positions that any of the rows
+// sees.
 struct Rows {
     const int* pages;
-    int token, position, first_row, n, low, high;
+    int token, position, end, first_row, n, low, high;
 };
+
+// The first and the last position that a token sees.
+DEVICE int first_seen(const Inputs& in, int position) {
+    if (!WINDOW) return 0;
+    if (REACH == CHUNKED) return position / in.window * in.window;
+    return max(0, position - (REACH == WHOLE ? in.window / 2 : in.window - 1));
+}
+DEVICE int last_seen(const Inputs& in, const Rows& r, int position) {
+    if (REACH != WHOLE) return position;
+    return WINDOW ? min(r.end - 1, position + in.window / 2) : r.end - 1;
+}
+
+DEVICE int position_of(const Rows& r, int row) { return r.position + (r.first_row + row) / GROUP; }
 
 DEVICE Rows rows_of(const Inputs& in, int seq, int first_row, int most) {
     Rows r;
     r.pages = in.page_tables + (u64)seq * in.page_stride;
     r.token = in.spans[2 * seq];
     r.position = in.positions[r.token];
+    r.end = r.position + in.spans[2 * seq + 1];
     r.first_row = first_row;
     r.n = min(most, in.spans[2 * seq + 1] * GROUP - first_row);
-    r.low = WINDOW ? max(0, r.position + first_row / GROUP - in.window + 1) : 0;
-    r.high = r.position + (first_row + r.n - 1) / GROUP;
+    r.low = first_seen(in, position_of(r, 0));
+    r.high = last_seen(in, r, position_of(r, r.n - 1));
     return r;
 }
-
-DEVICE int position_of(const Rows& r, int row) { return r.position + (r.first_row + row) / GROUP; }
 
 // Queries of one row, or null past the last row.
 DEVICE const float* queries_of(const Inputs& in, const Rows& r, int row, int kv_head) {
@@ -77,13 +94,25 @@ DEVICE float capped(const Inputs& in, float score) {
     return SOFTCAP ? in.softcap * LOG2_E * fast_tanh(score) : score;
 }
 
-DEVICE bool sees(const Inputs& in, int position, int key) {
-    return key <= position && (!WINDOW || key > position - in.window);
+
+// A score less what its key's distance takes from it, for a row of the head's.
+DEVICE float sloped(const Inputs& in, const Rows& r, int row, int kv_head, int key, float score) {
+#if SLOPES
+    float slope = in.slopes[kv_head * GROUP + (r.first_row + row) % GROUP] * LOG2_E;
+    return score - slope * abs(position_of(r, row) - key);
+#else
+    return score;
+#endif
+}
+
+DEVICE bool sees(const Inputs& in, const Rows& r, int position, int key) {
+    return key <= last_seen(in, r, position) && (!WINDOW || key >= first_seen(in, position));
 }
 
 // Is anything hidden from some row among `n` keys from `key` on?
 DEVICE bool any_hidden(const Inputs& in, const Rows& r, int key, int n) {
-    return key + n - 1 > position_of(r, 0) || (WINDOW && key <= r.high - in.window);
+    return key + n - 1 > last_seen(in, r, position_of(r, 0)) ||
+           (WINDOW && key < first_seen(in, position_of(r, r.n - 1)));
 }
 
 #if KV == KV_Q8

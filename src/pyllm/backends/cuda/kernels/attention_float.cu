@@ -35,10 +35,12 @@ DEVICE void score(const float (&q)[ROWS][WIDTH], const float* key, float (&score
 }
 
 // Scores of 32 positions become weights in `out` [row][position]; what was found before is scaled to the new largest.
-DEVICE void weigh(State& s, const Inputs& in, const Rows& rows, int position, float (&scores)[ROWS], float (*out)[32]) {
+DEVICE void weigh(State& s, const Inputs& in, const Rows& rows, int kv_head, int position, float (&scores)[ROWS],
+                  float (*out)[32]) {
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        float x = sees(in, position_of(rows, r), position) ? capped(in, scores[r]) : -infinity();
+        float x = sloped(in, rows, r, kv_head, position, capped(in, scores[r]));
+        if (!sees(in, rows, position_of(rows, r), position)) x = -infinity();
         float most = fmaxf(s.largest[r], warp_max(x)), factor = fast_exp2(s.largest[r] - most);
         float weight = fast_exp2(x - most);
         s.largest[r] = most;
@@ -108,7 +110,8 @@ KERNEL(attention_float, Args, WARPS * 32) {
         int position = at + lane_id(), n = min(32, part.end - at);
         float scores[ROWS];
         score(q, row_at<WIDTH>(a, part, a.in.keys, min(position, part.end - 1)), scores);
-        weigh(s, a.in, part.rows, position < part.end ? position : 0x7fffffff, scores, weights[warp_id()]);
+        if (position >= part.end) position = 0x7fffffff;
+        weigh(s, a.in, part.rows, part.kv_head, position, scores, weights[warp_id()]);
         for (int i = 0; i < n; i++)
             add_value(s, row_at<V_WIDTH>(a, part, a.in.values, at + i), weights[warp_id()], i);
         __syncwarp();

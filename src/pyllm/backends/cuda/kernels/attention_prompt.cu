@@ -122,6 +122,19 @@ DEVICE void score(const u16* q, const u16* k, float (&scores)[M_TILES][KEY_TILES
     }
 }
 
+#if SLOPES
+DEVICE void slope(const Inputs& in, const Rows& rows, int kv_head, int from,
+                  float (&scores)[M_TILES][KEY_TILES][4]) {
+    int g = lane_id() >> 2, c = lane_id() & 3;
+#pragma unroll
+    for (int i = 0; i < M_TILES * KEY_TILES * 4; i++) {
+        int m = i / (KEY_TILES * 4), t = i / 4 % KEY_TILES, j = i % 4;
+        int row = (warp_id() * M_TILES + m) * 16 + g + j / 2 * 8, key = from + 8 * t + 2 * c + j % 2;
+        scores[m][t][j] = sloped(in, rows, row, kv_head, key, scores[m][t][j]);
+    }
+}
+#endif
+
 DEVICE void hide(const Inputs& in, const Rows& rows, int from, float (&scores)[M_TILES][KEY_TILES][4]) {
     int g = lane_id() >> 2, c = lane_id() & 3;
 #pragma unroll
@@ -133,7 +146,7 @@ DEVICE void hide(const Inputs& in, const Rows& rows, int from, float (&scores)[M
             for (int t = 0; t < KEY_TILES; t++)
 #pragma unroll
                 for (int j = 0; j < 2; j++)
-                    if (!sees(in, position, from + 8 * t + 2 * c + j)) scores[m][t][2 * i + j] = -infinity();
+                    if (!sees(in, rows, position, from + 8 * t + 2 * c + j)) scores[m][t][2 * i + j] = -infinity();
         }
 }
 
@@ -269,6 +282,9 @@ KERNEL_MIN(attention_prompt, Args, THREADS, 2) {
             float& x = scores[i / (KEY_TILES * 4)][i / 4 % KEY_TILES][i % 4];
             x = capped(a.in, x);
         }
+#endif
+#if SLOPES
+        slope(a.in, rows, kv_head, from, scores);
 #endif
         if (any_hidden(a.in, rows, from, KEYS)) hide(a.in, rows, from, scores);
         weigh(s, scores);

@@ -159,7 +159,7 @@ DEVICE void score(const Queries& q, const Keys& k, float (&scores)[TILES][4]) {
 }
 
 // Scores become weights; what was found before is scaled to the new largest score.
-DEVICE void weigh(State& s, const Inputs& in, const Rows& rows, int position, float (&scores)[TILES][4]) {
+DEVICE void weigh(State& s, const Inputs& in, const Rows& rows, int kv_head, int position, float (&scores)[TILES][4]) {
     bool hidden = any_hidden(in, rows, position, 16);
     int g = lane_id() >> 2, c = lane_id() & 3;
 #pragma unroll
@@ -167,10 +167,13 @@ DEVICE void weigh(State& s, const Inputs& in, const Rows& rows, int position, fl
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             float x = capped(in, scores[t][i]), y = capped(in, scores[t][i + 2]);
+            int row = 8 * t + 2 * c + i;
+            x = sloped(in, rows, row, kv_head, position + g, x);
+            y = sloped(in, rows, row, kv_head, position + g + 8, y);
             if (hidden) {
-                int at = position_of(rows, 8 * t + 2 * c + i);
-                if (!sees(in, at, position + g)) x = -infinity();
-                if (!sees(in, at, position + g + 8)) y = -infinity();
+                int at = position_of(rows, row);
+                if (!sees(in, rows, at, position + g)) x = -infinity();
+                if (!sees(in, rows, at, position + g + 8)) y = -infinity();
             }
             float most = fmaxf(s.largest[t][i], fmaxf(x, y));
 #pragma unroll
@@ -276,7 +279,7 @@ DEVICE void walk(const Args& a, const Part& part, const Queries& q, State& s) {
         score(q, keys, scores);
         if (WIDE) load_values(values, values_at(a, part, page), at % PAGE);
         if (!WIDE && next < part.end) load_keys(keys, keys_at(a, part, next_page), next % PAGE);
-        weigh(s, a.in, part.rows, at, scores);
+        weigh(s, a.in, part.rows, part.kv_head, at, scores);
         add_values(s, values, scores);
         at = next, page = next_page;
     }

@@ -1,9 +1,10 @@
 // Ops that compute each number from those at its place: sums, scalings, copies of rows and columns, gates.
 //
-// KIND: 0 x, 1 x + z, 2 x * factor, 3 factor * tanh(x / factor), 4 act(x) * z, 5 act(x), 6 x * z; ACT: which activation,
-// in the order of `ACTIVATIONS` of program/ops/gate.py, -1 xielu. SPREAD: columns that a number holds for: of x where x
-// gates, of z where that is a weight (6; all rows have the same). ALIGNED: rows of x start at 16 aligned bytes (z's always
-// do). THREADS; PER_THREAD: fours of columns that a thread has. Where halves are wanted a block has a whole row.
+// KIND: 0 x, 1 x + z, 2 x * factor, 3 factor * tanh(x / factor), 4 act(x) * z, 5 act(x), 6 x * z, 7 x + z, 8 x within
+// -factor and factor; ACT: which activation, in the order of `ACTIVATIONS` of program/ops/gate.py, -1 xielu. SPREAD:
+// columns that a number holds for: of x where x gates, of z where that is a weight (6, 7; all rows have the same).
+// ALIGNED: rows of x start at 16 aligned bytes (z's always do). THREADS; PER_THREAD: fours of columns that a thread has.
+// Where halves are wanted a block has a whole row.
 #include "rows.cuh"
 
 struct Args {
@@ -56,7 +57,7 @@ DEVICE float activated(const Args& a, float x) {
 DEVICE float result(const Args& a, float x, float z) {
 #if KIND == 0
     return x;
-#elif KIND == 1
+#elif KIND == 1 || KIND == 7
     return x + z;
 #elif KIND == 2
     return x * a.factor;
@@ -66,6 +67,8 @@ DEVICE float result(const Args& a, float x, float z) {
     return activated(a, x);
 #elif KIND == 6
     return x * z;
+#elif KIND == 8
+    return fmaxf(fminf(x, a.factor), -a.factor);
 #elif ACT == 4
     return activated(a, x) * (fminf(fmaxf(z, -7.0f), 7.0f) + 1.0f);
 #else
@@ -106,9 +109,9 @@ KERNEL_MIN(elementwise, Args, THREADS, 1) {
         if (KIND == 4 && SPREAD > 1) x = load_spread(x_row, column, a.out.width);
         else x = load_x(x_row, column, a.out.width);
         if (KIND == 1 || KIND == 4) z = load_columns(a.z + (s64)row * a.z_ld, column, a.out.width);
-        if (KIND == 6) z = load_spread(a.z, column, a.out.width);
+        if (KIND == 6 || KIND == 7) z = load_spread(a.z, column, a.out.width);
         y[i] = make_float4(result(a, x.x, z.x), result(a, x.y, z.y), result(a, x.z, z.z), result(a, x.w, z.w));
-        if (KIND == 5) y[i] = columns_before(y[i], a.out.width - column);  // act(0) may be other than 0
+        if (KIND == 5 || KIND == 7) y[i] = columns_before(y[i], a.out.width - column);  // f(0) may be other than 0
     }
     write_forms(a.out, row, first, 4 * THREADS, y);
 }

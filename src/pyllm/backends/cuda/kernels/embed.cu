@@ -6,7 +6,7 @@
 struct Args {
     const u8* table;
     const u8* book;
-    const int* tokens;
+    const int* which;  // row of each token: its id or its position
     const int* count;
     float* out;
     int row_bytes;
@@ -20,7 +20,7 @@ CONSTANT s8 table_values[16] = {TABLE};
 KERNEL(embed, Args, THREADS) {
     int token = blockIdx.y, group = blockIdx.x * THREADS + threadIdx.x;
     if (token >= *a.count || group >= a.n_groups) return;
-    const u8* b = a.table + (s64)a.tokens[token] * a.row_bytes + (s64)(group / BLOCK_GROUPS) * BLOCK_BYTES;
+    const u8* b = a.table + (s64)a.which[token] * a.row_bytes + (s64)(group / BLOCK_GROUPS) * BLOCK_BYTES;
     int g = group % BLOCK_GROUPS;
     RawScale raw{block_scale(b, g), block_floats(b)};
     u32 q[8];

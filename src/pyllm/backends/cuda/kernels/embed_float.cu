@@ -5,7 +5,7 @@
 
 struct Args {
     const WORD* table;
-    const int* tokens;
+    const int* which;  // row of each token: its id or its position
     const int* count;
     float* out;
     int columns;
@@ -16,7 +16,7 @@ struct Args {
 KERNEL(embed, Args, THREADS) {
     int token = blockIdx.y, column = blockIdx.x * THREADS + threadIdx.x;
     if (token >= *a.count || column >= a.columns) return;
-    WORD x = a.table[(s64)a.tokens[token] * a.columns + column];
+    WORD x = a.table[(s64)a.which[token] * a.columns + column];
     float value = sizeof(WORD) == 4 ? __uint_as_float(x) : BRAIN ? bf16_to_f32((u16)x) : f16_to_f32((u16)x);
     a.out[(s64)token * a.ld + column] = value * a.scale;
 }

@@ -32,9 +32,10 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
             q_norm=_head_norm(low, q_norm), k_norm=_head_norm(low, k_norm),
         )  # fmt: skip
         low.add(node, store)
+    slopes = low.weights.constant(op.slopes) if op.slopes else None
     sinks = low.weights.vector([(op.sinks, op.n_heads)]) if op.sinks else None
     out = low.new_forms(node, low.wants(node))
-    low.add(node, attention.attend(low.arrays, op, low.options, cache, rotated_q, out, sinks, low.facts))
+    low.add(node, attention.attend(low.arrays, op, low.options, cache, rotated_q, out, slopes, sinks, low.facts))
 
 
 def _head_norm(low: Lowering, op: RMSNorm | None) -> HeadNorm | None:

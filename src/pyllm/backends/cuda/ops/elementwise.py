@@ -8,7 +8,7 @@ from pyllm.backends.cuda import elementwise as launches
 from pyllm.backends.cuda.launch import View
 from pyllm.backends.cuda.rules import emit
 from pyllm.program import Value
-from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, AddWeight, Clamp, MulWeight, Scale, SoftCap
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
@@ -29,11 +29,18 @@ def soft_cap(low: Lowering, node: Node, op: SoftCap) -> None:
     elementwise(low, node, "softcap", op.x, factor=op.cap)
 
 
+@emit(Clamp)
+def clamp(low: Lowering, node: Node, op: Clamp) -> None:
+    elementwise(low, node, "clamp", op.x, factor=op.most)
+
+
 @emit(MulWeight)
-def mul_weight(low: Lowering, node: Node, op: MulWeight) -> None:
+@emit(AddWeight)
+def with_weight(low: Lowering, node: Node, op: MulWeight | AddWeight) -> None:
+    kind = "mul weight" if isinstance(op, MulWeight) else "add weight"
     y, x, n = low.new_forms(node, low.wants(node)), low.f32(op.x), low.weights[op.weight].n_elements
     weight = low.weights.vector([(op.weight, n)])
-    low.add(node, launches.mul_weight(low.arrays, node.count, x, weight, y, op.out.width, op.out.width // n))
+    low.add(node, launches.with_weight(kind, low.arrays, node.count, x, weight, y, op.out.width, op.out.width // n))
 
 
 def elementwise(

@@ -17,4 +17,4 @@ def embed(low: Lowering, node: Node, op: Embed) -> None:
     table = low.weights.table(op.table)
     tensor = low.weights[op.table]
     y = low.new_f32(node)
-    low.add(node, linear.embed(low.arrays, tensor, table, y, op.scale))
+    low.add(node, linear.embed(low.arrays, tensor, table, y, op.scale, op.of_positions))

@@ -26,12 +26,11 @@ def norm(low: Lowering, node: Node, op: RMSNorm | LayerNorm) -> None:
     else:
         x = low.f32(group.select.x if group.select else op.x)
     y = low.new_forms(node, low.wants(node))
-    bias = op.bias if isinstance(op, LayerNorm) else None
     low.add(
         node,
         elementwise.norm(
             low.arrays, node.count, x=x, y=y, weight=low.weights.by_group(op.weight, op.group),
-            bias=low.weights.by_group(bias, op.group), centred=isinstance(op, LayerNorm), eps=op.eps, group=op.group,
+            bias=low.weights.by_group(op.bias, op.group), centred=isinstance(op, LayerNorm), eps=op.eps, group=op.group,
             width=op.out.width, selects_rows=group.select is not None, z=z, total=total,
         ),
     )  # fmt: skip

@@ -22,11 +22,14 @@ def _attention(s: Step, op: Attention) -> mx.array:
         att.store(keys, s.inputs["slots"], s[op.k])
         att.store(values, s.inputs["slots"], s[op.v])
     dtype = mx.float16 if s.lowering.half and keys.dtype == mx.float16 else mx.float32
-    sinks, out = s.vector(op.sinks), []
-    for i, (group, mask) in enumerate(zip(s.reads[op.window], s.masks(op.window), strict=True)):
-        slots = s.inputs.get(f"slots.{op.window}.{i}")
+    sinks, positions, out = s.vector(op.sinks), s.inputs["positions"], []
+    for i, (group, mask) in enumerate(zip(s.reads[op.sight], s.masks(op.sight), strict=True)):
+        slots = s.inputs.get(att.array("slots", op.sight, i))
+        distance = None
+        if op.slopes:
+            distance = att.distances(group, s.inputs.get(att.array("keys", op.sight, i)), positions)
         k, v = (att.read(cache, group, slots).astype(dtype) for cache in (keys, values))
         rows = q[group.first : group.first + group.n_seqs * group.n_tokens]
         rows = rows.reshape(group.n_seqs, group.n_tokens, -1).astype(dtype)
-        out.append(att.attention(op, rows, k, v, mask, sinks).astype(mx.float32))
+        out.append(att.attention(op, rows, k, v, mask, sinks, distance).astype(mx.float32))
     return out[0] if len(out) == 1 else mx.concatenate(out)

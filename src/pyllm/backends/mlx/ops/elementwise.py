@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from pyllm.backends.mlx.rules import rule
-from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, AddWeight, Clamp, MulWeight, Scale, SoftCap
 
 if TYPE_CHECKING:
     from pyllm.backends.mlx.lowering import Step
@@ -35,5 +35,20 @@ def _soft_cap(s: Step, op: SoftCap) -> mx.array:
 
 @rule(MulWeight)
 def _mul_weight(s: Step, op: MulWeight) -> mx.array:
-    x, weight = s[op.x], s.lowering.vectors[op.weight]
-    return (x.reshape(len(x), weight.size, -1) * weight.reshape(-1, 1)).reshape(x.shape)
+    return s[op.x] * _spread(s, op)
+
+
+@rule(AddWeight)
+def _add_weight(s: Step, op: AddWeight) -> mx.array:
+    return s[op.x] + _spread(s, op)
+
+
+@rule(Clamp)
+def _clamp(s: Step, op: Clamp) -> mx.array:
+    return mx.clip(s[op.x], -op.most, op.most)
+
+
+def _spread(s: Step, op: MulWeight | AddWeight) -> mx.array:
+    """The number of each column, [width]."""
+    weight = s.lowering.vectors[op.weight].reshape(-1)
+    return mx.repeat(weight, op.x.width // weight.size)

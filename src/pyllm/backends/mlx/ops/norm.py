@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from pyllm.backends.mlx.lowering import Step
 
 
-def rms_norm(x: mx.array, weight: mx.array | None, eps: float, group: int) -> mx.array:
-    """x [tokens, width], weight [group] or [width] or None → [tokens, width]."""
+def rms_norm(x: mx.array, weight: mx.array | None, eps: float, group: int, bias: mx.array | None = None) -> mx.array:
+    """x [tokens, width]; weight, bias [group] or [width] or None → [tokens, width]."""
     groups = x.reshape(len(x), -1, group)
     if weight is None or weight.size == group:
-        return mx.fast.rms_norm(groups, weight, eps).reshape(x.shape)
-    return mx.fast.rms_norm(groups, None, eps).reshape(x.shape) * weight
+        out = mx.fast.rms_norm(groups, weight, eps)
+    else:
+        out = mx.fast.rms_norm(groups, None, eps) * weight.reshape(-1, group)
+    return (out if bias is None else out + bias.reshape(-1, group)).reshape(x.shape)
 
 
 @rule(RMSNorm)
 def _rms_norm(s: Step, op: RMSNorm) -> mx.array:
-    return rms_norm(s[op.x], s.vector(op.weight), op.eps, op.group)
+    return rms_norm(s[op.x], s.vector(op.weight), op.eps, op.group, s.vector(op.bias))
 
 
 def layer_norm(x: mx.array, weight: mx.array | None, bias: mx.array | None, eps: float, group: int) -> mx.array:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pyllm.backends.reference.functions import soft_cap, softmax
 from pyllm.backends.reference.rules import F32, State, rule
-from pyllm.program.ops.attention import Attention
+from pyllm.program.ops.attention import Attention, Sight
 
 if TYPE_CHECKING:
     from pyllm.backends.base import Batch
@@ -44,10 +44,12 @@ def attention(
     *,
     scale: float,
     window: int = 0,
+    reach: str = "causal",
     softcap: float = 0.0,
+    slopes: tuple[float, ...] = (),
     sinks: F32 | None = None,
 ) -> F32:
-    """Causal attention within one sequence.
+    """Attention within one sequence.
 
     q [tokens, n_heads, head_dim] of the positions from `position` on; k [keys, n_kv_heads, head_dim] and
     v [keys, n_kv_heads, v_head_dim] of the positions from `start` on → [tokens, n_heads * v_head_dim].
@@ -60,8 +62,12 @@ def attention(
         scores = soft_cap(scores, softcap)
     at = np.arange(position, position + n_tokens)[:, None]  # [tokens, 1]
     key = np.arange(start, start + len(k))  # [keys]
-    hidden = (key > at) | ((key <= at - window) if window else False)
-    scores = np.where(hidden, -np.inf, scores)
+    if slopes:
+        steepness = np.array(slopes, np.float32).reshape(n_kv, -1, 1, 1)
+        scores = scores - steepness * np.abs(at - key).astype(np.float32)
+    sight = Sight(reach, window)
+    seen = (key >= sight.first(at)) & (key < sight.stop(at, start + len(k)))
+    scores = np.where(seen, scores, -np.inf)
     sink = None if sinks is None else sinks.reshape(n_kv, -1, 1, 1)
     weights = softmax(scores, sink)
     out = np.einsum("kgts,skd->tkgd", weights, v, optimize=True)
@@ -82,18 +88,20 @@ def _attention(exe: ReferenceExecutable, op: Attention, batch: Batch, state: Sta
         for i in range(0, n, _QUERIES):
             exe.check_interrupt()
             m = min(_QUERIES, n - i)
-            at = position + i
-            start = max(0, at - op.window + 1) if op.window else 0
+            at = np.array([position + i, position + i + m - 1])
+            start, stop = int(op.sight.first(at)[0]), int(op.sight.stop(at, position + n)[1])
             rows = slice(first + i, first + i + m)
             out[rows] = attention(
                 q[rows].reshape(m, op.n_heads, op.head_dim),
-                load(keys, pages, start, at + m),
-                load(values, pages, start, at + m),
-                at,
+                load(keys, pages, start, stop),
+                load(values, pages, start, stop),
+                position + i,
                 start,
                 scale=op.scale,
                 window=op.window,
+                reach=op.reach,
                 softcap=op.softcap,
+                slopes=op.slopes,
                 sinks=sinks,
             )
     return out

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyllm.backends.reference.functions import soft_cap
 from pyllm.backends.reference.rules import F32, State, rule
-from pyllm.program.ops.elementwise import Add, MulWeight, Scale, SoftCap
+from pyllm.program.ops.elementwise import Add, AddWeight, Clamp, MulWeight, Scale, SoftCap
 
 if TYPE_CHECKING:
     from pyllm.backends.base import Batch
@@ -30,6 +32,21 @@ def _soft_cap(exe: ReferenceExecutable, op: SoftCap, batch: Batch, state: State)
 
 @rule(MulWeight)
 def _mul_weight(exe: ReferenceExecutable, op: MulWeight, batch: Batch, state: State) -> F32:
-    x, weight = state[op.x.id], exe.weights.whole(op.weight)
+    return state[op.x.id] * _spread(exe, op)
+
+
+@rule(AddWeight)
+def _add_weight(exe: ReferenceExecutable, op: AddWeight, batch: Batch, state: State) -> F32:
+    return state[op.x.id] + _spread(exe, op)
+
+
+@rule(Clamp)
+def _clamp(exe: ReferenceExecutable, op: Clamp, batch: Batch, state: State) -> F32:
+    return np.clip(state[op.x.id], -op.most, op.most)
+
+
+def _spread(exe: ReferenceExecutable, op: MulWeight | AddWeight) -> F32:
+    """The number of each column, [width]."""
+    weight = exe.weights.whole(op.weight)
     assert weight is not None
-    return (x.reshape(len(x), weight.size, -1) * weight.reshape(-1, 1)).reshape(x.shape)
+    return np.repeat(weight.reshape(-1), op.x.width // weight.size)

@@ -1,4 +1,4 @@
-"""Rows of a table, by token."""
+"""Rows of a table, by token or by position."""
 
 from __future__ import annotations
 
@@ -14,4 +14,5 @@ if TYPE_CHECKING:
 
 @rule(Embed)
 def _embed(exe: ReferenceExecutable, op: Embed, batch: Batch, state: State) -> F32:
-    return exe.weights.rows(op.table, batch.tokens[: batch.n_tokens]) * op.scale
+    which = batch.positions if op.of_positions else batch.tokens
+    return exe.weights.rows(op.table, which[: batch.n_tokens]) * op.scale
