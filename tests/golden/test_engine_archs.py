@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.config import ExecutionOptions, SamplingParams
 from pyllm.engine import Engine, GeneratedToken, Generation, GenerationRequest
+from pyllm.errors import RequestError
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -96,3 +97,36 @@ def test_any_schedule_gives_the_same_to_the_bit(engine: Engine, data: st.DataObj
     for request, got in running:
         engine.between_steps(engine.scheduler.clear)
         assert finished(engine.submit(request)) == got
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_whole_sequences(backend: str) -> None:
+    """A model whose tokens see later ones: each sequence is in one step, beside others, and keeps no pages."""
+    if (reason := unavailable(backend)) is not None:
+        pytest.skip(f"backend {backend}: {reason}")
+    model = ArchModel.load("llada-moe-moe.regrouped")
+    architecture = archs.load(model.all_metadata, model.tensors, N_TOKENS)
+    options = ExecutionOptions(n_pages=12, page_size=16, max_tokens=100, max_seqs=4, max_rows=100, kv_dtype="f32")
+    executable = backends.get(backend).compile(architecture.program, architecture.tensors, options)
+    engine = Engine(executable, n_ctx=192, n_vocab=architecture.n_vocab)
+    prompts = [model.tokens[:n] for n in (96, 50, 31, 1, 70)]
+    rows: dict[int, np.ndarray] = {}
+
+    def take(i: int) -> Callable[[int, np.ndarray], None]:
+        def keep(first: int, block: np.ndarray) -> None:
+            assert first == 0, "a sequence was cut"
+            rows[i] = block.copy()
+
+        return keep
+
+    assert list(engine.score([(prompt, take(i)) for i, prompt in enumerate(prompts)])) == list(range(5))
+    assert model.nmse(rows[0]) <= 1e-5
+    for i, prompt in enumerate(prompts):
+        np.testing.assert_array_equal(rows[i], engine.logits(prompt))
+    assert engine.pool.n_available == 12
+    with pytest.raises(RequestError, match="one step of 100 tokens"):
+        engine.logits([1] * 101)
+    with pytest.raises(RequestError, match="does not generate"):
+        engine.submit(GenerationRequest([1, 2], GREEDY))
+    engine.check()
+    engine.close()

@@ -68,7 +68,9 @@ class Engine:
         states = StatePool(options.n_slots, self.pool) if executable.program.slots else None
         self._speculation = Speculation(drafters) if drafters else None
         side_options = None if side is None else side.options
-        self.scheduler = Scheduler(self.pool, options, side_options, states, self._speculation)
+        self.scheduler = Scheduler(
+            self.pool, options, side_options, states, self._speculation, executable.program.whole
+        )
         self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
         self._slices = Slices()
         self._admission = Admission(max_waiting)
@@ -104,6 +106,11 @@ class Engine:
         """Admit several requests together, or none where one is refused. Raises as `submit`."""
         self._check_open()
         self._check_head()
+        if self.executable.program.whole:
+            raise RequestError(
+                "tokens of this model see later ones, so it does not generate from left to right; logits() and embed() "
+                "work"
+            )
         made = [self._answer(request, transformer) for request, transformer in requests]
         scheduler = self.scheduler
         self._admission.check(len(made), self._n_waiting, scheduler.max_seqs - len(scheduler.running))
@@ -194,6 +201,12 @@ class Engine:
         ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
         if not 0 <= first_row < len(ids):
             raise RequestError(f"rows from token {first_row} on are wanted of {len(ids)} tokens")
+        o = self.executable.options
+        if self.executable.program.whole and (len(ids) > o.max_tokens or len(ids) - first_row > o.max_rows):
+            raise RequestError(
+                f"{len(ids)} tokens, and rows from token {first_row} on, do not fit into one step of {o.max_tokens} "
+                f"tokens and {o.max_rows} rows, as this model needs them; a larger n_batch and n_rows would do"
+            )
         return Sequence(next(self._numbers), ids, consumer, first_row)
 
     def start(self, *sequences: Sequence) -> None:

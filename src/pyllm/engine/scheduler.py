@@ -51,11 +51,14 @@ class Scheduler:
         side: ExecutionOptions | None = None,
         states: StatePool | None = None,
         speculation: Speculation | None = None,
+        whole: bool = False,
     ) -> None:
-        """`states`: slots for a model with recurrent states. `speculation`: adds drafts."""
+        """`states`: slots for a model with recurrent states. `speculation`: adds drafts. `whole`: a sequence is never
+        cut; it is computed in a step that has room for all of it."""
         self.pool = pool
         self._side = side
         self._speculation = speculation
+        self._whole = whole
         self._max_drafts = options.max_drafts
         self.max_tokens = options.max_tokens
         self.max_rows = options.max_rows
@@ -240,7 +243,9 @@ class Scheduler:
 
     def _cut(self, seq: Sequence, n: int) -> int:
         """At most n of a sequence's next tokens, without cutting one off alone: a backend may compute a single token in
-        another way than several."""
+        another way than several. Whole sequences are not cut at all."""
+        if self._whole:
+            return n if n == seq.remaining else 0
         room = min(self.max_tokens - len(self.running), seq.most(self.max_rows - len(self.running)))
         if room < min(_WHOLE, seq.remaining):
             return n  # steps so small cut anywhere

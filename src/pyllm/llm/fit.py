@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import TemplateError, TokenizerError
 from pyllm.jit.memory import resident
-from pyllm.llm.loading import Model, record, with_slots
+from pyllm.llm.loading import Model, capacities, record
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _place(
 
     architecture, tensors = record(file, n_ctx)
     program = architecture.program
-    options = with_slots(options, program)
+    options = capacities(options, program, n_ctx)
     placed = place(program, tensors, replace(placement, devices=()), chosen, options)
     by_device = cut(program, placed.device_of_op).programs
     used = tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)

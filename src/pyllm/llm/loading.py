@@ -121,6 +121,13 @@ def with_slots(options: ExecutionOptions, program: Program) -> ExecutionOptions:
     return replace(options, max_seqs=max_seqs, n_slots=2 * max_seqs + n_checkpoints + n_drafts)
 
 
+def capacities(options: ExecutionOptions, program: Program, n_ctx: int) -> ExecutionOptions:
+    """The same as the program needs them: slots, and steps that hold whole sequences where it takes nothing less."""
+    if program.whole:
+        options = replace(options, max_tokens=max(options.max_tokens, n_ctx), max_rows=max(options.max_rows, n_ctx))
+    return with_slots(options, program)
+
+
 def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:
     """Record a model's program for contexts up to `n_ctx`, with adapters; returns it with its tensors.
 
@@ -161,7 +168,7 @@ def compile_model(
     if options.collect_importance and backend == devices.AUTO:
         chosen = [device for device in chosen if backends.get(device.backend).collects_importance] or chosen
     placement = replace(placement, devices=())  # all that are chosen are those
-    options = with_slots(options, architecture.program)
+    options = capacities(options, architecture.program, n_ctx)
     executable, placed = compile_placed(architecture.program, tensors, placement, chosen, options)
     used = tuple(device for device in chosen if device.name in placed.device_of_op)
     return Compiled(architecture, executable, used, min(placed.n_gpu_layers, architecture.n_layers + 1))
