@@ -18,8 +18,9 @@ from pyllm.server.problems import ProblemError
 
 _QUEUED = 64
 """Pieces of a response that wait to be sent on; the answer waits then, too."""
-_EVERY = 0.03
-"""Seconds between pieces that are sent on, as each costs all processes on its way a millisecond."""
+_EVERY, _EVERY_OF_EACH = 0.03, 0.02
+"""Seconds between pieces that are sent on, at least, and for each answer under way: a piece costs all processes on its
+way a millisecond, whatever it holds."""
 _OF_FRONT = frozenset({b"x-request-id", b"request-id"})
 """Headers of answers that the front adds itself."""
 _MOST_NAMES = 256
@@ -35,6 +36,8 @@ class Replica:
         self._log.enter_context(to_stream(options.log_json))
         self._house = make_house(options)
         self._app = create_app(self._house)
+        self._n_answers = 0
+        """Answers under way."""
         self._names: dict[str, None] = {}
         """By which models were asked for."""
         await self._house.models.start()
@@ -44,6 +47,7 @@ class Replica:
         """The response to a request: its head, then pieces of its body, joined where the reader is slower."""
         messages: asyncio.Queue[Message | None] = asyncio.Queue(_QUEUED)
         task = asyncio.create_task(self._respond(sent, messages))
+        self._n_answers += 1
         try:
             start = await messages.get()
             if start is not None:
@@ -57,9 +61,10 @@ class Replica:
                     body, goes_on = await _ready(messages)
                     if body:
                         yield body
-                        await asyncio.sleep(_EVERY if goes_on else 0)
+                        await asyncio.sleep(max(_EVERY, self._n_answers * _EVERY_OF_EACH) if goes_on else 0)
             await task
         finally:
+            self._n_answers -= 1
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
