@@ -7,7 +7,6 @@ What ops compute is tested in test_ops.py.
 from __future__ import annotations
 
 import gc
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,32 +20,20 @@ from oracle import OPTIONS, Step, assert_close, nmse, transformer
 
 mx = pytest.importorskip("mlx.core")
 
+from mlx_tools import executable, needs_compiler, traced
+
 from pyllm import backends
 from pyllm.backends.base import Batch, HostCrossing
 from pyllm.backends.mlx import attention, metal
 from pyllm.backends.mlx.errors import translated
 from pyllm.backends.mlx.executable import MLXExecutable
 from pyllm.backends.mlx.lowering import Lowering
-from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError, ClosedError, OutOfMemoryError
-from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Program, Stage
+from pyllm.program import Stage
 from pyllm.program.ops.attention import Attention, Sight
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.select import SelectRows
-
-needs_compiler = pytest.mark.skipif(
-    not metal.available() and not shutil.which("g++"),
-    reason="mlx's CPU build compiles steps with g++, which is not here",
-)
-
-
-def executable(
-    model: oracle.Model, tensors: dict[str, TensorInfo], options: ExecutionOptions = OPTIONS, *,
-    half: bool = False, compiled: bool = False, program: Program | None = None,
-) -> MLXExecutable:  # fmt: skip
-    return MLXExecutable(Lowering(program or model.program, tensors, options, half), compiled)
 
 
 @pytest.mark.skipif(metal.available(), reason="counts what attention takes without Metal's kernels")
@@ -141,14 +128,10 @@ def test_every_op_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
         exe = executable(m, oracle.mixed_tensors(m), half=True, compiled=True)
         oracle.run(exe, step := [Step([1, 2], 0, [0]), Step([3], 0, [1])])
         with monkeypatch.context() as patched:
-            patched.setattr(mx, "eval", _traced)
+            patched.setattr(mx, "eval", traced)
             with pytest.raises(BackendError, match="traced"):
                 oracle.run(exe, step)
         assert exe.n_traces == 1
-
-
-def _traced(*_: object) -> None:
-    raise RuntimeError("traced")
 
 
 @pytest.mark.usefixtures("patience")

@@ -15,16 +15,17 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.backends.base import Batch, Crossing, Executable
+from pyllm.backends.base import Batch, Crossing, Executable, slot_bytes
 from pyllm.backends.mlx import metal
 from pyllm.backends.mlx.errors import device_errors
 from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
+from pyllm.backends.mlx.recurrent import Group, plan_groups
 from pyllm.backends.mlx.worker import Worker
 from pyllm.backends.pages import check_size
 from pyllm.backends.plan.graph import last_uses
 from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Program, Value, inputs
+from pyllm.program import Program, Recurrent, Value, inputs
 from pyllm.program.ops.attention import Attention
 from pyllm.records import dataclass
 
@@ -38,7 +39,7 @@ _PIECE, _TOO_LONG = 0.05, 0.1
 """Seconds: of work between two checks for interrupts; longest of a compiled step."""
 
 T = TypeVar("T")
-StepFunction = Callable[[list[mx.array], Inputs, list[Any]], tuple[list[mx.array], list[Any]]]
+StepFunction = Callable[[list[mx.array], Inputs, list[Any], list[Any]], tuple[list[mx.array], list[Any], list[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +54,19 @@ class MLXCrossing(Crossing):
 
 @dataclass(frozen=True, slots=True)
 class _StagePlan:
-    """Values that a stage reads and leaves, by id, and its KV caches."""
+    """Values that a stage reads and leaves, by id, its KV caches and recurrent states."""
 
     needs: tuple[int, ...]
     """Values of earlier stages, or received ones."""
     leaves: frozenset[int]
     """Values computed in the stage and read later."""
     caches: tuple[int, ...]
+    states: tuple[int, ...]
 
 
 class MLXExecutable(Executable):
     """Weights and KV are constants and arguments of compiled steps. `caches[i]`: keys and values of KV cache i, each
-    [slots, n_kv_heads, dim]."""
+    [slots, n_kv_heads, dim]. `states[i][slot]`: recurrent state i; it takes memory from the first save on."""
 
     def __init__(self, lowering: Lowering, compiled: bool) -> None:
         """Packs the weights. `compiled`: steps of few tokens are compiled. Raises BackendError, OutOfMemoryError."""
@@ -76,7 +78,7 @@ class MLXExecutable(Executable):
         self._pace: dict[int, tuple[int, float]] = {}
         """By size of a step (bits of its number of tokens): ops of a piece, and seconds of the step."""
         self._values: dict[int, mx.array] = {}
-        self._step: tuple[Reads, Inputs] = ({}, {})
+        self._step: tuple[Reads, tuple[Group, ...], Inputs] = ({}, (), {})
         self._of_output_rows = self.program.of_output_rows()
         self._plans = _plan_stages(self.program)
         self.n_traces = 0
@@ -87,6 +89,9 @@ class MLXExecutable(Executable):
                 _keep_resident()
                 lowering.pack()
                 self.caches = self._new_caches()
+                self._zeros = [mx.zeros(spec.shape) for spec in self.program.slots]
+                mx.eval(self._zeros)
+                self.states = [[zeros] * self.options.n_slots for zeros in self._zeros]
             self.page_bytes = sum(int(a.nbytes) for cache in self.caches for a in cache) // self.options.n_pages
             self.page_format = f"mlx 1, {'metal' if metal.available() else 'cpu'}"
         except BaseException:
@@ -108,7 +113,8 @@ class MLXExecutable(Executable):
             with device_errors("in a step"), mx.stream(self._stream):
                 if stage == 0:
                     reads, arrays = self.lowering.inputs(batch, rounded=few)
-                    self._values, self._step = {}, (reads, {name: mx.array(a) for name, a in arrays.items()})
+                    groups = plan_groups(batch) if self.program.slots else ()
+                    self._values, self._step = {}, (reads, groups, {name: mx.array(a) for name, a in arrays.items()})
                 self._take(stage, given)
                 ids = tuple(value.id for value in wanted)
                 if few and self._pace.get(batch.n_tokens.bit_length(), (0, 1.0))[1] < _TOO_LONG:
@@ -161,6 +167,7 @@ class MLXExecutable(Executable):
         weights = sum(m.n_bytes for m in self.lowering.matrices.values())
         weights += sum(int(v.nbytes) for v in self.lowering.vectors.values())
         kv = sum(int(a.nbytes) for cache in self.caches for a in cache)
+        kv += slot_bytes(self.program) * (len(self.states[0]) if self.states else 0)
         return {"weights": weights, "kv": kv, "work": int(mx.get_cache_memory())}
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
@@ -177,7 +184,7 @@ class MLXExecutable(Executable):
         self._worker.close()
         self.lowering.close()
         self._functions.clear()
-        self._values, self._step, self.caches = {}, ({}, {}), []
+        self._values, self._step, self.caches, self.states = {}, ({}, (), {}), [], []
         _streams.append(self._stream)
         mx.clear_cache()
 
@@ -192,8 +199,8 @@ class MLXExecutable(Executable):
 
     def _run_compiled(self, stage: int, batch: Batch, wanted: tuple[int, ...]) -> list[mx.array]:
         """Run a step as a compiled function; the first step of a shape runs op by op."""
-        reads, arrays = self._step
-        key = (stage, wanted, batch.n_tokens, batch.n_rows, *reads.values())
+        reads, groups, arrays = self._step
+        key = (stage, wanted, batch.n_tokens, batch.n_rows, groups, *reads.values())
         if key not in self._functions:
             self._functions[key] = None
             if len(self._functions) > _FUNCTIONS:
@@ -203,32 +210,39 @@ class MLXExecutable(Executable):
         function = self._functions[key]
         is_new = function is None
         if function is None:
-            function = self._functions[key] = self._compile(stage, wanted, reads, batch.n_rows)
+            function = self._functions[key] = self._compile(stage, wanted, reads, groups, batch.n_rows)
         self._check_interrupt()
         plan = self._plans[stage]
         began = time.perf_counter()
-        results, caches = function([self._values[i] for i in plan.needs], arrays, [self.caches[i] for i in plan.caches])
+        needs, states = [self._values[i] for i in plan.needs], self._states_before(plan, batch)
+        results, caches, saved = function(needs, arrays, [self.caches[i] for i in plan.caches], [*states.values()])
         for i, cache in zip(plan.caches, caches, strict=True):
             self.caches[i] = tuple(cache)
         del caches
-        mx.eval(results, [self.caches[i] for i in plan.caches])
+        mx.eval(results, [self.caches[i] for i in plan.caches], saved)
+        self._keep(batch, dict(zip(plan.states, saved, strict=True)))
         if not is_new:  # else the time was that of compiling
             self._note(batch, len(self.program.ops), time.perf_counter() - began)
         ids = (*wanted, *sorted(plan.leaves))
         self._values.update(zip(ids, results, strict=True))
         return results[: len(wanted)]
 
-    def _compile(self, stage: int, wanted: tuple[int, ...], reads: Reads, n_rows: int) -> StepFunction:
+    def _compile(
+        self, stage: int, wanted: tuple[int, ...], reads: Reads, groups: tuple[Group, ...], n_rows: int
+    ) -> StepFunction:
         plan, part = self._plans[stage], self.program.stages[stage]
         self.n_traces += 1
 
-        def function(needs: list[mx.array], arrays: Inputs, caches: list[Any]) -> tuple[list[mx.array], list[Any]]:
+        def function(
+            needs: list[mx.array], arrays: Inputs, caches: list[Any], states: list[Any]
+        ) -> tuple[list[mx.array], list[Any], list[Any]]:
             held = {i: tuple(cache) for i, cache in zip(plan.caches, caches, strict=True)}
-            step = Step(self.lowering, arrays, reads, n_rows, held, dict(zip(plan.needs, needs, strict=True)))
+            before, values = dict(zip(plan.states, states, strict=True)), dict(zip(plan.needs, needs, strict=True))
+            step = Step(self.lowering, arrays, reads, groups, n_rows, held, before, values)
             for op in self.program.ops[part.start : part.stop]:
                 step.do(op, op.out.id in self._of_output_rows)
             results = [step.values[i] for i in (*wanted, *sorted(plan.leaves))]
-            return results, [list(held[i]) for i in plan.caches]
+            return results, [list(held[i]) for i in plan.caches], [step.saved[i] for i in plan.states]
 
         compiled: StepFunction = mx.compile(function)
         return compiled
@@ -236,11 +250,12 @@ class MLXExecutable(Executable):
     def _run_plainly(self, stage: int, batch: Batch, wanted: tuple[int, ...]) -> list[mx.array]:
         """Op by op, in pieces."""
         plan, part = self._plans[stage], self.program.stages[stage]
-        reads, arrays = self._step
-        step = Step(self.lowering, arrays, reads, batch.n_rows, dict(enumerate(self.caches)), dict(self._values))
+        reads, groups, arrays = self._step
+        caches, states = dict(enumerate(self.caches)), self._states_before(plan, batch)
+        step = Step(self.lowering, arrays, reads, groups, batch.n_rows, caches, states, dict(self._values))
         kept, last_use = {*wanted, *plan.leaves, *self._values}, last_uses(self.program.ops[part.start : part.stop])
         at_once = self._pace.get(batch.n_tokens.bit_length(), (1, 0.0))[0]
-        touched: list[tuple[mx.array, mx.array]] = []
+        touched: list[Sequence[mx.array]] = []
         began = piece_began = time.perf_counter()
         n = 0
         stop = self._stop_at(stage, wanted)
@@ -256,14 +271,30 @@ class MLXExecutable(Executable):
             step.do(op, op.out.id in self._of_output_rows)
             if isinstance(op, Attention):
                 touched.append(self.caches[op.cache])
+            elif isinstance(op, Recurrent):
+                touched.append(step.saved[op.state])
             for spent in last_use[at - part.start] - kept:
                 step.values.pop(spent, None)
             n += 1
         out = [step.values[i] for i in wanted]
         mx.eval(out, [step.values[i] for i in plan.leaves if i in step.values], touched)
+        self._keep(batch, step.saved)
         self._note(batch, at_once, time.perf_counter() - began)
         self._values.update((i, step.values[i]) for i in (*wanted, *plan.leaves) if i in step.values)
         return out
+
+    def _states_before(self, plan: _StagePlan, batch: Batch) -> dict[int, list[mx.array]]:
+        """A stage's recurrent states before each sequence. The old states of saves are given up."""
+        slots = batch.state_in[: batch.n_seqs].tolist()
+        before = {i: [self.states[i][slot] if slot >= 0 else self._zeros[i] for slot in slots] for i in plan.states}
+        self._keep(batch, {i: [self._zeros[i]] * batch.n_saves for i in plan.states})
+        return before
+
+    def _keep(self, batch: Batch, states: Mapping[int, Sequence[mx.array]]) -> None:
+        """Put the states of saves into their slots."""
+        for i, saved in states.items():
+            for slot, state in zip(batch.save_slot[: batch.n_saves].tolist(), saved, strict=True):
+                self.states[i][slot] = state
 
     def _stop_at(self, stage: int, wanted: tuple[int, ...]) -> int:
         """The op before which the stage may end: in the last stage, nothing after the wanted values is needed."""
@@ -348,6 +379,8 @@ def _plan_stages(program: Program) -> list[_StagePlan]:
         later = set().union(*used[i + 1 :])
         sent = {v.id for stage in program.stages[i + 1 :] for v in stage.sends}
         caches = tuple(op.cache for op in part if isinstance(op, Attention))
+        states = tuple(op.state for op in part if isinstance(op, Recurrent))
         own = {v.id for v in program.stages[i].sends}
-        plans.append(_StagePlan(tuple(sorted((used[i] | own) - made[i])), frozenset(made[i] & (later | sent)), caches))
+        needs, leaves = tuple(sorted((used[i] | own) - made[i])), frozenset(made[i] & (later | sent))
+        plans.append(_StagePlan(needs, leaves, caches, states))
     return plans

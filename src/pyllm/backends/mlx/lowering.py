@@ -16,6 +16,7 @@ from pyllm.backends.mlx import attention as att
 from pyllm.backends.mlx import packing
 from pyllm.backends.mlx.matrices import Matrix, matrix
 from pyllm.backends.mlx.memory import work_bytes
+from pyllm.backends.mlx.recurrent import Group
 from pyllm.backends.mlx.rules import rule
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
@@ -137,15 +138,22 @@ class Lowering:
 
 @dataclass
 class Step:
-    """A step's expressions under construction. `caches` hold the arrays after the stores so far."""
+    """A step's expressions under construction. `caches` hold the arrays after the stores so far, `saved` the new states
+    of recurrent ops."""
 
     lowering: Lowering
     inputs: Inputs
     reads: Reads
+    groups: tuple[Group, ...]
+    """Sequences, as recurrent ops compute them."""
     n_rows: int
     caches: dict[int, tuple[mx.array, mx.array]]
     """Keys and values by number of the cache."""
+    states: dict[int, list[mx.array]]
+    """By number of the recurrent state: that before each sequence."""
     values: dict[int, mx.array] = field(default_factory=dict)
+    saved: dict[int, list[mx.array]] = field(default_factory=dict)
+    """By number of the recurrent state: that of each save."""
     _masks: dict[Sight, list[mx.array | str]] = field(default_factory=dict)
 
     def __getitem__(self, value: Value) -> mx.array:

@@ -11,6 +11,7 @@ CASES: dict[str, Record] = {
     "rms_plain": lambda b, x: b(RMSNorm(x=x, weight=None, eps=1e-6)),
     "rms_heads": lambda b, x: b(RMSNorm(x=x, weight=b.t("a_norm.weight", 16), eps=1e-5, group=16)),
     "rms_columns": lambda b, x: b(RMSNorm(x=x, weight=b.t("a_norm.weight", x.width), eps=1e-5, group=16)),
+    "rms_matrix": lambda b, x: b(RMSNorm(x=x, weight=b.t("a_norm.weight", x.width // 16, 16), eps=1e-5, group=16)),
     "rms_bias": lambda b, x: b(
         RMSNorm(x=x, weight=b.t("a_norm.weight", x.width), bias=b.t("a_norm.bias", x.width), eps=1e-5)
     ),

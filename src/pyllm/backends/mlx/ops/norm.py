@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float, group: int, bias: mx.array | None = None) -> mx.array:
-    """x [tokens, width]; weight, bias [group] or [width] or None → [tokens, width]."""
+    """x [tokens, width]; weight, bias [group] or [width], in any axes, or None → [tokens, width]."""
     groups = x.reshape(len(x), -1, group)
     if weight is None or weight.size == group:
         out = mx.fast.rms_norm(groups, weight, eps)
