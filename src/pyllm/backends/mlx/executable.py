@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Batch, Crossing, Executable, slot_bytes
-from pyllm.backends.mlx import metal
+from pyllm.backends.mlx import device, metal
 from pyllm.backends.mlx.errors import device_errors
 from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
 from pyllm.backends.mlx.recurrent import Group, plan_groups
 from pyllm.backends.mlx.worker import Worker
-from pyllm.backends.pages import check_size
+from pyllm.backends.pages import check_size, joined
 from pyllm.backends.plan.graph import last_uses
 from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
@@ -31,8 +31,6 @@ from pyllm.records import dataclass
 
 _COMPILED_TOKENS = 16
 """Most tokens of a compiled step."""
-_FREE_BYTES, _FREE_ON_CPU = 256 << 20, 16 << 20
-"""Bytes of unused memory that mlx may keep: on a GPU, where allocation is slow, beside twice a step's; on the CPU."""
 _FUNCTIONS = 64
 """Compiled steps kept."""
 _PIECE, _TOO_LONG = 0.05, 0.1
@@ -72,7 +70,7 @@ class MLXExecutable(Executable):
         """Packs the weights. `compiled`: steps of few tokens are compiled. Raises BackendError, OutOfMemoryError."""
         self._most_compiled = _COMPILED_TOKENS if compiled else 0
         self.lowering, self.program, self.options = lowering, lowering.program, lowering.options
-        self._stream, self._worker = _take_stream(), Worker()
+        self._stream, self._worker = device.take_stream(), Worker()
         self._interrupted = self._closed = False
         self._functions: OrderedDict[tuple[Any, ...], StepFunction | None] = OrderedDict()
         self._pace: dict[int, tuple[int, float]] = {}
@@ -85,14 +83,15 @@ class MLXExecutable(Executable):
         """Compiled steps so far."""
         try:
             with device_errors("taking weights and cache"), mx.stream(self._stream):
-                _keep_free(2 * lowering.sizes()["work"] + _FREE_BYTES if metal.available() else _FREE_ON_CPU)
-                _keep_resident()
+                device.keep_free(lowering.sizes()["work"])
+                device.keep_resident()
                 lowering.pack()
                 self.caches = self._new_caches()
                 self._zeros = [mx.zeros(spec.shape) for spec in self.program.slots]
                 mx.eval(self._zeros)
                 self.states = [[zeros] * self.options.n_slots for zeros in self._zeros]
             self.page_bytes = sum(int(a.nbytes) for cache in self.caches for a in cache) // self.options.n_pages
+            self.slot_bytes = slot_bytes(self.program)
             self.page_format = f"mlx 1, {'metal' if metal.available() else 'cpu'}"
         except BaseException:
             self.close()
@@ -129,8 +128,7 @@ class MLXExecutable(Executable):
     def read_page(self, page: int) -> NDArray[np.uint8]:
         def read() -> NDArray[np.uint8]:
             with device_errors("reading a page"), mx.stream(self._stream):
-                parts = [np.asarray(a[self._slots(page)]) for cache in self.caches for a in cache]
-                return np.concatenate([part.reshape(-1).view(np.uint8) for part in parts] or [np.empty(0, np.uint8)])
+                return _bytes_of(a[self._slots(page)] for cache in self.caches for a in cache)
 
         return self._between(read)
 
@@ -151,6 +149,25 @@ class MLXExecutable(Executable):
 
         self._between(write)
 
+    def read_slot(self, slot: int) -> NDArray[np.uint8]:
+        def read() -> NDArray[np.uint8]:
+            with device_errors("reading states"), mx.stream(self._stream):
+                return _bytes_of(states[slot] for states in self.states)
+
+        return self._between(read)
+
+    def write_slot(self, slot: int, data: NDArray[np.uint8]) -> None:
+        check_size(data, self.slot_bytes, "slot")
+
+        def write() -> None:
+            start = 0
+            with device_errors("writing states"), mx.stream(self._stream):
+                for states, zeros in zip(self.states, self._zeros, strict=True):
+                    states[slot] = mx.array(data[start : start + zeros.nbytes].view(np.float32).reshape(zeros.shape))
+                    start += zeros.nbytes
+
+        self._between(write)
+
     def _slots(self, page: int) -> slice:
         return slice(page * self.options.page_size, (page + 1) * self.options.page_size)
 
@@ -167,7 +184,7 @@ class MLXExecutable(Executable):
         weights = sum(m.n_bytes for m in self.lowering.matrices.values())
         weights += sum(int(v.nbytes) for v in self.lowering.vectors.values())
         kv = sum(int(a.nbytes) for cache in self.caches for a in cache)
-        kv += slot_bytes(self.program) * (len(self.states[0]) if self.states else 0)
+        kv += self.slot_bytes * (len(self.states[0]) if self.states else 0)
         return {"weights": weights, "kv": kv, "work": int(mx.get_cache_memory())}
 
     def replace(self, weights: Mapping[str, TensorInfo]) -> None:
@@ -185,7 +202,7 @@ class MLXExecutable(Executable):
         self.lowering.close()
         self._functions.clear()
         self._values, self._step, self.caches, self.states = {}, ({}, (), {}), [], []
-        _streams.append(self._stream)
+        device.return_stream(self._stream)
         mx.clear_cache()
 
     # --- steps
@@ -334,33 +351,9 @@ class MLXExecutable(Executable):
                     self.caches[i] = tuple(mx.zeros(a.shape, a.dtype) for a in cache)
 
 
-_kept_free = 0
-
-
-def _keep_free(n_bytes: int) -> None:
-    """Limit unused memory that mlx keeps, to the largest limit of all executables: steps of many sizes would accumulate
-    it."""
-    global _kept_free
-    _kept_free = max(_kept_free, n_bytes)
-    mx.set_cache_limit(_kept_free)
-
-
-def _keep_resident() -> None:
-    """Ask Metal to keep mlx's memory resident: otherwise macOS may evict weights from the GPU between steps, and a
-    model that fills much of memory is reloaded in each."""
-    if metal.available() and (usable := mx.device_info(mx.gpu).get("max_recommended_working_set_size")):
-        mx.set_wired_limit(int(usable))
-
-
-_streams: list[Any] = []
-"""Streams of closed executables: mlx keeps streams until the process ends, so they are reused."""
-
-
-def _take_stream() -> Any:
-    """A stream usable from any thread: weights are packed in the compiling thread, steps run in another."""
-    if _streams:
-        return _streams.pop()
-    return mx.new_thread_unsafe_stream(mx.gpu if metal.available() else mx.cpu)
+def _bytes_of(arrays: Iterable[mx.array]) -> NDArray[np.uint8]:
+    """A copy of arrays of float32 or float16, one after another."""
+    return joined([np.asarray(a).reshape(-1).view(np.uint8) for a in arrays])
 
 
 def _paced(at_once: int, seconds: float) -> int:
