@@ -20,7 +20,7 @@ from pyllm.backends.reference.functions import soft_cap
 from pyllm.backends.reference.ops.experts import route as reference_route
 from pyllm.backends.reference.ops.gate import gated_activation
 from pyllm.backends.reference.ops.norm import rms_norm
-from pyllm.program.ops.gate import ACTIVATIONS
+from pyllm.program.ops.gate import ACTIVATIONS, LIMITED
 
 FORMATS = ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 
@@ -120,12 +120,13 @@ def test_copy_picks_rows() -> None:
 @pytest.mark.parametrize("act", ACTIVATIONS)
 def test_gated_activation(act: str) -> None:
     gate, up = 4 * normal(6, 96), 4 * normal(6, 96, seed=1)
-    want = gated_activation(gate, up, act)
+    limit = 3.0 if act in LIMITED else 0.0
+    want = gated_activation(gate, up, act, limit)
     step, g, u, y = step_block(6), padded(gate), padded(up), padded(0 * gate)
     records, scratch = np.zeros((6, 192), np.uint8), np.zeros((2, 4096), np.uint8)
     args = Gated(
         gate=Memory(g), up=Memory(u), y=Memory(y), columns=96, rows=Memory(step), scratch=Memory(scratch),
-        wide_from=Memory(step[FIRST_WIDE:]),
+        wide_from=Memory(step[FIRST_WIDE:]), limit=limit,
     )  # fmt: skip
     call("elementwise", "gated", {"act": act}, step, args)
     np.testing.assert_allclose(y[:, :96], want, rtol=1e-5, atol=4e-6)

@@ -26,7 +26,7 @@ from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.program import Value
 from pyllm.program.ops.attention import Attention, alibi_slopes
-from pyllm.program.ops.gate import ACTIVATIONS, UNARY
+from pyllm.program.ops.gate import ACTIVATIONS, LIMITED, UNARY
 from pyllm.program.ops.rope import Rope
 
 F32 = NDArray[np.float32]
@@ -222,8 +222,9 @@ def test_gated(bench: Bench, act: str) -> None:
         gate, up, y = normal(n, 130, std=8.0), normal(n, 130, std=4.0), all_forms(n, 130)
         gate[0, :4] = -300, 300, -30, 0
         gate = np.minimum(gate, 4) if act == "exp" else gate
-        bench.run(*elementwise.gated(bench.arrays, TOKENS, act, bench.rows(gate), bench.rows(up), y, 130))
-        check_forms(bench, y, gated_activation(gate, up, act))
+        limit = 3.0 if act in LIMITED else 0.0
+        bench.run(*elementwise.gated(bench.arrays, TOKENS, act, bench.rows(gate), bench.rows(up), y, 130, limit=limit))
+        check_forms(bench, y, gated_activation(gate, up, act, limit))
 
 
 @pytest.mark.parametrize("columns", [1, 5, 26])

@@ -23,11 +23,12 @@ from pyllm.backends.reference.ops.experts import route as reference_route
 from pyllm.backends.reference.ops.gate import gated_activation, xielu
 from pyllm.backends.reference.ops.norm import layer_norm, rms_norm
 from pyllm.backends.reference.ops.rope import rope as reference_rope
-from pyllm.errors import BackendError, ClosedError, FormatError
+from pyllm.errors import BackendError, ClosedError, FormatError, ModelError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Value
 from pyllm.program.ops.dot import Dot
-from pyllm.program.ops.gate import ACTIVATIONS
+from pyllm.program.ops.gate import ACTIVATIONS, LIMITED
+from pyllm.program.ops.position import PositionScale, log_factors
 from pyllm.program.ops.select import Slice
 
 
@@ -109,6 +110,7 @@ def test_rope_turns_pairs_by_their_angle(interleaved: bool) -> None:
 @settings(max_examples=60, deadline=None)
 def test_activations(act: str, g: float, u: float) -> None:
     g = min(g, 20.0) if act == "exp" else g  # within float32
+    limit = 3.0 if act in LIMITED else 0.0
 
     def sigmoid(x: float) -> float:
         return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
@@ -124,9 +126,11 @@ def test_activations(act: str, g: float, u: float) -> None:
         "tanh": lambda: math.tanh(g) * u,
         "exp": lambda: math.exp(g) * u,
         "identity": lambda: g * u,
+        "swiglu_clamp": lambda: min(g, 3) * sigmoid(min(g, 3)) * max(-3.0, min(u, 3.0)),
+        "swiglu_clamp_act": lambda: min(g * sigmoid(g), 3) * max(-3.0, min(u, 3.0)),
         "swiglu_oai": lambda: min(g, 7) * sigmoid(1.702 * min(g, 7)) * (max(-7.0, min(u, 7.0)) + 1),
     }[act]()
-    got = gated_activation(np.array([[g]], np.float32), np.array([[u]], np.float32), act)
+    got = gated_activation(np.array([[g]], np.float32), np.array([[u]], np.float32), act, limit)
     assert got.dtype == np.float32
     assert got[0, 0] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
@@ -144,6 +148,25 @@ def test_a_number_of_a_gate_holds_for_columns() -> None:
     half, most = 0.5, 1 / (1 + math.exp(-3))
     wanted = up[0] * np.array([half] * 3 + [most] * 3)
     np.testing.assert_allclose(gated_activation(gate, up, "sigmoid")[0], wanted, rtol=1e-6)
+
+
+def test_position_scale() -> None:
+    factors, length, offset = (1.0, 3.0, -0.5), 4, 1
+    model = oracle.one_op(lambda b, x: b(PositionScale(x=x, factors=factors, length=length, offset=offset)), width=32)
+    tensors, tokens = model.tensors(), random_tokens(20, 96)
+    exe = oracle.compiled("reference", model, tensors)
+    got = run(exe, [Step(tokens, 0, [0, 1])])
+    exe.close()
+    rows = oracle.decoded(tensors["table"])[tokens]
+    for p in range(20):
+        np.testing.assert_allclose(got[p], rows[p] * factors[min((p + offset) // length, 2)], rtol=1e-6)
+
+
+def test_factors_of_positions() -> None:
+    assert log_factors(0.1, 8192, 1, 8191) == (1.0,)
+    assert log_factors(0.1, 8192, 1, 8192) == (1.0, 1 + 0.1 * math.log(2))
+    with pytest.raises(ModelError, match="do not go"):
+        log_factors(0.1, 1, 0, 1 << 20)
 
 
 @pytest.mark.parametrize("group", [1, 4, 12])
@@ -212,6 +235,10 @@ def test_route(gating: str, normalize: bool, biased: bool) -> None:
 
 
 def test_equal_scores_choose_the_first_experts() -> None:
+    logits = np.array([[0.0, 2.0, 1.0, 3.0]], np.float32)
+    chosen, weights = reference_route(logits, 3, gating="sigmoid", sharing=2)
+    assert chosen.tolist() == [[1, 0, 1]]
+    np.testing.assert_allclose(weights, 1 / (1 + np.exp(-logits[:, [1, 0, 1]])), rtol=1e-6)
     assert reference_route(np.zeros((1, 5), np.float32), 3)[0].tolist() == [[0, 1, 2]]
 
 

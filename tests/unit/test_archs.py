@@ -24,6 +24,7 @@ from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.position import PositionScale
 from pyllm.program.ops.rope import Rope
 from pyllm.program.ops.select import SelectRows, Slice
 
@@ -228,15 +229,16 @@ def test_broken_rope_factors(factor: float) -> None:
         archs.load(LLAMA, tensors, 64)
 
 
-def test_mistral3_refuses_contexts_that_it_would_get_wrong() -> None:
+def test_mistral3_scales_queries_beyond_its_first_context() -> None:
     metadata = {k.replace("llama.", "mistral3."): v for k, v in LLAMA.items()} | {
         "general.architecture": "mistral3",
         "mistral3.attention.temperature_scale": 0.1,
         "mistral3.rope.scaling.original_context_length": 64,
     }
-    assert archs.load(metadata, infos(shapes()), 64).n_layers == 2
-    with pytest.raises(ModelError, match="at most 64"):
-        archs.load(metadata, infos(shapes()), 65)
+    short, long = (archs.load(metadata, infos(shapes()), n_ctx).program for n_ctx in (64, 129))
+    assert not any(isinstance(op, PositionScale) for op in short.ops)
+    (factors,) = {op.factors for op in long.ops if isinstance(op, PositionScale)}
+    assert factors == pytest.approx((1.0, 1 + 0.1 * math.log(2), 1 + 0.1 * math.log(3)))
 
 
 def test_mixtral_counts_feed_forward_columns_of_an_expert() -> None:

@@ -119,7 +119,7 @@ class Decoder:
     """Whether a row of position_embd is added to each token's embedding."""
     embed_norm: str | None = None
     """Name of the norm of embeddings; None: no norm."""
-    final_norm: str = "output_norm"
+    final_norm: str | None = "output_norm"
     head: Head | None = Head()
     """None: the model returns hidden states, no logits."""
 

@@ -28,8 +28,9 @@ class Graph:
     """The recording interface of mixers: `g.rec` records any op, the methods here those that depend on the file's
     tensors.
 
-    `embedded`: the stream before the first layer; `layer_input`: the stream at the input of the current layer;
-    `caches`: the number of the KV cache of each layer that has one.
+    `kept`: values that mixers keep for later layers, by name; `embedded`: the stream before the first layer;
+    `layer_input`: the stream at the input of the current layer; `caches`: the number of the KV cache of each layer that
+    has one.
     """
 
     embedded: Value
@@ -41,6 +42,7 @@ class Graph:
         self.tensors: dict[str, TensorInfo] = dict(hp.tensors)
         self.rec = Recorder(self.tensors)
         self.caches: dict[int, int] = {}
+        self.kept: dict[str, Value] = {}
         self._once: dict[object, Value] = {}
 
     def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True, bias: str | None = "") -> Value:

@@ -44,16 +44,19 @@ class Rope:
         scaled: bool = True,
         factors: bool = True,
         windowed: bool = False,
+        share: float = 1.0,
     ) -> Self:
         """Read from the metadata keys `rope.*` and the tensors of factors.
 
         `base` None: the file's. `scaled` False: frequencies are not scaled, except by the tensors' `factors`, unless
         these are disabled too. `windowed`: rotate as many columns as the file's windowed layers do.
+        `share`: of the file's number of columns that is rotated.
         """
         head_dim, _ = hp.head_dims(windowed)
         n_rot = hp.integer("rope.dimension_count", hp.head_dims()[0], most=1 << 16)
         if windowed:
             n_rot = hp.integer("rope.dimension_count_swa", n_rot, most=1 << 16)
+        n_rot = int(n_rot * share)
         if n_rot > head_dim:
             raise ModelError(f"{hp.arch}.rope.dimension_count is {n_rot}, more than a head's {head_dim}")
         read = Scaling.read(hp, hp.n_ctx_train)
@@ -68,7 +71,8 @@ def _factors(hp: HParams, n_rot: int, scaling: Scaling) -> NDArray[np.float32] |
     long = hp.n_ctx > scaling.n_ctx_orig
     for name in ("rope_freqs.weight", f"rope_factors_{'long' if long else 'short'}.weight"):
         if hp.has(name):
-            return hp.read(name, n_rot // 2)
+            n = max(n_rot // 2, *hp.tensors[name].shape)  # of layers that rotate more columns
+            return hp.read(name, n)[: n_rot // 2]
     return None
 
 

@@ -115,6 +115,11 @@ def dbrx(hp: HParams) -> Decoder:
     )
 
 
+def pockettts(hp: HParams) -> Decoder:
+    """The backbone of Pocket TTS: its states are what is used, logits are not."""
+    return plain(hp, act="gelu", tied=True, attention={"interleaved": True})
+
+
 def _clamp(hp: HParams) -> dict[str, Any]:
     return {"clamp": hp.number("attention.clamp_kqv", 0.0)}
 
@@ -133,6 +138,7 @@ ARCHITECTURES = {
     "olmo": olmo,
     "orion": partial(plain, gated=True),
     "phi2": parallel,
+    "pockettts": pockettts,
     "stablelm": stablelm,
     "starcoder": learned,
     "starcoder2": starcoder2,

@@ -1,13 +1,15 @@
-"""MiniMax: experts; lightning attention on most layers (01), or norms of all queries and of all keys (M2)."""
+"""MiniMax: experts; lightning attention on most layers (01), norms of all queries and of all keys (M2), or attention to
+some blocks (M3)."""
 
 from __future__ import annotations
 
-from pyllm.archs.decoder import Decoder, Part, transformer
+from pyllm.archs.decoder import Decoder, Head, Part, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.combine import Beside
-from pyllm.archs.mixers.feed_forward import mixture
+from pyllm.archs.mixers.feed_forward import feed_forward, mixture
 from pyllm.archs.mixers.lightning import LightningAttention
+from pyllm.errors import ModelError
 
 
 def minimax_01(hp: HParams) -> Decoder:
@@ -32,4 +34,22 @@ def minimax_m2(hp: HParams) -> Decoder:
     )
 
 
-ARCHITECTURES = {"minimax-01": minimax_01, "minimax-m2": minimax_m2}
+def minimax_m3(hp: HParams) -> Decoder:
+    """M3 attends to the best blocks of positions, by an indexer; a context that is all among them needs no choice, and
+    only such contexts are supported."""
+    dense = hp.integer("attention.indexer.top_k") * hp.integer("attention.indexer.block_size")
+    if hp.n_ctx > dense:
+        raise ModelError(
+            f"this model chooses among blocks of positions beyond {dense} positions, which pyllm does not do; load it "
+            f"with a context of at most {dense}"
+        )
+    gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, qk_norm="head", out_bias=False),
+        lambda il: feed_forward(hp, il, act="swiglu_oai", gating=gating, normalize=normalize),
+        head=Head(tied=False),
+    )
+
+
+ARCHITECTURES = {"minimax-01": minimax_01, "minimax-m2": minimax_m2, "minimax-m3": minimax_m3}

@@ -15,8 +15,24 @@ from pyllm.program.ops import attention as ops
 from pyllm.program.ops.elementwise import Clamp, MulWeight
 from pyllm.program.ops.gate import GatedActivation
 from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.position import PositionScale, log_factors
 from pyllm.program.ops.rope import Rope as Rotate
 from pyllm.records import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PositionFactors:
+    """1 + scale * log(1 + (position + offset) // length)."""
+
+    scale: float
+    length: int
+    offset: int = 0
+
+    def __call__(self, g: Graph, x: Value) -> Value:
+        factors = log_factors(self.scale, self.length, self.offset, g.hp.n_ctx)
+        if len(factors) == 1:  # no position is scaled
+            return x
+        return g.rec(PositionScale(x=x, factors=factors, length=self.length, offset=self.offset))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +54,9 @@ class Attention:
     """Greatest bias by distance (ALiBi) of the scores of a position; 0: none."""
     clamp: float = 0.0
     """Queries, keys and values are at most as large; 0: any."""
-    qk_norm: Literal["none", "head", "width", "gain"] = "none"
-    """Norm of queries and keys: of each head; over all heads ("width"); of each head with one weight ("gain"); or
-    none."""
+    qk_norm: Literal["none", "head", "width", "gain", "plain"] = "none"
+    """Norm of queries and keys: of each head; over all heads ("width"); of each head with one weight ("gain"); of each
+    head without weights ("plain"); or none."""
     keys_as_values: bool = False
     """Values are the keys before norm and rotation; without attn_v."""
     v_norm: bool = False
@@ -49,6 +65,8 @@ class Attention:
     """Layer whose keys and values are read in place of its own."""
     rope_first: bool = False
     """Rotation comes before the norm."""
+    q_scale: PositionFactors | None = None
+    """Factors of queries by position."""
     softcap: float = 0.0
     sinks: bool = False
     """Each head has a sink, `attn_sinks.weight`."""
@@ -187,6 +205,8 @@ class Attention:
         if self.rope_first:
             heads = {c: self._rotate(g, y) for c, y in heads.items()}
         heads = {c: self._normed(g, y, f"{blk}attn_{c}_norm") for c, y in heads.items()}
+        if self.q_scale:
+            heads["q"] = self.q_scale(g, heads["q"])
         return heads.values() if self.rope_first else [self._rotate(g, y) for y in heads.values()]
 
     def _normed(self, g: Graph, x: Value, norm: str) -> Value:
@@ -194,8 +214,8 @@ class Attention:
             x = g.norm(x, "", self.head_dim)
             gain = g.optional(f"{norm}.weight")
             return g.rec(MulWeight(x=x, weight=gain)) if gain else x
-        if self.qk_norm == "none":
-            return x
+        if self.qk_norm in ("none", "plain"):
+            return g.norm(x, "", self.head_dim) if self.qk_norm == "plain" else x
         return g.norm(x, norm, self.head_dim if self.qk_norm == "head" else 0)
 
     def _rotate(self, g: Graph, x: Value) -> Value:

@@ -27,6 +27,8 @@ class FFN:
     gated: bool = True
     parameters: tuple[float, ...] = ()
     """Parameters of an ungated activation."""
+    limit: float = 0.0
+    """Of a gated activation that has one."""
     kind: str = ""
     """Suffix of its tensors' names: "_shexp" for shared experts."""
     sub_norm: str | None = None
@@ -63,7 +65,7 @@ class FFN:
             gated, ungated = g.split(self._linear(g, x, up, 2 * n_ff), n_ff, n_ff)
         else:
             gated, ungated = self._linear(g, x, gate, n_ff), self._linear(g, x, up, n_ff)
-        return rec(GatedActivation(gate=gated, up=ungated, act=self.act))
+        return rec(GatedActivation(gate=gated, up=ungated, act=self.act, limit=self.limit))
 
     def _linear(self, g: Graph, x: Value, stem: str, width: int) -> Value:
         """A product whose scale also applies to the bias, as in llama.cpp."""
@@ -88,6 +90,14 @@ class Experts:
     weight_scale: float = 1.0
     act: str = "silu"
     gated: bool = True
+    limit: float = 0.0
+    """As for `FFN`."""
+    weighs_input: bool = False
+    """What an expert gets is multiplied by its weight, not what it gives."""
+    kind: str = "_exps"
+    """Suffix of its tensors' names."""
+    sharing: int = 1
+    """Experts that share matrices."""
     routed_by_layer_input: bool = False
     """The router reads the layer's input, not the experts' input."""
     scaled: bool = False
@@ -101,11 +111,14 @@ class Experts:
     def read(cls, hp: HParams, il: int, **options: Any) -> Self:
         """Layer `il`'s, with the sizes of the file."""
         options.setdefault("n_ff", hp.n_ff_expert(il))
-        weight_scale = hp.number("expert_weights_scale", 1.0)
-        return cls(n_experts=hp.n_experts, n_used=hp.n_experts_used(il), weight_scale=weight_scale, **options)
+        options.setdefault("n_used", hp.n_experts_used(il))
+        return cls(n_experts=hp.n_experts, weight_scale=hp.number("expert_weights_scale", 1.0), **options)
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
-        router = self._router(g, blk, g.layer_input if self.routed_by_layer_input else x)
+        return self.mix(g, blk, x, self.route(g, blk, g.layer_input if self.routed_by_layer_input else x))
+
+    def mix(self, g: Graph, blk: str, x: Value, router: Value) -> Value:
+        """The mixture of x, chosen by the router's logits."""
         x = self._latent(g, f"{blk}ffn_latent_down", g.norm(x, self.norm and blk + self.norm))
         gate, up = self._gate_up(g, blk)
         y = g.rec(
@@ -114,11 +127,11 @@ class Experts:
                 router=router,
                 gate=gate,
                 up=up,
-                down=Weight(f"{blk}ffn_down_exps.weight"),
+                down=Weight(f"{blk}ffn_down{self.kind}.weight"),
                 choice_bias=g.vector(g.optional(f"{blk}exp_probs_b.bias", f"{blk}exp_probs_b")),
-                gate_bias=g.optional(f"{blk}ffn_gate_exps.bias") if gate else None,
-                up_bias=g.optional(f"{blk}ffn_up_exps.bias"),
-                down_bias=g.optional(f"{blk}ffn_down_exps.bias"),
+                gate_bias=g.optional(f"{blk}ffn_gate{self.kind}.bias") if gate else None,
+                up_bias=g.optional(f"{blk}ffn_up{self.kind}.bias"),
+                down_bias=g.optional(f"{blk}ffn_down{self.kind}.bias"),
                 gate_scale=self._scale(g, blk, "gate") if gate else None,
                 up_scale=self._scale(g, blk, "up"),
                 down_scale=self._scale(g, blk, "down"),
@@ -128,6 +141,9 @@ class Experts:
                 normalize=self.normalize,
                 weight_scale=self.weight_scale,
                 act=self.act,
+                limit=self.limit,
+                weighs_input=self.weighs_input,
+                sharing=self.sharing,
             )
         )
         return self._latent(g, f"{blk}ffn_latent_up", y)
@@ -138,7 +154,7 @@ class Experts:
             return x
         return g.linear(x, stem, g.rec.shape(f"{stem}.weight")[0], scaled=False)
 
-    def _router(self, g: Graph, blk: str, x: Value) -> Value:
+    def route(self, g: Graph, blk: str, x: Value) -> Value:
         """Router logits of the experts."""
         if self.router_norm is None:
             return g.linear(x, f"{blk}ffn_gate_inp", self.n_experts)
@@ -147,19 +163,20 @@ class Experts:
         return g.times(logits, 1 / math.sqrt(g.hp.n_embd))
 
     def _gate_up(self, g: Graph, blk: str) -> tuple[Weight | None, Weight]:
-        fused, n = f"{blk}ffn_gate_up_exps.weight", self.n_ff
+        gate, up, fused = (f"{blk}ffn_{part}{self.kind}.weight" for part in ("gate", "up", "gate_up"))
         if not self.gated:
-            return None, Weight(f"{blk}ffn_up_exps.weight")
+            return None, Weight(up)
         if not g.rec.has(fused):
-            return Weight(f"{blk}ffn_gate_exps.weight"), Weight(f"{blk}ffn_up_exps.weight")
-        g.rec.require(fused, (self.n_experts, 2 * n, g.hp.n_embd))
+            return Weight(gate), Weight(up)
+        n = self.n_ff
+        g.rec.require(fused, (self.n_experts // self.sharing, 2 * n, g.hp.n_embd))
         return g.rows(fused, 0, n), g.rows(fused, n, 2 * n)
 
     def _scale(self, g: Graph, blk: str, name: str) -> Weight | None:
         """Scales of the experts [n_experts]; with a fused matrix, those of "up" apply to both halves."""
-        fused = g.rec.has(f"{blk}ffn_gate_up_exps.weight") and name != "down"
-        stem = f"{blk}ffn_{name}_exps" if not fused else f"{blk}ffn_gate_up_exps"
-        scale = f"{blk}ffn_up_exps.scale" if fused else f"{stem}.scale"
+        fused = g.rec.has(f"{blk}ffn_gate_up{self.kind}.weight") and name != "down"
+        stem = f"{blk}ffn_{name}{self.kind}" if not fused else f"{blk}ffn_gate_up{self.kind}"
+        scale = f"{blk}ffn_up{self.kind}.scale" if fused else f"{stem}.scale"
         return g.optional(scale) if g.uses_scale(stem, self.scaled) else None
 
 

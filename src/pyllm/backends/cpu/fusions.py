@@ -38,7 +38,7 @@ class Fusions(Capabilities):
 
     def gate(self, gate: Linear, up: Linear, op: GatedActivation) -> bool:
         """Where the prefill path has a kernel for it."""
-        if gate.out.width != up.out.width or not self._only_wide(op.out, gate.x):
+        if gate.out.width != up.out.width or op.limit or not self._only_wide(op.out, gate.x):
             return False
         tensor = self._tensor(gate.weight)
         plan = linear.plan(tensor.format, gate.out.width + up.out.width, tensor.shape[-1])

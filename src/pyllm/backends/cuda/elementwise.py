@@ -107,10 +107,19 @@ def elementwise(
 
 
 def gated(
-    arrays: StepArrays, count: Count, act: str, gate: View, up: View, y: Forms, width: int, spread: int = 1
+    arrays: StepArrays,
+    count: Count,
+    act: str,
+    gate: View,
+    up: View,
+    y: Forms,
+    width: int,
+    spread: int = 1,
+    limit: float = 0.0,
 ) -> list[Launch]:
-    """y = act(gate) * up; one number of `gate` applies to `spread` columns."""
-    return in_forms("gated", arrays, count, gate, up, y, width, act=ACTIVATIONS.index(act), spread=spread)
+    """y = act(gate) * up; one number of `gate` applies to `spread` columns. `limit`: of an activation that has one."""
+    number = ACTIVATIONS.index(act)
+    return in_forms("gated", arrays, count, gate, up, y, width, act=number, spread=spread, factor=limit)
 
 
 def activation(

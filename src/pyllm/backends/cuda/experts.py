@@ -16,9 +16,10 @@ _WARPS, _SORTERS, _COLUMNS = 4, 1024, 256
 
 _ROUTE = struct(
     logits="ptr", choice_bias="ptr", chosen="ptr", weights="ptr", n_slots="ptr", n_tokens="ptr",
-    ld="int", n_experts="int", n_used="int", normalize="int", weight_scale="float",
+    ld="int", n_experts="int", n_used="int", sharing="int", normalize="int", weight_scale="float",
 )  # fmt: skip
 _SORT = struct(chosen="ptr", offsets="ptr", slots="ptr", n_slots="ptr", n_experts="int")
+_WEIGH = struct(y="ptr", weights="ptr", n_slots="ptr", ld="int", width="int")
 _COMBINE = struct(
     y="ptr", weights="ptr", residual="ptr", out="ptr", n_tokens="ptr",
     ldy="int", ldr="int", ldo="int", n_used="int", width="int",
@@ -33,13 +34,13 @@ class Routing:
     count: Count
     """Number of tokens."""
     chosen: Buffer
-    """int32 [tokens, n_used]: experts, best first."""
+    """int32 [tokens, n_used]: numbers of experts' matrices, best first."""
     weights: Buffer
     """float32 [tokens, n_used]."""
     n_slots: Buffer
     """int32: tokens * n_used."""
     offsets: Buffer
-    """int32 [n_experts + 1]: where each expert's part of `slots` begins; only in steps of many tokens."""
+    """int32 [n_matrices + 1]: where each expert's part of `slots` begins; only in steps of many tokens."""
     slots: Buffer
     """int32 [tokens * n_used]: slots by expert, in any order within one; likewise."""
 
@@ -49,7 +50,7 @@ class Routing:
         n = 4 * most * op.n_used
         # Launches read the number without listing it as a buffer, so it is never moved.
         n_slots = Buffer(4, keep=True)
-        return Routing(op, count, Buffer(n), Buffer(n), n_slots, Buffer(4 * (op.n_experts + 1)), Buffer(n))
+        return Routing(op, count, Buffer(n), Buffer(n), n_slots, Buffer(4 * (op.n_matrices + 1)), Buffer(n))
 
     @property
     def slot_count(self) -> Count:
@@ -68,7 +69,7 @@ def route(arrays: StepArrays, logits: View, choice_bias: Buffer | None, r: Routi
         lambda shape: fill(
             _ROUTE, logits=logits, choice_bias=choice_bias, chosen=r.chosen, weights=r.weights, n_slots=r.n_slots,
             n_tokens=arrays.count(count), ld=logits.ld, n_experts=op.n_experts, n_used=op.n_used,
-            normalize=int(op.normalize), weight_scale=op.weight_scale,
+            sharing=op.sharing, normalize=int(op.normalize), weight_scale=op.weight_scale,
         ),
         "choose experts",
         defines={"GATING": _GATINGS[op.gating], "PER_LANE": -(-op.n_experts // 32)},
@@ -82,10 +83,10 @@ def route(arrays: StepArrays, logits: View, choice_bias: Buffer | None, r: Routi
         _SORTERS,
         lambda shape: fill(
             _SORT, chosen=r.chosen, offsets=r.offsets, slots=r.slots, n_slots=r.n_slots,
-            n_experts=op.n_experts,
+            n_experts=op.n_matrices,
         ),
         "sort slots",
-        shared=4 * op.n_experts,
+        shared=4 * op.n_matrices,
         when=lambda shape: many(r, shape),
         reads=(r.chosen, r.n_slots),
         writes=(r.offsets, r.slots),
@@ -98,6 +99,20 @@ def many(r: Routing, shape: StepShape) -> bool:
     return r.count.of(shape) > FEW
 
 
+def weigh(y: View, r: Routing, width: int) -> Launch:
+    """y [slots, width] times the slots' weights, in place."""
+    return Launch(
+        "experts.cu",
+        "weigh",
+        lambda shape: (-(-width // _COLUMNS), r.slot_count.of(shape), 1),
+        _COLUMNS,
+        lambda shape: fill(_WEIGH, y=y, weights=r.weights, n_slots=r.n_slots, ld=y.ld, width=width),
+        "weigh experts",
+        reads=(y.buffer, r.weights),
+        writes=(y.buffer,),
+    )
+
+
 def combine(arrays: StepArrays, y: View, r: Routing, out: View, residual: View | None = None) -> Launch:
     """out[token] = residual[token] + the weighted sum of y [slots, width] over the token's slots."""
     op, count = r.op, r.count
@@ -108,8 +123,9 @@ def combine(arrays: StepArrays, y: View, r: Routing, out: View, residual: View |
         lambda shape: (-(-width // _COLUMNS), count.of(shape), 1),
         _COLUMNS,
         lambda shape: fill(
-            _COMBINE, y=y, weights=r.weights, residual=residual, out=out, n_tokens=arrays.count(count), ldy=y.ld,
-            ldr=residual.ld if residual else 0, ldo=out.ld, n_used=op.n_used, width=width,
+            _COMBINE, y=y, weights=None if op.weighs_input else r.weights, residual=residual, out=out,
+            n_tokens=arrays.count(count), ldy=y.ld, ldr=residual.ld if residual else 0, ldo=out.ld,
+            n_used=op.n_used, width=width,
         ),
         "combine experts",
         reads=(y.buffer, r.weights, *((residual.buffer,) if residual else ())),

@@ -22,15 +22,17 @@ def _experts(
     n_used: int = 2,
     **options: Any,
 ) -> Record:
+    matrices = n // options.get("sharing", 1)
+
     def record(b: Builder, x: Value) -> Value:
         sizes = {"gate": (n_ff, x.width), "up": (n_ff, x.width), "down": (x.width, n_ff)}
         if not gated:
             del sizes["gate"]
-        names: dict[str, Any] = {"gate": None} | {part: b.t(part, n, *size) for part, size in sizes.items()}
+        names: dict[str, Any] = {"gate": None} | {part: b.t(part, matrices, *size) for part, size in sizes.items()}
         if bias:
-            names |= {f"{part}_bias": b.t(f"{part}.bias", n, size[0]) for part, size in sizes.items()}
+            names |= {f"{part}_bias": b.t(f"{part}.bias", matrices, size[0]) for part, size in sizes.items()}
         if scale:
-            names |= {f"{part}_scale": b.t(f"{part}.scale", n) for part in sizes}
+            names |= {f"{part}_scale": b.t(f"{part}.scale", matrices) for part in sizes}
         if choice_bias:
             names["choice_bias"] = b.t("choice", n)
         router = b(Linear(x=x, weight=b.t("router", n, x.width)))
@@ -47,6 +49,10 @@ CASES: dict[str, Record] = {
     "oai": _experts(gating="softmax_chosen", act="swiglu_oai", bias=True),
     "scaled": _experts(scale=True),
     "gelu": _experts(act="gelu"),
+    "clamped": _experts(act="swiglu_clamp", limit=0.5),
+    "weighed_inputs": _experts(gating="sigmoid", weighs_input=True),
+    "weighed_inputs_scaled": _experts(gating="sigmoid", weighs_input=True, scale=True, n_ff=90),
+    "sharing": _experts(sharing=2, normalize=True, n_used=3),
     "ungated": _experts(gated=False, act="relu2", bias=True),
     "ungated_scaled": _experts(gated=False, act="silu", scale=True, gating="sigmoid", normalize=True),
 }

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pyllm.program import Value
 from pyllm.program.ops.elementwise import Scale
-from pyllm.program.ops.gate import ACTIVATIONS, UNARY, Activation, GatedActivation
+from pyllm.program.ops.gate import ACTIVATIONS, LIMITED, UNARY, Activation, GatedActivation
 from pyllm.program.ops.select import Slice
 from pyllm.testing.models import Builder, Record
 
 
 def _gated(act: str, gate: float = 1.0, up: float = 2.0) -> Record:
     """A gated activation of x times two factors."""
+    limit = 0.5 if act in LIMITED else 0.0
 
     def record(b: Builder, x: Value) -> Value:
-        return b(GatedActivation(gate=b(Scale(x=x, factor=gate)), up=b(Scale(x=x, factor=up)), act=act))
+        return b(GatedActivation(gate=b(Scale(x=x, factor=gate)), up=b(Scale(x=x, factor=up)), act=act, limit=limit))
 
     return record
 

@@ -36,6 +36,8 @@ class Gated(Arguments):
     """The first row with a wide record."""
     spread: int = 1
     """Columns that one number of gate applies to."""
+    limit: float = 0.0
+    """Of an activation that has one."""
 
 
 class XIELU(Arguments):

@@ -13,4 +13,4 @@ class Embed(Arguments):
     y: Written
     columns: int
     scale: float
-    of_positions: int
+    of_positions: int = 0

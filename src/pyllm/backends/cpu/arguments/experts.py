@@ -20,6 +20,8 @@ class Route(Arguments):
     factor: float
     bias: Address | None = None
     """float32 [experts], for the choice alone."""
+    sharing: int = 1
+    """Experts that share matrices: what is chosen is the number of these, and its weight that of this number."""
     rows: Address
     """Range of tokens."""
     scratch: Rows
@@ -70,13 +72,25 @@ class Adjust(Arguments):
     """Range of all rows."""
 
 
+class Weigh(Arguments):
+    """x[row] = x[row] * weight[slot], in place."""
+
+    x: Rows
+    weights: Address
+    slot_of: Address
+    columns: int
+    rows: Address
+    """Range of all rows."""
+
+
 class Combine(Arguments):
     """y[t] = residual[t] + sum over j of weight[t, j] * x[row of slot (t, j)], in the order of the choices."""
 
     x: Rows
     y: Written
     residual: Rows | None = None
-    weights: Address
+    weights: Address | None
+    """None: all are 1."""
     n_used: int
     row_of: Address
     columns: int

@@ -30,6 +30,7 @@ from pyllm.jit.simd import (
     tanh_f32,
     zero_f32,
 )
+from pyllm.program.ops.gate import LIMITED
 
 read_elementwise, read_gated = reader(Elementwise), reader(Gated)
 read_quantize, read_xielu = reader(Quantize), reader(XIELU)
@@ -183,7 +184,7 @@ _FUNCTIONS = {
 
 def gate_of(act: str) -> Any:
     """act(gate) * up as a function of vectors."""
-    function = _FUNCTIONS[act]
+    function: Any = _FUNCTIONS[act]
     clamped = act == "swiglu_oai"
 
     @register_jitable
@@ -213,7 +214,16 @@ def _expand(row, out, columns, spread):
 
 def gated(act: str) -> Callable[[int, int, int], None]:
     """y = act(gate) * up, and its quantized activations."""
-    return _rows_kernel(gate_of(act))
+    if act not in LIMITED:
+        return _rows_kernel(gate_of(act))
+    before = act == "swiglu_clamp"
+
+    @register_jitable
+    def gate(g, u, limit):
+        g = _silu(min_f32(g, limit)) if before else min_f32(_silu(g), limit)
+        return g * max_f32(min_f32(u, limit), zero_f32() - limit)
+
+    return _rows_kernel(gate, True)
 
 
 def activation(act: str) -> Callable[[int, int, int], None]:
@@ -247,14 +257,15 @@ def add_weight() -> Callable[[int, int, int], None]:
     return _rows_kernel(total)
 
 
-def _rows_kernel(function: Any) -> Callable[[int, int, int], None]:
-    """y = function(gate, up), and its quantized activations."""
+def _rows_kernel(function: Any, limited: bool = False) -> Callable[[int, int, int], None]:
+    """y = function(gate, up), or function(gate, up, limit), and its quantized activations."""
 
     def k(args, thread, n_threads):
         a = read_gated(args)
         scratch = a.scratch + thread * a.ld_scratch
         expanded = scratch + 4 * ((a.columns + 31) // 32 * 32)
         wide_from = load_i64(a.wide_from)
+        limit = splat_f32(np.float32(a.limit))
         first, n = load_i64(a.rows), load_i64(a.rows + 8)
         at_once = rows_at_once(n, n_threads)
         while True:
@@ -269,7 +280,8 @@ def _rows_kernel(function: Any) -> Callable[[int, int, int], None]:
                     row, each = expanded, 1
                 for c in range(0, a.columns, 16):
                     g = _spread(row, c, each)
-                    store_f32x16(out + 4 * c, function(g, load_f32x16(a.up + t * a.ld_up + 4 * c)))
+                    u = load_f32x16(a.up + t * a.ld_up + 4 * c)
+                    store_f32x16(out + 4 * c, function(g, u, limit) if limited else function(g, u))
                 if a.records != 0:
                     store_activation(out, a.records + t * a.ld_records, a.columns, 1 if t >= wide_from else 0)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.arguments.experts import Adjust, Combine, Gather, Route, Sort
+from pyllm.backends.cpu.arguments.experts import Adjust, Combine, Gather, Route, Sort, Weigh
 from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     atomic_add,
@@ -38,6 +38,7 @@ read_sort = reader(Sort)
 read_gather = reader(Gather)
 read_adjust = reader(Adjust)
 read_combine = reader(Combine)
+read_weigh = reader(Weigh)
 
 _LEAST_SUM = 2.0**-14
 """Lower bound of a sum of weights, as in llama.cpp (the smallest normal float16)."""
@@ -98,8 +99,8 @@ def route(gating: str) -> Callable[[int, int, int], None]:
                     if load_f32(order + 4 * e) > load_f32(order + 4 * best):
                         best = e
                 store_f32(order + 4 * best, np.float32(-np.inf))
-                store_i32(chosen + 4 * j, best)
-                store_f32(weights + 4 * j, load_f32(scores + 4 * best))
+                store_i32(chosen + 4 * j, best // a.sharing)
+                store_f32(weights + 4 * j, load_f32(scores + 4 * (best // a.sharing)))
             if not over_all and not sigmoid:
                 _softmax(weights, a.n_used)
             scale = factor
@@ -182,6 +183,24 @@ def adjust() -> Callable[[int, int, int], None]:
     return k
 
 
+def weigh() -> Callable[[int, int, int], None]:
+    """X[row] = X[row] * weight[slot], in place: what an expert gets is weighed, not what it gives."""
+
+    def k(args, thread, n_threads):
+        a = read_weigh(args)
+        n = load_i64(a.rows + 8)
+        while True:
+            row = atomic_add(a.counter, 1)
+            if row >= n:
+                break
+            weight = splat_f32(load_f32(a.weights + 4 * load_i32(a.slot_of + 4 * row)))
+            for c in range(0, a.columns, 16):
+                at = a.x + row * a.ld_x + 4 * c
+                store_f32x16(at, load_f32x16(at) * weight)
+
+    return k
+
+
 def combine() -> Callable[[int, int, int], None]:
     """Y[t] = residual[t] + sum over j of weight[t, j] * rows[row of slot (t, j)], in the order of the choices."""
 
@@ -196,7 +215,7 @@ def combine() -> Callable[[int, int, int], None]:
             for c in range(0, a.columns, 16):
                 total = load_f32x16(a.residual + t * a.ld_residual + 4 * c) if a.residual != 0 else zero_f32()
                 for j in range(t * a.n_used, (t + 1) * a.n_used):
-                    w = splat_f32(load_f32(a.weights + 4 * j))
+                    w = splat_f32(load_f32(a.weights + 4 * j) if a.weights != 0 else np.float32(1))
                     total = fma(load_f32x16(a.x + load_i32(a.row_of + 4 * j) * a.ld_x + 4 * c), w, total)
                 store_f32x16(a.y + t * a.ld_y + 4 * c, total)
 

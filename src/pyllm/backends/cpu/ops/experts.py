@@ -35,7 +35,7 @@ class _Routing:
     @property
     def all_rows(self) -> View:
         """(first, count) of all rows, after those of the experts."""
-        return View(self.ranges, 16, 16 * self.op.n_experts)
+        return View(self.ranges, 16, 16 * self.op.n_matrices)
 
 
 @emit(MixtureOfExperts)
@@ -55,7 +55,7 @@ def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
         compiled = kernel("elementwise", "activation", act=op.act)
         add_rows(low, compiled, op.act, up, up, y, record, op.n_ff, routing.all_rows, never)
     else:
-        add_gate(low, op.act, gate, up, y, record, op.n_ff, routing.all_rows, never)
+        add_gate(low, op.act, gate, up, y, record, op.n_ff, routing.all_rows, never, limit=op.limit)
     if low.statistics and y:
         _observe(low, routing, [op.down], y, op.n_ff)
     down = _product(low, routing, active, [op.down], [op.down_bias], [op.down_scale])
@@ -63,8 +63,8 @@ def experts(low: Lowering, node: Node, op: MixtureOfExperts) -> None:
     low.table.add(
         kernel("experts", "combine"),
         arguments.Combine(
-            x=down, y=out, residual=residual, weights=r.weights, n_used=op.n_used, row_of=r.row_of,
-            columns=op.out.width, rows=low.range(source),
+            x=down, y=out, residual=residual, weights=None if op.weighs_input else r.weights,
+            n_used=op.n_used, row_of=r.row_of, columns=op.out.width, rows=low.range(source),
         ),
         label="combine experts",
     )  # fmt: skip
@@ -77,25 +77,41 @@ def _inner(low: Lowering, r: _Routing) -> tuple[View | None, View]:
     fused = op.gate is not None and len(formats) == 1 and op.n_ff % 16 == 0 and not (op.gate_scale or op.up_scale)
     rows = {form: _gather(low, r, form) for form in forms}
     if low.statistics:
-        _observe(low, r, op.readers, rows.get("f32") or _gather(low, r, "f32"), op.x.width)
+        seen = rows["f32"] if "f32" in rows and not op.weighs_input else _gather(low, r, "f32")
+        _weigh(low, r, seen, op.x.width)
+        _observe(low, r, op.readers, seen, op.x.width)
     if fused:
         both = _product(low, r, rows[forms[0]], op.readers, [op.gate_bias, op.up_bias], [None] * 2)
+        _weigh(low, r, both, 2 * op.n_ff)
         return both, View(both.buffer, both.ld, 4 * op.n_ff)
-    gate = op.gate and _product(low, r, rows[forms[0]], [op.gate], [op.gate_bias], [op.gate_scale])
-    return gate or None, _product(low, r, rows[forms[-1]], [op.up], [op.up_bias], [op.up_scale])
+    gate = _product(low, r, rows[forms[0]], [op.gate], [op.gate_bias], [op.gate_scale]) if op.gate else None
+    up = _product(low, r, rows[forms[-1]], [op.up], [op.up_bias], [op.up_scale])
+    for y in filter(None, (gate, up)):
+        _weigh(low, r, y, op.n_ff)
+    return gate, up
+
+
+def _weigh(low: Lowering, r: _Routing, y: View, columns: int) -> None:
+    """The products of weighed inputs, out of those of the inputs; where inputs are weighed."""
+    if r.op.weighs_input:
+        low.table.add(
+            kernel("experts", "weigh"),
+            arguments.Weigh(x=y, weights=r.weights, slot_of=r.slot_of, columns=columns, rows=r.all_rows),
+            label="weigh experts",
+        )
 
 
 def _route(low: Lowering, source: Node, op: MixtureOfExperts) -> _Routing:
     logits = low.f32(op.router)
     n = low.most_rows(source) * op.n_used
-    r = _Routing(op, n, Buffer(4 * n), Buffer(4 * n), Buffer(16 * (op.n_experts + 1)), Buffer(4 * n), Buffer(4 * n))
+    r = _Routing(op, n, Buffer(4 * n), Buffer(4 * n), Buffer(16 * (op.n_matrices + 1)), Buffer(4 * n), Buffer(4 * n))
     bias = low.weights.vector([(op.choice_bias, op.n_experts)])[0] if op.choice_bias else None
     low.table.need_scratch(8 * op.n_experts)
     low.table.add(
         kernel("experts", "route", gating=op.gating),
         arguments.Route(
             logits=logits, n_experts=op.n_experts, n_used=op.n_used, chosen=r.chosen, weights=r.weights,
-            normalize=int(op.normalize), factor=op.weight_scale, bias=bias, rows=low.range(source),
+            normalize=int(op.normalize), factor=op.weight_scale, bias=bias, sharing=op.sharing, rows=low.range(source),
             scratch=low.table.scratch,
         ),
         label="choose experts",
@@ -103,7 +119,7 @@ def _route(low: Lowering, source: Node, op: MixtureOfExperts) -> _Routing:
     low.table.add(
         kernel("experts", "sort"),
         arguments.Sort(
-            chosen=r.chosen, n_used=op.n_used, n_experts=op.n_experts, ranges=r.ranges, slot_of=r.slot_of,
+            chosen=r.chosen, n_used=op.n_used, n_experts=op.n_matrices, ranges=r.ranges, slot_of=r.slot_of,
             row_of=r.row_of, rows=low.range(source),
         ),
         label="sort by expert",
@@ -126,7 +142,7 @@ def _gather(low: Lowering, r: _Routing, form: str) -> View:
 def _observe(low: Lowering, r: _Routing, weights: list[str], x: View, columns: int) -> None:
     """Collect the importance of experts' weights from their rows."""
     assert low.statistics is not None
-    low.statistics.observe(low.table, None, weights, x, columns, View(r.ranges, 16), r.op.n_experts)
+    low.statistics.observe(low.table, None, weights, x, columns, View(r.ranges, 16), r.op.n_matrices)
 
 
 def _product(
@@ -137,19 +153,19 @@ def _product(
     width = plan.rows // len(names)
     bias, bias_bytes = None, 0
     if any(biases):
-        bias, bias_bytes = low.weights.vector([(b, width) for b in biases], r.op.n_experts)
+        bias, bias_bytes = low.weights.vector([(b, width) for b in biases], r.op.n_matrices)
     y = low.rows_f32(r.n_rows, plan.rows)
     scaled = scales[0] is not None
     low.table.add(
         plan.kernel,
         plan.args(
-            w=w, x=x, y=y, bias=None if scaled else bias, ranges=r.ranges, n_groups=r.op.n_experts,
+            w=w, x=x, y=y, bias=None if scaled else bias, ranges=r.ranges, n_groups=r.op.n_matrices,
             bias_stride=bias_bytes,
         ),
         label=f"experts {plan.format} {plan.rows}x{plan.columns}",
     )  # fmt: skip
     if scaled:
-        factors, _ = low.weights.vector([(scales[0], r.op.n_experts)])
+        factors, _ = low.weights.vector([(scales[0], r.op.n_matrices)])
         low.table.add(
             kernel("experts", "adjust"),
             arguments.Adjust(

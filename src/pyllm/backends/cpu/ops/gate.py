@@ -28,13 +28,14 @@ def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
         rows = low.narrow(node)
     gate, up = low.f32(op.gate), low.f32(op.up)
     add_gate(
-        low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), op.columns_per_gate, narrow=fused
-    )
+        low, op.act, gate, up, y, node.q8, op.out.width, rows, low.wide_from(node), op.columns_per_gate,
+        narrow=fused, limit=op.limit,
+    )  # fmt: skip
 
 
 def add_gate(
     low: Lowering, act: str, gate: View, up: View, y: View | None, q8: View | None, width: int, rows: View,
-    wide_from: View, spread: int = 1, narrow: bool = False,
+    wide_from: View, spread: int = 1, narrow: bool = False, limit: float = 0.0,
 ) -> None:  # fmt: skip
     """Add a gated activation of the rows in `rows` (first, count) to the table; `narrow`: not for rows of the prefill
     path.
@@ -42,12 +43,12 @@ def add_gate(
     spread: columns that one number of the gate applies to.
     """
     gated = kernel("elementwise", "gated", act=act)
-    add_rows(low, gated, act, gate, up, y, q8, width, rows, wide_from, spread, narrow)
+    add_rows(low, gated, act, gate, up, y, q8, width, rows, wide_from, spread, narrow, limit)
 
 
 def add_rows(
     low: Lowering, compiled: Kernel, label: str, gate: View, up: View, y: View | None, q8: View | None, width: int,
-    rows: View, wide_from: View, spread: int = 1, narrow: bool = False,
+    rows: View, wide_from: View, spread: int = 1, narrow: bool = False, limit: float = 0.0,
 ) -> None:  # fmt: skip
     """Add a kernel that computes rows of two inputs, as float32, quantized activations, or both."""
     low.table.need_scratch(8 * round_up(width, 32))
@@ -55,7 +56,7 @@ def add_rows(
         compiled,
         arguments.Gated(
             gate=gate, up=up, y=y, records=q8, columns=width, rows=rows, scratch=low.table.scratch,
-            wide_from=wide_from, spread=spread,
+            wide_from=wide_from, spread=spread, limit=limit,
         ),
         label=label,
         narrow=narrow,

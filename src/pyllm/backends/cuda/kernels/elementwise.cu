@@ -44,6 +44,11 @@ DEVICE float activated(const Args& a, float x) {
     return fast_exp(x);
 #elif ACT == 10
     return x;
+#elif ACT == 11
+    x = fminf(x, a.factor);
+    return x * fast_sigmoid(x);
+#elif ACT == 12
+    return fminf(x * fast_sigmoid(x), a.factor);
 #elif ACT == -1
     float bent = x > 0.0f ? a.alpha_p * x * x : a.alpha_n * (expm1f(fminf(x, a.eps)) - x);
     return bent + a.beta * x;
@@ -69,6 +74,8 @@ DEVICE float result(const Args& a, float x, float z) {
     return x * z;
 #elif KIND == 8
     return fmaxf(fminf(x, a.factor), -a.factor);
+#elif ACT == 11 || ACT == 12
+    return activated(a, x) * fminf(fmaxf(z, -a.factor), a.factor);
 #elif ACT == 4
     return activated(a, x) * (fminf(fmaxf(z, -7.0f), 7.0f) + 1.0f);
 #else

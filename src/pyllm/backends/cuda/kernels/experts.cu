@@ -39,25 +39,38 @@ KERNEL(sort_slots, Sort, SORTERS) {
     for (int s = t; s < n; s += SORTERS) a.slots[atomicAdd(&next[a.chosen[s]], 1)] = s;
 }
 
+struct Weigh {
+    float* y;              // [slots][ld]
+    const float* weights;  // [slots]
+    const int* n_slots;
+    int ld, width;
+};
+
+#define COLUMNS 256
+
+// y times the slots' weights, in place.
+KERNEL(weigh, Weigh, COLUMNS) {
+    const int column = blockIdx.x * COLUMNS + threadIdx.x, slot = blockIdx.y;
+    if (slot < *a.n_slots && column < a.width) a.y[(s64)slot * a.ld + column] *= a.weights[slot];
+}
+
 struct Combine {
     const float* y;         // [slots][ldy]
-    const float* weights;   // [slots]
+    const float* weights;   // [slots], null: all are 1
     const float* residual;  // [tokens][ldr] or null
     float* out;             // [tokens][ldo]
     const int* n_tokens;
     int ldy, ldr, ldo, n_used, width;
 };
 
-#define COLUMNS 256
-
 // out[token] = residual[token] + sum over its slots of weight * y[slot], always in the order of the choices.
 KERNEL(combine, Combine, COLUMNS) {
     const int column = blockIdx.x * COLUMNS + threadIdx.x, token = blockIdx.y;
     if (token >= *a.n_tokens || column >= a.width) return;
     const float* y = a.y + (s64)token * a.n_used * a.ldy + column;
-    const float* weights = a.weights + token * a.n_used;
+    const float* weights = a.weights ? a.weights + token * a.n_used : nullptr;
     float total = a.residual ? a.residual[(s64)token * a.ldr + column] : 0.0f;
 #pragma unroll 4
-    for (int j = 0; j < a.n_used; j++) total = fmaf(weights[j], y[(s64)j * a.ldy], total);
+    for (int j = 0; j < a.n_used; j++) total = fmaf(weights ? weights[j] : 1.0f, y[(s64)j * a.ldy], total);
     a.out[(s64)token * a.ldo + column] = total;
 }

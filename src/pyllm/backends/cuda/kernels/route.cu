@@ -14,7 +14,9 @@ struct Route {
     float* weights;            // [tokens][n_used]
     int* n_slots;
     const int* n_tokens;
-    int ld, n_experts, n_used, normalize;
+    int ld, n_experts, n_used;
+    int sharing;  // experts that share matrices: what is chosen is these' number, and its weight that number's
+    int normalize;
     float weight_scale;
 };
 
@@ -89,8 +91,11 @@ KERNEL(route, Route, 32 * WARPS) {
         }
 #pragma unroll
         for (int i = 0; i < PER_LANE; i++)
+            if (expert == lane + 32 * i) order[i] = 0;
+        expert /= a.sharing;
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++)
             if (expert == lane + 32 * i) {
-                order[i] = 0;
                 chosen[j] = expert;
                 weights[j] = score[i];
             }

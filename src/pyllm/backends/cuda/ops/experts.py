@@ -37,15 +37,19 @@ def _activate(low: Lowering, node: Node, r: Routing, x: Forms) -> Forms:
     if _one_product(low, op):
         gate = _product(low, node, r, x, op.readers, [op.gate_bias, op.up_bias], None)
         up = View(gate.buffer, gate.ld, gate.offset + 4 * op.n_ff)
+        products = [(gate, 2 * op.n_ff)]
     else:
         if op.gate is not None:
             gate = _product(low, node, r, x, [op.gate], [op.gate_bias], op.gate_scale)
         up = _product(low, node, r, x, [op.up], [op.up_bias], op.up_scale)
+        products = [(y, op.n_ff) for y in (gate, up) if y]
+    if op.weighs_input:
+        low.add(node, [launches.weigh(y, r, width) for y, width in products])
     active = _active(low, node, r)
     if gate is None:
         low.add(node, elementwise.activation(low.arrays, r.slot_count, op.act, up, active, op.n_ff, ()))
     else:
-        low.add(node, elementwise.gated(low.arrays, r.slot_count, op.act, gate, up, active, op.n_ff))
+        low.add(node, elementwise.gated(low.arrays, r.slot_count, op.act, gate, up, active, op.n_ff, limit=op.limit))
     return active
 
 
@@ -61,7 +65,7 @@ def _product(
     """y [slots, rows of the matrices], by each slot's expert. `x` has rows of tokens, or of slots."""
     plan, weight = low.weights.matrix(names)
     widths = [low.weights[name].shape[-2] for name in names]
-    n = r.op.n_experts
+    n = r.op.n_matrices
     bias: Buffer | None = None
     if any(biases):
         bias = low.weights.vector(list(zip(biases, widths, strict=True)), n)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def gated_activation(low: Lowering, node: Node, op: GatedActivation) -> None:
     y = low.new_forms(node, low.wants(node))
     gate, up = low.f32(op.gate), low.f32(op.up)
-    low.add(node, elementwise.gated(low.arrays, node.count, op.act, gate, up, y, op.out.width, op.columns_per_gate))
+    spread, limit = op.columns_per_gate, op.limit
+    low.add(node, elementwise.gated(low.arrays, node.count, op.act, gate, up, y, op.out.width, spread, limit))
 
 
 @emit(Activation)

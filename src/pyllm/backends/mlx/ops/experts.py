@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 
 
 def route(
-    router: mx.array, n_used: int, gating: str, normalize: bool, weight_scale: float, choice_bias: mx.array | None
+    router: mx.array,
+    n_used: int,
+    gating: str,
+    normalize: bool,
+    weight_scale: float,
+    choice_bias: mx.array | None,
+    sharing: int = 1,
 ) -> tuple[mx.array, mx.array]:
-    """Router logits [tokens, n_experts] → (experts chosen, their weights), both [tokens, n_used].
+    """Router logits [tokens, n_experts] → (matrices chosen, their weights), both [tokens, n_used]. `sharing`: experts
+    that share matrices.
 
     mlx's sort is stable: of equal scores the expert of the lower number is chosen.
     """
@@ -27,7 +34,7 @@ def route(
     elif gating == "sigmoid":
         scores = mx.sigmoid(router)
     order = scores if choice_bias is None else scores + choice_bias
-    chosen = mx.argsort(-order, axis=-1)[:, :n_used]
+    chosen = mx.argsort(-order, axis=-1)[:, :n_used] // sharing
     weights = mx.take_along_axis(scores, chosen, axis=-1)
     if gating == "softmax_chosen":
         weights = mx.softmax(weights, axis=-1, precise=True)
@@ -38,10 +45,15 @@ def route(
 
 @rule(MixtureOfExperts)
 def _experts(s: Step, op: MixtureOfExperts) -> mx.array:
-    chosen, weights = route(s[op.router], op.n_used, op.gating, op.normalize, op.weight_scale, s.vector(op.choice_bias))
+    chosen, weights = route(
+        s[op.router], op.n_used, op.gating, op.normalize, op.weight_scale, s.vector(op.choice_bias), op.sharing
+    )
+    factors = weights[..., None]
 
     def project(x: mx.array, part: str) -> mx.array:
         out = s.lowering.matrices[getattr(op, part)].experts(x, chosen)
+        if op.weighs_input and part != "down":
+            out = out * factors
         scale, bias = s.vector(getattr(op, f"{part}_scale")), s.vector(getattr(op, f"{part}_bias"))
         if scale is not None:
             out = out * scale[chosen][..., None]
@@ -49,5 +61,6 @@ def _experts(s: Step, op: MixtureOfExperts) -> mx.array:
 
     x = s[op.x][:, None]
     up = project(x, "up")
-    inner = ACTIVATIONS[op.act](up) if op.gate is None else gated_activation(project(x, "gate"), up, op.act)
-    return (project(inner, "down") * weights[..., None]).sum(axis=1)
+    inner = ACTIVATIONS[op.act](up) if op.gate is None else gated_activation(project(x, "gate"), up, op.act, op.limit)
+    out = project(inner, "down")
+    return (out if op.weighs_input else out * factors).sum(axis=1)

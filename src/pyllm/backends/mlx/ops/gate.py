@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 
 from pyllm.backends.mlx.rules import rule
-from pyllm.program.ops.gate import Activation, GatedActivation
+from pyllm.program.ops.gate import LIMITED, Activation, GatedActivation
 
 if TYPE_CHECKING:
     from pyllm.backends.mlx.lowering import Step
 
 
-def gated_activation(gate: mx.array, up: mx.array, act: str) -> mx.array:
+def gated_activation(gate: mx.array, up: mx.array, act: str, limit: float = 0.0) -> mx.array:
     """up [tokens, width], gate the same or [tokens, a divisor of width] → [tokens, width]; or both of any shape."""
     if gate.shape != up.shape:
         gate = mx.repeat(gate, up.shape[1] // gate.shape[1], axis=1)
     if act == "swiglu_oai":
         g, u = mx.minimum(gate, 7), mx.clip(up, -7, 7)
         return g * mx.sigmoid(1.702 * g) * (u + 1)
+    if act in LIMITED:
+        u = mx.clip(up, -limit, limit)
+        if act == "swiglu_clamp":
+            return ACTIVATIONS["silu"](mx.minimum(gate, limit)) * u
+        return mx.minimum(ACTIVATIONS["silu"](gate), limit) * u
     return ACTIVATIONS[act](gate) * up
 
 
@@ -40,7 +45,7 @@ ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {
 
 @rule(GatedActivation)
 def _gated_activation(s: Step, op: GatedActivation) -> mx.array:
-    return gated_activation(s[op.gate], s[op.up], op.act)
+    return gated_activation(s[op.gate], s[op.up], op.act, op.limit)
 
 
 @rule(Activation)

@@ -26,10 +26,11 @@ def route(
     normalize: bool = False,
     weight_scale: float = 1.0,
     choice_bias: F32 | None = None,
+    sharing: int = 1,
 ) -> tuple[NDArray[np.int64], F32]:
-    """Router logits [tokens, n_experts] → (chosen experts, their weights), both [tokens, n_used].
+    """Router logits [tokens, n_experts] → (chosen matrices, their weights), both [tokens, n_used].
 
-    Of equal scores the expert of the lower number is chosen.
+    Of equal scores the expert of the lower number is chosen. `sharing`: experts that share matrices.
     """
     if gating == "softmax":
         scores = softmax(router)
@@ -38,7 +39,7 @@ def route(
     else:
         scores = router
     order = scores if choice_bias is None else scores + choice_bias
-    chosen = np.argsort(-order, axis=-1, kind="stable")[:, :n_used]
+    chosen = np.argsort(-order, axis=-1, kind="stable")[:, :n_used] // sharing
     weights = np.take_along_axis(scores, chosen, axis=-1)
     if gating == "softmax_chosen":
         weights = softmax(weights)
@@ -51,16 +52,17 @@ def mixture_of_experts(
     x: F32,
     chosen: NDArray[np.integer],
     weights: F32,
-    expert: Callable[[int, NDArray[np.integer]], F32],
+    expert: Callable[[int, NDArray[np.integer], F32], F32],
 ) -> F32:
-    """x [tokens, width]; chosen, weights [tokens, n_used] of `route`; expert(e, tokens) → [len(tokens), width].
+    """x [tokens, width]; chosen, weights [tokens, n_used] of `route`; expert(e, tokens, their weights [n, 1]) →
+    [n, width], weighed.
 
-    Each expert is asked once, with the tokens that chose it.
+    Each expert is asked once, with the tokens that chose it, one perhaps twice.
     """
     out = np.zeros_like(x)
     for e in np.unique(chosen):
         token, slot = np.nonzero(chosen == e)
-        out[token] += weights[token, slot, None] * expert(int(e), token)
+        np.add.at(out, token, expert(int(e), token, weights[token, slot, None]))
     return out
 
 
@@ -74,24 +76,28 @@ def _mixture_of_experts(exe: ReferenceExecutable, op: MixtureOfExperts, batch: B
         normalize=op.normalize,
         weight_scale=op.weight_scale,
         choice_bias=whole(op.choice_bias),
+        sharing=op.sharing,
     )
     x, seqs = state[op.x.id], exe.sequences(op.x, batch)
 
     def project(e: int, rows: F32, of: NDArray[np.int32], part: str, n: int) -> F32:
-        exe.observe(getattr(op, part), rows, e, op.n_experts)
+        exe.observe(getattr(op, part), rows, e, op.n_matrices)
         out = exe.matmul(rows, of, getattr(op, part), e * n, (e + 1) * n)
         scale, bias = whole(getattr(op, f"{part}_scale")), whole(getattr(op, f"{part}_bias"))
         if scale is not None:
             out = out * scale[e]
         return out if bias is None else out + bias[e]
 
-    def expert(e: int, tokens: NDArray[np.integer]) -> F32:
+    def expert(e: int, tokens: NDArray[np.integer], weight: F32) -> F32:
         rows, of = x[tokens], seqs[tokens]
+        if op.weighs_input:
+            rows = rows * weight
         up = project(e, rows, of, "up", op.n_ff)
         if op.gate is None:
             active = ACTIVATIONS[op.act](up)
         else:
-            active = gated_activation(project(e, rows, of, "gate", op.n_ff), up, op.act)
-        return project(e, active, of, "down", op.x.width)
+            active = gated_activation(project(e, rows, of, "gate", op.n_ff), up, op.act, op.limit)
+        out = project(e, active, of, "down", op.x.width)
+        return out if op.weighs_input else out * weight
 
     return mixture_of_experts(x, chosen, weights, expert)

@@ -9,20 +9,25 @@ import numpy as np
 
 from pyllm.backends.reference.functions import sigmoid
 from pyllm.backends.reference.rules import F32, State, rule
-from pyllm.program.ops.gate import Activation, GatedActivation
+from pyllm.program.ops.gate import LIMITED, Activation, GatedActivation
 
 if TYPE_CHECKING:
     from pyllm.backends.base import Batch
     from pyllm.backends.reference.backend import ReferenceExecutable
 
 
-def gated_activation(gate: F32, up: F32, act: str = "silu") -> F32:
+def gated_activation(gate: F32, up: F32, act: str = "silu", limit: float = 0.0) -> F32:
     """up [tokens, width], gate the same or [tokens, a divisor of width] → [tokens, width]."""
     if gate.shape != up.shape:
         gate = np.repeat(gate, up.shape[1] // gate.shape[1], axis=1)
     if act == "swiglu_oai":
         g, u = np.minimum(gate, 7), np.clip(up, -7, 7)
         return g * sigmoid(1.702 * g) * (u + 1)
+    if act in LIMITED:
+        u = np.clip(up, -limit, limit)
+        if act == "swiglu_clamp":
+            return ACTIVATIONS["silu"](np.minimum(gate, limit)) * u
+        return np.minimum(ACTIVATIONS["silu"](gate), limit) * u
     return ACTIVATIONS[act](gate) * up
 
 
@@ -54,7 +59,7 @@ ACTIVATIONS: dict[str, Callable[[F32], F32]] = {
 
 @rule(GatedActivation)
 def _gated_activation(exe: ReferenceExecutable, op: GatedActivation, batch: Batch, state: State) -> F32:
-    return gated_activation(state[op.gate.id], state[op.up.id], op.act)
+    return gated_activation(state[op.gate.id], state[op.up.id], op.act, op.limit)
 
 
 def xielu(x: F32, alpha_n: float, alpha_p: float, beta: float, eps: float) -> F32:
