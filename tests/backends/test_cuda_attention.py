@@ -24,7 +24,7 @@ from pyllm.backends.reference.ops.norm import layer_norm, rms_norm
 from pyllm.backends.reference.ops.rope import rope as reference_rope
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
-from pyllm.program import Value
+from pyllm.program import Value, Weight
 from pyllm.program.ops.attention import Attention, alibi_slopes
 from pyllm.program.ops.gate import ACTIVATIONS, LIMITED, UNARY
 from pyllm.program.ops.rope import Rope
@@ -298,6 +298,8 @@ class Case:
     reach: str = "causal"
     softcap: float = 0.0
     slopes: bool = False
+    far: int = 0
+    """Distance up to which biases differ; 0: none."""
     sinks: bool = False
     page: int = 16
     turned: bool = False
@@ -311,6 +313,7 @@ class Case:
             n_heads=self.n_heads, n_kv_heads=self.n_kv, head_dim=self.head, v_head_dim=self.v_head,
             scale=self.head**-0.5, window=self.window, reach=self.reach, softcap=self.softcap,
             slopes=alibi_slopes(self.n_heads, 8.0) if self.slopes else (),
+            biases=Weight("biases") if self.far else None,
         )  # fmt: skip
 
     @property
@@ -350,7 +353,9 @@ class Attending:
         self.sinks = normal(case.n_heads) if case.sinks else None
         self.sink_buffer = bench.vector(self.sinks) if self.sinks is not None else None
         slopes = np.array(self.op.slopes, np.float32)
-        self.slope_buffer = bench.vector(slopes) if case.slopes else None
+        self.biases = normal(case.n_heads, 2 * case.far + 1) if case.far else None
+        by_distance = slopes if self.biases is None else self.biases
+        self.slope_buffer = bench.vector(by_distance) if by_distance.size else None
         self.norms = [normal(case.head, std=0.2) + 1, normal(case.head, std=0.2) + 1]
         self.norm_buffers = [kv.HeadNorm(bench.vector(w), 0, 1e-5) for w in self.norms]
         self.keys: dict[int, F32] = {}
@@ -403,7 +408,8 @@ class Attending:
                 reference_attention(
                     q[rows].reshape(n, c.n_heads, c.head), self.keys[s].reshape(-1, c.n_kv, c.head),
                     self.values[s].reshape(-1, c.n_kv, c.v_head), position, 0, scale=self.op.scale, window=c.window,
-                    reach=c.reach, softcap=c.softcap, slopes=self.op.slopes, sinks=self.sinks,
+                    reach=c.reach, softcap=c.softcap, slopes=self.op.slopes, biases=self.biases,
+                    sinks=self.sinks,
                 )
             )  # fmt: skip
         return np.concatenate(out)
@@ -420,10 +426,13 @@ CASES = {
     "chunked": Case(window=40, reach="chunked", n_heads=3, n_kv=1),
     "slopes": Case(n_heads=6, slopes=True),
     "whole": Case(reach="whole", window=60, slopes=True),
+    "biases": Case(n_heads=6, far=20),
+    "biases_whole": Case(reach="whole", far=200),
     "wide": Case(n_heads=2, n_kv=1, head=256, v_head=256),
     "bytes": Case(dtype="q8_0", head=64, v_head=96, n_heads=2, n_kv=1, turned=True),
     "bytes_odd_size": Case(dtype="q8_0", head=80, v_head=16, window=33, sinks=True),
     "floats": Case(dtype="f32", turned=True),
+    "floats_biases": Case(dtype="f32", far=20),
     "floats_whole": Case(dtype="f32", reach="whole", window=60, slopes=True),
     "floats_everything": Case(dtype="f32", head=48, v_head=20, window=40, softcap=3.0, sinks=True),
 }
@@ -476,7 +485,7 @@ def test_registers_hold_everything(arch: str, dtype: str, head: int) -> None:
     width = case.op.out.width
     launches = attention.attend(
         StepArrays.of(case.options), case.op, case.options, Buffer(0), View.room(64, width), all_forms(64, width), None,
-        FACTS[arch],
+        None, FACTS[arch],
     )  # fmt: skip
     for launch in {x.key: x for x in launches if x.source.startswith("attention")}.values():
         log = nvrtc.compile(compiler.source(launch.source), launch.defines, arch).log

@@ -40,31 +40,35 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("reach", "window", "softcap", "sinks", "slopes"),
+    ("reach", "window", "softcap", "sinks", "slopes", "far"),
     [
-        ("causal", 0, 0.0, False, ()),
-        ("causal", 3, 0.0, False, ()),
-        ("causal", 2, 1.5, True, ()),
-        ("causal", 1, 0.0, True, ()),
-        ("causal", 0, 0.0, False, (0.5, 0.25, 0.1, 0.01)),
-        ("chunked", 3, 0.0, False, ()),
-        ("chunked", 4, 0.0, False, ()),
-        ("whole", 0, 0.0, True, ()),
-        ("whole", 2, 0.0, False, (0.5, 0.25, 0.1, 0.01)),
-        ("whole", 5, 0.0, False, ()),
+        ("causal", 0, 0.0, False, (), 0),
+        ("causal", 3, 0.0, False, (), 0),
+        ("causal", 2, 1.5, True, (), 0),
+        ("causal", 1, 0.0, True, (), 0),
+        ("causal", 0, 0.0, False, (0.5, 0.25, 0.1, 0.01), 0),
+        ("causal", 0, 1.5, False, (), 3),
+        ("chunked", 3, 0.0, False, (), 0),
+        ("chunked", 4, 0.0, False, (), 0),
+        ("whole", 0, 0.0, True, (), 0),
+        ("whole", 2, 0.0, False, (0.5, 0.25, 0.1, 0.01), 0),
+        ("whole", 5, 0.0, False, (), 0),
+        ("whole", 0, 0.0, False, (), 2),
     ],
 )
-def test_attention(reach: str, window: int, softcap: float, sinks: bool, slopes: tuple[float, ...]) -> None:
+def test_attention(
+    reach: str, window: int, softcap: float, sinks: bool, slopes: tuple[float, ...], far: int
+) -> None:  # fmt: skip
+    """`far`: distance in positions up to which biases differ; 0: none."""
     n, n_heads, n_kv, dim, v_dim, position = 3, 4, 2, 8, 4, 5
     q, k, v = (
         normal(n, n_heads, dim),
         normal(position + n, n_kv, dim, seed=1),
         normal(position + n, n_kv, v_dim, seed=2),
     )
-    sink = normal(n_heads, seed=3) if sinks else None
-    got = reference_attention(
-        q, k, v, position, 0, scale=0.5, window=window, reach=reach, softcap=softcap, slopes=slopes, sinks=sink
-    )
+    sink, biases = normal(n_heads, seed=3) if sinks else None, normal(n_heads, 2 * far + 1, seed=4) if far else None
+    options = {"window": window, "reach": reach, "softcap": softcap, "slopes": slopes, "biases": biases, "sinks": sink}
+    got = reference_attention(q, k, v, position, 0, scale=0.5, **options)
     for t in range(n):
         for h in range(n_heads):
             at = position + t
@@ -78,6 +82,9 @@ def test_attention(reach: str, window: int, softcap: float, sinks: bool, slopes:
                 scores = [softcap * math.tanh(s / softcap) for s in scores]
             if slopes:
                 scores = [x - slopes[h] * abs(at - s) for x, s in zip(scores, seen, strict=True)]
+            if biases is not None:
+                after = [max(-far, min(far, s - at)) for s in seen]
+                scores = [x + float(biases[h, far + r]) for x, r in zip(scores, after, strict=True)]
             total = sum(map(math.exp, scores)) + (math.exp(float(sink[h])) if sink is not None else 0.0)
             for i in range(v_dim):
                 wanted = sum(

@@ -190,14 +190,15 @@ class AttentionPlan:
         )  # fmt: skip
 
     def args(
-        self, *, q: Rows, y: Rows, cache: Address, slopes: Address | None = None, sinks: Address | None = None,
-        scratch: Rows, parts: Address, tickets: Address,
+        self, *, q: Rows, y: Rows, cache: Address, slopes: Address | None = None, biases: Rows | None = None,
+        far: int = 0, sinks: Address | None = None, scratch: Rows, parts: Address, tickets: Address,
     ) -> Attend:  # fmt: skip
-        """Arguments of `kernel`. `slopes`, `sinks`: float32 [n_heads]; tickets and parts are in the shared buffer."""
+        """Arguments of `kernel`. `slopes`, `sinks`: float32 [n_heads]; `biases`: [n_heads, 2 far + 1], with each end
+        16 times more; tickets and parts are in the shared buffer."""
         return Attend(
             q=q, y=y, cache=cache, **self._shape(), scale=self.op.scale, window=self.op.window,
-            reach=REACHES.index(self.op.reach), softcap=self.op.softcap, slopes=slopes, sinks=sinks, scratch=scratch,
-            cap_rows=self._rows, parts=parts, tickets=tickets,
+            reach=REACHES.index(self.op.reach), softcap=self.op.softcap, slopes=slopes, biases=biases, far=far,
+            sinks=sinks, scratch=scratch, cap_rows=self._rows, parts=parts, tickets=tickets,
         )  # fmt: skip
 
     def _shape(self) -> dict[str, int]:

@@ -121,6 +121,13 @@ class Weights:
         out[:, :n] = self.decode(name).reshape(n, columns).T
         return self._array((name, "columns"), out), out.strides[0]
 
+    def edged(self, name: str, n: int) -> tuple[Buffer, int]:
+        """A small matrix as float32 whose outer columns are repeated n times on their sides. Returns the address, and
+        the bytes of a row."""
+        values = self.decode(name).reshape(self[name].shape)
+        out = np.pad(values, ((0, 0), (n, n)), mode="edge")
+        return self._array((name, "edged", n), out), out.strides[0]
+
     def by_group(self, name: str | None, group: int) -> tuple[Buffer | None, int]:
         """A norm's vector [group] or [width]: its address, and columns from one group's numbers to the next's (0:
         shared)."""

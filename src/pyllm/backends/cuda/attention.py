@@ -62,6 +62,7 @@ class _Attend:
     cache: Buffer
     q: View
     slopes: Buffer | None
+    """Or biases."""
     sinks: Buffer | None
 
     @property
@@ -81,7 +82,8 @@ class _Attend:
         op = self.op
         return {
             **cache_defines(op, self.options), "GROUP": self.group, "SOFTCAP": int(op.softcap != 0),
-            "WINDOW": int(op.window != 0), "REACH": REACHES.index(op.reach), "SLOPES": int(self.slopes is not None),
+            "WINDOW": int(op.window != 0), "REACH": REACHES.index(op.reach), "SLOPES": int(bool(op.slopes)),
+            "BIASES": self.slopes.n_bytes // (4 * op.n_heads) if self.slopes and op.biases else 0,
         }  # fmt: skip
 
     def inputs(self) -> dict[str, Any]:
@@ -105,7 +107,10 @@ def attend(
     sinks: Buffer | None,
     facts: Facts,
 ) -> list[Launch]:
-    """y [tokens, n_heads * v_head_dim] = attention of queries over what the cache holds, this step's keys included."""
+    """y [tokens, n_heads * v_head_dim] = attention of queries over what the cache holds, this step's keys included.
+
+    slopes: float32 [n_heads], or biases by distance, [n_heads][2 n + 1].
+    """
     a = _Attend(arrays, op, options, facts, cache, q, slopes, sinks)
     if a.is_float:
         return _split_launches(a, y, lambda shape: True)

@@ -147,12 +147,20 @@ def read(cache: mx.array, group: Group, slots: mx.array | None) -> mx.array:
 
 
 def distances(group: Group, keys: mx.array | None, positions: mx.array) -> mx.array:
-    """Distances of a group's tokens from keys, float32 [n_seqs, n, n_keys]. `keys`: their positions, as `plan_reads`
-    has them; None: those of a causal group."""
+    """Positions of keys less those of a group's tokens, int32 [n_seqs, n, n_keys]. `keys`: their positions, as
+    `plan_reads` has them; None: those of a causal group."""
     if keys is None:
         keys = mx.arange(group.n_keys)[None]
     queries = positions[group.first : group.first + group.n_seqs * group.n_tokens].reshape(group.n_seqs, -1)
-    return mx.abs(queries[:, :, None] - keys[:, None]).astype(mx.float32)
+    return keys[:, None] - queries[:, :, None]
+
+
+def by_distance(op: Attention, distance: mx.array, biases: mx.array | None) -> mx.array:
+    """What is added to scores for `distances`: [n_seqs, n_heads, n, n_keys]."""
+    if biases is None:
+        return mx.array(op.slopes)[:, None, None] * -mx.abs(distance)[:, None].astype(mx.float32)
+    far = biases.shape[1] // 2
+    return biases[:, mx.clip(distance, -far, far) + far].swapaxes(0, 1)
 
 
 def attention(
@@ -162,19 +170,19 @@ def attention(
     values: mx.array,
     mask: mx.array | str,
     sinks: mx.array | None,
-    distance: mx.array | None = None,
+    added: mx.array | None = None,
 ) -> mx.array:
-    """q [n_seqs, n, n_heads * head_dim], keys and values of `read` → [n_seqs * n, n_heads * v_head_dim]. `distance`: of
-    `distances`, for slopes.
+    """q [n_seqs, n, n_heads * head_dim], keys and values of `read` → [n_seqs * n, n_heads * v_head_dim]. `added`: to
+    scores, of `by_distance`.
 
     Operands have q's type, or the keys'. Scores and sums are float32, except that on a GPU mlx rounds scores to that
-    type for head sizes without a kernel (below 64; 192 and 256 in prefill; 72 and 80 in decode). Soft-capped and sloped
-    scores are plain float32 operations.
+    type for head sizes without a kernel (below 64; 192 and 256 in prefill; 72 and 80 in decode). Scores that are capped
+    or depend on distance are plain float32 operations.
     """
     n_seqs, n, _ = q.shape
     heads = q.reshape(n_seqs, n, op.n_heads, op.head_dim).transpose(0, 2, 1, 3)
     if is_plain(op):
-        out = _plain(op, heads, keys, values, mask, sinks, distance)
+        out = _plain(op, heads, keys, values, mask, sinks, added)
     else:
         if sinks is not None:
             sinks = sinks.astype(heads.dtype)
@@ -184,7 +192,7 @@ def attention(
 
 def is_plain(op: Attention) -> bool:
     """Whether scores are computed one by one, as no kernel of mlx has them."""
-    return bool(op.softcap or op.slopes)
+    return bool(op.softcap or op.slopes or op.biases)
 
 
 def _plain(
@@ -194,7 +202,7 @@ def _plain(
     v: mx.array,
     mask: mx.array | str,
     sinks: mx.array | None,
-    distance: mx.array | None,
+    added: mx.array | None,
 ) -> mx.array:
     n_seqs, _, n, _ = q.shape
     n_keys, per_kv = k.shape[2], op.n_heads // op.n_kv_heads
@@ -202,8 +210,8 @@ def _plain(
     scores = (grouped * op.scale) @ k[:, :, None].astype(mx.float32).swapaxes(-1, -2)
     if op.softcap:
         scores = soft_cap(scores, op.softcap)
-    if distance is not None:
-        scores = scores - mx.array(op.slopes).reshape(1, op.n_kv_heads, per_kv, 1, 1) * distance[:, None, None]
+    if added is not None:
+        scores = scores + added.reshape(scores.shape)
     if isinstance(mask, str):
         mask = mx.arange(n_keys)[None] <= mx.arange(n_keys - n, n_keys)[:, None]
     else:

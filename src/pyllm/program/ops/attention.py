@@ -62,9 +62,10 @@ class Attention(Op):
     q [tokens, n_heads * head_dim], k [tokens, n_kv_heads * head_dim], v [tokens, n_kv_heads * v_head_dim],
     out [tokens, n_heads * v_head_dim]. Head h reads KV head h * n_kv_heads // n_heads. `Sight` says what a token sees,
     by `reach` and `window`. Scores are (q . k) * scale, then softcap * tanh(. / softcap) if softcap is not 0, then less
-    slopes[h] * distance in positions, where there are `slopes`. `sinks` [n_heads] names logits that join each head's
-    softmax without a value. Where reach is "whole", a step holds all of a sequence; its keys and values are read in the
-    same op alone, so all such ops of equal sizes have one cache.
+    slopes[h] * distance in positions, where there are `slopes`. `biases` names a matrix [n_heads, 2 n + 1]: biases[h, n
+    + r] is added to the score of a key r positions after the token, r from -n to n; further away it is as there.
+    `sinks` [n_heads] names logits that join each head's softmax without a value. Where reach is "whole", a step holds
+    all of a sequence; its keys and values are read in the same op alone, so all such ops of equal sizes have one cache.
     """
 
     keeps_state: ClassVar[bool] = True
@@ -81,6 +82,7 @@ class Attention(Op):
     window: int = 0
     softcap: float = 0.0
     slopes: tuple[float, ...] = ()
+    biases: Weight | None = None
     sinks: Weight | None = None
     cache: int = -1
     """Number of its KV cache; -1: a new one, set on recording. Without k and v: the earlier op's."""
@@ -109,6 +111,8 @@ class Attention(Op):
             raise ModelError("attention within chunks needs their size, a window")
         if self.slopes and len(self.slopes) != heads:
             raise ModelError(f"{len(self.slopes)} slopes are not one for each of {heads} heads")
+        if self.biases is not None:
+            self._check_biases(self.biases, shapes)
         wanted = heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.v_head_dim
         if k is None or v is None:
             self._check_cache(shapes)
@@ -121,6 +125,13 @@ class Attention(Op):
         shapes.every_token("attention needs every token", q, k, v)
         shapes.require(self.sinks, (heads,))
         return heads * self.v_head_dim
+
+    def _check_biases(self, biases: Weight, shapes: Shapes) -> None:
+        shape = shapes.shape(biases)
+        if len(shape) != 2 or shape[0] != self.n_heads or not shape[1] % 2:
+            shapes.refuse(biases, (self.n_heads, shape[-1] | 1))
+        if self.slopes:
+            raise ModelError("attention has slopes by distance or biases by distance, not both")
 
     def _check_cache(self, shapes: Shapes) -> None:
         caches = [spec for spec in shapes.states if isinstance(spec, KVSpec)]

@@ -12,7 +12,14 @@ from pyllm.testing.models import Builder, Record
 
 
 def _attention(
-    n_heads: int, n_kv_heads: int, head_dim: int, v_head_dim: int = 0, *, sinks: bool = False, **options: Any
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+    v_head_dim: int = 0,
+    *,
+    sinks: bool = False,
+    far: int = 0,
+    **options: Any,
 ) -> Record:
     v_head_dim = v_head_dim or head_dim
 
@@ -21,7 +28,8 @@ def _attention(
         q, k, v = (b(Linear(x=x, weight=b.t(name, rows, x.width))) for name, rows in sizes.items())
         return b(Attention(
             q=q, k=k, v=v, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim, v_head_dim=v_head_dim,
-            scale=head_dim**-0.5, sinks=b.t("attn_sinks.weight", n_heads) if sinks else None, **options,
+            scale=head_dim**-0.5, sinks=b.t("attn_sinks.weight", n_heads) if sinks else None,
+            biases=b.t("biases", n_heads, 2 * far + 1) if far else None, **options,
         ))  # fmt: skip
 
     return record
@@ -58,6 +66,9 @@ CASES: dict[str, Record] = {
     "sinks": _attention(4, 2, 32, sinks=True),
     "chunked": _attention(4, 2, 32, reach="chunked", window=9),
     "slopes": _attention(6, 2, 32, slopes=alibi_slopes(6, 8.0)),
+    "biases": _attention(6, 2, 32, far=9),
+    "biases_far": _attention(2, 2, 32, far=100, window=20),
+    "biases_whole": _attention(3, 3, 32, far=4, reach="whole"),
     "whole": _attention(4, 2, 32, reach="whole"),
     "whole_window": _attention(4, 2, 32, reach="whole", window=12),
     "whole_slopes": _attention(3, 1, 48, reach="whole", slopes=alibi_slopes(3, 8.0), sinks=True),

@@ -30,6 +30,9 @@ class Attend(Arguments):
     """0: none."""
     slopes: Address | None = None
     """float32 [heads]."""
+    biases: Rows | None = None
+    """float32 [heads][2 far + 33], from 16 positions before `far` on."""
+    far: int = 0
     sinks: Address | None = None
     """float32 [heads]."""
     scratch: Rows

@@ -145,6 +145,7 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
         maxima = sums + a.cap_rows * 64
 
         slopes = a.slopes + 4 * head * a.group if a.slopes != 0 else 0
+        biases = a.biases + a.ld_biases * head * a.group if a.biases != 0 else 0
         q = a.q + token * a.ld_q + 4 * a.head_dim * head * a.group
         factor = np.float32(a.scale * (1.0 if a.softcap > 0.0 else LOG2_E))
         row = queries
@@ -192,6 +193,7 @@ def _range(kv: str, places: Scratch, wide: bool) -> Any:
                     soften(
                         scratch, h, min(16, m - h), n_vectors, maxima + 4 * at, sums + 64 * at, b0,
                         position + at // a.group, end, at % a.group, a.group, a.window, a.reach, a.softcap, slopes,
+                        biases, a.ld_biases, a.far,
                     )  # fmt: skip
                 weigh(scratch, m, outputs + r * ld, a.page_size, n, v_padded)
 

@@ -133,6 +133,16 @@ def _slope(row, n, slope, token, iota):
 
 
 @register_jitable
+def _bias(row, n, biases, far, distance):
+    """Scores plus the biases of their positions' distances, of which `distance` is the first; `biases` are those from
+    -far - 16 on."""
+    unit = splat_f32(np.float32(LOG2_E))
+    for v in range(n):
+        at = min(max(distance + 16 * v, -far - 16), far) + far + 16
+        store_f32x16(row + 64 * v, fma(load_f32x16(biases + 4 * at), unit, load_f32x16(row + 64 * v)))
+
+
+@register_jitable
 def _largest(row, n):
     """Largest of n vectors."""
     best = load_f32x16(row)
@@ -175,7 +185,10 @@ def softener(places: Scratch, packed: bool) -> Any:
         return total + other
 
     @register_jitable
-    def soften(scratch, r0, m, n, maxima, sums, b0, position, end, head, group, window, reach, softcap, slopes):
+    def soften(
+        scratch, r0, m, n, maxima, sums, b0, position, end, head, group, window, reach, softcap, slopes, biases,
+        ld_biases, far,
+    ):  # fmt: skip
         iota = load_f32x16(scratch + iota_at)
         before = load_f32x16(maxima)
         token, h = position, head
@@ -187,6 +200,8 @@ def softener(places: Scratch, packed: bool) -> Any:
                 _cap(row, n, softcap)
             if slopes != 0:
                 _slope(row, n, load_f32(slopes + 4 * h) * np.float32(LOG2_E), token - b0, iota)
+            if biases != 0:
+                _bias(row, n, biases + ld_biases * h, far, b0 - token)
             if high < 16 * n or low > 0:
                 _mask(row, n, low, high, iota)
             store_f32(maxima + 4 * r, max(load_f32(maxima + 4 * r), _largest(row, n)))

@@ -43,12 +43,15 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
             label="store kv" if k else "turn queries",
         )  # fmt: skip
     slopes = low.weights.constant(op.slopes) if op.slopes else None
+    biases, far = None, 0
+    if op.biases is not None:
+        biases, far = View(*low.weights.edged(op.biases, 16)), low.weights[op.biases].shape[1] // 2
     sinks = low.weights.vector([(op.sinks, op.n_heads)])[0] if op.sinks else None
     y = low.new_f32(node)
     low.table.add(
         plan.kernel,
         plan.args(
-            q=q, y=y, cache=cache, slopes=slopes, sinks=sinks, scratch=scratch,
+            q=q, y=y, cache=cache, slopes=slopes, biases=biases, far=far, sinks=sinks, scratch=scratch,
             parts=View(low.shared, 0, plan.tickets_bytes), tickets=low.shared,
         ),
         label="attention",

@@ -3,8 +3,8 @@
 // A row is one head of one token: row r of a sequence and KV head is token r / GROUP of the sequence's tokens in this
 // step, and head r % GROUP of the GROUP query heads that read the KV head. Scores are kept times log2(e).
 //
-// HEAD, V_HEAD: columns of a head; GROUP; SOFTCAP, WINDOW, SLOPES: whether there are such; REACH: what a token sees, see
-// `Sight` of program/ops/attention.py; KV, PAGE: see kv.cuh.
+// HEAD, V_HEAD: columns of a head; GROUP; SOFTCAP, WINDOW, SLOPES: whether there are such; BIASES: those of a head, by
+// distance, 0: none; REACH: what a token sees, see `Sight` of program/ops/attention.py; KV, PAGE: see kv.cuh.
 #pragma once
 #include "kv.cuh"
 
@@ -23,7 +23,7 @@ struct Inputs {
     const float* q;
     const u8* keys;
     const u8* values;
-    const float* slopes;  // [heads]
+    const float* slopes;  // [heads], or [heads][BIASES]
     int page_stride;
     int q_ld;
     int n_kv;
@@ -95,9 +95,13 @@ DEVICE float capped(const Inputs& in, float score) {
 }
 
 
-// A score less what its key's distance takes from it, for a row of the head's.
-DEVICE float sloped(const Inputs& in, const Rows& r, int row, int kv_head, int key, float score) {
-#if SLOPES
+// A score with what its key's distance adds to it, for a row of the head's.
+DEVICE float by_distance(const Inputs& in, const Rows& r, int row, int kv_head, int key, float score) {
+#if BIASES
+    int after = max(-(BIASES / 2), min(BIASES / 2, key - position_of(r, row)));
+    int head = kv_head * GROUP + (r.first_row + row) % GROUP;
+    return score + in.slopes[head * BIASES + after + BIASES / 2] * LOG2_E;
+#elif SLOPES
     float slope = in.slopes[kv_head * GROUP + (r.first_row + row) % GROUP] * LOG2_E;
     return score - slope * abs(position_of(r, row) - key);
 #else

@@ -39,7 +39,7 @@ DEVICE void weigh(State& s, const Inputs& in, const Rows& rows, int kv_head, int
                   float (*out)[32]) {
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        float x = sloped(in, rows, r, kv_head, position, capped(in, scores[r]));
+        float x = by_distance(in, rows, r, kv_head, position, capped(in, scores[r]));
         if (!sees(in, rows, position_of(rows, r), position)) x = -infinity();
         float most = fmaxf(s.largest[r], warp_max(x)), factor = fast_exp2(s.largest[r] - most);
         float weight = fast_exp2(x - most);

@@ -122,15 +122,15 @@ DEVICE void score(const u16* q, const u16* k, float (&scores)[M_TILES][KEY_TILES
     }
 }
 
-#if SLOPES
-DEVICE void slope(const Inputs& in, const Rows& rows, int kv_head, int from,
-                  float (&scores)[M_TILES][KEY_TILES][4]) {
+#if SLOPES || BIASES
+DEVICE void add_by_distance(const Inputs& in, const Rows& rows, int kv_head, int from,
+                            float (&scores)[M_TILES][KEY_TILES][4]) {
     int g = lane_id() >> 2, c = lane_id() & 3;
 #pragma unroll
     for (int i = 0; i < M_TILES * KEY_TILES * 4; i++) {
         int m = i / (KEY_TILES * 4), t = i / 4 % KEY_TILES, j = i % 4;
         int row = (warp_id() * M_TILES + m) * 16 + g + j / 2 * 8, key = from + 8 * t + 2 * c + j % 2;
-        scores[m][t][j] = sloped(in, rows, row, kv_head, key, scores[m][t][j]);
+        scores[m][t][j] = by_distance(in, rows, row, kv_head, key, scores[m][t][j]);
     }
 }
 #endif
@@ -283,8 +283,8 @@ KERNEL_MIN(attention_prompt, Args, THREADS, 2) {
             x = capped(a.in, x);
         }
 #endif
-#if SLOPES
-        slope(a.in, rows, kv_head, from, scores);
+#if SLOPES || BIASES
+        add_by_distance(a.in, rows, kv_head, from, scores);
 #endif
         if (any_hidden(a.in, rows, from, KEYS)) hide(a.in, rows, from, scores);
         weigh(s, scores);

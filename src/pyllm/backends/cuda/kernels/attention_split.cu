@@ -168,8 +168,8 @@ DEVICE void weigh(State& s, const Inputs& in, const Rows& rows, int kv_head, int
         for (int i = 0; i < 2; i++) {
             float x = capped(in, scores[t][i]), y = capped(in, scores[t][i + 2]);
             int row = 8 * t + 2 * c + i;
-            x = sloped(in, rows, row, kv_head, position + g, x);
-            y = sloped(in, rows, row, kv_head, position + g + 8, y);
+            x = by_distance(in, rows, row, kv_head, position + g, x);
+            y = by_distance(in, rows, row, kv_head, position + g + 8, y);
             if (hidden) {
                 int at = position_of(rows, row);
                 if (!sees(in, rows, at, position + g)) x = -infinity();

@@ -33,6 +33,8 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
         )  # fmt: skip
         low.add(node, store)
     slopes = low.weights.constant(op.slopes) if op.slopes else None
+    if op.biases is not None:
+        slopes = low.weights.vector([(op.biases, low.weights[op.biases].n_elements)])
     sinks = low.weights.vector([(op.sinks, op.n_heads)]) if op.sinks else None
     out = low.new_forms(node, low.wants(node))
     low.add(node, attention.attend(low.arrays, op, low.options, cache, rotated_q, out, slopes, sinks, low.facts))

@@ -22,14 +22,15 @@ def _attention(s: Step, op: Attention) -> mx.array:
         att.store(keys, s.inputs["slots"], s[op.k])
         att.store(values, s.inputs["slots"], s[op.v])
     dtype = mx.float16 if s.lowering.half and keys.dtype == mx.float16 else mx.float32
-    sinks, positions, out = s.vector(op.sinks), s.inputs["positions"], []
+    sinks, biases, positions, out = s.vector(op.sinks), s.vector(op.biases), s.inputs["positions"], []
     for i, (group, mask) in enumerate(zip(s.reads[op.sight], s.masks(op.sight), strict=True)):
         slots = s.inputs.get(att.array("slots", op.sight, i))
-        distance = None
-        if op.slopes:
+        added = None
+        if op.slopes or op.biases:
             distance = att.distances(group, s.inputs.get(att.array("keys", op.sight, i)), positions)
+            added = att.by_distance(op, distance, biases)
         k, v = (att.read(cache, group, slots).astype(dtype) for cache in (keys, values))
         rows = q[group.first : group.first + group.n_seqs * group.n_tokens]
         rows = rows.reshape(group.n_seqs, group.n_tokens, -1).astype(dtype)
-        out.append(att.attention(op, rows, k, v, mask, sinks, distance).astype(mx.float32))
+        out.append(att.attention(op, rows, k, v, mask, sinks, added).astype(mx.float32))
     return out[0] if len(out) == 1 else mx.concatenate(out)

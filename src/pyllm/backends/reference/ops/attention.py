@@ -47,12 +47,14 @@ def attention(
     reach: str = "causal",
     softcap: float = 0.0,
     slopes: tuple[float, ...] = (),
+    biases: F32 | None = None,
     sinks: F32 | None = None,
 ) -> F32:
     """Attention within one sequence.
 
     q [tokens, n_heads, head_dim] of the positions from `position` on; k [keys, n_kv_heads, head_dim] and
-    v [keys, n_kv_heads, v_head_dim] of the positions from `start` on → [tokens, n_heads * v_head_dim].
+    v [keys, n_kv_heads, v_head_dim] of the positions from `start` on; biases [n_heads, 2 n + 1] → [tokens, n_heads *
+    v_head_dim].
     """
     n_tokens, n_heads, head_dim = q.shape
     n_kv = k.shape[1]
@@ -65,6 +67,9 @@ def attention(
     if slopes:
         steepness = np.array(slopes, np.float32).reshape(n_kv, -1, 1, 1)
         scores = scores - steepness * np.abs(at - key).astype(np.float32)
+    if biases is not None:
+        far = biases.shape[1] // 2
+        scores = scores + biases[:, np.clip(key - at, -far, far) + far].reshape(n_kv, -1, n_tokens, len(k))
     sight = Sight(reach, window)
     seen = (key >= sight.first(at)) & (key < sight.stop(at, start + len(k)))
     scores = np.where(seen, scores, -np.inf)
@@ -78,7 +83,7 @@ def attention(
 def _attention(exe: ReferenceExecutable, op: Attention, batch: Batch, state: State) -> F32:
     q = state[op.q.id]
     keys, values = exe.keys[op.cache], exe.values[op.cache]
-    sinks = exe.weights.whole(op.sinks)
+    biases, sinks = exe.weights.whole(op.biases), exe.weights.whole(op.sinks)
     out = np.empty((batch.n_tokens, op.out.width), np.float32)
     for seq, (first, n) in enumerate(batch.spans[: batch.n_seqs]):
         pages, position = batch.page_tables[seq], int(batch.positions[first])
@@ -102,6 +107,7 @@ def _attention(exe: ReferenceExecutable, op: Attention, batch: Batch, state: Sta
                 reach=op.reach,
                 softcap=op.softcap,
                 slopes=op.slopes,
+                biases=biases,
                 sinks=sinks,
             )
     return out
