@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -67,14 +68,15 @@ def test_logits(backend: Backend, model: ArchModel, executable: Executable | Bac
 
 
 def run(executable: Executable, tokens: list[int], cuts: list[int]) -> NDArray[np.float32]:
-    """Logits of all tokens, sent in pieces of these sizes beside a second, unrelated sequence."""
+    """Logits of all tokens, or final states without a head, sent in pieces beside a second, unrelated sequence."""
     batch, parts, position, state = Batch(executable.options), [], 0, -1
+    want: Literal["logits", "hidden"] = "logits" if executable.program.logits else "hidden"
     for i, n in enumerate(cuts):
         batch.clear()
         saves = [(n, i % 2)] if executable.program.slots else []
         batch.add(tokens[position : position + n], position, PAGES, "all", state_in=state, saves=saves)
         if n < 90:  # another sequence at the same time must change nothing
             batch.add([1 + position % 7], position % 32, [4, 6], "none", saves=[(1, 2)] if saves else [])
-        parts.append(executable.run(batch).copy())
+        parts.append(executable.run(batch, want).copy())
         position, state = position + n, i % 2 if saves else -1
     return np.concatenate(parts)

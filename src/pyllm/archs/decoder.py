@@ -114,6 +114,8 @@ class Decoder:
     layers: Sequence[Layer]
     norm: Norm
     """Kind of all norms."""
+    prefix: str = "blk."
+    """Of the names of the layers' tensors, before a layer's number."""
     embed_scale: float = 1.0
     positions: bool = False
     """Whether a row of position_embd is added to each token's embedding."""
@@ -160,7 +162,7 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
         x = g.add(x, _positions(g))
     x = g.embedded = g.norm(x, decoder.embed_norm)
     for layer in decoder.layers:
-        blk = f"blk.{layer.index}."
+        blk = f"{decoder.prefix}{layer.index}."
         g.rec.layer, g.layer_input = layer.index, x
         for part in layer.parts:
             x = _add(g, blk, part, x)

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError
@@ -162,9 +163,13 @@ class Graph:
             values = 1 / self.hp.read(name, *self.rec.shape(name))
         if not np.isfinite(values).all():
             raise ModelError(f"tensor {name} holds numbers that cannot be divided by")
-        made = TensorInfo(f"1/{name}", values.shape, "F32", values.astype(np.float32).view(np.uint8))
-        self.tensors[made.name] = made
-        return Weight(made.name)
+        return self.made(f"1/{name}", values)
+
+    def made(self, name: str, values: NDArray[np.floating]) -> Weight:
+        """A tensor of float32 numbers that is not the file's."""
+        data = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
+        self.tensors[name] = TensorInfo(name, values.shape, "F32", data)
+        return Weight(name)
 
     def vector(self, weight: Weight | None) -> Weight | None:
         """The same weight as a vector, where the file has it as a matrix of one row, or with more axes of length 1."""
