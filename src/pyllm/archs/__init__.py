@@ -43,10 +43,13 @@ class Architecture:
     n_layers: int
 
 
-def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: int | None = None) -> Architecture:
+def load(
+    metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: int | None = None, features: bool = False
+) -> Architecture:
     """Record a model's program for a context of `n_ctx` positions (None: the trained length).
 
-    `metadata` and `tensors` are those of a GGUF file. Raises ModelError: unknown architecture, invalid
+    `metadata` and `tensors` are those of a GGUF file. `features`: the program gives what heads that guess further
+    tokens read (`archs.heads`), if it has such heads. Raises ModelError: unknown architecture, invalid
     hyper-parameters, tensors that are missing or have other shapes than the hyper-parameters imply.
     """
     name = metadata.get("general.architecture")
@@ -56,8 +59,8 @@ def load(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: 
     from pyllm.archs.hparams import HParams
 
     hp = HParams(metadata, name, tensors, n_ctx)
-    decoder = _find(name)(hp)
-    program, needed = write(decoder, hp)
+    decoder = family(name)(hp)
+    program, needed = write(decoder, hp, features)
     return Architecture(
         name, program, needed, decoder, hp.n_ctx_train, program.n_vocab, program.n_embd, program.n_layers
     )
@@ -69,7 +72,8 @@ def names() -> list[str]:
     return sorted({*own, *entry_points.of_group(_GROUP)})
 
 
-def _find(name: str) -> Family:
+def family(name: str) -> Family:
+    """The function that makes an architecture's decoder. Raises ModelError where it is unknown."""
     for module in sorted(_modules(), key=lambda module: module[:3] != name[:3]):  # the likely ones first
         if name in _table(module):
             return _table(module)[name]

@@ -87,24 +87,34 @@ class Layer:
 @dataclass(frozen=True, slots=True)
 class Head:
     """Logits: scale * output(hidden), capped. `tied`: the embedding table is the output matrix (True), the file has
-    one (False), or where the file has one (None)."""
+    one (False), or it is where the file has none (None)."""
 
     tied: bool | None = None
     scale: float = 1.0
     softcap: float = 0.0
     bias: bool = True
     """The file's bias applies."""
+    stem: str = "output"
+    """Of the names of its tensors."""
 
     def __call__(self, g: Graph, hidden: Value) -> Value:
         n_vocab = g.rec.shape("token_embd.weight")[0]
-        tied = not g.rec.has("output.weight") if self.tied is None else self.tied
+        tied = not g.rec.has(f"{self.stem}.weight") if self.tied is None else self.tied
         if tied:
-            bias = g.optional("output.bias") if self.bias else None
+            bias = g.optional(f"{self.stem}.bias") if self.bias else None
             logits = g.rec(Linear(x=hidden, weight=Weight("token_embd.weight"), bias=bias))
         else:
-            logits = g.linear(hidden, "output", n_vocab, bias="" if self.bias else None)
+            logits = g.linear(hidden, self.stem, n_vocab, bias="" if self.bias else None)
         logits = g.times(logits, self.scale)
         return g.rec(SoftCap(x=logits, cap=self.softcap)) if self.softcap else logits
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """Heads that guess further tokens, in files that have them: their layers follow the trunk's (`archs.heads`)."""
+
+    normed: bool = True
+    """Whether they read the final state after the norm, and give theirs so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +134,8 @@ class Decoder:
     final_norm: str | None = "output_norm"
     head: Head | None = Head()
     """None: the model returns hidden states, no logits."""
+    next_tokens: NextTokens | None = None
+    """None: heads of the architecture, if it has any, are not used."""
 
     @classmethod
     def read(cls, hp: HParams, layer: Callable[[int], tuple[Part, ...]], **options: Any) -> Self:
@@ -152,8 +164,9 @@ def transformer(
     return Decoder.read(hp, layer, **options)
 
 
-def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorInfo]]:
-    """Record the decoder's program; returns it with its tensors: the file's, and views of some of their rows."""
+def write(decoder: Decoder, hp: HParams, features: bool = False) -> tuple[Program, Mapping[str, TensorInfo]]:
+    """Record the decoder's program; returns it with its tensors: the file's, and views of some of their rows.
+    `features`: with what heads read."""
     g = Graph(hp, decoder.norm)
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
@@ -165,11 +178,12 @@ def write(decoder: Decoder, hp: HParams) -> tuple[Program, Mapping[str, TensorIn
         blk = f"{decoder.prefix}{layer.index}."
         g.rec.layer, g.layer_input = layer.index, x
         for part in layer.parts:
-            x = _add(g, blk, part, x)
+            x = add_part(g, blk, part, x)
     g.rec.layer = hp.n_layers
     hidden = g.norm(x, decoder.final_norm)
     logits = None if decoder.head is None else decoder.head(g, hidden)
-    return g.finish(hidden, logits), g.tensors
+    kind = decoder.next_tokens if features else None
+    return g.finish(hidden, logits, None if kind is None else hidden if kind.normed else x), g.tensors
 
 
 def _positions(g: Graph) -> Value:
@@ -181,7 +195,7 @@ def _positions(g: Graph) -> Value:
     return g.rec(Embed(table=table, of_positions=True))
 
 
-def _add(g: Graph, blk: str, part: Part, x: Value) -> Value:
+def add_part(g: Graph, blk: str, part: Part, x: Value) -> Value:
     """Record one part; returns the stream after it."""
     y = part.mix(g, blk, g.norm(x, part.norm and blk + part.norm))
     y = g.times(g.norm(y, part.post and blk + part.post), part.scale)

@@ -17,6 +17,7 @@ from pyllm.program import Program, Recorder, Value, Weight
 from pyllm.program.ops.elementwise import Add, Scale
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.select import Slice
+from pyllm.quant import formats
 
 if TYPE_CHECKING:
     from pyllm.archs.decoder import Norm
@@ -144,6 +145,18 @@ class Graph:
         self.tensors[view.name] = view
         return Weight(view.name)
 
+    def columns(self, name: str, start: int, stop: int) -> Weight:
+        """Columns `start` to `stop` of a matrix, copied. Raises ModelError where they are no whole blocks."""
+        tensor = self.tensors[name]
+        n_rows, n_columns = tensor.shape
+        size = formats.get(tensor.format).block_size
+        if start % size or stop % size:
+            raise ModelError(f"columns {start} to {stop} of {name} are no whole blocks of {tensor.format}")
+        blocks = tensor.data.reshape(n_rows, n_columns // size, -1)[:, start // size : stop // size]
+        part = TensorInfo(f"{name}[,{start}:{stop}]", (n_rows, stop - start), tensor.format, blocks.reshape(-1))
+        self.tensors[part.name] = part
+        return Weight(part.name)
+
     def row(self, name: str) -> Weight:
         """A vector as a matrix of one row."""
         vector = self.tensors[name]
@@ -177,14 +190,14 @@ class Graph:
             return weight
         return self.item(weight, 0)
 
-    def finish(self, hidden: Value, logits: Value | None) -> Program:
-        """The program; output rows are selected as early as possible."""
-        if logits is None:
-            (hidden,) = self.rec.select_rows(hidden)
-        else:
-            hidden, logits = self.rec.select_rows(hidden, logits)
+    def finish(self, hidden: Value, logits: Value | None, feature: Value | None = None) -> Program:
+        """The program; output rows are selected as early as possible. `feature`: what heads read of every token."""
         n_vocab = self.rec.shape("token_embd.weight")[0]
-        return self.rec.finish(hidden, logits, n_layers=self.hp.n_layers, n_vocab=n_vocab)
+        found = [value for value in (hidden, logits, feature) if value is not None]
+        found = list(self.rec.select_rows(*found, whole=feature))
+        features = None if feature is None else (found[-2], found[-1])
+        logits = None if logits is None else found[1]
+        return self.rec.finish(found[0], logits, n_layers=self.hp.n_layers, n_vocab=n_vocab, features=features)
 
     def uses_scale(self, stem: str, used: bool) -> bool:
         """Whether a matrix's scale is used: in families whose matrices have scales, and with formats that need one."""

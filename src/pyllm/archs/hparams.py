@@ -31,7 +31,8 @@ _GATINGS = ("", "softmax", "sigmoid", "softmax_chosen")
 class HParams:
     """Typed access to one architecture's metadata, and to the file's tensors.
 
-    `n_ctx` is the context that the model is loaded for (None: the trained length).
+    `n_ctx` is the context that the model is loaded for (None: the trained length). `with_heads`: layers include those
+    of heads that guess further tokens, which follow the trunk's.
     """
 
     def __init__(
@@ -40,17 +41,25 @@ class HParams:
         arch: str,
         tensors: Mapping[str, TensorInfo] | None = None,
         n_ctx: int | None = None,
+        *,
+        with_heads: bool = False,
     ) -> None:
         self.metadata = metadata
         self.arch = arch
         self.tensors: Mapping[str, TensorInfo] = {} if tensors is None else tensors
         self._n_ctx = n_ctx
+        self._with_heads = with_heads
 
     # --- sizes that all families have
 
-    @cached_property
+    @property
     def n_layers(self) -> int:
-        """Layers of the trunk, without MTP layers, which follow them."""
+        """Layers of the trunk, or with those of heads."""
+        return self.integer("block_count", most=_MOST_LAYERS) if self._with_heads else self.n_trunk
+
+    @cached_property
+    def n_trunk(self) -> int:
+        """Layers of the trunk."""
         n = self.integer("block_count", most=_MOST_LAYERS)
         n_next = self.integer("nextn_predict_layers", 0, most=_MOST_LAYERS)
         if n_next >= n:

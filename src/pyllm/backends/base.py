@@ -215,8 +215,9 @@ class HostCrossing(Crossing):
         return self.array
 
 
-Want = Literal["logits", "hidden", "candidates"]
-"""A result of a step: logits or final normed states of the wanted rows, or the most likely tokens alone."""
+Want = Literal["logits", "hidden", "candidates", "features", "row_features"]
+"""A result of a step: logits or final normed states of the wanted rows, or the most likely tokens alone; what heads
+read of every token, or of the wanted rows (`Program.features`)."""
 
 
 class Executable(ABC):
@@ -266,9 +267,13 @@ class Executable(ABC):
         """
         return self.run_all(batch, (want,))[0]
 
-    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[NDArray[np.float32] | TopLogits]:
-        """Compute one step and give several of its results, in the order of `wants`; each as `run` gives it."""
-        return self._results(wants, self.run_stage(0, batch, (), self._wanted(wants)))
+    def run_all(
+        self, batch: Batch, wants: Sequence[Want], given: Sequence[NDArray[np.float32]] = ()
+    ) -> list[NDArray[np.float32] | TopLogits]:
+        """Compute one step and give several of its results, in the order of `wants`; each as `run` gives it. `given`:
+        values that the program receives, [n_tokens, width]."""
+        crossings = [HostCrossing(values) for values in given]
+        return self._results(wants, self.run_stage(0, batch, crossings, self._wanted(wants)))
 
     def begin(
         self, batch: Batch, wants: Sequence[Want], seconds: float
@@ -286,10 +291,13 @@ class Executable(ABC):
         raise BackendError(f"{type(self).__name__} cannot pause steps")
 
     def _wanted(self, wants: Sequence[Want]) -> list[Value]:
-        values = [self.program.hidden if want == "hidden" else self.program.logits for want in wants]
+        program = self.program
+        row_features, features = program.features or (None, None)
+        named = {"hidden": program.hidden, "row_features": row_features, "features": features}
+        values = [named.get(want, program.logits) for want in wants]
         wanted = [value for value in values if value is not None]
         if len(wanted) < len(values):
-            raise BackendError("the program has no logits; its final states can be had")
+            raise BackendError("the program has no logits or no features of heads; its final states can be had")
         return wanted
 
     def _results(self, wants: Sequence[Want], crossings: Sequence[Crossing]) -> list[NDArray[np.float32] | TopLogits]:
@@ -304,6 +312,13 @@ class Executable(ABC):
         Valid until the next step. Raises BackendError where `n_candidates` is 0.
         """
         raise BackendError(f"{type(self).__name__} gives no candidates; logits work")
+
+    def beside(
+        self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
+    ) -> Executable | None:
+        """Compile another program that uses this one's packed weights, where it has the same tensors; it is closed
+        before this one. None: the backend packs weights for each program. Raises as `Backend.compile`."""
+        return None
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -437,6 +452,17 @@ class Backend(ABC):
             "kv": kv_bytes(program, options),
             "work": 0,
         }
+
+    def memory_beside(
+        self,
+        program: Program,
+        weights: Mapping[str, TensorInfo],
+        options: ExecutionOptions,
+        other: Program,
+        its_weights: Mapping[str, TensorInfo],
+    ) -> dict[str, int]:
+        """Bytes that `Executable.beside` of another program's executable would take, as `memory_needed` gives them."""
+        return self.memory_needed(program, weights, options)
 
     def check(self, program: Program, options: ExecutionOptions) -> None:
         """Raise BackendError where an option is not supported: collecting importance, the type of the KV cache; or

@@ -167,7 +167,7 @@ class SplitExecutable(Executable):
         self._closed = self._running = self._stop = False
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
         sender = {v.id: part for part in self.parts.values() for stage in part.program.stages for v in stage.sends}
-        self._last = sender[self.program.results[-1].id]
+        self._last = sender[(self.program.logits or self.program.hidden).id]
         self.n_candidates = self._last.n_candidates
         holders = [part for part in self.parts.values() if part.program.kv]
         if all(part.page_bytes for part in holders):

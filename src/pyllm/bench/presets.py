@@ -77,7 +77,7 @@ class PresetModel:
     """Substitute for a `GGUFFile` of the preset, where a model is compiled."""
 
     def __init__(self, name: str, metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
-        self.path = Path(name)
+        self.path: Path = Path(name)
         """The preset's name and recipe: there is no file."""
         self.metadata = metadata
         self.tensors = tensors

@@ -42,7 +42,7 @@ def command(preset: str | None, as_json: bool, **options: Any) -> None:
         file = open_model(name, display.progress, with_weights=False)
     with file:
         n_ctx = n_ctx_of(settings, file.metadata)
-        with beside(settings, file.metadata, n_ctx) as draft:
+        with beside(settings, file, n_ctx) as draft:
             execution = execution_options(n_ctx, settings)
             found = fit(file, n_ctx, execution, settings.backend, settings.placement, draft)
         if as_json:

@@ -21,7 +21,7 @@ Progress = Callable[[str, float], None]
 AdapterChoice = FilePath | tuple[FilePath, float]
 """A LoRA adapter to load: its file, or file and scale."""
 
-SPECULATION = ("off", "ngram", "auto")
+SPECULATION = ("off", "ngram", "mtp", "auto")
 """Values of `spec`, beside `draft=MODEL`."""
 _DRAFT = "draft="
 Size = int
@@ -169,10 +169,11 @@ class LoadSettings(PlacementOptions):
     spec: str = setting(
         "off",
         "Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay "
-        'the same. "ngram": guesses are what followed the last tokens where they stood before; "draft=MODEL": also '
-        'those of a smaller model of the same vocabulary, a path or a name; "auto": "ngram" where the model allows it; '
-        '"off". Guesses that do not pay are not made.',
-        help="Guess next tokens and verify several in a step: off, auto, ngram or draft=MODEL.",
+        'the same. "ngram": guesses are what followed the last tokens where they stood before; "mtp": also those of '
+        'a head that the file, or a file mtp-*.gguf beside it, has for that; "draft=MODEL": also those of a smaller '
+        'model of the same vocabulary, a path or a name; "auto": "mtp" where there is a head, else "ngram"; "off". '
+        "Guesses that do not pay are not made.",
+        help="Guess next tokens and verify several in a step: off, auto, ngram, mtp or draft=MODEL.",
         flags=("--spec",),
         metavar="METHOD",
     )

@@ -71,7 +71,9 @@ class Engine:
         self.scheduler = Scheduler(
             self.pool, options, side_options, states, self._speculation, executable.program.whole
         )
-        self._lanes = [Lane(exe, n_vocab, i) for i, exe in enumerate((executable, side)) if exe is not None]
+        self._lanes = [
+            Lane(exe, n_vocab, i, self._speculation) for i, exe in enumerate((executable, side)) if exe is not None
+        ]
         self._slices = Slices()
         self._admission = Admission(max_waiting)
         self._numbers = itertools.count()

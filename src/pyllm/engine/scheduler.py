@@ -227,10 +227,9 @@ class Scheduler:
             return 0
         n = 0
         most = min(most, self._max_drafts, self.states.room if self.states else most)
-        for seq, draft in self._speculation.propose(answers, most):
-            known = draft[: self._room(seq, len(draft))]
-            seq.guess(known)
-            n += len(known)
+        for seq, draft in self._speculation.propose(answers, most, self._room):
+            seq.guess(draft)
+            n += len(draft)
         return n
 
     def _room(self, seq: Sequence, n: int) -> int:

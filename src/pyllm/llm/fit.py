@@ -30,10 +30,11 @@ _TYPICAL = 120 << 20
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A model that guesses for another one, and its capacities (`speculating.beside`)."""
+    """A model that guesses for another one, or a head of it, and its capacities (`speculating.beside`)."""
 
     file: Model
     options: ExecutionOptions
+    is_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,8 @@ def parts(
 
     placement = placement or PlacementOptions()
     chosen = devices.choose(backend, placement)
-    used = _place(file, n_ctx, options, placement, chosen)[-1]
-    return _beside(used, draft, n_ctx, placement, chosen)
+    placed = _place(file, n_ctx, options, placement, chosen, draft)
+    return _beside(placed, draft, n_ctx, placement, chosen)
 
 
 def _fit(
@@ -145,8 +146,9 @@ def _fit(
     chosen: Sequence[DeviceInfo],
     draft: Draft | None,
 ) -> Fit:
-    architecture, tensors, options, placed, used = _place(file, n_ctx, options, placement, chosen)
-    used = _beside(used, draft, n_ctx, placement, chosen)
+    model = _place(file, n_ctx, options, placement, chosen, draft)
+    architecture, tensors, options, placed, _ = model
+    used = _beside(model, draft, n_ctx, placement, chosen)
     beside = resident() or _TYPICAL  # the plans that backends have just made are the ones that they would keep
     return Fit(
         layers=_layers(architecture.program, placed.device_of_op, tensors, options, chosen),
@@ -156,13 +158,22 @@ def _fit(
     )
 
 
+_Placed = tuple["Architecture", Mapping[str, "TensorInfo"], ExecutionOptions, "Placement", tuple[DeviceFit, ...]]
+
+
 def _place(
-    file: Model, n_ctx: int, options: ExecutionOptions, placement: PlacementOptions, chosen: Sequence[DeviceInfo]
-) -> tuple[Architecture, Mapping[str, TensorInfo], ExecutionOptions, Placement, tuple[DeviceFit, ...]]:
-    """The model placed on the chosen devices, its capacities, and what its parts take there."""
+    file: Model,
+    n_ctx: int,
+    options: ExecutionOptions,
+    placement: PlacementOptions,
+    chosen: Sequence[DeviceInfo],
+    draft: Draft | None = None,
+) -> _Placed:
+    """The model placed on the chosen devices, its capacities, and what its parts take there; with what the head of
+    `draft` reads."""
     from pyllm.backends.placement import cut, place
 
-    architecture, tensors = record(file, n_ctx)
+    architecture, tensors = record(file, n_ctx, features=draft is not None and draft.is_head)
     program = architecture.program
     options = capacities(options, program, n_ctx)
     placed = place(program, tensors, replace(placement, devices=()), chosen, options)
@@ -172,16 +183,22 @@ def _place(
 
 
 def _beside(
-    used: tuple[DeviceFit, ...],
+    model: _Placed,
     draft: Draft | None,
     n_ctx: int,
     placement: PlacementOptions,
     chosen: Sequence[DeviceInfo],
 ) -> tuple[DeviceFit, ...]:
-    """The devices' parts with those of a draft model, whose libraries are there already."""
+    """The devices' parts with those of a draft model or a head, whose libraries are there already."""
+    used = model[-1]
     if draft is None:
         return used
-    more = {f.device.name: f for f in _place(draft.file, n_ctx, draft.options, placement, chosen)[-1]}
+    found: Sequence[DeviceFit]
+    if draft.is_head:
+        found = [_head_fit(model, draft, n_ctx)]
+    else:
+        found = _place(draft.file, n_ctx, draft.options, placement, chosen)[-1]
+    more = {f.device.name: f for f in found}
     both = [
         replace(f, weights=f.weights + m.weights, kv=f.kv + m.kv, work=f.work + m.work)
         if (m := more.pop(f.device.name, None))
@@ -189,6 +206,29 @@ def _beside(
         for f in used
     ]
     return tuple(sorted([*both, *more.values()], key=lambda f: not f.device.is_gpu))
+
+
+def _head_fit(model: _Placed, draft: Draft, n_ctx: int) -> DeviceFit:
+    """What a head takes on its device, beside the model's part."""
+    from pyllm import backends
+    from pyllm.archs import heads
+
+    architecture, its, options, placed, used = model
+    device = head_device([f.device for f in used])
+    program, tensors = heads.head(draft.file.metadata, draft.file.tensors, n_ctx)
+    options = replace(draft.options, n_slots=options.n_slots, max_seqs=options.max_seqs, device=device.index)
+    backend = backends.get(device.backend)
+    if len(set(placed.device_of_op)) == 1:
+        needed = backend.memory_beside(program, tensors, options, architecture.program, its)
+    else:
+        needed = backend.memory_needed(program, tensors, options)
+    return DeviceFit(device, needed["weights"], needed["kv"], needed["work"], needed.get("other", 0))
+
+
+def head_device(devices: Sequence[DeviceInfo]) -> DeviceInfo:
+    """The device of a head, of those that a model uses: the last GPU, which has the output matrix, or the host."""
+    gpus = [device for device in devices if device.is_gpu]
+    return (gpus or list(devices))[-1]
 
 
 def _device_fit(

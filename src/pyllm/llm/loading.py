@@ -76,6 +76,14 @@ class Model(Protocol):
     def tensors(self) -> Mapping[str, TensorInfo]: ...
 
 
+class ModelFile(Model, Protocol):
+    """A file of a model, or a substitute, and where it is."""
+
+    @property
+    def path(self) -> Path: ...
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
     """A model ready to run, and its placement."""
@@ -128,15 +136,18 @@ def capacities(options: ExecutionOptions, program: Program, n_ctx: int) -> Execu
     return with_slots(options, program)
 
 
-def record(file: Model, n_ctx: int, adapters: Sequence[Adapter] = ()) -> tuple[Architecture, Mapping[str, TensorInfo]]:
-    """Record a model's program for contexts up to `n_ctx`, with adapters; returns it with its tensors.
+def record(
+    file: Model, n_ctx: int, adapters: Sequence[Adapter] = (), features: bool = False
+) -> tuple[Architecture, Mapping[str, TensorInfo]]:
+    """Record a model's program for contexts up to `n_ctx`, with adapters; returns it with its tensors. `features`: the
+    program gives what heads read (`archs.load`).
 
     Raises ModelError.
     """
     from pyllm import archs
 
     check_vocabulary(file)
-    architecture = archs.load(file.metadata, file.tensors, n_ctx)
+    architecture = archs.load(file.metadata, file.tensors, n_ctx, features)
     if not adapters:
         return architecture, architecture.tensors
     from pyllm.program.lora import adapt
@@ -152,8 +163,9 @@ def compile_model(
     backend: str,
     adapters: Sequence[Adapter] = (),
     placement: PlacementOptions | None = None,
+    features: bool = False,
 ) -> Compiled:
-    """Record the model's program for contexts up to `n_ctx`, with adapters, and compile it.
+    """Record the model's program for contexts up to `n_ctx`, with adapters, and compile it; `features` as for `record`.
 
     The file and the adapters must stay open as long as the executable. With automatic GPU layers ("auto"), a load that
     runs out of memory is tried again with fewer. Raises ModelError, RequestError, BackendError, OutOfMemoryError.
@@ -163,7 +175,7 @@ def compile_model(
     from pyllm.backends.split import compile_placed
 
     placement = placement or PlacementOptions()
-    architecture, tensors = record(file, n_ctx, adapters)
+    architecture, tensors = record(file, n_ctx, adapters, features)
     chosen = devices.choose(backend, placement)
     if options.collect_importance and backend == devices.AUTO:
         chosen = [device for device in chosen if backends.get(device.backend).collects_importance] or chosen

@@ -17,7 +17,7 @@ from pyllm.llm.loading import (
 )
 from pyllm.llm.model import LLM
 from pyllm.llm.recipes import recipe_of
-from pyllm.llm.speculating import drafters_of
+from pyllm.llm.speculating import drafters_of, head_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -83,6 +83,7 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     file = open_gguf(find_model(model, settings.progress))
     tokenizer = TokenizerLoader(file)
     opened: list[Adapter] = []
+    head = None
     try:
         if settings.adapters:
             from pyllm.llm.adapters import open_adapters
@@ -90,7 +91,10 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
             opened = open_adapters(settings.adapters)
         n_ctx = n_ctx_of(settings, file.metadata)
         execution = execution_options(n_ctx, settings)
-        compiled = compile_model(file, n_ctx, execution, settings.backend, opened, settings.placement)
+        head = head_of(settings, file)
+        compiled = compile_model(
+            file, n_ctx, execution, settings.backend, opened, settings.placement, features=head is not None
+        )
         sampling.prepare(settings.progress)
         try:
             folder = None
@@ -98,7 +102,7 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
                 from pyllm.llm.saving import folder_of
 
                 folder = folder_of(settings, file, opened, compiled)
-            drafters = drafters_of(settings, file.metadata, n_ctx)
+            drafters = drafters_of(settings, file.metadata, n_ctx, compiled, head)
         except BaseException:
             compiled.executable.close()
             raise
@@ -106,6 +110,8 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     except BaseException as error:
         tokenizer.wait()
         file.close()
+        if head is not None:
+            head.close()
         for adapter in opened:
             adapter.close()
         if isinstance(error, MemoryError) and not isinstance(error, OutOfMemoryError):

@@ -1,39 +1,118 @@
-"""The drafters that a model is loaded with, and what a second model of its vocabulary takes."""
+"""The drafters that a model is loaded with, and what a second model of its vocabulary, or a head, takes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyllm.config import ExecutionOptions, LoadSettings
 from pyllm.errors import ModelError
-from pyllm.llm.fit import Draft
-from pyllm.llm.loading import compile_model, execution_options, find_model
+from pyllm.llm.fit import Draft, head_device
+from pyllm.llm.loading import Compiled, ModelFile, compile_model, execution_options, find_model
+from pyllm.records import dataclass
 
 if TYPE_CHECKING:
-    from pyllm.engine.speculation import Drafter, DraftModel
+    from pyllm.engine.speculation import Drafter, DraftModel, Head
     from pyllm.gguf import GGUFFile
 
 
-def drafters_of(settings: LoadSettings, metadata: Mapping[str, Any], n_ctx: int) -> list[Drafter]:
-    """What guesses tokens of a model, by `spec`. Raises for a draft model what `load` raises."""
+_HEADS = "mtp-*.gguf"
+"""Names of files that hold a head alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFile:
+    """A file with a head that guesses."""
+
+    file: ModelFile
+    is_own: bool
+    """Whether it is the model's."""
+
+    def close(self) -> None:
+        """Close it, unless it is the model's."""
+        if not self.is_own:
+            self.file.close()
+
+
+def drafters_of(
+    settings: LoadSettings, metadata: Mapping[str, Any], n_ctx: int, compiled: Compiled, head: HeadFile | None
+) -> list[Drafter]:
+    """What guesses tokens of a compiled model, by `spec`; `head`: of `head_of`, closed with the drafter. Raises for a
+    draft model what `load` raises."""
     if settings.spec == "off":
         return []
     from pyllm.engine.speculation import Lookup
 
+    if head is not None:
+        return [Lookup(), _head(head, n_ctx, compiled)]
     return [Lookup(), _draft_model(settings, metadata, n_ctx)] if settings.draft_model else [Lookup()]
 
 
 @contextmanager
-def beside(settings: LoadSettings, metadata: Mapping[str, Any], n_ctx: int) -> Iterator[Draft | None]:
-    """The draft model of settings, for the prediction of memory; None: there is none. Raises as `drafters_of`."""
-    if not settings.draft_model:
+def beside(settings: LoadSettings, file: ModelFile, n_ctx: int) -> Iterator[Draft | None]:
+    """The draft model or the head of settings, for the prediction of memory; None: there is none. Raises as
+    `drafters_of`."""
+    if (head := head_of(settings, file)) is not None:
+        with closing(head):
+            yield Draft(head.file, _row_each(execution_options(n_ctx, settings)), is_head=True)
+    elif settings.draft_model:
+        with _open(settings, file.metadata) as model:
+            yield Draft(model, _row_each(execution_options(n_ctx, settings)))
+    else:
         yield None
-        return
-    with _open(settings, metadata) as file:
-        yield Draft(file, _options(settings, n_ctx))
+
+
+def head_of(settings: LoadSettings, file: ModelFile) -> HeadFile | None:
+    """Where the head is that `spec` uses: in the model's file, or in `mtp-*.gguf` in its folder; None: no head is used.
+    Raises ModelError where there is none and `spec` asks for one."""
+    from pyllm.archs.heads import has_head
+    from pyllm.gguf import open_gguf
+
+    if settings.spec not in ("mtp", "auto"):
+        return None
+    if has_head(file.metadata, file.tensors):
+        return HeadFile(file, is_own=True)
+    folder, name = file.path.parent, file.path.name
+    for path in sorted(folder.glob(_HEADS), key=lambda path: (-_common(path.name.removeprefix("mtp-"), name), path)):
+        found = open_gguf(path)
+        if has_head(found.metadata, found.tensors) and not _other_size(file.metadata, found.metadata):
+            return HeadFile(found, is_own=False)
+        found.close()
+    if settings.spec == "auto":
+        return None
+    raise ModelError(f"{name} has no head that guesses, nor has a file {_HEADS} beside it; spec='ngram' needs none")
+
+
+def _common(a: str, b: str) -> int:
+    """How many characters two names have in common at their beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _other_size(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two files are of other architectures, or of other sizes of one."""
+    name = a.get("general.architecture")
+    return any(a.get(key) != b.get(key) for key in ("general.architecture", f"{name}.embedding_length"))
+
+
+def _head(head: HeadFile, n_ctx: int, compiled: Compiled) -> Head:
+    from pyllm import backends
+    from pyllm.archs import heads
+    from pyllm.engine.speculation import Head
+
+    program, tensors = heads.head(head.file.metadata, head.file.tensors, n_ctx)
+    device = head_device(compiled.devices)
+    options = _row_each(replace(compiled.executable.options, device=device.index))
+    executable = compiled.executable.beside(program, tensors, options)
+    if executable is None:
+        executable = backends.get(device.backend).compile(program, tensors, options)
+
+    def close() -> None:
+        executable.close()
+        head.close()
+
+    return Head(executable, compiled.architecture.n_vocab, close)
 
 
 def _open(settings: LoadSettings, metadata: Mapping[str, Any]) -> GGUFFile:
@@ -48,9 +127,8 @@ def _open(settings: LoadSettings, metadata: Mapping[str, Any]) -> GGUFFile:
     return file
 
 
-def _options(settings: LoadSettings, n_ctx: int) -> ExecutionOptions:
-    """Capacities of a draft model: it holds as many sequences, and gives a row of each."""
-    options = execution_options(n_ctx, settings)
+def _row_each(options: ExecutionOptions) -> ExecutionOptions:
+    """Capacities of what drafts for a model of these: it holds as many sequences, and gives a row of each."""
     return replace(options, max_rows=options.max_seqs, max_drafts=0, many_rows=False)
 
 
@@ -59,7 +137,7 @@ def _draft_model(settings: LoadSettings, metadata: Mapping[str, Any], n_ctx: int
 
     file = _open(settings, metadata)
     try:
-        options = _options(settings, n_ctx)
+        options = _row_each(execution_options(n_ctx, settings))
         compiled = compile_model(file, n_ctx, options, settings.backend, (), settings.placement)
     except BaseException:
         file.close()

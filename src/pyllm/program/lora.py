@@ -135,7 +135,12 @@ class _Writer:
 
     def finish(self, program: Program) -> Program:
         logits = program.logits and self._new[program.logits.id]
-        return replace(program, ops=tuple(self.ops), hidden=self._new[program.hidden.id], logits=logits)
+        features = None
+        if program.features is not None:
+            of_rows, of_tokens = program.features
+            features = self._new[of_rows.id], self._new[of_tokens.id]
+        hidden = self._new[program.hidden.id]
+        return replace(program, ops=tuple(self.ops), hidden=hidden, logits=logits, features=features)
 
     def _op(self, kind: type[Op], width: int, like: Op, **arguments: Any) -> Value:
         return self._write(width, lambda out: kind(out=out, layer=like.layer, **arguments))

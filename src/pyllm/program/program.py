@@ -25,7 +25,8 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Program:
     """A recorded pass. `hidden` [rows, n_embd] is the final normed state, `logits` [rows, n_vocab] the output; a model
-    without an output head has none.
+    without an output head has none. `features` are what heads that guess further tokens read of a step: rows [rows,
+    n_embd] of the output rows, and [tokens, n_embd] of every token.
 
     Where a model is split over devices, each has a program of its own: the ops that it computes, in stages (`cuts`),
     with states numbered anew. `hidden` and `logits` are the whole model's then; only some part computes them.
@@ -41,14 +42,16 @@ class Program:
     logits: Value | None
     cuts: tuple[Stage, ...] = ()
     """The stages of a part; empty for a whole model."""
+    features: tuple[Value, Value] | None = None
+    """None: not recorded."""
     given_rows: frozenset[int] = frozenset()
     """Ids of received values that have one row per output row, not one per token."""
 
     @property
     def results(self) -> tuple[Value, ...]:
-        """What the program computes: the final state, and logits where it has a head."""
-        both = (self.hidden,) if self.logits is None else (self.hidden, self.logits)
-        return tuple(dict.fromkeys(both))
+        """What the program computes: the final state, logits where it has a head, and the features of heads."""
+        found = (self.hidden, self.logits, *(self.features or ()))
+        return tuple(dict.fromkeys(value for value in found if value is not None))
 
     @property
     def kv(self) -> tuple[KVSpec, ...]:

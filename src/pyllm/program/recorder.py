@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import ModelError
-from pyllm.program.op import Op, Shapes, inputs, inputs_by_field
+from pyllm.program.op import UNRECORDED, Op, Shapes, inputs, inputs_by_field
 from pyllm.program.ops.select import SelectRows
-from pyllm.program.program import Program
+from pyllm.program.program import Program, Stage
 from pyllm.program.values import Value
 
 
@@ -25,6 +25,8 @@ class Recorder(Shapes):
 
     layer: int = -1
     ops: list[Op] = field(default_factory=list)
+    received: list[Value] = field(default_factory=list)
+    """Values that are given to each step."""
     _last_whole: int = -1
     """The last op that needs every token."""
 
@@ -39,14 +41,21 @@ class Recorder(Shapes):
             self.selected.add(out.id)
         return out
 
+    def receive(self, width: int) -> Value:
+        """A value [tokens, width] that is given to each step, as a stage's `receives`."""
+        value = Value(UNRECORDED.id - 1 - len(self.received), width)
+        self.received.append(value)
+        return value
+
     def every_token(self, need: str, *values: Value) -> None:
         super().every_token(need, *values)
         self._last_whole = len(self.ops)
 
-    def select_rows(self, *results: Value) -> tuple[Value, ...]:
+    def select_rows(self, *results: Value, whole: Value | None = None) -> tuple[Value, ...]:
         """Select the output rows right after the last op that needs every token; returns `results` of the output rows.
 
-        Later ops then read only the output rows of the values computed so far.
+        Later ops then read only the output rows of the values computed so far. `whole` is added to the results as a
+        value of every token; ops after the cut that it needs are computed again for it, after all others.
         """
         cut = self._last_whole + 1
         later, self.ops = self.ops[cut:], self.ops[:cut]
@@ -54,19 +63,36 @@ class Recorder(Shapes):
         new: dict[int, Value] = {}
         for _, v in sorted(wanted.items()):
             new[v.id] = self._append(SelectRows(x=v), v.width, self.ops[cut - 1].layer)
-        for op in later:
+        self._append_again(later, new)
+        self.selected = {v.id for v in new.values()}
+        found = tuple(new[v.id] for v in results)
+        if whole is None:
+            return found
+        same = {v.id: v for v in wanted.values()} | {whole.id: whole}
+        self._append_again([op for op in later if op.out.id <= whole.id], same)
+        return *found, same[whole.id]
+
+    def _append_again(self, ops: list[Op], new: dict[int, Value]) -> None:
+        """Record ops anew, which read the new values; adds theirs to `new`."""
+        for op in ops:
             read: dict[str, Any] = {name: new[v.id] for name, v in inputs_by_field(op).items()}
             new[op.out.id] = self._append(replace(op, **read), op.out.width, op.layer)
-        self.selected = {v.id for v in new.values()}
-        return tuple(new[v.id] for v in results)
 
     def _append(self, op: Op, width: int, layer: int) -> Value:
         out = Value(len(self.ops), width)
         self.ops.append(replace(op, out=out, layer=layer))
         return out
 
-    def finish(self, hidden: Value, logits: Value | None, *, n_layers: int, n_vocab: int | None = None) -> Program:
-        """The program that computes `hidden` and `logits`, both of selected rows.
+    def finish(
+        self,
+        hidden: Value,
+        logits: Value | None,
+        *,
+        n_layers: int,
+        n_vocab: int | None = None,
+        features: tuple[Value, Value] | None = None,
+    ) -> Program:
+        """The program that computes `hidden` and `logits`, both of selected rows, and `features`.
 
         Without logits, `n_vocab` tells how many tokens the model knows.
         """
@@ -81,8 +107,13 @@ class Recorder(Shapes):
             states=tuple(self.states),
             hidden=hidden,
             logits=logits,
+            features=features,
         )
-        if not {v.id for v in program.results} <= self.selected:
+        if self.received:
+            stage = Stage(0, len(self.ops), tuple(self.received), program.results)
+            program = replace(program, cuts=(stage,))
+        whole = set() if features is None else {features[1].id}
+        if not {v.id for v in program.results} - whole <= self.selected:
             raise ModelError("a program's results must be of the output rows")
         return program
 

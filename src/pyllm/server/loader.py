@@ -10,7 +10,7 @@ from pyllm.config import ExecutionOptions, LoadSettings
 from pyllm.config.serving import ServeOptions
 from pyllm.llm import LLM
 from pyllm.llm.fit import parts
-from pyllm.llm.loading import Model, default_n_ctx, execution_options
+from pyllm.llm.loading import ModelFile, default_n_ctx, execution_options
 from pyllm.llm.opening import load
 from pyllm.llm.speculating import beside
 from pyllm.server.known import Known
@@ -90,8 +90,8 @@ class Loader:
         if self._cancelled.is_set():
             raise ProblemError(ENDING)
 
-    def _needs(self, file: Model, n_ctx: int) -> tuple[dict[str, int], dict[str, int]]:
-        with beside(self._settings, file.metadata, n_ctx) as draft:
+    def _needs(self, file: ModelFile, n_ctx: int) -> tuple[dict[str, int], dict[str, int]]:
+        with beside(self._settings, file, n_ctx) as draft:
             found = parts(file, n_ctx, self._execution(n_ctx), self._backend, self._placement, draft)
         return {d.device.name: d.total for d in found}, {d.device.name: d.kv for d in found}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyllm.archs.decoder import Decoder, transformer
+from pyllm.archs.decoder import Decoder, NextTokens, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import feed_forward
@@ -27,6 +27,7 @@ def glm4moe(hp: HParams) -> Decoder:
         lambda il: Attention.read(hp, il, qk_norm=qk_norm),
         lambda il: feed_forward(hp, il, gating=gating, normalize=normalize),
         norms=("attn_norm", "post_attention_norm"),
+        next_tokens=NextTokens(),
     )
 
 

@@ -63,6 +63,20 @@ class CPUBackend(Backend):
         self.check(program, options)
         return lane.sizes(lane.plan(program, weights, options))
 
+    def memory_beside(
+        self,
+        program: Program,
+        weights: Mapping[str, TensorInfo],
+        options: ExecutionOptions,
+        other: Program,
+        its_weights: Mapping[str, TensorInfo],
+    ) -> dict[str, int]:
+        from pyllm.backends.cpu import lane
+
+        self.check(program, options)
+        packed = lane.plan(other, its_weights, options)[0].weights
+        return lane.sizes(lane.plan(program, weights, options, packed))
+
 
 def _processor() -> str:
     """The processor's name as its system gives it."""

@@ -17,6 +17,7 @@ from pyllm.backends.cpu.linear import wide_supported
 from pyllm.backends.cpu.lowering import Lowering
 from pyllm.backends.cpu.table import Encoded
 from pyllm.backends.cpu.walker import Walker
+from pyllm.backends.cpu.weights import Weights
 from pyllm.config import ExecutionOptions
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
@@ -70,9 +71,15 @@ class _Paused:
 class CPUExecutable(Executable):
     """Weights, KV cache and work memory of one program; `pyllm.backends.cpu.lowering` plans the table."""
 
-    def __init__(self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> None:
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, TensorInfo],
+        options: ExecutionOptions,
+        packed: Weights | None = None,
+    ) -> None:
         self.program, self.options = program, options
-        lowerings = lanes.plan(program, weights, options)
+        lowerings = lanes.plan(program, weights, options, packed)
         low = self._low = lowerings[0]
         sizes = self._sizes = lanes.sizes(lowerings)
         check_free({**sizes, "other": _HEADROOM})
@@ -165,6 +172,11 @@ class CPUExecutable(Executable):
 
         idle = min(seconds(0, 0) for _ in range(20))
         return [(label, max(0.0, seconds(i, 1) - idle)) for i, label in enumerate(table.labels)]
+
+    def beside(
+        self, program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions
+    ) -> CPUExecutable | None:
+        return CPUExecutable(program, weights, options, self._low.weights)
 
     def importance(self) -> ImportanceSums:
         return self._low.statistics.result() if self._low.statistics else super().importance()

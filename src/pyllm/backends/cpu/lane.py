@@ -28,6 +28,7 @@ from pyllm.backends.cpu.table import (
     Encoded,
     round_up,
 )
+from pyllm.backends.cpu.weights import Weights
 from pyllm.backends.plan.memory import Buffer
 from pyllm.config import ExecutionOptions
 from pyllm.errors import RequestError
@@ -42,9 +43,12 @@ _SPARE = 32
 """Tokens of a side step beside one of each sequence: those that a constraint forces."""
 
 
-def plan(program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions) -> list[Lowering]:
-    """The lowerings of an executable's lanes: the main one, and the side's where steps may be paused."""
-    main = Lowering(program, weights, options)
+def plan(
+    program: Program, weights: Mapping[str, TensorInfo], options: ExecutionOptions, packed: Weights | None = None
+) -> list[Lowering]:
+    """The lowerings of an executable's lanes: the main one, and the side's where steps may be paused. `packed`: weights
+    of another program."""
+    main = Lowering(program, weights, options, packed=packed)
     alone = min(options.max_seqs, options.max_tokens, options.max_rows) == 1
     if program.cuts or alone or options.collect_importance:
         return [main]

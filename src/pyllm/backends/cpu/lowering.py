@@ -55,14 +55,16 @@ class Lowering:
         tensors: Mapping[str, TensorInfo],
         options: ExecutionOptions,
         main: Lowering | None = None,
+        packed: Weights | None = None,
     ) -> None:
         """`main`: the lowering of the same program for larger steps, whose weights, caches and memory of single ops
-        (scratch, attention's parts) this one uses too; it has an address before this one."""
+        (scratch, attention's parts) this one uses too; it has an address before this one. `packed`: weights of another
+        program that are packed already."""
         self.program, self.options = program, options
         self._is_side = main is not None
         self.arena_bytes = 0
         """Bytes of work memory without scratch and arrays; known after `sizes`."""
-        self.weights: Weights = main.weights if main else Weights(tensors)
+        self.weights: Weights = main.weights if main else Weights(tensors, packed)
         self.table: Table = Table(scratch=main.table.scratch) if main else Table()
         self.step = Buffer(0, outside=True)
         self.caches: list[Buffer] = main.caches if main else [Buffer(0, outside=True) for _ in program.kv]

@@ -52,8 +52,10 @@ class Stored:
 class Weights:
     """Requested weights; each is stored once. Addresses are known after `allocate`, contents after `pack`."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, tensors: Mapping[str, TensorInfo], packed: Weights | None = None) -> None:
+        """`packed`: weights of another program, whose matrices are used where they are the same."""
         self.tensors = tensors
+        self._packed = packed
         self._matrices: dict[tuple[str, ...], _Matrix] = {}
         self._arrays: dict[tuple[object, ...], tuple[Buffer, F32]] = {}
         self._tables: set[str] = set()
@@ -79,6 +81,8 @@ class Weights:
         All but the last must have a multiple of 16 rows.
         """
         key = tuple(names)
+        if self._packed is not None and self._packed.has(key, self.tensors):
+            return self._packed.matrix(key)
         if key not in self._matrices:
             first = self[key[0]]
             columns, rows = first.shape[-1], sum(self[n].shape[-2] for n in key)
@@ -87,6 +91,10 @@ class Weights:
             self._matrices[key] = _Matrix(plan, key, n_matrices, Buffer(plan.n_bytes * n_matrices, outside=True))
         m = self._matrices[key]
         return m.plan, m.place
+
+    def has(self, names: tuple[str, ...], tensors: Mapping[str, TensorInfo]) -> bool:
+        """Whether a stack of these matrices is packed, and of the same bytes of a file."""
+        return names in self._matrices and all(_is_same(self[n], tensors[n]) for n in names)
 
     def table(self, name: str) -> TensorInfo:
         """A table read in the file's format."""
@@ -180,6 +188,7 @@ class Weights:
         if self.memory:
             self.memory.close()
         self.tensors = {}
+        self._packed = None
 
     def _array(self, key: tuple[object, ...], values: F32) -> Buffer:
         if key not in self._arrays:
@@ -188,6 +197,12 @@ class Weights:
 
     def _places(self) -> list[Buffer]:
         return [m.place for m in self._matrices.values()] + [b for b, _ in self._arrays.values()]
+
+
+def _is_same(a: TensorInfo, b: TensorInfo) -> bool:
+    """Whether two tensors are the same bytes in memory, read alike."""
+    place = a.data.ctypes.data == b.data.ctypes.data and a.data.strides == b.data.strides
+    return place and (a.shape, a.format) == (b.shape, b.format)
 
 
 def _pack(m: _Matrix, tensors: list[TensorInfo], run_parallel: linear.RunParallel) -> None:

@@ -7,7 +7,8 @@ state, and with its own random number. Rejected drafts cost time and change noth
 
 from pyllm.engine.speculation.draft_model import DraftModel
 from pyllm.engine.speculation.drafter import Drafter, Offer
+from pyllm.engine.speculation.head import Head
 from pyllm.engine.speculation.lookup import Lookup
 from pyllm.engine.speculation.speculation import Speculation
 
-__all__ = ["DraftModel", "Drafter", "Lookup", "Offer", "Speculation"]
+__all__ = ["DraftModel", "Drafter", "Head", "Lookup", "Offer", "Speculation"]

@@ -14,12 +14,10 @@ from pyllm.cache import ROOT, PagePool
 from pyllm.engine.sequence import Sequence
 from pyllm.engine.speculation.drafter import Drafter, Offer
 from pyllm.engine.speculation.lengths import StepTimes
-from pyllm.sampling.top_logits import TopLogits
+from pyllm.engine.speculation.likely import likely, want
 
 MOST = 8
 """Tokens of a draft at most."""
-_LEAST_SURE = 0.6
-"""How likely the model takes a token to be at least, so that it goes on with it."""
 _CHUNK = 64
 """Tokens that it reads between two steps beside answers that are followed."""
 
@@ -55,7 +53,6 @@ class DraftModel(Drafter):
         self.pool = PagePool(options.n_pages, options.page_size)
         self._shadows: dict[int, Shadow] = {}
         self._times = StepTimes(options.max_seqs)
-        self._want = "candidates" if executable.n_candidates else "logits"
 
     def offer(self, seq: Sequence) -> Offer:
         return Offer(0, MOST)
@@ -131,11 +128,8 @@ class DraftModel(Drafter):
 
     def _run(self) -> list[tuple[int, bool]]:
         """Compute the batch: each row's most likely token, and whether it is likely."""
-        if self._want == "candidates":
-            top = self.executable.run(self._batch, "candidates")
-            return [_of_candidates(top, r, self._n_vocab) for r in range(self._batch.n_rows)]
-        logits = self.executable.run(self._batch, "logits")[:, : self._n_vocab]
-        return [_of_logits(row) for row in logits]
+        (rows,) = self.executable.run_all(self._batch, [want(self.executable)])
+        return likely(rows, self._batch.n_rows, self._n_vocab)
 
     def _shadow(self, seq: Sequence) -> Shadow:
         """What is known of a sequence, without what it doesn't hold (any more)."""
@@ -187,15 +181,3 @@ class DraftModel(Drafter):
             if not shadow.seq.running:
                 self.pool.release(shadow.pages)
                 del self._shadows[number]
-
-
-def _of_logits(row: NDArray[np.float32]) -> tuple[int, bool]:
-    token = int(row.argmax())
-    return token, bool(np.exp(row - row[token]).sum() * _LEAST_SURE <= 1)
-
-
-def _of_candidates(top: TopLogits, r: int, n_vocab: int) -> tuple[int, bool]:
-    row = top.row(r)
-    best = int(np.argmax(row.logits))
-    token = int(row.ids[best])
-    return token, token < n_vocab and bool(np.exp(row.logits[best] - row.log_sum) >= _LEAST_SURE)

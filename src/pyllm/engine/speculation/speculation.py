@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.backends.base import Batch
 from pyllm.engine.sequence import Sequence
 from pyllm.engine.speculation.drafter import Drafter
 from pyllm.engine.speculation.lengths import Acceptance, Prospect, StepTimes, best_rate, lengths
@@ -82,8 +87,22 @@ class Speculation:
         self._guesses: dict[int, list[_Guesses]] = {}
         """By sequence, for each drafter."""
 
-    def propose(self, answers: Many[Sequence], most: int) -> list[tuple[Sequence, list[int]]]:
-        """Drafts for sequences that each have one token in the next step; together at most so many tokens."""
+    @property
+    def reads_features(self) -> bool:
+        """Whether a drafter follows each step."""
+        return any(source.drafter.reads_features for source in self._sources)
+
+    def follow(self, steps: Many[Sequence], batch: Batch, features: NDArray[np.float32]) -> None:
+        """Have drafters read a step along (`Drafter.follow`)."""
+        for source in self._sources:
+            if source.drafter.reads_features:
+                source.drafter.follow(steps, batch, features)
+
+    def propose(
+        self, answers: Many[Sequence], most: int, room: Callable[[Sequence, int], int]
+    ) -> list[tuple[Sequence, list[int]]]:
+        """Drafts for sequences that each have one token in the next step; together at most so many tokens. `room`: how
+        many of so many there is room for in a sequence's pages."""
         seconds = [source.drafter.seconds(len(answers)) for source in self._sources]
         guesses: dict[int, list[_Guesses]] = {}
         prospects: list[Prospect] = []
@@ -110,6 +129,7 @@ class Speculation:
                 if not n and left and source.is_due(own):
                     verified = min(_PROBE, own.offered, left)
                     left -= verified
+                verified = room(seq, verified) if verified else 0
                 own.asked = verified or min(own.offered, source.drafter.is_free)
                 if own.asked:
                     asked.append((seq, own, verified))
