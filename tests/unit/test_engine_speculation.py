@@ -19,7 +19,7 @@ from pyllm.backends.base import Batch
 from pyllm.config import SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.engine import sequence as sequences
-from pyllm.engine.speculation import Drafter, DraftModel, Lookup, Offer, draft_model, speculation
+from pyllm.engine.speculation import Drafter, DraftModel, Lookup, Offer, likely, speculation
 from pyllm.errors import BackendError, RequestError
 
 N_VOCAB = 50
@@ -351,7 +351,7 @@ def test_a_draft_model_reads_along(workload: Any, sure: bool, look_up: bool) -> 
     smaller = Smaller(N_VOCAB, **{**options, "max_drafts": 0, "n_slots": 0, "max_rows": options["max_seqs"]})
     drafter = Watched(smaller, N_VOCAB, smaller.close)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draft_model, "_LEAST_SURE", 0.0 if sure else 0.15)
+        patch.setattr(likely, "_LEAST_SURE", 0.0 if sure else 0.15)
         drafters: list[Drafter] = [Lookup(), drafter] if look_up else [drafter]
         found, _ = run(FakeExecutable(N_VOCAB, **options), requests, drafters, n_ctx)
     assert [[t[0] for t in tokens] for tokens, _ in found] == [[t[0] for t in tokens] for tokens, _ in alone]
@@ -359,7 +359,7 @@ def test_a_draft_model_reads_along(workload: Any, sure: bool, look_up: bool) -> 
 
 
 def test_guesses_of_the_same_model_are_all_right_and_prompts_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft_model, "_LEAST_SURE", 0.0)
+    monkeypatch.setattr(likely, "_LEAST_SURE", 0.0)
     smaller = FakeExecutable(N_VOCAB, max_seqs=2)
     engine = Engine(
         FakeExecutable(N_VOCAB, max_drafts=DRAFTS), n_ctx=64, n_vocab=N_VOCAB,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_memory_counts_the_draft_model(path: Path) -> None:
 
 
 def test_what_spec_may_be() -> None:
-    with pytest.raises(pyllm.RequestError, match="spec must be off, ngram, auto or draft=MODEL, not 'draft='"):
+    with pytest.raises(pyllm.RequestError, match="spec must be off, ngram, mtp, auto or draft=MODEL, not 'draft='"):
         LoadSettings(spec="draft=")
     assert LoadSettings(spec="draft=a=b").draft_model == "a=b"
 
@@ -69,20 +70,21 @@ def test_another_vocabulary_is_refused(path: Path, change: dict[str, Any], messa
 
     with open_gguf(path) as file:
         metadata = {**dict(file.metadata), **change}
-        with pytest.raises(pyllm.ModelError, match=message), beside(LoadSettings(spec=f"draft={path}"), metadata, 64):
+        other = cast(Any, SimpleNamespace(metadata=metadata))
+        with pytest.raises(pyllm.ModelError, match=message), beside(LoadSettings(spec=f"draft={path}"), other, 64):
             pass
         tokens = list(file.metadata["tokenizer.ggml.tokens"])
         metadata["tokenizer.ggml.tokens"] = [*tokens[:-1], "another"]
         metadata |= {key: file.metadata.get(key) for key in ("tokenizer.ggml.model", "tokenizer.ggml.pre")}
         with pytest.raises(pyllm.ModelError, match=f"its token {len(tokens) - 1} is .*, not 'another'; take one of"):
-            beside(LoadSettings(spec=f"draft={path}"), metadata, 64).__enter__()
+            beside(LoadSettings(spec=f"draft={path}"), other, 64).__enter__()
 
 
 def test_fit_counts_the_draft_model(path: Path) -> None:
     from pyllm.gguf import open_gguf
 
     settings = LoadSettings(spec=f"draft={path}", **OPTIONS)
-    with open_gguf(path) as file, beside(settings, file.metadata, 128) as draft:
+    with open_gguf(path) as file, beside(settings, file, 128) as draft:
         options = execution_options(128, settings)
         (alone,) = fitting.parts(file, 128, options, "cpu")
         (both,) = fitting.parts(file, 128, options, "cpu", draft=draft)

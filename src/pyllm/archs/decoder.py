@@ -115,6 +115,8 @@ class NextTokens:
 
     normed: bool = True
     """Whether they read the final state after the norm, and give theirs so."""
+    norm: Norm | None = None
+    """Kind of the norm before their logits; None: the model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

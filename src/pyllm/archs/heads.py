@@ -63,7 +63,7 @@ def _write(decoder: Decoder, kind: NextTokens, hp: HParams) -> tuple[Program, Ma
         x = add_part(g, blk, part, x)
     g.rec.layer = hp.n_layers
     norm = g.optional(f"{blk}nextn.shared_head_norm.weight", f"{blk}layer_output_norm.weight")
-    normed = g.norm(x, norm.removesuffix(".weight") if norm else decoder.final_norm)
+    normed = g.norm(x, norm.removesuffix(".weight") if norm else decoder.final_norm, kind=kind.norm)
     logits = _logits(g, decoder, blk, normed)
     return g.finish(normed if kind.normed else x, logits), g.tensors
 

@@ -58,7 +58,7 @@ _LIST = "A number, a list such as 128,512, or a range such as 1-4, 1-9+2 or 1-8*
     "specs",
     multiple=True,
     metavar="METHOD",
-    help="Compare answers with and without speculation: ngram or draft=MODEL; may be repeated.",
+    help="Compare answers with and without speculation: ngram, mtp or draft=MODEL; may be repeated.",
 )
 @click.option("--delay", type=click.FloatRange(0), default=0.0, help="Seconds to wait before each case.")
 @click.option("--no-warmup", is_flag=True, help="Skip the warm-up.")

@@ -50,9 +50,10 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     `n_rows`: Most output rows of one step, which matters only to scoring; with more than 128, output rows of prompts
     take the prefill path.
     `spec`: Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay
-    the same. "ngram": guesses are what followed the last tokens where they stood before; "draft=MODEL": also those of a
-    smaller model of the same vocabulary, a path or a name; "auto": "ngram" where the model allows it; "off". Guesses
-    that do not pay are not made.
+    the same. "ngram": guesses are what followed the last tokens where they stood before; "mtp": also those of a head
+    that the file, or a file mtp-*.gguf beside it, has for that; "draft=MODEL": also those of a smaller model of the
+    same vocabulary, a path or a name; "auto": "mtp" where there is a head, else "ngram"; "off". Guesses that do not pay
+    are not made.
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
     `max_waiting`: Most requests that wait for others to end; further ones are refused with a QueueFullError. Default:
     any number.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyllm.archs.decoder import LN, RMS, Decoder, Head, Part
+from pyllm.archs.decoder import LN, RMS, Decoder, Head, NextTokens, Part
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.combine import Sum
@@ -32,14 +32,14 @@ def cohere2(hp: HParams) -> Decoder:
 
 
 def cohere2moe(hp: HParams) -> Decoder:
-    """Experts after the first layers, which all have positions; shared experts count half."""
+    """Experts after the first layers, which all have positions, as heads have; shared experts count half."""
     windows, rope = hp.windows(4, dense_first=True), Rope.read(hp, interleaved=True)
     n_dense = hp.integer("leading_dense_block_count", 0)
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
     n_shared = None if hp.integer("expert_shared_count", 0) else 0
 
     def layer(il: int) -> tuple[Part, ...]:
-        turned = rope if windows[il] or il < n_dense else None
+        turned = rope if windows[il] or il < n_dense or il >= hp.n_trunk else None
         attention = Attention.read(hp, il, window=windows[il], rope=turned)
         if il < n_dense:
             return (Part(Sum((attention, FFN.read(hp, il, scaled=True))), "attn_norm"),)
@@ -48,7 +48,8 @@ def cohere2moe(hp: HParams) -> Decoder:
 
     has_rms = hp.number("attention.layer_norm_rms_epsilon", 0.0) > 0
     norm = RMS.read(hp) if has_rms else LN.read(hp)
-    return Decoder.read(hp, layer, norm=norm, head=Head(scale=hp.number("logit_scale")))
+    head = Head(scale=hp.number("logit_scale"))
+    return Decoder.read(hp, layer, norm=norm, head=head, next_tokens=NextTokens())
 
 
 ARCHITECTURES = {"command-r": command_r, "cohere2": cohere2, "cohere2moe": cohere2moe}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyllm.archs.decoder import Decoder, Mixer, transformer
+from pyllm.archs.decoder import Decoder, Mixer, NextTokens, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import FFN, mixture
@@ -42,7 +42,7 @@ def hy_v3(hp: HParams) -> Decoder:
         n_shared = shared or hp.n_ff_expert(il)
         return mixture(hp, il, n_shared=n_shared, gating=gating, normalize=normalize, scaled=True)
 
-    return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), ffn)
+    return transformer(hp, lambda il: Attention.read(hp, il, qk_norm="head"), ffn, next_tokens=NextTokens())
 
 
 ARCHITECTURES = {"hunyuan-dense": hunyuan, "hunyuan_vl": hunyuan, "hunyuan-moe": hunyuan_moe, "hy_v3": hy_v3}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyllm.archs.decoder import Decoder, Mixer, transformer
+from pyllm.archs.decoder import Decoder, Mixer, NextTokens, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import FFN, Experts
@@ -29,7 +29,7 @@ def mimo2(hp: HParams) -> Decoder:
         routed = hp.has(f"blk.{il}.ffn_gate_inp.weight")
         return Experts.read(hp, il, gating="sigmoid") if routed else FFN.read(hp, il)
 
-    return transformer(hp, attention, ffn)
+    return transformer(hp, attention, ffn, next_tokens=NextTokens(normed=False))
 
 
 ARCHITECTURES = {"mimo2": mimo2}
