@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyllm.archs.decoder import Decoder, Head, Mixer, transformer
+from pyllm.archs.decoder import Decoder, Head, Mixer, NextTokens, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.combine import Sum
@@ -54,7 +54,7 @@ def step35(hp: HParams) -> Decoder:
         n_shared = hp.integer("expert_shared_feed_forward_length")
         return Sum((experts, FFN(n_ff=n_shared, kind="_shexp", **plain)))
 
-    return transformer(hp, attention, ffn, head=Head(tied=False))
+    return transformer(hp, attention, ffn, head=Head(tied=False), next_tokens=NextTokens(normed=False))
 
 
 def _limits(hp: HParams, key: str) -> list[float]:
