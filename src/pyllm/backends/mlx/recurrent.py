@@ -108,13 +108,17 @@ def attend(
     """
     n_seqs, n = q.shape[:2]
     q, k, v, decay = (x.swapaxes(1, 2) for x in (q, k, v, decay))
+    if erase is not None and insert is not None:
+        erase, insert = erase.swapaxes(1, 2), insert.swapaxes(1, 2)
+    if n == 1:
+        out, state = _token(state, q, k, v, decay, erase, insert, before)
+        return out.reshape(n_seqs, 1, -1), state
     between, since = _between(decay), mx.exp(mx.cumsum(decay, axis=2))
     # of the state before each token
     between_before = mx.concatenate([mx.zeros_like(between[:, :, :1]), between[:, :, :-1]], axis=2)
     since_before = mx.concatenate([mx.ones_like(since[:, :, :1]), since[:, :, :-1]], axis=2)
     pairs = [(k, v)]
     if erase is not None and insert is not None:
-        erase, insert = erase.swapaxes(1, 2), insert.swapaxes(1, 2)
         known = (erase * since_before) @ state + _products(erase, k, between_before) @ v
         pairs.append((insert, _solved(_products(erase, insert, between_before)) @ known))
     if before:
@@ -126,6 +130,24 @@ def attend(
         out = out + _products(q, key, between_before if before else between) @ value
         state = state + (key * between[:, :, -1]).swapaxes(-1, -2) @ value
     return out.swapaxes(1, 2).reshape(n_seqs, n, -1), state
+
+
+def _token(
+    state: mx.array,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    decay: mx.array,
+    erase: mx.array | None,
+    insert: mx.array | None,
+    before: bool,
+) -> tuple[mx.array, mx.array]:
+    """`attend` for a single token, whose arrays have axes 1 and 2 exchanged: the state is read by one or two products,
+    and replaced by what `mx.compile` makes one kernel of. → (out [n_seqs, heads, 1, value_dim], state)"""
+    new = mx.exp(decay).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
+    if erase is not None and insert is not None:
+        new = new + insert.swapaxes(-1, -2) * (erase @ state)
+    return q @ (state if before else new), new
 
 
 def _between(decay: mx.array) -> mx.array:
