@@ -6,7 +6,8 @@
 - `tensors`: shapes by name, outermost first; all are F32.
 - `seed`: of the weights. `values` says how they come about.
 - `logits`: llama.cpp's, float32, little-endian, base64: every n-th of the flattened [N_TOKENS, n_vocab], so that each
-  token and each part of the vocabulary is among them; n is `step(n_vocab)`.
+  token and each part of the vocabulary is among them; n is `step(n_vocab)`. Of a model without a head, its final states
+  in the place of logits.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm import archs
 from pyllm.gguf import GGUFWriter, TensorSpec, Value
 from pyllm.gguf.tensor import TensorInfo
 
@@ -71,6 +73,11 @@ class ArchModel:
     @property
     def n_vocab(self) -> int:
         return self.shapes["token_embd.weight"][0]
+
+    @cached_property
+    def has_head(self) -> bool:
+        """Whether the model gives logits; else they are the states before a head: an encoder's."""
+        return archs.load(self.all_metadata, self.tensors, N_TOKENS).program.logits is not None
 
     @property
     def tokens(self) -> list[int]:

@@ -66,11 +66,11 @@ class LlamaCpp:
         self._pool.shutdown()
 
     def logits(self, model: ArchModel, weights: Weights | None = None) -> NDArray[np.float32]:
-        """Logits [N_TOKENS, n_vocab] of a model, or final states [N_TOKENS, n_embd] of an encoder, some of its weights
-        replaced; Refused with llama.cpp's messages."""
+        """Logits [N_TOKENS, n_vocab] of a model, some of its weights replaced, or its states [N_TOKENS, n_embd] where
+        pyllm has no head for it; Refused with llama.cpp's messages."""
         model.write(self._path, weights)
         try:
-            found = self._pool.submit(_logits, str(self._path), model.tokens).result()
+            found = self._pool.submit(_logits, str(self._path), model.tokens, not model.has_head).result()
         except BrokenProcessPool:
             del self._pool
             raise Refused("the process of llama.cpp died") from None
@@ -85,8 +85,8 @@ _lines: list[str] = []
 _kept: list[Any] = []  # llama.cpp calls it as long as the process lives
 
 
-def _logits(path: str, tokens: list[int]) -> NDArray[np.float32] | str:
-    """Logits (final states of an encoder), or why there are none; in the process of llama.cpp."""
+def _logits(path: str, tokens: list[int], states: bool) -> NDArray[np.float32] | str:
+    """Logits, or states in place of them, or why there are none; in the process of llama.cpp."""
     import llama_cpp as api
 
     if not _kept:
@@ -102,8 +102,7 @@ def _logits(path: str, tokens: list[int]) -> NDArray[np.float32] | str:
     params.n_threads = params.n_threads_batch = 1
     params.type_k = params.type_v = 0  # float32
     params.flash_attn_type = 0  # none
-    encodes = not api.llama_model_has_decoder(model)
-    params.embeddings, params.pooling_type = encodes, 0  # each token's
+    params.embeddings, params.pooling_type = states, 0  # each token's
     context = api.llama_init_from_model(model, params)
     if not context:
         return "".join(_lines)
@@ -112,9 +111,9 @@ def _logits(path: str, tokens: list[int]) -> NDArray[np.float32] | str:
     batch.n_tokens = len(tokens)
     for i, token in enumerate(tokens):
         batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, True
-    if (api.llama_encode if encodes else api.llama_decode)(context, batch):
+    if (api.llama_decode if api.llama_model_has_decoder(model) else api.llama_encode)(context, batch):
         return "".join(_lines)
-    row, width = (api.llama_get_embeddings_ith, n_embd) if encodes else (api.llama_get_logits_ith, n_vocab)
+    row, width = (api.llama_get_embeddings_ith, n_embd) if states else (api.llama_get_logits_ith, n_vocab)
     rows = [np.ctypeslib.as_array(row(context, i), (width,)).copy() for i in range(len(tokens))]
     api.llama_batch_free(batch)
     api.llama_free(context)

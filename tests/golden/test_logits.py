@@ -1,4 +1,5 @@
-"""Whole architectures against llama.cpp's logits: tiny models of which `archs/` holds all but the weights."""
+"""Whole architectures against llama.cpp's logits, or states of encoders: tiny models of which `archs/` holds all but
+the weights."""
 
 from __future__ import annotations
 

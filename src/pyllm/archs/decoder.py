@@ -13,7 +13,7 @@ from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value, Weight
-from pyllm.program.ops.elementwise import SoftCap
+from pyllm.program.ops.elementwise import AddWeight, SoftCap
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
@@ -66,7 +66,7 @@ class LN:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """x + scale * post(mix(norm(x))). Norms are named by their tensors; None: no norm."""
+    """after(x + scale * post(mix(norm(x)))). Norms are named by their tensors; None: no norm."""
 
     mix: Mixer
     norm: str | None = None
@@ -74,6 +74,8 @@ class Part:
     scale: float = 1.0
     residual: bool = True
     """Whether it is added to the stream; else it replaces the stream."""
+    after: str | None = None
+    """Norm of the stream after the part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class Decoder:
     embed_scale: float = 1.0
     positions: bool = False
     """Whether a row of position_embd is added to each token's embedding."""
+    types: bool = False
+    """Whether the first row of token_types, where the file has that, is added to each token's embedding."""
     embed_norm: str | None = None
     """Name of the norm of embeddings; None: no norm."""
     final_norm: str | None = "output_norm"
@@ -173,6 +177,8 @@ def write(decoder: Decoder, hp: HParams, features: bool = False) -> tuple[Progra
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
         raise ModelError(f"token_embd.weight has {x.width} columns, {hp.arch}.embedding_length is {hp.n_embd}")
+    if decoder.types and g.rec.has("token_types.weight"):
+        x = g.rec(AddWeight(x=x, weight=g.item("token_types.weight", 0)))
     if decoder.positions:
         x = g.add(x, _positions(g))
     x = g.embedded = g.norm(x, decoder.embed_norm)
@@ -201,7 +207,7 @@ def add_part(g: Graph, blk: str, part: Part, x: Value) -> Value:
     """Record one part; returns the stream after it."""
     y = part.mix(g, blk, g.norm(x, part.norm and blk + part.norm))
     y = g.times(g.norm(y, part.post and blk + part.post), part.scale)
-    return g.add(x, y) if part.residual else y
+    return g.norm(g.add(x, y) if part.residual else y, part.after and blk + part.after)
 
 
 def _eps(hp: HParams, key: str) -> float:

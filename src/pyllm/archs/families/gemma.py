@@ -40,17 +40,26 @@ def gemma2(hp: HParams) -> Decoder:
 
 def gemma3(hp: HParams) -> Decoder:
     """A window on five of six layers, which have their own rotary base; norms of queries and keys, no caps."""
+    return _gemma3(hp, "causal", Head(softcap=hp.number("final_logit_softcapping", 0.0)))
+
+
+def gemma_embedding(hp: HParams) -> Decoder:
+    """Gemma 3 whose tokens see later ones, for embeddings."""
+    return _gemma3(hp, "whole", None)
+
+
+def _gemma3(hp: HParams, reach: str, head: Head | None) -> Decoder:
     windows = hp.windows(6, 4096)
     base = hp.number("rope.freq_base_swa", 10000.0)
     ropes = Rope.read(hp), Rope.read(hp, base=base, scaled=False, windowed=True)
     scale = _attention_scale(hp, wide_head_layers=62)
     return transformer(
         hp,
-        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, scale=scale, qk_norm="head"),
+        lambda il: Attention.read(hp, il, window=windows[il], ropes=ropes, scale=scale, qk_norm="head", reach=reach),
         lambda il: feed_forward(hp, il, act="gelu"),
         posts=_POSTS,
         embed_scale=math.sqrt(hp.n_embd),
-        head=Head(softcap=hp.number("final_logit_softcapping", 0.0)),
+        head=head,
     )
 
 
@@ -61,4 +70,4 @@ def _attention_scale(hp: HParams, wide_head_layers: int) -> float:
     return hp.number("attention.scale", 1 / math.sqrt(hp.n_embd / hp.n_heads[0] if wide else hp.head_dims()[0]))
 
 
-ARCHITECTURES = {"gemma": gemma, "gemma2": gemma2, "gemma3": gemma3}
+ARCHITECTURES = {"gemma": gemma, "gemma2": gemma2, "gemma3": gemma3, "gemma-embedding": gemma_embedding}

@@ -25,6 +25,16 @@ def llama(hp: HParams, q_scale: PositionFactors | None = None) -> Decoder:
     )
 
 
+def llama_embed(hp: HParams) -> Decoder:
+    """Llama whose tokens see later ones, for embeddings."""
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, interleaved=True, reach="whole"),
+        lambda il: feed_forward(hp, il, scaled=True),
+        head=None,
+    )
+
+
 def mistral3(hp: HParams) -> Decoder:
     """Ministral 3: queries are scaled by position beyond the original context."""
     scale = hp.number("attention.temperature_scale", 0.0)
@@ -68,4 +78,10 @@ def smollm3(hp: HParams) -> Decoder:
     )
 
 
-ARCHITECTURES = {"llama": llama, "llama4": llama4, "mistral3": mistral3, "smollm3": smollm3}
+ARCHITECTURES = {
+    "llama": llama,
+    "llama-embed": llama_embed,
+    "llama4": llama4,
+    "mistral3": mistral3,
+    "smollm3": smollm3,
+}
