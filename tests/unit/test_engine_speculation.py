@@ -374,6 +374,16 @@ def test_guesses_of_the_same_model_are_all_right_and_prompts_are_read_once(monke
     engine.close()
 
 
+def test_drafts_leave_slots_to_a_sequence_that_starts_at_a_checkpoint() -> None:
+    first, longer = [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]
+    wanted = [(first, 1), ([8], 30), (longer, 20)]
+    told = Told(knowing([(prompt, expected_greedy(prompt, n, N_VOCAB)) for prompt, n in wanted], lambda: False))
+    executable = FakeExecutable(N_VOCAB, page_size=1, max_seqs=2, max_drafts=4, n_slots=7)
+    found, generations = run(executable, [ask(prompt, n) for prompt, n in wanted], told)
+    assert [[t for t, _, _ in tokens] for tokens, _ in found] == [expected_greedy(p, n, N_VOCAB) for p, n in wanted]
+    assert generations[2].n_cached > 0
+
+
 def test_states_follow_the_drafts_that_were_right() -> None:
     """Each state that a step begins with is that of the tokens before, which the executable checks."""
     prompts = [list(range(i, i + 9)) for i in range(3)]

@@ -114,7 +114,7 @@ class Scheduler:
                 tokens = min(tokens, self.pace.limit(len(steps) + n_drafts))
             self._add(steps, chain(prompts, self._admitted()), tokens, rows)
         if self.states:
-            self.states.plan(steps)
+            self.states.plan(steps, len(self.running))
         return steps
 
     def schedule_prompts(self, tokens: int) -> list[Sequence]:
@@ -128,7 +128,7 @@ class Scheduler:
         self._add(steps, chain(prompts, self._admitted()), min(tokens, self.max_tokens), self.max_rows)
         self.under_way = steps
         if self.states:
-            self.states.plan(steps)
+            self.states.plan(steps, len(self.running))
         return steps
 
     def abandon(self, steps: list[Sequence]) -> None:
@@ -226,7 +226,7 @@ class Scheduler:
         if self._speculation is None or not answers:
             return 0
         n = 0
-        most = min(most, self._max_drafts, self.states.room if self.states else most)
+        most = min(most, self._max_drafts, self.states.room(len(self.running)) if self.states else most)
         for seq, draft in self._speculation.propose(answers, most, self._room):
             seq.guess(draft)
             n += len(draft)

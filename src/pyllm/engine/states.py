@@ -44,21 +44,21 @@ class States:
         """Ask for a checkpoint after so many pages of a sequence: another one will go on there."""
         seq.borders.add(n_pages * self._page_size)
 
-    @property
-    def room(self) -> int:
-        """Slots that drafts and checkpoints of a step may take."""
-        return max(0, self.pool.n_available - self.spare)
+    def room(self, n_running: int) -> int:
+        """Slots that drafts and checkpoints of a step may take while so many sequences run: each has a last state, and
+        those that may still start in this step hold the checkpoint that they go on after."""
+        return max(0, self.pool.n_available - self.spare - (self.spare - n_running))
 
-    def plan(self, steps: Many[Sequence]) -> None:
+    def plan(self, steps: Many[Sequence], n_running: int) -> None:
         """Choose and hold the slots that a step writes: of each sequence's last state, with drafts of the state after
-        each of them, and of checkpoints."""
+        each of them, and of checkpoints. `n_running`: sequences that run, in this step or not."""
         for seq in steps:
             self.abandon(seq)
             ends = range(seq.n_step - seq.n_draft, seq.n_step + 1)
             seq.saves = list(zip(ends, self.pool.allocate(len(ends)), strict=True))
         for seq in steps:
             if seq.consumer.shares and seq.n_step > 1 and not seq.n_draft:
-                inner = sorted(self._inner(seq)[: min(_MOST, self.room)])
+                inner = sorted(self._inner(seq)[: min(_MOST, self.room(n_running))])
                 slots = self.pool.allocate(len(inner))
                 seq.saves[:0] = [(p - seq.n_computed, slot) for p, slot in zip(inner, slots, strict=True)]
 
