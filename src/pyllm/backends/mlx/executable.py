@@ -19,7 +19,7 @@ from pyllm.backends.base import Batch, Crossing, Executable, slot_bytes
 from pyllm.backends.mlx import device, metal
 from pyllm.backends.mlx.errors import device_errors
 from pyllm.backends.mlx.lowering import Inputs, Lowering, Reads, Step
-from pyllm.backends.mlx.recurrent import Group, plan_groups
+from pyllm.backends.mlx.recurrent import Group, kernel_works, plan_groups
 from pyllm.backends.mlx.worker import Worker
 from pyllm.backends.pages import check_size, joined
 from pyllm.backends.plan.graph import last_uses
@@ -90,6 +90,8 @@ class MLXExecutable(Executable):
                 self._zeros = [mx.zeros(spec.shape) for spec in self.program.slots]
                 mx.eval(self._zeros)
                 self.states = [[zeros] * self.options.n_slots for zeros in self._zeros]
+                if self.states:
+                    kernel_works()  # a compiled step cannot try it
             self.page_bytes = sum(int(a.nbytes) for cache in self.caches for a in cache) // self.options.n_pages
             self.slot_bytes = slot_bytes(self.program)
             self.page_format = f"mlx 1, {'metal' if metal.available() else 'cpu'}"

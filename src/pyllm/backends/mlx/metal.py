@@ -22,7 +22,7 @@ ROWS = 4
 """Rows of the matrix that a SIMD group computes."""
 GROUPS = 2
 """SIMD groups of a threadgroup."""
-_IN_CONSTANT_MEMORY = 8
+IN_CONSTANT_MEMORY = 8
 """Elements from which mlx passes an array in device memory: the address space is part of the source."""
 
 HEADER = """
@@ -128,7 +128,7 @@ def product(
     matrices, row s // share of x with matrix ids[s] → [slots, rows]."""
     which = mx.zeros((1,), mx.uint32) if ids is None else ids.astype(mx.uint32)
     m = x.shape[0] if ids is None else 1
-    few = which.size < _IN_CONSTANT_MEMORY  # mlx knows a compiled kernel by its name and constants alone
+    few = which.size < IN_CONSTANT_MEMORY  # mlx knows a compiled kernel by its name and constants alone
     halves = arrays["halves"]
     (out,) = _kernel(layout)(
         inputs=[x, mx.view(arrays["codes"], mx.uint16), arrays.get("scales", halves), halves, which, table(layout)],

@@ -4,19 +4,23 @@ A slot's state of an op is an array of its own. A step makes new arrays, which t
 when it is done: nothing is written in place, so no slot is copied for another's sake, and a step that fails leaves all
 as it was. Sequences of equal numbers of tokens and saves are computed together.
 
-A chunk is computed by matrix products: its tokens' effects on each other, and those of the state before it. Chunks end
-where pieces of a prompt do, so cuts show by rounding. Exponents are sums of the decays between two tokens, not
-differences of running sums, which would lose small decays after large ones.
+A chunk is computed by pyllm's Metal kernel, or where that does not run by matrix products: its tokens' effects on each
+other, and those of the state before it. Chunks end where pieces of a prompt do, so cuts show by rounding. Exponents are
+sums of the decays between two tokens, not differences of running sums, which would lose small decays after large ones.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+import numpy as np
 
 from pyllm.backends.base import Batch
+from pyllm.backends.mlx import metal, metal_states
 from pyllm.program import Recurrent
 from pyllm.records import dataclass
 
@@ -101,6 +105,48 @@ def attend(
     state [n_seqs, heads, key_dim, value_dim]; q, k, erase, insert [n_seqs, tokens, heads, key_dim], v [n_seqs, tokens,
     heads, value_dim], decay [n_seqs, tokens, heads, 1 or key_dim]. `erase` reads the S before its token; so does `q`
     with `before`. → (out [n_seqs, tokens, heads * value_dim], state)
+    """
+    compute = metal_states.recurrence if q.shape[-1] <= metal_states.MOST_ROWS and kernel_works() else by_products
+    return compute(state, q, k, v, decay, erase, insert, before)
+
+
+@cache
+def kernel_works() -> bool:
+    """Whether the Metal kernel compiles, runs, and agrees with `by_products` on random numbers; else a warning is
+    issued."""
+    if not metal.available():
+        return False
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> mx.array:
+        return mx.array(rng.standard_normal(shape).astype(np.float32))
+
+    works, reason = True, "it computes something else than products do"
+    for rows, erases in ((1, False), (20, True)):
+        state, v, decay = normal(2, 3, 20, 24), normal(2, 5, 3, 24), -mx.abs(normal(2, 5, 3, rows))
+        q, k, erase, insert = (0.2 * normal(2, 5, 3, 20) for _ in range(4))
+        given = (state, q, k, v, decay, *((erase, insert, True) if erases else ()))
+        try:
+            pairs = zip(metal_states.recurrence(*given), by_products(*given), strict=True)
+            works = works and all(bool(mx.allclose(got, wanted, 1e-3, 1e-3)) for got, wanted in pairs)
+        except (RuntimeError, ValueError) as error:
+            works, reason = False, str(error)[:500]
+    if not works:
+        logging.getLogger("pyllm").warning("mlx: no Metal kernel of our own for recurrent layers: %s", reason)
+    return works
+
+
+def by_products(
+    state: mx.array,
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    decay: mx.array,
+    erase: mx.array | None = None,
+    insert: mx.array | None = None,
+    before: bool = False,
+) -> tuple[mx.array, mx.array]:
+    """`attend` by matrix products.
 
     With P[t, i] = exp(decay[i + 1] + ... + decay[t]) and F[t] = exp(decay[0] + ... + decay[t]), a reader r of the S
     after token t gets S.T r = (F[t] r) S[-1] + sum over i up to t of (r . (P[t, i] k[i])) v[i], and likewise of pairs
@@ -142,8 +188,8 @@ def _token(
     insert: mx.array | None,
     before: bool,
 ) -> tuple[mx.array, mx.array]:
-    """`attend` for a single token, whose arrays have axes 1 and 2 exchanged: the state is read by one or two products,
-    and replaced by what `mx.compile` makes one kernel of. → (out [n_seqs, heads, 1, value_dim], state)"""
+    """`by_products` of a single token, whose arrays have axes 1 and 2 exchanged: the state is read by one or two
+    products, and replaced by what `mx.compile` makes one kernel of. → (out [n_seqs, heads, 1, value_dim], state)"""
     new = mx.exp(decay).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
     if erase is not None and insert is not None:
         new = new + insert.swapaxes(-1, -2) * (erase @ state)
