@@ -5,6 +5,7 @@
 - `metadata`: the model's, without a tokenizer: llama.cpp's tokenizer "test" is added, with tokens tok_0, tok_1, …
 - `tensors`: shapes by name, outermost first; all are F32.
 - `seed`: of the weights. `values` says how they come about.
+- `kinds`, where it is there: patterns of names with mean and deviation, of a model's own.
 - `logits`: llama.cpp's, float32, little-endian, base64: every n-th of the flattened [N_TOKENS, n_vocab], so that each
   token and each part of the vocabulary is among them; n is `step(n_vocab)`. Of a model without a head, its final states
   in the place of logits.
@@ -16,7 +17,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -56,6 +57,7 @@ class ArchModel:
     shapes: dict[str, tuple[int, ...]]
     seed: int
     logits: NDArray[np.float32]
+    kinds: tuple[tuple[str, float, float], ...] = ()
 
     @classmethod
     def load(cls, name: str) -> ArchModel:
@@ -68,7 +70,8 @@ class ArchModel:
         held = json.loads(path.read_text("utf-8"))
         logits = np.frombuffer(base64.b64decode(held.get("logits", "")), "<f4")
         shapes = {tensor: tuple(shape) for tensor, shape in held["tensors"].items()}
-        return cls(path.stem, held["metadata"], shapes, held["seed"], logits)
+        kinds = tuple((pattern, mean, deviation) for pattern, mean, deviation in held.get("kinds", ()))
+        return cls(path.stem, held["metadata"], shapes, held["seed"], logits, kinds)
 
     @property
     def n_vocab(self) -> int:
@@ -94,7 +97,7 @@ class ArchModel:
 
     @cached_property
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        return {name: values(self.seed, name, shape) for name, shape in self.shapes.items()}
+        return {name: values(self.seed, name, shape, self.kinds) for name, shape in self.shapes.items()}
 
     @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -111,7 +114,7 @@ class ArchModel:
         with GGUFWriter(path, metadata, specs, overwrite=True) as writer:
             for name, shape in self.shapes.items():
                 given = (weights or {}).get(name)
-                writer.write(values(self.seed, name, shape) if given is None else given)
+                writer.write(values(self.seed, name, shape, self.kinds) if given is None else given)
         return path
 
     def nmse(self, logits: NDArray[np.float32]) -> float:
@@ -138,7 +141,9 @@ def sample(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits.reshape(-1)[:: step(logits.shape[1])]
 
 
-def values(seed: int, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def values(
+    seed: int, name: str, shape: tuple[int, ...], kinds: Sequence[tuple[str, float, float]] = ()
+) -> NDArray[np.float32]:
     """A tensor's values, the same bits everywhere.
 
     Noise is the sum of the four 16-bit parts of a Philox number, less its mean, by its deviation: nearly normal, never
@@ -147,12 +152,12 @@ def values(seed: int, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     key = np.frombuffer(hashlib.sha256(f"{seed} {name}".encode()).digest()[:16], "<u8").astype(np.uint64)
     raw = np.random.Philox(key=key).random_raw(prod(shape))
     parts = (raw.view(np.uint16).reshape(-1, 4).sum(axis=1, dtype=np.int32) - 2 * 65535).astype(np.float32)
-    mean, deviation = _kind(name, shape)
+    mean, deviation = _kind(name, shape, kinds)
     return (np.float32(mean) + parts * np.float32(deviation * 3**0.5 / 65536)).reshape(shape)
 
 
-def _kind(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    for pattern, mean, deviation in _KINDS:
+def _kind(name: str, shape: tuple[int, ...], kinds: Sequence[tuple[str, float, float]]) -> tuple[float, float]:
+    for pattern, mean, deviation in (*kinds, *_KINDS):
         if re.search(pattern, name):
             return mean, deviation
     gain = _EMBEDDING_GAIN if name == "token_embd.weight" else _GAIN

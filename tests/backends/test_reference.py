@@ -30,6 +30,7 @@ from pyllm.program.ops.dot import Dot
 from pyllm.program.ops.gate import ACTIVATIONS, LIMITED
 from pyllm.program.ops.position import PositionScale, log_factors
 from pyllm.program.ops.select import Slice
+from pyllm.program.ops.streams import StreamMix
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -155,6 +156,27 @@ def test_a_number_of_a_gate_holds_for_columns() -> None:
     half, most = 0.5, 1 / (1 + math.exp(-3))
     wanted = up[0] * np.array([half] * 3 + [most] * 3)
     np.testing.assert_allclose(gated_activation(gate, up, "sigmoid")[0], wanted, rtol=1e-6)
+
+
+def test_stream_mix() -> None:
+    """Two streams of x and one of y become two."""
+
+    def record(b: oracle.Builder, x: Value) -> Value:
+        coefs = b(Slice(x=x, start=2, width=6))
+        y = b(Slice(x=x, start=16, width=16))
+        return b(StreamMix(x=x, y=y, coefs=coefs, weight=b.t("fixed.scale", 2, 3), width=16))
+
+    model = oracle.one_op(record, width=32)
+    tensors, tokens = model.tensors(), random_tokens(4, 96)
+    exe = oracle.compiled("reference", model, tensors)
+    got = run(exe, [Step(tokens, 0, [0])])
+    exe.close()
+    rows, fixed = oracle.decoded(tensors["table"])[tokens], oracle.decoded(tensors["fixed.scale"])
+    for t, row in enumerate(rows):
+        streams, coefs = [row[:16], row[16:], row[16:]], row[2:8]
+        for j in range(2):
+            wanted = sum((float(coefs[3 * j + i]) + float(fixed[j, i])) * streams[i] for i in range(3))
+            np.testing.assert_allclose(got[t, 16 * j : 16 * j + 16], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_position_scale() -> None:

@@ -245,6 +245,7 @@ def _as_json(value: Any) -> Any:
 def save(model: ArchModel, path: Path) -> None:
     held = {
         "seed": model.seed,
+        **({"kinds": model.kinds} if model.kinds else {}),
         "metadata": dict(sorted(model.metadata.items())),
         "tensors": {name: list(shape) for name, shape in model.shapes.items()},
         "logits": base64.b64encode(model.logits.astype("<f4").tobytes()).decode(),

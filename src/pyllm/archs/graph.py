@@ -164,6 +164,15 @@ class Graph:
         self.tensors[view.name] = view
         return Weight(view.name)
 
+    def matrix(self, name: str) -> Weight:
+        """A stack of matrices as one, below each other, without a copy."""
+        stack = self.tensors[name]
+        view = TensorInfo(
+            f"{name}[:]", (stack.n_elements // stack.shape[-1], stack.shape[-1]), stack.format, stack.data
+        )
+        self.tensors[view.name] = view
+        return Weight(view.name)
+
     def item(self, name: str, i: int) -> Weight:
         """The i-th matrix of a stack, or vector of a matrix, without a copy."""
         view = self.tensors[name].item(i)

@@ -6,12 +6,11 @@ import math
 
 from pyllm.archs.decoder import Decoder, Head, Part
 from pyllm.archs.hparams import HParams
-from pyllm.archs.mixers.attention import Attention
+from pyllm.archs.mixers.attention import Attention, layer_of_keys
 from pyllm.archs.mixers.combine import Normed, Sum
 from pyllm.archs.mixers.embedding import PerLayerEmbedding, Times
 from pyllm.archs.mixers.feed_forward import FFN, Experts
 from pyllm.archs.rope import Rope
-from pyllm.errors import ModelError
 
 
 def gemma4(hp: HParams) -> Decoder:
@@ -21,9 +20,6 @@ def gemma4(hp: HParams) -> Decoder:
     n_row = hp.integer("embedding_length_per_layer_input", 0)
 
     def attention(il: int) -> Attention:
-        alike = [j for j in range(n_own) if bool(windows[j]) == bool(windows[il])]
-        if not alike:
-            raise ModelError(f"gemma4.attention.shared_kv_layers leaves layer {il} no layer to read keys from")
         return Attention.read(
             hp,
             il,
@@ -33,7 +29,7 @@ def gemma4(hp: HParams) -> Decoder:
             qk_norm="head",
             keys_as_values=il < n_own and not hp.has(f"blk.{il}.attn_v.weight"),
             v_norm=True,
-            kv_from=alike[-1] if il >= n_own else None,
+            kv_from=layer_of_keys(hp, windows, n_own, il),
         )
 
     def feed_forward(il: int) -> Part:

@@ -20,6 +20,17 @@ from pyllm.program.ops.rope import Rope as Rotate
 from pyllm.records import dataclass
 
 
+def layer_of_keys(hp: HParams, windows: Sequence[int], n_own: int, il: int) -> int | None:
+    """The layer whose keys and values layer `il` reads, where only the first `n_own` have some: the last of those with
+    a window or without one, as it has; None: its own."""
+    if il < n_own:
+        return None
+    alike = [j for j in range(n_own) if bool(windows[j]) == bool(windows[il])]
+    if not alike:
+        raise ModelError(f"{hp.arch}.attention.shared_kv_layers leaves layer {il} no layer to read keys from")
+    return alike[-1]
+
+
 @dataclass(frozen=True, slots=True)
 class PositionFactors:
     """1 + scale * log(1 + (position + offset) // length)."""

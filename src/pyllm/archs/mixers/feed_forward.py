@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from pyllm.archs.decoder import Mixer
 from pyllm.archs.graph import Graph
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.combine import Sum
 from pyllm.errors import ModelError
 from pyllm.program import Value, Weight
-from pyllm.program.ops.elementwise import MulWeight, Scale
+from pyllm.program.ops.dot import Dot
+from pyllm.program.ops.elementwise import AddWeight, MulWeight, Scale
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.gate import Activation, GatedActivation
 from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.norm import LayerNorm
 from pyllm.records import dataclass
 
 
@@ -29,6 +33,8 @@ class FFN:
     """Parameters of an ungated activation."""
     limit: float = 0.0
     """Of a gated activation that has one."""
+    deviations: float | None = None
+    """The gate is what exceeds its mean by so many standard deviations, else 0; None: all of it."""
     kind: str = ""
     """Suffix of its tensors' names: "_shexp" for shared experts."""
     sub_norm: str | None = None
@@ -65,6 +71,8 @@ class FFN:
             gated, ungated = g.split(self._linear(g, x, up, 2 * n_ff), n_ff, n_ff)
         else:
             gated, ungated = self._linear(g, x, gate, n_ff), self._linear(g, x, up, n_ff)
+        if self.deviations is not None:
+            gated = _largest(g, gated, self.deviations)
         return rec(GatedActivation(gate=gated, up=ungated, act=self.act, limit=self.limit))
 
     def _linear(self, g: Graph, x: Value, stem: str, width: int) -> Value:
@@ -75,6 +83,20 @@ class FFN:
         )
         scale = g.scale(stem, self.scaled is True or (self.scaled == "down" and "ffn_down" in stem))
         return g.rec(Scale(x=y, factor=scale)) if scale else y
+
+
+def _largest(g: Graph, x: Value, deviations: float) -> Value:
+    """relu(x - mean - deviations * s), s^2 = sum of (x - mean)^2 / (n - 1) over the n columns of a row.
+
+    With y = (x - mean) / d of the usual deviation d that is d * relu(y - deviations * s / d), and d = x . y / n.
+    """
+    n = x.width
+    y = g.rec(LayerNorm(x=x, weight=None, eps=1e-30))
+    d = g.rec(Scale(x=g.rec(Dot(a=x, b=y, group=n)), factor=1 / n))
+    least = deviations * math.sqrt(n / (n - 1))
+    bound = g.made(f"-{least:g}", np.array([-least]))
+    above = g.rec(Activation(x=g.rec(AddWeight(x=y, weight=bound)), act="relu"))
+    return g.rec(GatedActivation(gate=d, up=above, act="identity"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
