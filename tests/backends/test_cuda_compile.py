@@ -21,7 +21,7 @@ import pytest
 from nvrtc_tools import Variant
 from oracle import OPTIONS, Shape, one_op, transformer
 
-from pyllm import archs, backends
+from pyllm import archs
 from pyllm.backends.cuda import compiler
 from pyllm.backends.cuda.launch import Facts, StepShape
 from pyllm.backends.cuda.lowering import Lowering
@@ -31,6 +31,7 @@ from pyllm.program import Program
 from pyllm.quant import formats
 from pyllm.testing import conformance
 from pyllm.testing.ops import cases
+from pyllm.testing.running import with_slots
 
 Names = dict[Variant, set[str]]
 """The kernels that are wanted of each variant of a file."""
@@ -40,6 +41,11 @@ CARDS = {
     "sm_90": Facts(132, 227 << 10), "sm_120": Facts(170, 99 << 10),
 }  # fmt: skip
 HOT = "llama3-8b:Q4_K_M"
+RECURRENT = (
+    "conv-kernel_of_4", "delta-heads_of_128", "linear_attention-erasing", "linear_attention-heads_of_128",
+    "shift-plain", "ssm-mamba1", "ssm-mamba2",
+)  # fmt: skip
+"""Cases of recurrent ops with states as large as models have them."""
 MODELS = (HOT, "qwen3-30b-a3b:Q4_K_M", "llama3-1b:Q8_0", "smollm2-135m:Q4_0")
 SERVING = ExecutionOptions(n_pages=512, page_size=32, max_tokens=512, max_seqs=64, max_rows=64, kv_dtype="f16")
 TOKEN = StepShape(1, 1, 1, 1, 512, 1)
@@ -104,6 +110,16 @@ def of_hot_steps(arch: str) -> Names:
     return wanted(*model(HOT), SERVING, CARDS[arch], (TOKEN, PROMPT), packing=False)
 
 
+def of_states(arch: str) -> Names:
+    """What recurrent ops take, without the products that make their inputs."""
+    models = [one_op(cases()[name]) for name in RECURRENT]
+    names = merge(
+        wanted(m.program, m.tensors(), with_slots(m, OPTIONS), CARDS[arch], (TOKEN, PROMPT), packing=False)
+        for m in models
+    )
+    return {variant: found for variant, found in names.items() if not variant[0].startswith("mat")}
+
+
 @cache
 def of_models() -> Names:
     options = [replace(SERVING, kv_dtype="f16"), replace(SERVING, kv_dtype="q8_0")]
@@ -119,16 +135,13 @@ def of_everything_else() -> Names:
     def parts() -> Iterator[Names]:
         for record in cases().values():
             m = one_op(record)
-            if not m.program.slots or backends.get("cuda").keeps_recurrent_states:
-                yield wanted(m.program, m.tensors(), OPTIONS, facts)
+            yield wanted(m.program, m.tensors(), with_slots(m, OPTIONS), facts)
         m = one_op(cases()["linear-plain"])  # of what no norm has made: it is quantized by itself
         yield from (wanted(m.program, m.tensors(fmt), OPTIONS, facts) for fmt in ("Q4_0", "F16"))
         for shape in conformance.MODELS.values():
             m = transformer(shape)
-            if m.program.slots and not backends.get("cuda").keeps_recurrent_states:
-                continue
             for kv in ("f16", "f32", "q8_0"):
-                yield wanted(m.program, m.tensors(), replace(OPTIONS, kv_dtype=kv), facts)
+                yield wanted(m.program, m.tensors(), replace(with_slots(m, OPTIONS), kv_dtype=kv), facts)
         for m in (transformer(Shape(n_layers=1)), transformer(Shape(n_layers=1, n_experts=4))):
             for fmt in formats.names():
                 yield wanted(m.program, m.tensors(fmt), OPTIONS, facts, (TOKEN, PROMPT))
@@ -167,6 +180,11 @@ def spills() -> Iterator[Compile]:
 @pytest.mark.parametrize("arch", CARDS)
 def test_what_a_large_model_takes_does_not_spill(arch: str, spills: Compile) -> None:
     assert spills(of_hot_steps(arch), lambda i: arch) == {}
+
+
+@pytest.mark.parametrize("arch", CARDS)
+def test_recurrent_ops_do_not_spill(arch: str, spills: Compile) -> None:
+    assert spills(of_states(arch), lambda i: arch) == {}
 
 
 def test_what_real_models_take_compiles(spills: Compile) -> None:

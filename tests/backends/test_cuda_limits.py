@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from oracle import OPTIONS, Shape, transformer
 
-from pyllm import archs, backends
+from pyllm import archs
 from pyllm.backends.cuda.launch import Facts, StepShape
 from pyllm.backends.cuda.lowering import Lowering
 from pyllm.bench.presets import open_preset
@@ -18,6 +18,7 @@ from pyllm.config import ExecutionOptions
 from pyllm.program import Program
 from pyllm.quant import formats
 from pyllm.testing import conformance
+from pyllm.testing.running import with_slots
 
 CARDS = {"sm_75": Facts(40, 64 << 10), "sm_86": Facts(82, 99 << 10), "sm_80": Facts(108, 163 << 10)}
 STATIC = {"attention_prompt.cu": 0, "experts.cu": 0, "matmul.cu": 4 << 10}
@@ -53,10 +54,8 @@ def _programs() -> Iterator[tuple[Program, Any, ExecutionOptions]]:
             yield model.program, model.tensors(fmt), replace(OPTIONS, max_tokens=2048)
     for shape in conformance.MODELS.values():
         model = transformer(shape)
-        if model.program.slots and not backends.get("cuda").keeps_recurrent_states:
-            continue
         for kv in ("f16", "q8_0"):
-            yield model.program, model.tensors(), replace(OPTIONS, max_tokens=2048, kv_dtype=kv)
+            yield model.program, model.tensors(), replace(with_slots(model, OPTIONS), max_tokens=2048, kv_dtype=kv)
 
 
 @pytest.mark.parametrize("card", CARDS)

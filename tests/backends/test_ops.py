@@ -10,7 +10,7 @@ import pytest
 
 from pyllm import backends
 from pyllm.backends.rules import Rules
-from pyllm.program import Op, Recurrent
+from pyllm.program import Op
 from pyllm.quant import formats
 from pyllm.testing import conformance, ops
 
@@ -59,10 +59,7 @@ def test_every_op_has_a_rule(name: str) -> None:
     oracle.need(name)
     module = importlib.import_module(f"pyllm.backends.{name}.rules")
     (rules,) = (found for found in vars(module).values() if isinstance(found, Rules))
-    kinds = [
-        kind for kind in ops.op_kinds() if backends.get(name).keeps_recurrent_states or not issubclass(kind, Recurrent)
-    ]
-    assert [kind.__name__ for kind in kinds if rules.find(kind) is None] == []
+    assert [kind.__name__ for kind in ops.op_kinds() if rules.find(kind) is None] == []
 
 
 def test_decoded_weights_are_sane() -> None:

@@ -16,7 +16,6 @@ from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.backends.base import Backend, Batch, Executable
 from pyllm.config import ExecutionOptions
-from pyllm.errors import BackendError
 
 LIMITS = {"reference": 1e-6, "cpu": 1e-5, "mlx": 1e-5, "cuda": 1e-5}
 """NMSE against llama.cpp's logits, F32 weights and F32 cache."""
@@ -44,23 +43,15 @@ def model(request: pytest.FixtureRequest) -> ArchModel:
 
 
 @pytest.fixture(scope="module")
-def executable(backend: Backend, model: ArchModel) -> Iterator[Executable | BackendError]:
-    """None of a model with recurrent states, where the backend keeps none: the refusal instead."""
+def executable(backend: Backend, model: ArchModel) -> Iterator[Executable]:
     arch = archs.load(model.all_metadata, model.tensors, 256)
-    if arch.program.slots and not backend.keeps_recurrent_states:
-        with pytest.raises(BackendError, match="recurrent state") as refusal:
-            backend.compile(arch.program, arch.tensors, OPTIONS)
-        yield refusal.value
-        return
     compiled = backend.compile(arch.program, arch.tensors, OPTIONS)
     yield compiled
     compiled.close()
 
 
-def test_logits(backend: Backend, model: ArchModel, executable: Executable | BackendError) -> None:
+def test_logits(backend: Backend, model: ArchModel, executable: Executable) -> None:
     """A variant (NAME.VARIANT) has other sizes and metadata, for which one way of cutting is enough."""
-    if isinstance(executable, BackendError):
-        return
     whole = executable.program.whole
     cuts = EMULATED_CUTS if backend.name == "cuda" and not whole else CUTS
     for name in ["whole"] if whole else ["pieces"] if "." in model.name else cuts:

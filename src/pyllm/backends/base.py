@@ -471,7 +471,7 @@ class Backend(ABC):
             raise BackendError(f"backend {self.name!r} does not collect importance; the cpu and reference backends can")
         if program.slots and not self.keeps_recurrent_states:
             raise BackendError(
-                f"backend {self.name!r} has no recurrent states; the cpu, mlx and reference backends have them"
+                f"backend {self.name!r} has no recurrent states; the cpu, cuda, mlx and reference backends have them"
             )
         if program.slots and not options.n_slots:
             raise BackendError("the program has recurrent states, and needs slots for them (n_slots)")

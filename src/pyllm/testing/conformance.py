@@ -34,6 +34,7 @@ from pyllm.testing.running import (
     run,
     run_all,
     run_both,
+    with_slots,
 )
 
 F32 = NDArray[np.float32]
@@ -420,17 +421,20 @@ def _paused_steps(subject: Subject) -> None:
 
 
 def _memory(subject: Subject) -> None:
-    """Check that the KV cache has its predicted size, and that a closed executable holds nothing and may be closed
-    again."""
-    model = transformer(splitting.SMALL)
-    tensors = model.tensors()
-    needed = backends.get(subject.backend).memory_needed(model.program, tensors, OPTIONS)
-    exe = compiled(subject.backend, model, tensors)
-    held = exe.memory()
-    exe.close()
-    exe.close()
-    assert held["kv"] == needed["kv"] > 0, f"KV takes {held['kv']} bytes, not {needed['kv']}"
-    assert not any(n for purpose, n in exe.memory().items() if purpose in ("weights", "kv", "work")), exe.memory()
+    """Check that the KV cache and recurrent states have their predicted size, and that a closed executable holds
+    nothing and may be closed again."""
+    for shape in (splitting.SMALL, replace(splitting.SMALL, recurrent=True)):
+        model = transformer(shape)
+        if subject.refuses_states_of(model):
+            continue
+        tensors, options = model.tensors(), with_slots(model, OPTIONS)
+        needed = backends.get(subject.backend).memory_needed(model.program, tensors, options)
+        exe = compiled(subject.backend, model, tensors, options)
+        held = exe.memory()
+        exe.close()
+        exe.close()
+        assert held["kv"] == needed["kv"] > 0, f"KV takes {held['kv']} bytes, not {needed['kv']}"
+        assert not any(n for purpose, n in exe.memory().items() if purpose in ("weights", "kv", "work")), exe.memory()
 
 
 def _importance(subject: Subject) -> None:

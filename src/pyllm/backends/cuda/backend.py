@@ -23,7 +23,7 @@ class CUDABackend(Backend):
     requires = ("cupy",)
     install = 'pip install "pyllm[cuda]"'
     kv_dtypes = ("f16", "f32", "q8_0")
-    replaces_weights = True
+    replaces_weights = keeps_recurrent_states = True
 
     def installed(self) -> bool:
         return bool(env.cuda_emulator()) or super().installed()

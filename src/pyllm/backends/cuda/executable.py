@@ -81,7 +81,7 @@ class CUDAExecutable(Executable):
             if not env.cuda_emulator():  # there, compiling what may not be used takes longer than a step
                 self._steps.compile(self._first_shapes(), options.progress)
             self._low.weights.load(launcher, options.progress)
-            self.page_bytes = sum(n for _, n in self._page_parts(0))
+            self.page_bytes, self.slot_bytes = sum(n for _, n in self._page_parts(0)), sum(self._low.slot_bytes)
             self.page_format = f"cuda 1, {launcher.arch}"
         except BaseException:
             self.close()
@@ -208,6 +208,8 @@ class CUDAExecutable(Executable):
         o = self.options
         if len(batch.tokens) > o.max_tokens or len(batch.spans) > o.max_seqs or len(batch.rows) > o.max_rows:
             raise RequestError("the batch was made for larger steps than this executable was compiled for")
+        if batch.n_slots != o.n_slots:
+            raise RequestError(f"the batch was made for {batch.n_slots} slots, this executable has {o.n_slots}")
         if batch.page_size != o.page_size:
             raise RequestError(f"the batch has pages of {batch.page_size} positions, the KV cache of {o.page_size}")
 
@@ -242,17 +244,31 @@ class CUDAExecutable(Executable):
         self._low.weights.replace(self.launcher, weights)
 
     def read_page(self, page: int) -> NDArray[np.uint8]:
-        data, start = np.empty(self.page_bytes, np.uint8), 0
-        for address, n in self._page_parts(page):
+        return self._read(self._page_parts(page))
+
+    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
+        check_size(data, self.page_bytes)
+        self._write(self._page_parts(page), data)
+
+    def read_slot(self, slot: int) -> NDArray[np.uint8]:
+        return self._read(self._slot_parts(slot))
+
+    def write_slot(self, slot: int, data: NDArray[np.uint8]) -> None:
+        check_size(data, self.slot_bytes, "slot")
+        self._write(self._slot_parts(slot), data)
+
+    def _read(self, parts: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        """A copy of parts of the device's memory, given by address and bytes."""
+        data, start = np.empty(sum(n for _, n in parts), np.uint8), 0
+        for address, n in parts:
             self.launcher.download(data[start : start + n], address)
             start += n
         self.launcher.synchronize()
         return data
 
-    def write_page(self, page: int, data: NDArray[np.uint8]) -> None:
-        check_size(data, self.page_bytes)
+    def _write(self, parts: Sequence[tuple[int, int]], data: NDArray[np.uint8]) -> None:
         start = 0
-        for address, n in self._page_parts(page):
+        for address, n in parts:
             self.launcher.upload(address, data[start : start + n])
             start += n
         self.launcher.synchronize()  # the data is the caller's
@@ -263,6 +279,13 @@ class CUDAExecutable(Executable):
             raise ClosedError("the model was closed")
         caches = zip(self.program.kv, self._low.caches, strict=True)
         return [part for spec, cache in caches for part in kv.page_parts(spec, self.options, cache, page)]
+
+    def _slot_parts(self, slot: int) -> list[tuple[int, int]]:
+        """Address and bytes of a slot's state of each recurrent op."""
+        if self._closed:
+            raise ClosedError("the model was closed")
+        states = zip(self._low.slots, self._low.slot_bytes, strict=True)
+        return [(state.address + n * slot, n) for state, n in states]
 
     @property
     def n_graphs(self) -> int:
@@ -300,7 +323,8 @@ class _Upload:
         self._ints[:] = 0
         starts = [(b.address - self._address) // 4 for b in buffers]
         parts = [self._ints[s : s + b.n_bytes // 4] for s, b in zip(starts, buffers, strict=True)]
-        self._step, self._tokens, self._positions, self._seqs, self._spans, self._rows, self._pages = parts
+        self._step, self._tokens, self._positions, self._seqs, self._spans, self._rows, *states, self._pages = parts
+        self._state_in, self._saves, self._save_after, self._save_slot = states
         self._pages_at = starts[-1]
 
     def step(self, batch: Batch) -> None:
@@ -311,6 +335,15 @@ class _Upload:
         self._seqs[:n] = batch.seqs[:n]
         self._spans[: 2 * n_seqs] = batch.spans[:n_seqs].reshape(-1)
         self._rows[:n_rows] = batch.rows[:n_rows]
+        if batch.n_slots:
+            self._states(batch)
         tables = self._pages[: n_seqs * stride].reshape(n_seqs, stride)
         tables[:, : batch.page_tables.shape[1]] = batch.page_tables[:n_seqs]
         self._launcher.upload(self._address, self._ints[: self._pages_at + n_seqs * stride])
+
+    def _states(self, batch: Batch) -> None:
+        n_seqs, n_saves = batch.n_seqs, batch.n_saves
+        self._state_in[:n_seqs] = batch.state_in[:n_seqs]
+        self._saves[: 2 * n_seqs] = batch.saves[:n_seqs].reshape(-1)
+        self._save_after[:n_saves] = batch.save_after[:n_saves]
+        self._save_slot[:n_saves] = batch.save_slot[:n_saves]

@@ -172,12 +172,17 @@ class StepArrays:
     spans: Buffer
     page_tables: Buffer
     rows: Buffer
+    state_in: Buffer
+    saves: Buffer
+    save_after: Buffer
+    save_slot: Buffer
     page_stride: int
     """Ints from one sequence's page table to the next."""
 
     @staticmethod
     def of(options: ExecutionOptions) -> StepArrays:
         o, stride = options, round_up(options.n_pages, 4)
+        n_states = o.max_seqs if o.n_slots else 0
 
         def ints(n: int) -> Buffer:
             return Buffer(4 * n, outside=True)
@@ -190,13 +195,20 @@ class StepArrays:
             spans=ints(2 * o.max_seqs),
             page_tables=ints(o.max_seqs * stride),
             rows=ints(o.max_rows),
+            state_in=ints(n_states),
+            saves=ints(2 * n_states),
+            save_after=ints(o.max_saves),
+            save_slot=ints(o.max_saves),
             page_stride=stride,
         )
 
     @property
     def all(self) -> tuple[Buffer, ...]:
         """Arrays in memory order; the last one is uploaded only for the step's sequences."""
-        return self.step, self.tokens, self.positions, self.seqs, self.spans, self.rows, self.page_tables
+        return (
+            self.step, self.tokens, self.positions, self.seqs, self.spans, self.rows, self.state_in, self.saves,
+            self.save_after, self.save_slot, self.page_tables,
+        )  # fmt: skip
 
     def count(self, count: Count) -> int:
         """Address of the number of rows in this step; resolved when addresses are known."""

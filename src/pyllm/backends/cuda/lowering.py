@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pyllm.backends.cuda import candidates, elementwise, linear
+from pyllm.backends.cuda import candidates, elementwise, linear, recurrent
 from pyllm.backends.cuda.fusions import Fusions
 from pyllm.backends.cuda.launch import (
     ALIGNMENT,
@@ -77,6 +77,8 @@ class Lowering:
         self.parts = linear.Parts.of(facts.n_sm, facts.max_shared)
         self.arrays = StepArrays.of(options)
         self.caches = [Buffer(0, outside=True) for _ in program.kv]
+        self.slot_bytes = [4 * recurrent.stride(spec) for spec in program.slots]
+        self.slots = [Buffer(n * options.n_slots, outside=True) for n in self.slot_bytes]
         self.received: dict[int, View] = {}
         self.sent: dict[int, View] = {}
         emit.check(program)
@@ -116,20 +118,20 @@ class Lowering:
         return StagePlan(stage, first, len(self.work.planned), ends, last)
 
     def arrange(self) -> dict[str, int]:
-        """Bytes by purpose: weights, KV cache, and uploads with work memory."""
+        """Bytes by purpose: weights, KV cache with recurrent states, and uploads with work memory."""
         uploads = sum(round_up(b.n_bytes, 16) for b in self.arrays.all)
         return {
             "weights": self.weights.n_bytes,
-            "kv": sum(b.n_bytes for b in self.caches),
+            "kv": sum(b.n_bytes for b in (*self.slots, *self.caches)),
             "work": round_up(uploads, ALIGNMENT) + self.work.arrange(),
         }
 
     def place(self, weights: int, kv: int, work: int) -> None:
         """Assign addresses in these three blocks of memory, after `arrange`."""
         self.weights.place(weights)
-        for cache in self.caches:
-            cache.address = kv
-            kv += cache.n_bytes
+        for state in (*self.slots, *self.caches):
+            state.address = kv
+            kv += state.n_bytes
         for buffer in self.arrays.all:
             buffer.address = work
             work += round_up(buffer.n_bytes, 16)

@@ -73,6 +73,8 @@ DEVICE u32 h2_set(float x) { return f32_to_f16x2(x, x); }
 DEVICE float fast_exp(float x) { return fast_exp2(x * 1.4426950408889634f); }
 DEVICE float fast_sigmoid(float x) { return fast_divide(1.0f, 1.0f + fast_exp(-x)); }
 
+DEVICE float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(fast_exp(-fabsf(x))); }
+
 DEVICE float fast_tanh(float x) {  // absolute error 2e-7; saturates without overflow
     float t = fast_exp(-2.0f * fabsf(x));
     return copysignf(fast_divide(1.0f - t, 1.0f + t), x);

@@ -37,7 +37,7 @@ DEVICE float activated(const Args& a, float x) {
 #elif ACT == 6
     return fast_sigmoid(x);
 #elif ACT == 7
-    return fmaxf(x, 0.0f) + log1pf(fast_exp(-fabsf(x)));
+    return softplus(x);
 #elif ACT == 8
     return fast_tanh(x);
 #elif ACT == 9
