@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ def compiled(model: ArchModel, backend: str) -> tuple[Executable, Executable]:
     trunk = archs.load(model.all_metadata, model.tensors, features=True)
     program, tensors = heads.head(model.all_metadata, model.tensors)
     main = backends.get(backend).compile(trunk.program, trunk.tensors, options)
+    options = replace(options, n_slots=0)
     head = main.beside(program, tensors, options)
     return main, head or backends.get(backend).compile(program, tensors, options)
 
@@ -43,7 +45,9 @@ def logits(model: ArchModel, backend: str, pieces: list[int]) -> NDArray[np.floa
         np.testing.assert_allclose(rows, features, rtol=1e-4, atol=1e-4)
         before = np.concatenate([last, features[:-1]])
         last = features[-1:].copy()
+        batch.n_slots = 0
         found.append(head.run_all(batch, ["logits"], [before])[0].copy())
+        batch.n_slots = main.options.n_slots
         at += n
     head.close()
     main.close()

@@ -82,7 +82,8 @@ class FakeExecutable(Executable):
     def run_stage(self, stage: int, batch: Batch, given: Sequence[Crossing], wanted: Sequence[Value]) -> NoReturn:
         raise AssertionError("the engine runs whole programs")
 
-    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
+    def run_all(self, batch: Batch, wants: Sequence[Want], given: Sequence[NDArray[np.float32]] = ()) -> list[Any]:
+        assert not given
         assert self._running.acquire(blocking=False), "two threads run steps at once"
         try:
             return self._run(batch, wants)
@@ -136,8 +137,9 @@ class FakeExecutable(Executable):
 
     def _result(self, batch: Batch, want: Want) -> Any:
         width = self.n_vocab if want == "logits" else N_EMBD
-        out = np.empty((batch.n_rows, width), np.float32)
-        for r, t in enumerate(batch.rows[: batch.n_rows].tolist()):
+        tokens = range(batch.n_tokens) if want == "features" else batch.rows[: batch.n_rows].tolist()
+        out = np.empty((len(tokens), width), np.float32)
+        for r, t in enumerate(tokens):
             out[r] = expected_row(self.context(batch, t), width)
         return out
 
@@ -185,7 +187,7 @@ class PausingExecutable(FakeExecutable):
         self._paused: tuple[Batch, Sequence[Want], bytes] | None = None
         self._left = 0
 
-    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
+    def run_all(self, batch: Batch, wants: Sequence[Want], given: Sequence[NDArray[np.float32]] = ()) -> list[Any]:
         self._drop()
         return super().run_all(batch, wants)
 
@@ -241,7 +243,7 @@ class FakeSide(FakeExecutable):
         self.program, self.n_vocab, self._main = main.program, main.n_vocab, main
         self.options = replace(o, max_tokens=min(o.max_tokens, o.max_seqs + 3), max_rows=min(o.max_seqs, o.max_rows))
 
-    def run_all(self, batch: Batch, wants: Sequence[Want]) -> list[Any]:
+    def run_all(self, batch: Batch, wants: Sequence[Want], given: Sequence[NDArray[np.float32]] = ()) -> list[Any]:
         o = self.options
         assert batch.n_tokens <= o.max_tokens == len(batch.tokens)
         assert batch.n_rows <= o.max_rows == len(batch.rows)

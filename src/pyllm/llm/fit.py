@@ -216,7 +216,7 @@ def _head_fit(model: _Placed, draft: Draft, n_ctx: int) -> DeviceFit:
     architecture, its, options, placed, used = model
     device = head_device([f.device for f in used])
     program, tensors = heads.head(draft.file.metadata, draft.file.tensors, n_ctx)
-    options = replace(draft.options, n_slots=options.n_slots, max_seqs=options.max_seqs, device=device.index)
+    options = replace(draft.options, max_seqs=options.max_seqs, max_rows=options.max_seqs, device=device.index)
     backend = backends.get(device.backend)
     if len(set(placed.device_of_op)) == 1:
         needed = backend.memory_beside(program, tensors, options, architecture.program, its)

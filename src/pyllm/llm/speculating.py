@@ -103,7 +103,7 @@ def _head(head: HeadFile, n_ctx: int, compiled: Compiled) -> Head:
 
     program, tensors = heads.head(head.file.metadata, head.file.tensors, n_ctx)
     device = head_device(compiled.devices)
-    options = _row_each(replace(compiled.executable.options, device=device.index))
+    options = _row_each(replace(compiled.executable.options, device=device.index, n_slots=0))
     executable = compiled.executable.beside(program, tensors, options)
     if executable is None:
         executable = backends.get(device.backend).compile(program, tensors, options)

@@ -46,7 +46,8 @@ class Head(Drafter):
     reads_features = True
 
     def __init__(self, executable: Executable, n_vocab: int, close: Callable[[], None]) -> None:
-        """`executable`: of the head's program (`archs.heads`), with the model's options. `close` frees it."""
+        """`executable`: of the head's program (`archs.heads`), with the model's capacities, but for slots, and a row of
+        each sequence. `close` frees it."""
         options = executable.options
         self.executable = executable
         self._n_vocab = n_vocab
@@ -66,7 +67,8 @@ class Head(Drafter):
         for s, seq in enumerate(steps):
             given[batch.spans[s, 0]] = self._before(seq, seq.n_computed)
         alone = copy(batch)
-        alone.n_rows, alone.rows = 0, self._batch.rows  # only keys and values are wanted
+        alone.n_slots = alone.n_rows = 0  # only keys and values are wanted
+        alone.rows = self._batch.rows
         self.executable.run_all(alone, (), [given])
         ends = np.flatnonzero((batch.positions[:n] + 1) % batch.page_size == 0)
         self._ends[batch.page_tables[batch.seqs[ends], batch.positions[ends] // batch.page_size]] = features[ends]
