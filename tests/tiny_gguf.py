@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,16 @@ def byte_letters() -> list[str]:
 
 
 def write_tiny_gguf(
-    path: Path, template: str | None = TEMPLATE, name: str = "tiny", arch: str = "llama", embed_scale: float = 1.0
+    path: Path,
+    template: str | None = TEMPLATE,
+    name: str = "tiny",
+    arch: str = "llama",
+    embed_scale: float = 1.0,
+    more: Callable[[GGUFWriter], object] | None = None,
 ) -> Path:
     """A model of 2 layers, 32 wide, whose 258 tokens are the bytes, `<eos>` and `<bos>`.
 
-    `embed_scale` multiplies the embeddings of that same model.
+    `embed_scale` multiplies the embeddings of that same model. `more` may add metadata and tensors.
     """
     n_embd, n_ff, n_layers, n_head, n_vocab = 32, 64, 2, 4, 258
     random = np.random.default_rng(0)
@@ -47,6 +53,9 @@ def write_tiny_gguf(
     writer.add_add_bos_token(True)
     if template is not None:
         writer.add_chat_template(template)
+
+    if more is not None:
+        more(writer)
 
     def add(tensor: str, *shape: int) -> None:
         if len(shape) == 1:

@@ -307,8 +307,10 @@ def test_embedding(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/reranking", "/v1/rerank", "/v1/reranking"])
-def test_no_model_here_ranks(rig: Rig, path: str) -> None:
+def test_a_model_without_a_classifier_does_not_rank(rig: Rig, path: str) -> None:
     assert refused(rig, path, query="q", documents=["a"])[:2] == (501, "not_supported_error")
+    assert refused(rig, path, query="q")[:2] == (400, "invalid_request_error")
+    assert refused(rig, path, query="q", documents=[1])[:2] == (400, "invalid_request_error")
 
 
 # --- state

@@ -28,10 +28,11 @@ class Longer(LoadSettings):
     n_extra: int = setting(3, "Extra things, beside `n_ctx`.", low=1, high=9, minus_one=5, flags=("-x", "--extra"))
 
 
-def test_files_made_from_settings_are_current() -> None:
-    tool = Path(__file__).parents[2] / "tools" / "write_settings.py"
-    for path, text in runpy.run_path(str(tool))["files"]().items():
-        assert path.read_text(encoding="utf-8") == text, "run `python tools/write_settings.py`"
+@pytest.mark.parametrize("tool", ["write_settings.py", "write_lists.py"])
+def test_files_that_are_made_are_current(tool: str) -> None:
+    path = Path(__file__).parents[2] / "tools" / tool
+    for file, text in runpy.run_path(str(path))["files"]().items():
+        assert file.read_text(encoding="utf-8") == text, f"run `python tools/{tool}`"
 
 
 def test_keyword_options_are_the_settings() -> None:

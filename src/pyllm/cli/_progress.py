@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +34,12 @@ class Lines:
             return
         self._next = now + max(_LINE_EVERY, _LINE_SHARE * (now - self._start))
         note(f"{text}: {share:.0%}")
+
+
+def counted(what: str, display: Display) -> Callable[[int, int], None] | None:
+    """A callback (done, total) that shows how many of `what` are done."""
+    report = display.progress
+    return None if report is None else lambda done, total: report(f"{done} of {total} {what}", done / total)
 
 
 class Display:

@@ -146,7 +146,11 @@ class Engine:
         Yields the number of each sequence when it is done, in order. Raises as `iter_logits`, and what `take` raises.
         """
         self._check_head()
-        return scoring.score(self, sequences, first)
+        return scoring.side_by_side(self, ((tokens, take, first) for tokens, take in sequences), hidden=False)
+
+    def read_hidden(self, sequences: Iterable[scoring.Wanted]) -> Iterator[int]:
+        """As `score`, of final hidden states, normed; each sequence says from which token on it wants them."""
+        return scoring.side_by_side(self, sequences, hidden=True)
 
     def hidden(self, tokens: Many[int] | NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 [n_tokens, n_embd]: each token's final hidden state, normed. Raises as `iter_logits`."""

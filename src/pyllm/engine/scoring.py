@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.backends.base import Executable
+from pyllm.config import ExecutionOptions
 from pyllm.engine.generation import again
 from pyllm.engine.mailbox import Mailbox
 from pyllm.engine.request import FinishReason
@@ -56,6 +57,8 @@ class StreamedRows(Consumer):
 
 
 Tokens = Many[int] | NDArray[np.integer]
+Wanted = tuple[Tokens, RowCallback, int]
+"""A sequence, what takes its rows, and the first token whose row is wanted."""
 
 
 class Driven(Protocol):
@@ -111,8 +114,8 @@ def all_rows(engine: Driven, tokens: Tokens, hidden: bool) -> NDArray[np.float32
     return taken[0]
 
 
-def score(engine: Driven, sequences: Iterable[tuple[Tokens, RowCallback]], first: int) -> Iterator[int]:
-    """Compute sequences side by side; yields their numbers in order.
+def side_by_side(engine: Driven, sequences: Iterable[Wanted], hidden: bool) -> Iterator[int]:
+    """Compute logits or hidden states of sequences side by side; yields their numbers in order.
 
     They start together, some steps' work at a time, so that steps are cut alike whenever the same is scored: the last
     bits may depend on that (reference).
@@ -120,9 +123,10 @@ def score(engine: Driven, sequences: Iterable[tuple[Tokens, RowCallback]], first
     waiting, live = enumerate(sequences), deque[tuple[int, Sequence]]()
     try:
         while True:
-            for number, (tokens, take) in waiting:
-                live.append((number, engine.sequence_of(tokens, StreamedRows(take), first)))
-                if len(live) >= _n_side(engine, live[0][1]):
+            room = _Room(engine.executable.options)
+            for number, (tokens, take, first) in waiting:
+                live.append((number, engine.sequence_of(tokens, StreamedRows(take, hidden), first)))
+                if not room.has_more_after(live[-1][1]):
                     break
             if not live:
                 return
@@ -155,8 +159,20 @@ _STEPS = 8
 """Steps that sequences which start together fill, where memory has room for so many; the last is not always full."""
 
 
-def _n_side(engine: Driven, seq: Sequence) -> int:
-    """Number of sequences of this length computed side by side."""
-    options = engine.executable.options
-    fit = options.n_pages // -(-seq.n_tokens // options.page_size)
-    return max(1, min(options.max_seqs, fit, -(-_STEPS * options.max_tokens // seq.n_tokens)))
+class _Room:
+    """How many sequences are computed side by side."""
+
+    def __init__(self, options: ExecutionOptions) -> None:
+        self._options = options
+        self._seqs = self._pages = self._tokens = 0
+
+    def has_more_after(self, seq: Sequence) -> bool:
+        """Whether there is room for another sequence like this one, when it has come."""
+        o = self._options
+        pages = -(-seq.n_tokens // o.page_size)
+        self._seqs, self._pages, self._tokens = self._seqs + 1, self._pages + pages, self._tokens + seq.n_tokens
+        return (
+            self._seqs < o.max_seqs
+            and self._pages + pages <= o.n_pages
+            and self._tokens < _STEPS * o.max_tokens
+        )  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pyllm.llm.model import LLM, Stream
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pyllm.chat.messages import Messages, Tools
     from pyllm.config.options import GenerateOptions, LoadOptions
     from pyllm.llm.calls import Call
+    from pyllm.llm.embedding import Ranked
     from pyllm.llm.history import Truncate
     from pyllm.llm.prompts import Prompt, PromptOrPrompts, Prompts
     from pyllm.llm.results import Completion
@@ -142,9 +144,28 @@ class AsyncLLM:
             stream,
         )
 
-    async def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:
+    async def embed(
+        self,
+        text: PromptOrPrompts,
+        *,
+        pooling: Literal["mean", "cls", "last"] | None = None,
+        normalize: bool = True,
+        dimensions: int | None = None,
+        prompt_name: str | None = None,
+    ) -> NDArray[np.float32]:
         """`LLM.embed`, in a thread."""
-        return await asyncio.to_thread(self.llm.embed, text, normalize=normalize)
+        options = {"pooling": pooling, "normalize": normalize, "dimensions": dimensions, "prompt_name": prompt_name}
+        return await asyncio.to_thread(partial(self.llm.embed, text, **options))
+
+    async def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None, normalize: bool = True
+    ) -> list[Ranked]:
+        """`LLM.rerank`, in a thread."""
+        return await asyncio.to_thread(self.llm.rerank, query, documents, top_n=top_n, normalize=normalize)
+
+    async def classify(self, text: PromptOrPrompts) -> dict[str, float] | list[dict[str, float]]:
+        """`LLM.classify`, in a thread."""
+        return await asyncio.to_thread(self.llm.classify, text)
 
     async def save_cache(self, path: FilePath, prompts: Prompts | None = None) -> CacheCounts:
         """`LLM.save_cache`, in a thread."""

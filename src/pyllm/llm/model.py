@@ -13,9 +13,10 @@ from pyllm.chat.messages import Messages, Tools
 from pyllm.env import user_path
 from pyllm.errors import RequestError, TokenizerError
 from pyllm.llm import preparing
+from pyllm.llm.embedding import Embeds
 from pyllm.llm.history import Truncate
 from pyllm.llm.loading import Compiled, TokenizerLoader
-from pyllm.llm.prompts import Prompt, PromptOrPrompts, Prompts, PromptsOrChats, is_iterator
+from pyllm.llm.prompts import Prompt, Prompts, PromptsOrChats, is_iterator
 from pyllm.llm.results import Completion
 from pyllm.llm.streams import CompletionStream, EventStream
 
@@ -43,7 +44,7 @@ Stream = bool | Literal["events"]
 """Whether an answer is read as it comes: as text, or as events."""
 
 
-class LLM:
+class LLM(Embeds):
     """A loaded model, made by `pyllm.load`. Use it in a `with` block, or `close` it.
 
     All methods may be called from several threads at once; their requests then share steps. A background thread
@@ -337,20 +338,6 @@ class LLM:
         return self.engine.logits(list(tokens))
 
     @checked
-    def embed(self, text: PromptOrPrompts, *, normalize: bool = True) -> NDArray[np.float32]:
-        """Embedding of a text, float32 [n_embd], or of several, [n_texts, n_embd].
-
-        The mean of the final normed hidden states of all tokens (BOS included, where the model adds one), scaled to
-        length 1 unless `normalize` is False. Token ids are accepted in place of text.
-        """
-        import numpy as np
-
-        if isinstance(text, str) or (isinstance(text, list) and text and isinstance(text[0], int)):
-            return self._embed_one(text, normalize)
-        rows = [self._embed_one(one, normalize) for one in text]  # type: ignore[arg-type]
-        return np.stack(rows) if rows else np.empty((0, self.n_embd), np.float32)
-
-    @checked
     def save_cache(self, path: FilePath, prompts: Prompts | None = None) -> CacheCounts:
         """Write the prefix cache to a file, so that `load_cache` spares a later process the prompts that it has read.
 
@@ -433,13 +420,3 @@ class LLM:
             reading = call.stream(self.engine)
             return EventStream(reading) if stream == "events" else CompletionStream(reading)
         return whole(call, call.start(self.engine))
-
-    def _embed_one(self, prompt: Prompt, normalize: bool) -> NDArray[np.float32]:
-        import numpy as np
-
-        tokens = preparing.prompt_tokens(self, prompt, parse_special=False)
-        if not tokens:
-            raise RequestError("an empty text has no embedding with this model")
-        mean = self.engine.hidden(tokens).mean(axis=0, dtype=np.float64)
-        length = float(np.linalg.norm(mean)) if normalize else 1.0
-        return (mean / (length or 1.0)).astype(np.float32)

@@ -15,6 +15,8 @@ from pyllm.server.problems import ProblemError, problem_of, refuse
 
 MAX_INPUTS = 2048
 """Of one request, as OpenAI has it."""
+_AT_ONCE = 64
+"""Texts that are computed side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +57,23 @@ async def embed(
         if dimensions is not None and not 1 <= dimensions <= llm.n_embd:
             raise refuse(f"dimensions must be from 1 to {llm.n_embd}, which the model has", "dimensions")
 
-        def one(number: int) -> tuple[NDArray[np.float32], int]:
+        def some(start: int) -> tuple[NDArray[np.float32], int]:
+            tokens = [read(number) for number in range(start, min(start + _AT_ONCE, len(inputs)))]
+            try:
+                rows = llm.embed(tokens, normalize=normalize, dimensions=dimensions)
+            except ContextFullError as error:
+                raise ProblemError(replace(problem_of(error), param=param)) from error
+            return rows, sum(map(len, tokens))
+
+        def read(number: int) -> list[int]:
             given = inputs[number]
             tokens = llm.tokenizer.encode(given) if isinstance(given, str) else given
             if not tokens or not given:
                 raise refuse(f"{param}[{number}] is empty, and has no embedding", param)
-            tokens = tokens[: llm.n_ctx] if shorten else tokens
-            try:
-                row = llm.embed(tokens, normalize=normalize)
-            except ContextFullError as error:
-                raise ProblemError(replace(problem_of(error), param=param)) from error
-            if dimensions is not None:
-                row = row[:dimensions]
-                row = row / (float(np.linalg.norm(row)) or 1.0) if normalize else row
-            return row, len(tokens)
+            return tokens[: llm.n_ctx] if shorten else tokens
 
-        # One by one: the threads that this would else occupy read others' prompts.
-        found = [await asyncio.to_thread(one, number) for number in range(len(inputs))]
+        # Some at a time: the threads that this would else occupy read others' prompts.
+        found = [await asyncio.to_thread(some, start) for start in range(0, len(inputs), _AT_ONCE)]
     n_tokens = sum(n for _, n in found)
     exchange.log["prompt"] = n_tokens
-    return Embeddings(known.name, [row for row, _ in found], n_tokens)
+    return Embeddings(known.name, [row for rows, _ in found for row in rows], n_tokens)

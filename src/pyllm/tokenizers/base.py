@@ -87,6 +87,17 @@ class Tokenizer(ABC):
         return ids
 
     @checked
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Token ids of two texts as cross-encoders read them, with the special tokens around and between them."""
+        ids = self.encode(first)
+        if self.vocab.flag("add_sep_token", False) and self.vocab.sep_id is not None:
+            ids.append(self.vocab.sep_id)
+        ids += self.encode(second, add_special=False)
+        if self.add_eos and self.eos_id is not None:
+            ids.append(self.eos_id)
+        return ids
+
+    @checked
     def partition(self, text: str, parse_special: bool = True) -> list[str | int]:
         """Cut a text at its special tokens: their ids, and the pieces of plain text between them."""
         if not text.isascii():

@@ -46,6 +46,12 @@ class WPMTokenizer(Tokenizer):
             ids.append(self.vocab.sep_id)
         return ids
 
+    @checked
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """As `Tokenizer.encode_pair`: CLS, the first text, SEP, the second one, SEP."""
+        ids = [*self.encode(first), *self.encode(second, add_special=False)]
+        return ids if self.vocab.sep_id is None else [*ids, self.vocab.sep_id]
+
     def _encode_words(self, text: str, ids: list[int]) -> None:
         for word in self._normalized(text):
             ids.extend(self._cover(_SPACE + word))

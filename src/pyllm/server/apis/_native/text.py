@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from msgspec import field
 from starlette.responses import Response
 
+from pyllm.errors import ContextFullError, RequestError
 from pyllm.llm import LLM
+from pyllm.llm.embedding import Ranked
 from pyllm.server.api import Exchange
 from pyllm.server.apis._native.form import API, is_mixed, mixed_tokens, unsupported
 from pyllm.server.bodies import Body
 from pyllm.server.embeddings import embed
 from pyllm.server.live import Reply
-from pyllm.server.problems import refuse
+from pyllm.server.problems import ProblemError, problem_of, refuse
 
 
 class TokenizeBody(Body):
@@ -55,6 +59,17 @@ class EmbeddingBody(Body):
     model: str = ""
     embd_normalize: int = 2
     """2: to length 1; -1: not at all."""
+
+
+class RerankBody(Body):
+    """A query and documents."""
+
+    query: str = ""
+    documents: list[Any] | None = None
+    texts: list[Any] | None = None
+    model: str = ""
+    top_n: int | None = None
+    return_text: bool = False
 
 
 @API.post("/tokenize")
@@ -125,9 +140,36 @@ async def embedding(exchange: Exchange) -> Response:
 
 
 @API.post("/rerank", "/reranking", "/v1/rerank", "/v1/reranking")
-async def rerank(_: Exchange) -> Response:
-    """No architecture here ends in a score of two texts."""
-    raise unsupported("this server has no models that rank documents; embeddings and their dot products come near")
+async def rerank(exchange: Exchange) -> Response:
+    """Documents by a cross-encoder's score, the best first, as Jina's API has it; in TEI's form where `texts` are
+    given."""
+    body = exchange.read(RerankBody)
+    of_tei = body.documents is None
+    documents, param = (body.texts, "texts") if of_tei else (body.documents, "documents")
+    if not documents or not all(isinstance(one, str) for one in documents):
+        raise refuse(f"{param} must hold texts, one at least", param)
+    if not body.query:
+        raise refuse("query must be a text", "query")
+    exchange.asks("rerank", body.model, {})
+    async with _model(exchange, body.model) as llm:
+        call = partial(llm.rerank, body.query, documents, top_n=body.top_n, normalize=False)
+        try:
+            ranked = await asyncio.to_thread(call)
+        except ContextFullError as error:
+            raise ProblemError(replace(problem_of(error), param=param)) from error
+        except RequestError as error:
+            raise unsupported(str(error)) from error
+        n_tokens = sum(len(llm.tokenizer.encode(text)) for text in (body.query, *documents))
+    if of_tei:
+        return Reply([_ranked(one, "score", documents, body.return_text) for one in ranked])
+    results = [_ranked(one, "relevance_score", documents, False) for one in ranked]
+    usage = {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+    return Reply({"model": exchange.log["model"], "object": "list", "usage": usage, "results": results})
+
+
+def _ranked(one: Ranked, score: str, documents: Sequence[Any], with_text: bool) -> dict[str, Any]:
+    found = {"index": one.index, score: one.score}
+    return {**found, "text": documents[one.index]} if with_text else found
 
 
 @contextlib.asynccontextmanager
