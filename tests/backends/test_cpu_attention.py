@@ -224,6 +224,7 @@ STEPS = ([(0, 70)], [(0, 1)], [(1, 129), (0, 1), (2, 3)], [(0, 1), (1, 1), (2, 1
         Shape(n_heads=8, n_kv=4, window=40, sinks=True, half=32),
         Shape(n_heads=64, n_kv=1, head_dim=16, v_head_dim=16, window=128, softcap=3.0, page_size=48),
         Shape(n_heads=2, n_kv=1, head_dim=512, v_head_dim=512),
+        Shape(n_heads=17, n_kv=1, head_dim=576, v_head_dim=512),
     ],
     ids=str,
 )

@@ -212,6 +212,17 @@ def test_route(bench: Bench, gating: str, n_experts: int, n_used: int, biased: b
     np.testing.assert_allclose(weights, expected_weights, rtol=3e-6)
 
 
+@pytest.mark.parametrize(("n_experts", "n_groups", "n_used"), [(8, 4, 2), (96, 32, 5), (256, 8, 4), (66, 3, 2)])
+def test_experts_of_the_best_groups(bench: Bench, n_experts: int, n_groups: int, n_used: int) -> None:
+    op = mixture(n_experts, 3, gating="sigmoid", n_groups=n_groups, n_groups_used=n_used)
+    logits, bias = RANDOM.normal(size=(7, n_experts)).astype(np.float32), RANDOM.normal(size=n_experts)
+    _, chosen, _ = routed(bench, op, logits, bias.astype(np.float32))
+    expected, _ = reference_route(
+        logits, 3, gating="sigmoid", choice_bias=bias.astype(np.float32), n_groups=n_groups, n_groups_used=n_used
+    )
+    np.testing.assert_array_equal(chosen, expected)
+
+
 def test_equal_scores_go_to_the_lower_number(bench: Bench) -> None:
     logits = np.zeros((3, 70), np.float32)
     logits[1, [69, 35, 3]] = 1.0

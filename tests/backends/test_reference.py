@@ -28,8 +28,9 @@ from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Value
 from pyllm.program.ops.dot import Dot
 from pyllm.program.ops.gate import ACTIVATIONS, LIMITED
+from pyllm.program.ops.linear import HeadLinear
 from pyllm.program.ops.position import PositionScale, log_factors
-from pyllm.program.ops.select import Slice
+from pyllm.program.ops.select import JoinHeads, Slice
 from pyllm.program.ops.streams import StreamMix
 
 
@@ -269,6 +270,43 @@ def test_equal_scores_choose_the_first_experts() -> None:
     assert chosen.tolist() == [[1, 0, 1]]
     np.testing.assert_allclose(weights, 1 / (1 + np.exp(-logits[:, [1, 0, 1]])), rtol=1e-6)
     assert reference_route(np.zeros((1, 5), np.float32), 3)[0].tolist() == [[0, 1, 2]]
+
+
+def test_experts_of_the_best_groups_are_chosen() -> None:
+    """Sums of two: 5, 7 and 6. The best expert, of the first group, is not among those of the other two."""
+    logits = np.array([[5, 0, 0, 4, 3, 0, 1, 3, 3]], np.float32)
+    chosen, weights = reference_route(logits, 4, gating="softmax_chosen", n_groups=3, n_groups_used=2)
+    assert chosen.tolist() == [[3, 4, 7, 8]]
+    wanted = np.exp([4, 3, 3, 3])
+    np.testing.assert_allclose(weights[0], wanted / wanted.sum(), rtol=1e-6)
+    bias = np.array([1, 1.5, 0, 0, 0, 0, 0, 0, 0], np.float32)  # 7.5, 7 and 6
+    chosen, _ = reference_route(logits, 3, gating="softmax_chosen", n_groups=3, n_groups_used=1, choice_bias=bias)
+    assert chosen.tolist() == [[0, 1, 2]]
+
+
+def of_rows(record: oracle.Record, n: int = 5) -> tuple[oracle.F32, oracle.F32, dict[str, TensorInfo]]:
+    """What the ops of `record` make of rows of 24 columns, those rows, and the tensors."""
+    model = oracle.one_op(record, width=24)
+    tensors, tokens = model.tensors(), random_tokens(n, 96)
+    exe = oracle.compiled("reference", model, tensors)
+    got = run(exe, [Step(tokens, 0, [0])])
+    exe.close()
+    return got, oracle.decoded(tensors["table"])[tokens], tensors
+
+
+def test_a_product_by_head() -> None:
+    got, rows, tensors = of_rows(lambda b, x: b(HeadLinear(x=x, weight=b.t("w", 3, 5, 8), n_heads=3)))
+    w = oracle.decoded(tensors["w"])
+    for t, h, r in np.ndindex(5, 3, 5):
+        wanted = sum(float(rows[t, 8 * h + c]) * float(w[h, r, c]) for c in range(8))
+        assert got[t, 5 * h + r] == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+
+
+def test_columns_are_joined_by_head() -> None:
+    got, rows, _ = of_rows(lambda b, x: b(JoinHeads(a=x, b=b(Slice(x=x, start=4, width=6)), n_heads=2)))
+    np.testing.assert_array_equal(got, [[*r[:12], *r[4:7], *r[12:], *r[7:10]] for r in rows])
+    got, rows, _ = of_rows(lambda b, x: b(JoinHeads(a=x, b=b(Slice(x=x, start=4, width=2)), n_heads=2, shared=True)))
+    np.testing.assert_array_equal(got, [[*r[:12], *r[4:6], *r[12:], *r[4:6]] for r in rows])
 
 
 # --- the executable

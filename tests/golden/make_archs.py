@@ -199,7 +199,8 @@ def regrouped(model: ArchModel) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if isinstance(heads, int) and isinstance(kv_heads, int):
         changes |= {"attention.head_count": 2 * heads, "attention.head_count_kv": min(kv_heads, heads)}
-        for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        sizes = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+        for key in sizes if "attention.kv_lora_rank" not in own else ():  # latent rows have the sizes of all heads
             changes |= {k: own[k] // 2 for k in (key, f"{key}_swa") if k in own}
         if "attention.scale" in own:  # as saved, it is what follows from the size of heads, and not always read
             changes["attention.scale"] = None

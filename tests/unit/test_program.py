@@ -15,11 +15,11 @@ from pyllm.program.ops.elementwise import Add, MulWeight, Scale
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.program.ops.gate import Activation, GatedActivation
-from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.linear import HeadLinear, Linear
 from pyllm.program.ops.linear_attention import LinearAttention
 from pyllm.program.ops.norm import LayerNorm, RMSNorm
 from pyllm.program.ops.rope import Rope
-from pyllm.program.ops.select import SelectRows, Slice
+from pyllm.program.ops.select import JoinHeads, SelectRows, Slice
 from pyllm.program.ops.shift import TokenShift
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -151,6 +151,12 @@ REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
     "keys alone": (lambda r, x: (attend(r, x), attend(r, x, v=None, cache=0))[1], "cannot read KV cache 0"),
     "slice": (lambda r, x: r(Slice(x=x, start=30, width=3)), "30 to 33"),
     "negative slice": (lambda r, x: r(Slice(x=x, start=-1, width=3)), "-1"),
+    "heads of columns": (lambda r, x: r(HeadLinear(x=x, weight="gate", n_heads=5)), "32 columns .* 5 heads"),
+    "matrices of heads": (lambda r, x: r(HeadLinear(x=x, weight="gate", n_heads=4)), r"tensor gate .*\[4, 16, 8\]"),
+    "joined heads": (lambda r, x: r(JoinHeads(a=x, b=x, n_heads=3)), "32 and 32 columns .* 3 heads"),
+    "joined rows": (lambda r, x: r(JoinHeads(a=x, b=r(SelectRows(x=x)), n_heads=2)), "output rows"),
+    "groups of experts": (lambda r, x: experts(r, x, n_groups=2, n_groups_used=1), "3 experts .* 1 of 2 groups"),
+    "experts of groups": (lambda r, x: experts(r, x, n_groups=1, n_groups_used=2), "2 of 1 groups"),
     "too many experts": (lambda r, x: experts(r, x, n_used=4), "4 of 3"),
     "no experts": (lambda r, x: experts(r, x, n_used=0), "0 of 3"),
     "experts' width": (lambda r, x: experts(r, x, n_ff=17), r"tensor gate .*\[3, 17, 32\]"),

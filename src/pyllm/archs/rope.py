@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -45,12 +46,13 @@ class Rope:
         factors: bool = True,
         windowed: bool = False,
         share: float = 1.0,
+        log_multiplier: float | None = None,
     ) -> Self:
         """Read from the metadata keys `rope.*` and the tensors of factors.
 
         `base` None: the file's. `scaled` False: frequencies are not scaled, except by the tensors' `factors`, unless
         these are disabled too. `windowed`: rotate as many columns as the file's windowed layers do.
-        `share`: of the file's number of columns that is rotated.
+        `share`: of the file's number of columns that is rotated. `log_multiplier`: YaRN's, None: the file's.
         """
         head_dim, _ = hp.head_dims(windowed)
         n_rot = hp.integer("rope.dimension_count", hp.head_dims()[0], most=1 << 16)
@@ -60,6 +62,8 @@ class Rope:
         if n_rot > head_dim:
             raise ModelError(f"{hp.arch}.rope.dimension_count is {n_rot}, more than a head's {head_dim}")
         read = Scaling.read(hp, hp.n_ctx_train)
+        if log_multiplier is not None:
+            read = replace(read, log_multiplier=log_multiplier)
         scaling = read if scaled else Scaling.none()
         base = hp.rope_base if base is None else base
         inv_freq, mscale = scaling.apply(base, n_rot, _factors(hp, n_rot, read) if factors else None)

@@ -1,4 +1,4 @@
-"""DeepSeek 1 and models of its layout: the first layers are dense, the others have experts and shared experts."""
+"""DeepSeek 1 to 3 and models of their layouts: first dense layers, then layers of experts and shared experts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 
 from pyllm.archs.decoder import Decoder, transformer
 from pyllm.archs.hparams import HParams
-from pyllm.archs.mixers.attention import Attention
+from pyllm.archs.mixers.attention import Attention, PositionFactors
 from pyllm.archs.mixers.feed_forward import feed_forward, mixture
+from pyllm.archs.mixers.latent import LatentAttention, yarn
 from pyllm.archs.rope import Rope
 
 
@@ -50,4 +51,49 @@ def dots1(hp: HParams) -> Decoder:
     )
 
 
-ARCHITECTURES = {"deepseek": deepseek, "deepseek2-ocr": deepseek2_ocr, "bailingmoe": bailingmoe, "dots1": dots1}
+def deepseek2(hp: HParams) -> Decoder:
+    """DeepSeek 2 and 3, Kimi K2, GLM 4.7 Flash, Mistral 4: latent attention. Rotation compensates YaRN's multiplier in
+    models of this name, as in llama.cpp."""
+    rope, factor = yarn(hp, compensated=hp.arch == "deepseek2")
+    scale = hp.number("attention.temperature_scale", 0.0)
+    q_scale = PositionFactors(scale, hp.integer("attention.temperature_length")) if scale else None
+    gating, normalize = hp.gating(_gating(hp)), hp.flag("expert_weights_norm", False)
+    return transformer(
+        hp,
+        lambda il: LatentAttention.read(hp, il, rope, factor=factor, q_scale=q_scale),
+        lambda il: feed_forward(hp, il, gating=gating, normalize=normalize),
+    )
+
+
+def _gating(hp: HParams) -> str:
+    """Of files without the key: sigmoid in GLM 4.7 Flash, known by its layers and vocabulary."""
+    table = hp.tensors.get("token_embd.weight")
+    is_glm = hp.n_layers in (47, 48) and table is not None and table.shape[0] == 154880
+    return "sigmoid" if is_glm else "softmax"
+
+
+def bailingmoe2(hp: HParams) -> Decoder:
+    """Ling 2: norms of each head's queries and keys, groups of experts."""
+    gating, normalize = hp.gating("softmax"), hp.flag("expert_weights_norm", False)
+    return transformer(
+        hp,
+        lambda il: Attention.read(hp, il, qk_norm="head", scale=1 / math.sqrt(hp.head_dims()[0])),
+        lambda il: feed_forward(hp, il, gating=gating, normalize=normalize, n_shared=_shared(hp, il)),
+    )
+
+
+def _shared(hp: HParams, il: int) -> int:
+    """Columns of shared experts, each as wide as the file says or as an expert."""
+    n_ff = hp.integer("expert_shared_feed_forward_length", hp.n_ff_expert(il))
+    return n_ff * hp.integer("expert_shared_count", 0)
+
+
+ARCHITECTURES = {
+    "deepseek": deepseek,
+    "deepseek2": deepseek2,
+    "deepseek2-ocr": deepseek2_ocr,
+    "bailingmoe": bailingmoe,
+    "bailingmoe2": bailingmoe2,
+    "dots1": dots1,
+    "mistral4": deepseek2,
+}

@@ -9,6 +9,7 @@ from pyllm.archs.decoder import Decoder, Head, Mixer, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import feed_forward
+from pyllm.archs.mixers.latent import LatentAttention
 from pyllm.archs.mixers.mamba import Mamba2
 from pyllm.archs.rope import Rope
 
@@ -59,11 +60,18 @@ def granite_swa(hp: HParams) -> Decoder:
 
 
 def minicpm(hp: HParams) -> Decoder:
-    """Its first files lack the scales that the model was trained with; these are they."""
-    part = 1.4 / math.sqrt(hp.n_layers)
-    return _scaled(
-        hp, lambda il: Attention.read(hp, il, interleaved=True), embed=12.0, part=part, logits=hp.n_embd / 256
-    )
+    return _minicpm(hp, lambda il: Attention.read(hp, il, interleaved=True))
+
+
+def minicpm3(hp: HParams) -> Decoder:
+    """Latent attention."""
+    rope = Rope.read(hp)
+    return _minicpm(hp, lambda il: LatentAttention.read(hp, il, rope))
+
+
+def _minicpm(hp: HParams, attention: Callable[[int], Mixer]) -> Decoder:
+    """Its first files, and all of MiniCPM 3, lack the scales that the model was trained with; these are they."""
+    return _scaled(hp, attention, embed=12.0, part=1.4 / math.sqrt(hp.n_layers), logits=hp.n_embd / 256)
 
 
 ARCHITECTURES = {
@@ -72,4 +80,5 @@ ARCHITECTURES = {
     "granitemoe": granitemoe,
     "granite_swa": granite_swa,
     "minicpm": minicpm,
+    "minicpm3": minicpm3,
 }

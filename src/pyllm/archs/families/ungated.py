@@ -1,13 +1,15 @@
-"""Families with RMS norms and feed-forwards without a gate: Arcee, Apertus."""
+"""Families with RMS norms and feed-forwards without a gate: Arcee, PLM, Apertus."""
 
 from __future__ import annotations
 
 import math
 
-from pyllm.archs.decoder import Decoder, transformer
+from pyllm.archs.decoder import Decoder, Head, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.feed_forward import FFN
+from pyllm.archs.mixers.latent import LatentAttention
+from pyllm.archs.rope import Rope
 
 
 def arcee(hp: HParams) -> Decoder:
@@ -15,6 +17,17 @@ def arcee(hp: HParams) -> Decoder:
         hp,
         lambda il: Attention.read(hp, il, interleaved=True),
         lambda il: FFN.read(hp, il, act="relu2", gated=False),
+    )
+
+
+def plm(hp: HParams) -> Decoder:
+    """Latent attention."""
+    rope = Rope.read(hp, interleaved=True, factors=False)
+    return transformer(
+        hp,
+        lambda il: LatentAttention.read(hp, il, rope),
+        lambda il: FFN.read(hp, il, act="relu2", gated=False),
+        head=Head(tied=True),
     )
 
 
@@ -33,4 +46,4 @@ def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-ARCHITECTURES = {"arcee": arcee, "apertus": apertus}
+ARCHITECTURES = {"arcee": arcee, "plm": plm, "apertus": apertus}

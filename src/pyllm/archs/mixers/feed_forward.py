@@ -120,6 +120,9 @@ class Experts:
     """Suffix of its tensors' names."""
     sharing: int = 1
     """Experts that share matrices."""
+    n_groups: int = 0
+    """Groups of experts, of which a token chooses among the best `n_groups_used`; 0: among all."""
+    n_groups_used: int = 0
     routed_by_layer_input: bool = False
     """The router reads the layer's input, not the experts' input."""
     scaled: bool = False
@@ -134,6 +137,8 @@ class Experts:
         """Layer `il`'s, with the sizes of the file."""
         options.setdefault("n_ff", hp.n_ff_expert(il))
         options.setdefault("n_used", hp.n_experts_used(il))
+        if (n_groups := hp.integer("expert_group_count", 0)) > 1:
+            options |= {"n_groups": n_groups, "n_groups_used": hp.integer("expert_group_used_count")}
         return cls(n_experts=hp.n_experts, weight_scale=hp.number("expert_weights_scale", 1.0), **options)
 
     def __call__(self, g: Graph, blk: str, x: Value) -> Value:
@@ -166,6 +171,8 @@ class Experts:
                 limit=self.limit,
                 weighs_input=self.weighs_input,
                 sharing=self.sharing,
+                n_groups=self.n_groups,
+                n_groups_used=self.n_groups_used,
             )
         )
         return self._latent(g, f"{blk}ffn_latent_up", y)

@@ -45,7 +45,7 @@ class LinearPlan:
     wide_kernel: Kernel | None
     """Prefill kernel, whose activations are bfloat16 records; None without AMX."""
     decoded: bool
-    """The format has no kernel of its own: it is decoded to float16 when packed."""
+    """The format has no kernel for such inputs: it is decoded to float16 when packed."""
 
     @property
     def x_form(self) -> str:
@@ -72,11 +72,15 @@ class LinearPlan:
         ranges: Address,
         n_groups: int = 1,
         bias_stride: int = 0,
+        x_stride: int = 0,
+        y_stride: int = 0,
+        range_stride: int = 16,
     ) -> arguments.Linear:
         """Arguments of `kernel`; the residual has y's layout."""
         return arguments.Linear(
             w=w, n_panels=self.n_panels, columns=self.columns, x=x, y=y, bias=bias, residual=residual, ranges=ranges,
-            n_groups=n_groups, w_stride=self.n_bytes, bias_stride=bias_stride,
+            n_groups=n_groups, w_stride=self.n_bytes, bias_stride=bias_stride, x_stride=x_stride, y_stride=y_stride,
+            range_stride=range_stride,
         )  # fmt: skip
 
     def wide_args(
@@ -102,9 +106,12 @@ class LinearPlan:
         return kernel("wide", "gated_wide", layout=self.layout.name, act=act) if self.wide_kernel and whole else None
 
 
-def plan(format: str, rows: int, columns: int) -> LinearPlan:
-    """Choose layout and kernels. Any known format works: one without kernels is decoded to float16 when packed."""
+def plan(format: str, rows: int, columns: int, *, floats: bool = False) -> LinearPlan:
+    """Choose layout and kernels. Any known format works: one without kernels is decoded to float16 when packed, and
+    where the input is `floats`, any that isn't of floats."""
     own = LAYOUTS.get(format.lower())
+    if own and floats and not own.is_float:
+        own = None
     layout = own or LAYOUTS["f16"]
     isa = host().isa
     panels, tokens = (_FLOAT_TILES if layout.is_float else _TILES).get(isa, _SMALL_TILE)

@@ -62,8 +62,12 @@ class Statistics:
         columns: int,
         ranges: View,
         n_groups: int,
+        *,
+        x_stride: int = 0,
+        range_stride: int = 16,
     ) -> None:
-        """Sum squares of the rows of `x` in each of the `n_groups` ranges, as importance of `weights`.
+        """Sum squares of the rows of `x` in each of the `n_groups` ranges, as importance of `weights`. The strides are
+        those of a grouped product.
 
         `value`: the id of the program's value that `x` is, if any; each value is summed once.
         """
@@ -82,6 +86,8 @@ class Statistics:
                     columns=columns,
                     ranges=ranges,
                     n_groups=n_groups,
+                    x_stride=x_stride,
+                    range_stride=range_stride,
                     sums=place.sums,
                     errors=place.errors,
                     counts=place.counts,

@@ -23,6 +23,9 @@ from pyllm.records import dataclass
 
 F32 = NDArray[np.float32]
 
+_Key = tuple[bool, tuple[str, ...]]
+"""Whether a stack of matrices is of floats, and the tensors' names."""
+
 _PIECE = 16 << 20
 """Bytes of the file packed at a time, to bound the file's pages in memory beside the packed weights."""
 
@@ -56,7 +59,7 @@ class Weights:
         """`packed`: weights of another program, whose matrices are used where they are the same."""
         self.tensors = tensors
         self._packed = packed
-        self._matrices: dict[tuple[str, ...], _Matrix] = {}
+        self._matrices: dict[_Key, _Matrix] = {}
         self._arrays: dict[tuple[object, ...], tuple[Buffer, F32]] = {}
         self._tables: set[str] = set()
         self.memory: Memory | None = None
@@ -75,26 +78,26 @@ class Weights:
     def plans(self) -> list[LinearPlan]:
         return [m.plan for m in self._matrices.values()]
 
-    def matrix(self, names: Sequence[str]) -> tuple[LinearPlan, Buffer]:
-        """One matrix product for tensors [(experts,) rows, columns] of one format, stacked by rows.
+    def matrix(self, names: Sequence[str], *, floats: bool = False) -> tuple[LinearPlan, Buffer]:
+        """One matrix product for tensors [(experts,) rows, columns] of one format, stacked by rows; of `floats`, if so.
 
         All but the last must have a multiple of 16 rows.
         """
-        key = tuple(names)
+        key = floats, tuple(names)
         if self._packed is not None and self._packed.has(key, self.tensors):
-            return self._packed.matrix(key)
+            return self._packed.matrix(key[1], floats=floats)
         if key not in self._matrices:
-            first = self[key[0]]
-            columns, rows = first.shape[-1], sum(self[n].shape[-2] for n in key)
+            first = self[names[0]]
+            columns, rows = first.shape[-1], sum(self[n].shape[-2] for n in names)
             n_matrices = first.n_elements // (first.shape[-2] * columns)
-            plan = linear.plan(first.format, rows, columns)
-            self._matrices[key] = _Matrix(plan, key, n_matrices, Buffer(plan.n_bytes * n_matrices, outside=True))
+            plan = linear.plan(first.format, rows, columns, floats=floats)
+            self._matrices[key] = _Matrix(plan, key[1], n_matrices, Buffer(plan.n_bytes * n_matrices, outside=True))
         m = self._matrices[key]
         return m.plan, m.place
 
-    def has(self, names: tuple[str, ...], tensors: Mapping[str, TensorInfo]) -> bool:
+    def has(self, key: _Key, tensors: Mapping[str, TensorInfo]) -> bool:
         """Whether a stack of these matrices is packed, and of the same bytes of a file."""
-        return names in self._matrices and all(_is_same(self[n], tensors[n]) for n in names)
+        return key in self._matrices and all(_is_same(self[n], tensors[n]) for n in key[1])
 
     def table(self, name: str) -> TensorInfo:
         """A table read in the file's format."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pyllm.backends.cuda.launch import FEW, Count, Launch, StepArrays, StepShape, View, fill, struct
 from pyllm.backends.plan.memory import Buffer
+from pyllm.errors import BackendError
 from pyllm.program.ops.experts import MixtureOfExperts
 from pyllm.records import dataclass
 
@@ -16,7 +17,8 @@ _WARPS, _SORTERS, _COLUMNS = 4, 1024, 256
 
 _ROUTE = struct(
     logits="ptr", choice_bias="ptr", chosen="ptr", weights="ptr", n_slots="ptr", n_tokens="ptr",
-    ld="int", n_experts="int", n_used="int", sharing="int", normalize="int", weight_scale="float",
+    ld="int", n_experts="int", n_used="int", sharing="int", n_groups="int", n_groups_used="int",
+    normalize="int", weight_scale="float",
 )  # fmt: skip
 _SORT = struct(chosen="ptr", offsets="ptr", slots="ptr", n_slots="ptr", n_experts="int")
 _WEIGH = struct(y="ptr", weights="ptr", n_slots="ptr", ld="int", width="int")
@@ -61,6 +63,8 @@ class Routing:
 def route(arrays: StepArrays, logits: View, choice_bias: Buffer | None, r: Routing) -> list[Launch]:
     """Choose experts by the router's logits; in steps of many tokens also sort slots by expert."""
     op, count = r.op, r.count
+    if op.n_groups > 32:
+        raise BackendError(f"the CUDA backend chooses from at most 32 groups of experts, not {op.n_groups}")
     choose = Launch(
         "route.cu",
         "route",
@@ -69,7 +73,8 @@ def route(arrays: StepArrays, logits: View, choice_bias: Buffer | None, r: Routi
         lambda shape: fill(
             _ROUTE, logits=logits, choice_bias=choice_bias, chosen=r.chosen, weights=r.weights, n_slots=r.n_slots,
             n_tokens=arrays.count(count), ld=logits.ld, n_experts=op.n_experts, n_used=op.n_used,
-            sharing=op.sharing, normalize=int(op.normalize), weight_scale=op.weight_scale,
+            sharing=op.sharing, n_groups=op.n_groups, n_groups_used=op.n_groups_used, normalize=int(op.normalize),
+            weight_scale=op.weight_scale,
         ),
         "choose experts",
         defines={"GATING": _GATINGS[op.gating], "PER_LANE": -(-op.n_experts // 32)},

@@ -26,6 +26,8 @@ class MixtureOfExperts(Op):
     scales [n_matrices] or None, which multiply an expert's product before its bias is added. Where experts share
     matrices, `sharing` of them each, e above is the number of the matrices, e // sharing; then weights are those of the
     experts 0, 1, ... of the matrices' numbers (Grove).
+    Where there are `n_groups` of consecutive experts, those are chosen from that are in the `n_groups_used` groups
+    whose two largest scores have the largest sums (DeepSeek 3).
     """
 
     x: Value
@@ -43,6 +45,8 @@ class MixtureOfExperts(Op):
     """Of the activation, as `GatedActivation`'s."""
     weighs_input: bool = False
     sharing: int = 1
+    n_groups: int = 0
+    n_groups_used: int = 0
     choice_bias: Weight | None = None
     gate_bias: Weight | None = None
     up_bias: Weight | None = None
@@ -72,6 +76,7 @@ class MixtureOfExperts(Op):
             raise ModelError(f"cannot use {self.n_used} of {self.n_experts} experts")
         if self.sharing < 1 or self.n_experts % self.sharing:
             raise ModelError(f"{self.n_experts} experts cannot share matrices, {self.sharing} each")
+        self._check_groups()
         n = self.n_matrices
         shapes.same_rows(self.x, self.router)
         for weight, bias, rows, columns in (
@@ -92,3 +97,12 @@ class MixtureOfExperts(Op):
             raise ModelError("experts without a gate have no biases or scales of one")
         known(self.act, UNGATED if self.gate is None else ACTIVATIONS)
         return width
+
+    def _check_groups(self) -> None:
+        n, used = self.n_groups, self.n_groups_used
+        if not n:
+            return
+        if n < 1 or self.n_experts % n or self.n_experts < 2 * n or not 0 < used <= n:
+            raise ModelError(f"{self.n_experts} experts cannot be chosen from {used} of {n} groups")
+        if self.n_used > self.n_experts // n * used:
+            raise ModelError(f"cannot use {self.n_used} experts of {used} groups of {self.n_experts // n}")

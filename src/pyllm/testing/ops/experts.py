@@ -53,6 +53,7 @@ CASES: dict[str, Record] = {
     "weighed_inputs": _experts(gating="sigmoid", weighs_input=True),
     "weighed_inputs_scaled": _experts(gating="sigmoid", weighs_input=True, scale=True, n_ff=90),
     "sharing": _experts(sharing=2, normalize=True, n_used=3),
+    "groups": _experts(12, n_used=3, n_groups=4, n_groups_used=2, gating="sigmoid", choice_bias=True),
     "ungated": _experts(gated=False, act="relu2", bias=True),
     "ungated_scaled": _experts(gated=False, act="silu", scale=True, gating="sigmoid", normalize=True),
 }

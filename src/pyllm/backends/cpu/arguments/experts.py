@@ -22,10 +22,13 @@ class Route(Arguments):
     """float32 [experts], for the choice alone."""
     sharing: int = 1
     """Experts that share matrices: what is chosen is the number of these, and its weight that of this number."""
+    n_groups: int = 0
+    """Of experts, of which the best `n_groups_used` are chosen from; 0: from all."""
+    n_groups_used: int = 0
     rows: Address
     """Range of tokens."""
     scratch: Rows
-    """Of 8 bytes an expert."""
+    """Of 8 bytes an expert and 4 a group."""
 
 
 class Sort(Arguments):

@@ -22,3 +22,8 @@ class Linear(Arguments):
     w_stride: int = 0
     """Bytes from one group's matrix to the next's; of biases likewise."""
     bias_stride: int = 0
+    x_stride: int = 0
+    """Bytes from one group's columns to the next's, in x and in y; 0: groups share columns, and have rows."""
+    y_stride: int = 0
+    range_stride: int = 16
+    """Bytes from one group's range to the next's; 0: groups have the same rows."""

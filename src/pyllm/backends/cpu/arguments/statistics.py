@@ -13,6 +13,9 @@ class SumSquares(Arguments):
     ranges: Address
     """One range for each group."""
     n_groups: int
+    x_stride: int
+    """Bytes from one group's columns to the next's; of ranges likewise."""
+    range_stride: int
     sums: Address
     """float32 [groups, columns up to the next multiple of 16]."""
     errors: Address

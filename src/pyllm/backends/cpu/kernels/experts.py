@@ -69,6 +69,30 @@ def _softmax(p, n):
         store_f32(p + 4 * e, load_f32(p + 4 * e) / total)
 
 
+@register_jitable
+def _keep_groups(order, n_experts, sums, n_groups, n_used):
+    """-inf in place of the scores of experts outside the n_used groups whose two largest have the largest sums."""
+    size = n_experts // n_groups
+    for g in range(n_groups):
+        first, second = np.float32(-np.inf), np.float32(-np.inf)
+        for e in range(g * size, (g + 1) * size):
+            v = load_f32(order + 4 * e)
+            if v > first:
+                first, second = v, first
+            elif v > second:
+                second = v
+        store_f32(sums + 4 * g, second + first)
+    for g in range(n_groups):
+        own, better = load_f32(sums + 4 * g), 0
+        for h in range(n_groups):
+            v = load_f32(sums + 4 * h)
+            if v > own or (v == own and h < g):
+                better += 1
+        if better >= n_used:
+            for e in range(g * size, (g + 1) * size):
+                store_f32(order + 4 * e, np.float32(-np.inf))
+
+
 def route(gating: str) -> Callable[[int, int, int], None]:
     """The experts of each token and their weights, best first; of equals the one of the lower number."""
     over_all, sigmoid = gating == "softmax", gating == "sigmoid"
@@ -93,6 +117,8 @@ def route(gating: str) -> Callable[[int, int, int], None]:
             for e in range(a.n_experts):
                 b = load_f32(a.bias + 4 * e) if a.bias != 0 else np.float32(0)
                 store_f32(order + 4 * e, load_f32(scores + 4 * e) + b)
+            if a.n_groups != 0:
+                _keep_groups(order, a.n_experts, order + 4 * a.n_experts, a.n_groups, a.n_groups_used)
             for j in range(a.n_used):
                 best = 0
                 for e in range(1, a.n_experts):

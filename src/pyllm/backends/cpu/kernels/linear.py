@@ -8,7 +8,8 @@ While a tile computes, the next panels are prefetched into the second-level cach
 but rows of a few thousand columns end too early (Zen 4, a token, 1536 columns of Q4_K: 14 GB/s a core without, 21
 with). Rows longer than `AHEAD` are left to the hardware.
 
-Y = X W.T + bias + residual; each group computes the tokens first .. first + n of its range.
+Y = X W.T + bias + residual; each group computes the tokens first .. first + n of its range, in columns of its own
+where groups are heads.
 """
 
 from __future__ import annotations
@@ -84,18 +85,20 @@ def _driver(spec: Layout, r: int, n_many: int, span: Any) -> Any:
                 break
             g = item // (items * t_blocks)
             tb = item // items % t_blocks
-            first = load_i64(a.ranges + 16 * g) + tb * t_block
-            n = min(t_block, load_i64(a.ranges + 16 * g + 8) - tb * t_block)
+            first = load_i64(a.ranges + a.range_stride * g) + tb * t_block
+            n = min(t_block, load_i64(a.ranges + a.range_stride * g + 8) - tb * t_block)
             if n <= 0:
                 continue
             wg = a.w + g * a.w_stride
             bg = a.bias + g * a.bias_stride
+            xg = a.x + g * a.x_stride + first * a.ld_x
+            yg = a.y + g * a.y_stride + first * a.ld_y
             for s in range(item % items * share, min(sets, (item % items + 1) * share)):
                 p = s * r
                 p1 = min(p + r - 1, a.n_panels - 1)
                 span(
-                    wg + p * panel_bytes, wg + p1 * panel_bytes, blocks, ahead, a.x + first * a.ld_x, a.ld_x, kp,
-                    a.y + first * a.ld_y + 64 * p, a.y + first * a.ld_y + 64 * p1, a.ld_y,
+                    wg + p * panel_bytes, wg + p1 * panel_bytes, blocks, ahead, xg, a.ld_x, kp,
+                    yg + 64 * p, yg + 64 * p1, a.ld_y,
                     bg + 64 * p if a.bias != 0 else 0, bg + 64 * p1 if a.bias != 0 else 0, delta, n,
                 )  # fmt: skip
 

@@ -68,17 +68,18 @@ def sum_squares() -> Callable[[int, int, int], None]:
                 break
             g = item // n_parts
             start = item % n_parts * _WIDTH
-            first, n = load_i64(a.ranges + 16 * g), load_i64(a.ranges + 16 * g + 8)
+            first, n = load_i64(a.ranges + a.range_stride * g), load_i64(a.ranges + a.range_stride * g + 8)
             if n == 0:
                 continue
+            x = a.x + g * a.x_stride
             out = a.sums + 4 * (g * padded + start)
             if start == 0:
                 store_i64(a.counts + 8 * g, load_i64(a.counts + 8 * g) + n)
             if start + _WIDTH <= padded:
-                _columns64(a.x + 4 * start, a.ld_x, first, n, out, out + to_errors)
+                _columns64(x + 4 * start, a.ld_x, first, n, out, out + to_errors)
             else:
                 for c in range(0, padded - start, 16):
                     at = out + 4 * c
-                    _columns16(a.x + 4 * (start + c), a.ld_x, first, n, at, at + to_errors)
+                    _columns16(x + 4 * (start + c), a.ld_x, first, n, at, at + to_errors)
 
     return k

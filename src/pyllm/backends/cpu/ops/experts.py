@@ -106,13 +106,13 @@ def _route(low: Lowering, source: Node, op: MixtureOfExperts) -> _Routing:
     n = low.most_rows(source) * op.n_used
     r = _Routing(op, n, Buffer(4 * n), Buffer(4 * n), Buffer(16 * (op.n_matrices + 1)), Buffer(4 * n), Buffer(4 * n))
     bias = low.weights.vector([(op.choice_bias, op.n_experts)])[0] if op.choice_bias else None
-    low.table.need_scratch(8 * op.n_experts)
+    low.table.need_scratch(8 * op.n_experts + 4 * op.n_groups)
     low.table.add(
         kernel("experts", "route", gating=op.gating),
         arguments.Route(
             logits=logits, n_experts=op.n_experts, n_used=op.n_used, chosen=r.chosen, weights=r.weights,
-            normalize=int(op.normalize), factor=op.weight_scale, bias=bias, sharing=op.sharing, rows=low.range(source),
-            scratch=low.table.scratch,
+            normalize=int(op.normalize), factor=op.weight_scale, bias=bias, sharing=op.sharing, n_groups=op.n_groups,
+            n_groups_used=op.n_groups_used, rows=low.range(source), scratch=low.table.scratch,
         ),
         label="choose experts",
     )  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pyllm.backends.cpu.layouts import GATED_SCRATCH, WIDE_SCRATCH
+from pyllm.backends.cpu.layouts import GATED_SCRATCH, PANEL, WIDE_SCRATCH
 from pyllm.backends.cpu.rules import emit
 from pyllm.backends.cpu.table import Entry, View
 from pyllm.backends.plan.groups import Product
-from pyllm.program.ops.linear import Linear
+from pyllm.errors import BackendError
+from pyllm.program.ops.linear import HeadLinear, Linear
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
@@ -60,6 +61,27 @@ def products(low: Lowering, group: Product, gate: Gate | None = None) -> None:
         wide=wide,
         label=f"linear {plan.format} {plan.rows}x{plan.columns}",
     )
+
+
+@emit(HeadLinear)
+def head_linear(low: Lowering, node: Node, op: HeadLinear) -> None:
+    """Heads are groups with the same rows, and columns of their own; the input is float32."""
+    plan, w = low.weights.matrix([op.weight], floats=True)
+    if op.n_heads > 1 and plan.rows % PANEL:
+        raise BackendError(f"the CPU backend needs heads of a multiple of {PANEL} columns, not {plan.rows}")
+    x, y, rows = low.f32(op.x), low.new_f32(node), low.range(node)
+    if low.statistics:
+        low.statistics.observe(
+            low.table, None, [op.weight], x, plan.columns, rows, op.n_heads, x_stride=4 * plan.columns, range_stride=0
+        )
+    low.table.add(
+        plan.kernel,
+        plan.args(
+            w=w, x=x, y=y, ranges=rows, n_groups=op.n_heads, x_stride=4 * plan.columns, y_stride=4 * plan.rows,
+            range_stride=0,
+        ),
+        label=f"heads {plan.format} {plan.rows}x{plan.columns}",
+    )  # fmt: skip
 
 
 def _side_by_side(low: Lowering, ops: list[Linear]) -> View:

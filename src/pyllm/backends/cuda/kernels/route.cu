@@ -16,6 +16,7 @@ struct Route {
     const int* n_tokens;
     int ld, n_experts, n_used;
     int sharing;  // experts that share matrices: what is chosen is these' number, and its weight that number's
+    int n_groups, n_groups_used;  // of experts, of which the best are chosen from; 0: from all, at most 32
     int normalize;
     float weight_scale;
 };
@@ -58,16 +59,54 @@ DEVICE void scores_of(const float* logits, int n, float (&score)[PER_LANE]) {
     }
 }
 
+// The groups whose two largest scores have the largest sums, as bits; `score` is each lane's, with the bias.
+DEVICE u32 best_groups(const float (&score)[PER_LANE], int n_experts, int n_groups, int n_used) {
+    const int lane = lane_id(), size = n_experts / n_groups;
+    float own = 0;  // the sum of the lane's group
+    for (int g = 0; g < n_groups; g++) {
+        float first = -infinity(), second = -infinity();
+#pragma unroll
+        for (int i = 0; i < PER_LANE; i++) {
+            const int e = lane + 32 * i;
+            if (e >= g * size && e < (g + 1) * size) {
+                second = fmaxf(second, fminf(first, score[i]));
+                first = fmaxf(first, score[i]);
+            }
+        }
+#pragma unroll
+        for (int o = 16; o > 0; o >>= 1) {
+            const float other = __shfl_xor_sync(FULL_WARP, first, o);
+            second = fmaxf(fminf(first, other), fmaxf(second, __shfl_xor_sync(FULL_WARP, second, o)));
+            first = fmaxf(first, other);
+        }
+        if (lane == g) own = second + first;
+    }
+    int better = 0;
+    for (int g = 0; g < n_groups; g++) {
+        const float other = __shfl_sync(FULL_WARP, own, g);
+        better += other > own || (other == own && g < lane);
+    }
+    return __ballot_sync(FULL_WARP, lane < n_groups && better < n_used);
+}
+
 KERNEL(route, Route, 32 * WARPS) {
     const int token = blockIdx.x * WARPS + warp_id(), lane = lane_id();
     if (token >= *a.n_tokens) return;
-    float score[PER_LANE];
+    float score[PER_LANE], biased[PER_LANE];
     u32 order[PER_LANE];  // 0: not to be chosen
     scores_of(a.logits + (s64)token * a.ld, a.n_experts, score);
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         const int e = lane + 32 * i;
-        order[i] = e < a.n_experts ? order_of(a.choice_bias ? score[i] + a.choice_bias[e] : score[i]) : 0;
+        biased[i] = e < a.n_experts && a.choice_bias ? score[i] + a.choice_bias[e] : score[i];
+    }
+    const u32 groups =
+        a.n_groups ? best_groups(biased, a.n_experts, a.n_groups, a.n_groups_used) : FULL_WARP;
+    const int size = a.n_groups ? a.n_experts / a.n_groups : a.n_experts;
+#pragma unroll
+    for (int i = 0; i < PER_LANE; i++) {
+        const int e = lane + 32 * i;
+        order[i] = e < a.n_experts && groups >> e / size & 1 ? order_of(biased[i]) : 0;
     }
     int* chosen = a.chosen + token * a.n_used;
     float* weights = a.weights + token * a.n_used;

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyllm.backends.cuda import linear as plans
-from pyllm.backends.cuda.launch import View
+from pyllm.backends.cuda.launch import Launch, View, fill, struct
 from pyllm.backends.cuda.rules import emit
 from pyllm.backends.plan.groups import Product
-from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.linear import HeadLinear, Linear
 
 if TYPE_CHECKING:
     from pyllm.backends.cuda.lowering import Lowering, Node
+
+_WARPS, _TOKENS = 4, 8
+_HEADS = struct(
+    x="ptr", weight="ptr", y="ptr", count="ptr", ldx="int", ldy="int", rows="int", columns="int"
+)  # fmt: skip
 
 
 @emit(Linear)
@@ -27,6 +32,29 @@ def linear(low: Lowering, node: Node, op: Linear) -> None:
     bias = low.weights.vector([(o.bias, o.out.width) for o in ops]) if any(o.bias for o in ops) else None
     y = low.new_f32(node) if len(ops) == 1 else _side_by_side(low, ops)
     low.add(node, plans.product(low.arrays, node.count, plan, weight, x, y, low.parts, bias=bias, residual=residual))
+
+
+@emit(HeadLinear)
+def head_linear(low: Lowering, node: Node, op: HeadLinear) -> None:
+    """The matrices are kept as float32."""
+    x, y = low.f32(op.x), low.new_f32(node)
+    weight = low.weights.vector([(op.weight, low.weights[op.weight].n_elements)])
+    rows, columns = op.out.width // op.n_heads, op.x.width // op.n_heads
+    launch = Launch(
+        "linear_heads.cu",
+        "linear_heads",
+        lambda shape: (-(-rows // _WARPS), op.n_heads, -(-node.count.of(shape) // _TOKENS)),
+        32 * _WARPS,
+        lambda shape: fill(
+            _HEADS, x=x, weight=weight, y=y, count=low.arrays.count(node.count), ldx=x.ld, ldy=y.ld, rows=rows,
+            columns=columns,
+        ),
+        "product by head",
+        defines={"WARPS": _WARPS, "TOKENS": _TOKENS},
+        reads=(x.buffer,),
+        writes=(y.buffer,),
+    )  # fmt: skip
+    low.add(node, launch)
 
 
 def _side_by_side(low: Lowering, ops: list[Linear]) -> View:

@@ -22,9 +22,11 @@ def route(
     weight_scale: float,
     choice_bias: mx.array | None,
     sharing: int = 1,
+    n_groups: int = 0,
+    n_groups_used: int = 0,
 ) -> tuple[mx.array, mx.array]:
     """Router logits [tokens, n_experts] → (matrices chosen, their weights), both [tokens, n_used]. `sharing`: experts
-    that share matrices.
+    that share matrices. With `n_groups`, experts of the `n_groups_used` best groups alone are chosen.
 
     mlx's sort is stable: of equal scores the expert of the lower number is chosen.
     """
@@ -34,6 +36,11 @@ def route(
     elif gating == "sigmoid":
         scores = mx.sigmoid(router)
     order = scores if choice_bias is None else scores + choice_bias
+    if n_groups:
+        groups = order.reshape(len(order), n_groups, -1)
+        best = mx.sort(groups, axis=-1)[..., -2:].sum(axis=-1)
+        rank = mx.argsort(mx.argsort(-best, axis=-1), axis=-1)
+        order = mx.where((rank < n_groups_used)[..., None], groups, -float("inf")).reshape(order.shape)
     chosen = mx.argsort(-order, axis=-1)[:, :n_used] // sharing
     weights = mx.take_along_axis(scores, chosen, axis=-1)
     if gating == "softmax_chosen":
@@ -46,8 +53,9 @@ def route(
 @rule(MixtureOfExperts)
 def _experts(s: Step, op: MixtureOfExperts) -> mx.array:
     chosen, weights = route(
-        s[op.router], op.n_used, op.gating, op.normalize, op.weight_scale, s.vector(op.choice_bias), op.sharing
-    )
+        s[op.router], op.n_used, op.gating, op.normalize, op.weight_scale, s.vector(op.choice_bias), op.sharing,
+        op.n_groups, op.n_groups_used,
+    )  # fmt: skip
     factors = weights[..., None]
 
     def project(x: mx.array, part: str) -> mx.array:

@@ -27,10 +27,13 @@ def route(
     weight_scale: float = 1.0,
     choice_bias: F32 | None = None,
     sharing: int = 1,
+    n_groups: int = 0,
+    n_groups_used: int = 0,
 ) -> tuple[NDArray[np.int64], F32]:
     """Router logits [tokens, n_experts] → (chosen matrices, their weights), both [tokens, n_used].
 
     Of equal scores the expert of the lower number is chosen. `sharing`: experts that share matrices.
+    With `n_groups`, experts of the `n_groups_used` best groups alone are chosen.
     """
     if gating == "softmax":
         scores = softmax(router)
@@ -39,6 +42,8 @@ def route(
     else:
         scores = router
     order = scores if choice_bias is None else scores + choice_bias
+    if n_groups:
+        order = _of_groups(order, n_groups, n_groups_used)
     chosen = np.argsort(-order, axis=-1, kind="stable")[:, :n_used] // sharing
     weights = np.take_along_axis(scores, chosen, axis=-1)
     if gating == "softmax_chosen":
@@ -46,6 +51,16 @@ def route(
     if normalize:
         weights = weights / np.maximum(weights.sum(axis=-1, keepdims=True), 2.0**-14)
     return chosen, weights * weight_scale
+
+
+def _of_groups(order: F32, n_groups: int, n_used: int) -> F32:
+    """Scores [tokens, n_experts], -inf where the sum of a group's two largest is not among the n_used largest sums."""
+    groups = order.reshape(len(order), n_groups, -1)
+    best = np.sort(groups, axis=-1)[..., -2:].sum(axis=-1)  # [tokens, n_groups]
+    used = np.argsort(-best, axis=-1, kind="stable")[:, :n_used]
+    kept = np.full_like(groups, -np.inf)
+    np.put_along_axis(kept, used[..., None], np.take_along_axis(groups, used[..., None], axis=1), axis=1)
+    return kept.reshape(order.shape)
 
 
 def mixture_of_experts(
@@ -77,6 +92,8 @@ def _mixture_of_experts(exe: ReferenceExecutable, op: MixtureOfExperts, batch: B
         weight_scale=op.weight_scale,
         choice_bias=whole(op.choice_bias),
         sharing=op.sharing,
+        n_groups=op.n_groups,
+        n_groups_used=op.n_groups_used,
     )
     x, seqs = state[op.x.id], exe.sequences(op.x, batch)
 
