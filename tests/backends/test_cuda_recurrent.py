@@ -1,12 +1,14 @@
-"""Recurrent states on emulated cards: graphs, slots that a step leaves alone, seeds, limits.
+"""Recurrent states on emulated cards: graphs, slots that a step leaves alone, seeds, sizes, limits, cuts to the bit.
 
 What ops compute, and states after any cut and save, is tested with the other backends (test_ops.py, test_states.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,18 +17,28 @@ import pytest
 from oracle import OPTIONS, Step
 
 from pyllm import backends
-from pyllm.backends.base import Batch
+from pyllm.backends.base import Batch, Executable
 from pyllm.backends.cuda.executable import CUDAExecutable
-from pyllm.errors import BackendError, RequestError
+from pyllm.errors import BackendError, OutOfMemoryError, RequestError
 from pyllm.program import Value
+from pyllm.program.ops.conv import ShortConv
+from pyllm.program.ops.delta import DeltaRule
+from pyllm.program.ops.elementwise import Scale
+from pyllm.program.ops.gate import Activation
 from pyllm.program.ops.linear import Linear
 from pyllm.program.ops.linear_attention import LinearAttention
+from pyllm.program.ops.norm import RMSNorm
+from pyllm.program.ops.select import Slice
+from pyllm.program.ops.shift import TokenShift
+from pyllm.program.ops.ssm import SSMScan1, SSMScan2
 from pyllm.testing import ops
-from pyllm.testing.models import Builder, one_op
+from pyllm.testing.cuda.emulated import EmulatedLauncher
+from pyllm.testing.models import Builder, Model, Record, one_op
 
 N_SLOTS = 6
 SMALL = replace(OPTIONS, n_pages=8, max_tokens=32, max_rows=32, n_slots=N_SLOTS)
 TOKENS = oracle.random_tokens(30, 64)
+LONG, PAGES = oracle.random_tokens(40, 96), [9, 2, 11]
 RECURRENT = sorted(name for name, record in ops.cases().items() if one_op(record).program.slots)
 
 
@@ -132,3 +144,119 @@ def test_states_of_too_many_rows_are_refused() -> None:
     model = one_op(record)
     with pytest.raises(BackendError, match=r"up to 512 rows, not of 640; the CPU takes any"):
         backends.get("cuda").compile(model.program, model.tensors(), SMALL)
+
+
+# --- ops of columns of the token table: without products, whose kernels depend on the number of rows
+
+
+def _columns(b: Builder, x: Value, *widths: int) -> list[Value]:
+    at = [sum(widths[:i]) for i in range(len(widths))]
+    return [b(Slice(x=x, start=start, width=width)) for start, width in zip(at, widths, strict=True)]
+
+
+def _decay(b: Builder, x: Value) -> Value:
+    return b(Scale(x=b(Activation(x=x, act="softplus")), factor=-0.2))
+
+
+def _keys(b: Builder, x: Value, dim: int) -> Value:
+    return b(Scale(x=b(RMSNorm(x=x, weight=None, eps=1e-6, group=dim)), factor=dim**-0.5))
+
+
+def delta(rows: int, columns: int, n: int = 2, *, by_row: bool = False) -> tuple[Record, int]:
+    widths = (n * rows, n * rows, n * columns, n * rows if by_row else n, n)
+
+    def record(b: Builder, x: Value) -> Value:
+        q, k, v, decay, beta = _columns(b, x, *widths)
+        return b(DeltaRule(
+            q=q, k=_keys(b, k, rows), v=v, decay=_decay(b, decay), beta=b(Activation(x=beta, act="sigmoid")),
+            n_heads=n, n_key_heads=n, key_dim=rows, value_dim=columns, scale=1 / math.sqrt(rows),
+        ))  # fmt: skip
+
+    return record, sum(widths)
+
+
+def attention(rows: int, columns: int, n: int = 2) -> tuple[Record, int]:
+    widths = (n * rows, n * rows, n * columns, n * rows, n * rows, n * rows)
+
+    def record(b: Builder, x: Value) -> Value:
+        q, k, v, decay, erase, insert = _columns(b, x, *widths)
+        return b(LinearAttention(
+            q=q, k=k, v=v, decay=_decay(b, decay), erase=_keys(b, erase, rows),
+            insert=b(Scale(x=_keys(b, insert, rows), factor=-0.5)), n_heads=n, n_key_heads=n, key_dim=rows,
+            value_dim=columns, scale=1 / math.sqrt(rows),
+        ))  # fmt: skip
+
+    return record, sum(widths)
+
+
+def scan_1(rows: int, width: int) -> tuple[Record, int]:
+    def record(b: Builder, x: Value) -> Value:
+        value, dt, into, out = _columns(b, x, width, width, rows, rows)
+        return b(SSMScan1(x=value, dt=dt, b=into, c=out, a=b.t("ssm_a", width, rows), d=b.t("d", width)))
+
+    return record, 2 * (width + rows)
+
+
+def scan_2(rows: int, columns: int, n: int = 4) -> tuple[Record, int]:
+    def record(b: Builder, x: Value) -> Value:
+        value, dt, into, out = _columns(b, x, n * columns, n, 2 * rows, 2 * rows)
+        return b(SSMScan2(x=value, dt=dt, b=into, c=out, a=b.t("ssm_a", n), d=b.t("d", n), n_groups=2))
+
+    return record, n * columns + n + 4 * rows
+
+
+KINDS: dict[str, tuple[Record, int]] = {
+    "conv": (lambda b, x: b(ShortConv(x=x, weight=b.t("conv", x.width, 4))), 300),
+    "shift": (lambda b, x: b(TokenShift(x=x)), 300),
+    "delta": delta(32, 16),
+    "delta_by_row": delta(32, 24, by_row=True),
+    "attention": attention(16, 20),
+    "scan_1": scan_1(16, 36),
+    "scan_2": scan_2(16, 12),
+}
+
+
+def _model(kind: tuple[Record, int]) -> Model:
+    record, width = kind
+    return one_op(record, width=width)
+
+
+@pytest.fixture(params=KINDS)
+def plain(request: pytest.FixtureRequest) -> Iterator[Executable]:
+    model = _model(KINDS[request.param])
+    executable = oracle.compiled("cuda", model, model.tensors())
+    yield executable
+    executable.close()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 20, 64, 72, 129, 200, 300])
+@pytest.mark.parametrize("of", [delta, attention, scan_1, scan_2])
+def test_states_of_any_size(of: Callable[[int, int], tuple[Record, int]], rows: int) -> None:
+    """From one row to hundreds; numbers of rows that fours and blocks do not divide."""
+    steps = [[Step(LONG[:6], 0, PAGES)], [Step(LONG[6:7], 6, PAGES), Step(LONG[:3], 0, [4])]]
+    oracle.assert_close(oracle.run_both("cuda", _model(of(rows, 5)), batches=steps), 1e-9)
+
+
+def test_cuts_and_company_do_not_show(plain: Executable) -> None:
+    """To the bit."""
+    whole = oracle.run(plain, [Step(LONG, 0, PAGES, also_after=(1, 7, 33))])
+    for at in (1, 7, 33):
+        beside = Step(LONG[at - 1 :], 0, [5, 0, 7])
+        np.testing.assert_array_equal(oracle.run(plain, [beside, Step(LONG[at:], at, PAGES)])[41 - at :], whole[at:])
+    for cuts in ([*range(9), 40], [0, 1, 3, 29, 39, 40]):
+        pieces = [oracle.run(plain, [Step(LONG[a:b], a, PAGES)]) for a, b in pairwise(cuts)]
+        np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+def test_a_failed_step_leaves_states(plain: Executable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OutOfMemoryError("the device has no memory left")
+
+    oracle.run(plain, [Step(LONG[:10], 0, PAGES)])
+    step = Step(LONG[10:14], 10, PAGES)
+    wanted = oracle.run(plain, [step])
+    with monkeypatch.context() as patch:
+        patch.setattr(EmulatedLauncher, "download", fail)
+        with pytest.raises(OutOfMemoryError):
+            oracle.run(plain, [step])
+    np.testing.assert_array_equal(oracle.run(plain, [step]), wanted)

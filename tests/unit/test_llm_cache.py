@@ -17,6 +17,7 @@ import pytest
 
 import pyllm
 from arch_models import ArchModel
+from cuda_devices import unavailable
 from pyllm import backends
 from pyllm.errors import CacheError, ClosedError, PyllmWarning
 
@@ -86,10 +87,12 @@ RECURRENT = ["qwen35-dense", "mamba", "rwkv7", "lfm2-dense.window"]
 
 
 @pytest.mark.parametrize("model", RECURRENT)
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "cuda", "reference"])
 def test_recurrent_states_are_saved_with_their_pages(
-    arch_file: Callable[[str], Path], tmp_path: Path, backend: str, model: str
+    arch_file: Callable[[str], Path], cuda_devices: None, tmp_path: Path, backend: str, model: str
 ) -> None:
+    if (reason := unavailable(backend)) is not None:
+        pytest.skip(f"backend {backend}: {reason}")
     given, prompt = arch_file(model), [token % 60 for token in PROMPT]
     with load(given, backend) as llm:
         answer(llm, prompt)
