@@ -24,8 +24,8 @@ def model(request: pytest.FixtureRequest) -> ArchModel:
     return ArchModel.load(request.param)
 
 
-@pytest.fixture(params=["reference", "cpu"])
-def engine(request: pytest.FixtureRequest, model: ArchModel) -> Iterator[Engine]:
+@pytest.fixture(params=["reference", "cpu", "cuda"])
+def engine(request: pytest.FixtureRequest, model: ArchModel, cuda_devices: None) -> Iterator[Engine]:
     if (reason := unavailable(request.param)) is not None:
         pytest.skip(f"backend {request.param}: {reason}")
     backend = backends.get(request.param)
@@ -72,7 +72,7 @@ def test_eight_at_once_give_what_each_gives_alone(engine: Engine) -> None:
 def test_any_schedule_gives_the_same_to_the_bit(engine: Engine, data: st.DataObject) -> None:
     """Of prompts that share their beginnings: cut, in company, cancelled, preempted, gone on with at any checkpoint."""
     if engine.executable.side is None:
-        pytest.skip("numpy rounds by the number of rows, so a cut shows")
+        pytest.skip("products round by the number of rows, so a cut shows")
     beginning = np.random.default_rng(1).integers(1, engine.n_vocab, 60).tolist()
 
     def ask() -> GenerationRequest:
