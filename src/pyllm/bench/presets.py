@@ -23,6 +23,16 @@ DEFAULT_RECIPE = "Q4_K_M"
 
 
 @dataclass(frozen=True, slots=True)
+class Latent:
+    """Sizes of latent attention: columns of the latent row, rotated ones, others of a head's key, a head's value."""
+
+    rank: int
+    n_rot: int
+    n_plain: int
+    n_value: int
+
+
+@dataclass(frozen=True, slots=True)
 class Preset:
     """A model's shape. `head_dim` 0: n_embd / n_heads; `n_experts` 0: dense."""
 
@@ -47,6 +57,17 @@ class Preset:
     n_used: int = 0
     n_ff_expert: int = 0
     eps: float = 1e-5
+    n_dense: int = 0
+    """First layers without experts."""
+    n_ff_shared: int = 0
+    """Columns of shared experts; 0: none."""
+    choice_bias: bool = False
+    """Experts are chosen with a bias."""
+    qkv_bias: bool = False
+    ffn_norm: str = "ffn_norm"
+    latent: Latent | None = None
+    more: tuple[tuple[str, int | float | str | bool], ...] = ()
+    """Further metadata, without the architecture's prefix."""
 
     @property
     def head(self) -> int:
@@ -62,6 +83,29 @@ PRESETS: Mapping[str, Preset] = {
     "qwen3-30b-a3b": Preset(
         "qwen3moe", "30B.A3B", 48, 2048, 6144, 32, 4, 151936, 40960, 1e6,
         qk_norm=True, head_dim=128, n_experts=128, n_used=8, n_ff_expert=768, eps=1e-6,
+    ),
+    "deepseek-v2-lite": Preset(
+        "deepseek2", "15.7B", 27, 2048, 10944, 16, 16, 102400, 163840, 1e4,
+        n_experts=64, n_used=6, n_ff_expert=1408, eps=1e-6, n_dense=1, n_ff_shared=2816,
+        latent=Latent(512, 64, 128, 128),
+        more=(("rope.scaling.type", "yarn"), ("rope.scaling.factor", 40.0),
+              ("rope.scaling.original_context_length", 4096), ("rope.scaling.yarn_log_multiplier", 0.0707),
+              ("expert_weights_scale", 1.0), ("expert_gating_func", 1)),
+    ),
+    "glm4.5-air": Preset(
+        "glm4moe", "106B.A12B", 46, 4096, 10944, 96, 8, 151552, 131072, 1e6,
+        head_dim=128, n_experts=128, n_used=8, n_ff_expert=1408, n_dense=1, n_ff_shared=1408,
+        choice_bias=True, qkv_bias=True, ffn_norm="post_attention_norm",
+        more=(("rope.dimension_count", 64), ("expert_weights_norm", True), ("expert_gating_func", 2)),
+    ),
+    "llama4-scout": Preset(
+        "llama4", "17B.16E", 48, 5120, 16384, 40, 8, 202048, 10485760, 5e5,
+        head_dim=128, n_experts=16, n_used=1, n_ff_expert=8192, n_ff_shared=8192,
+        more=(("interleave_moe_layer_step", 1),),
+    ),
+    "qwen3-embedding-0.6b": Preset(
+        "qwen3", "0.6B", 28, 1024, 3072, 16, 8, 151669, 32768, 1e6,
+        tied=True, qk_norm=True, head_dim=128, eps=1e-6, more=(("pooling_type", 3),),
     ),
     "tiny": Preset("llama", "tiny", 4, 256, 512, 4, 2, 512, 4096, 1e4),
     "tiny-moe": Preset(
@@ -117,8 +161,8 @@ def open_preset(text: str, *, with_weights: bool = True) -> PresetModel:
 
     name, recipe_name = parse(text)
     preset, recipe = PRESETS[name], recipe_named(recipe_name)
-    metadata = {**_metadata(name, preset), "general.file_type": recipe.file_type}
-    plain = [TensorInfo(n, shape, "F32", _NOTHING) for n, shape in _shapes(preset).items()]
+    metadata = {**metadata_of(name, preset), "general.file_type": recipe.file_type}
+    plain = [TensorInfo(n, shape, "F32", _NOTHING) for n, shape in shapes_of(preset).items()]
     formats = {choice.name: choice.format for choice in choose(recipe, metadata, plain)}
     tensors = _tensors(preset, {t.name: (t.shape, formats[t.name]) for t in plain}, with_weights)
     return PresetModel(f"{name}:{recipe_name}", metadata, tensors)
@@ -150,7 +194,8 @@ def _tensors(
     return tensors
 
 
-def _metadata(name: str, p: Preset) -> dict[str, Any]:
+def metadata_of(name: str, p: Preset) -> dict[str, Any]:
+    """The metadata of the model's file, by GGUF key."""
     metadata: dict[str, Any] = {
         "general.architecture": p.arch,
         "general.name": name,
@@ -176,10 +221,24 @@ def _metadata(name: str, p: Preset) -> dict[str, Any]:
             "expert_used_count": p.n_used,
             "expert_feed_forward_length": p.n_ff_expert,
         }
-    return metadata | {f"{p.arch}.{key}": value for key, value in numbers.items()}
+    if p.n_dense:
+        numbers["leading_dense_block_count"] = p.n_dense
+    if p.n_ff_shared:
+        numbers |= {"expert_shared_count": p.n_ff_shared // p.n_ff_expert}
+    if (a := p.latent) is not None:
+        numbers |= {
+            "attention.head_count_kv": 1,
+            "attention.key_length": a.rank + a.n_rot,
+            "attention.value_length": a.rank,
+            "attention.key_length_mla": a.n_plain + a.n_rot,
+            "attention.value_length_mla": a.n_value,
+            "attention.kv_lora_rank": a.rank,
+            "rope.dimension_count": a.n_rot,
+        }
+    return metadata | {f"{p.arch}.{key}": value for key, value in {**numbers, **dict(p.more)}.items()}
 
 
-def _shapes(p: Preset) -> dict[str, tuple[int, ...]]:
+def shapes_of(p: Preset) -> dict[str, tuple[int, ...]]:
     """Every tensor of the model's file, by name, outermost axis first."""
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (p.n_vocab, p.n_embd),
@@ -190,27 +249,48 @@ def _shapes(p: Preset) -> dict[str, tuple[int, ...]]:
     if p.rope_factor:
         shapes["rope_freqs.weight"] = (p.head // 2,)
     for i in range(p.n_layers):
-        layer: dict[str, tuple[int, ...]] = {
-            "attn_norm": (p.n_embd,),
-            "attn_q": (p.n_heads * p.head, p.n_embd),
-            "attn_k": (p.n_kv_heads * p.head, p.n_embd),
-            "attn_v": (p.n_kv_heads * p.head, p.n_embd),
-            "attn_output": (p.n_embd, p.n_heads * p.head),
-            "ffn_norm": (p.n_embd,),
-        }
-        if p.qk_norm:
-            layer |= {"attn_q_norm": (p.head,), "attn_k_norm": (p.head,)}
-        if p.n_experts:
-            layer |= {
-                "ffn_gate_inp": (p.n_experts, p.n_embd),
-                "ffn_gate_exps": (p.n_experts, p.n_ff_expert, p.n_embd),
-                "ffn_up_exps": (p.n_experts, p.n_ff_expert, p.n_embd),
-                "ffn_down_exps": (p.n_experts, p.n_embd, p.n_ff_expert),
-            }
-        else:
-            layer |= {"ffn_gate": (p.n_ff, p.n_embd), "ffn_up": (p.n_ff, p.n_embd), "ffn_down": (p.n_embd, p.n_ff)}
+        layer = {"attn_norm": (p.n_embd,), p.ffn_norm: (p.n_embd,), **_attention(p), **_feed_forward(p, i)}
         shapes |= {f"blk.{i}.{name}.weight": shape for name, shape in layer.items()}
+        if p.qkv_bias:
+            shapes |= {f"blk.{i}.attn_{c}.bias": layer[f"attn_{c}"][:1] for c in "qkv"}
+        if p.choice_bias and i >= p.n_dense:
+            shapes[f"blk.{i}.exp_probs_b.bias"] = (p.n_experts,)
     return shapes
+
+
+def _attention(p: Preset) -> dict[str, tuple[int, ...]]:
+    if (a := p.latent) is not None:
+        return {
+            "attn_q": (p.n_heads * (a.n_plain + a.n_rot), p.n_embd),
+            "attn_kv_a_mqa": (a.rank + a.n_rot, p.n_embd),
+            "attn_kv_a_norm": (a.rank,),
+            "attn_k_b": (p.n_heads, a.rank, a.n_plain),
+            "attn_v_b": (p.n_heads, a.n_value, a.rank),
+            "attn_output": (p.n_embd, p.n_heads * a.n_value),
+        }
+    layer: dict[str, tuple[int, ...]] = {
+        "attn_q": (p.n_heads * p.head, p.n_embd),
+        "attn_k": (p.n_kv_heads * p.head, p.n_embd),
+        "attn_v": (p.n_kv_heads * p.head, p.n_embd),
+        "attn_output": (p.n_embd, p.n_heads * p.head),
+    }
+    return {**layer, "attn_q_norm": (p.head,), "attn_k_norm": (p.head,)} if p.qk_norm else layer
+
+
+def _feed_forward(p: Preset, il: int) -> dict[str, tuple[int, ...]]:
+    if not p.n_experts or il < p.n_dense:
+        return _gated(p.n_ff, p.n_embd, "")
+    layer: dict[str, tuple[int, ...]] = {
+        "ffn_gate_inp": (p.n_experts, p.n_embd),
+        "ffn_gate_exps": (p.n_experts, p.n_ff_expert, p.n_embd),
+        "ffn_up_exps": (p.n_experts, p.n_ff_expert, p.n_embd),
+        "ffn_down_exps": (p.n_experts, p.n_embd, p.n_ff_expert),
+    }
+    return layer | (_gated(p.n_ff_shared, p.n_embd, "_shexp") if p.n_ff_shared else {})
+
+
+def _gated(n_ff: int, n_embd: int, kind: str) -> dict[str, tuple[int, ...]]:
+    return {f"ffn_gate{kind}": (n_ff, n_embd), f"ffn_up{kind}": (n_ff, n_embd), f"ffn_down{kind}": (n_embd, n_ff)}
 
 
 def _rope_factors(p: Preset) -> np.ndarray[Any, np.dtype[np.float32]]:

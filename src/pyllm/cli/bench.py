@@ -88,7 +88,8 @@ def command(
     """Measure how many tokens per second a model reads (pp) and writes (tg).
 
     Lists and ranges are crossed. Tokens are random; nothing is tokenized or sampled. A preset needs no download:
-    `--preset llama3-8b:Q4_K_M`; llama3-1b, llama3-3b, llama3-70b and qwen3-30b-a3b are others. With `--spec`, answers
+    `--preset llama3-8b:Q4_K_M`; llama3-1b, llama3-3b, llama3-70b, qwen3-30b-a3b,
+    deepseek-v2-lite, glm4.5-air, llama4-scout and qwen3-embedding-0.6b are others. With `--spec`, answers
     of up to `-n` tokens to three tasks are compared instead: an edit, code, free text.
     """
     from pyllm.bench import FORMATS, BenchOptions, main_run, parse_devices, parse_gpu_layers, parse_pairs
