@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 import pyllm
 from arch_models import FOLDER, ArchModel
+from pyllm.archs import eagle3
 from pyllm.config import LoadSettings, SamplingParams
 from pyllm.engine.request import GenerationRequest
 from pyllm.engine.speculation import Head, likely, lookup, speculation
 from pyllm.engine.speculation.drafter import Offer
 from pyllm.gguf import open_gguf
+from pyllm.gguf.tensor import TensorInfo
 from pyllm.llm import fit as fitting
 from pyllm.llm.loading import execution_options
 from pyllm.llm.speculating import beside
@@ -179,3 +181,51 @@ def test_fit_counts_the_head(write: Write) -> None:
         memory = llm.memory()
     assert (found.weights, found.kv) == (memory["weights"], memory["kv"])
     assert found.work <= memory["work"]
+
+
+@pytest.fixture(name="eagle", scope="module")
+def _eagle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model's file, and that of a head of EAGLE-3 for it."""
+    folder = tmp_path_factory.mktemp("eagle3")
+    head = ArchModel.read(FOLDER.parent / "eagle3" / "qwen3-dense.json")
+    return ArchModel.load("qwen3-dense").write(folder / "model.gguf"), head.write(folder / "head.gguf")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_answers_with_a_head_of_eagle3_are_those_without(eagle: tuple[Path, Path], eager: None, backend: str) -> None:
+    model, head = eagle
+    plain, _ = answers(model, "off", backend)
+    found, usages = answers(model, f"draft={head}", backend)
+    assert found == plain
+    assert sum(u.n_drafted for u in usages) > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_layers": [0, 1, 7]}, r"reads the inputs of layers \[0, 1, 7\], of which the model has"),
+        ({"target_hidden_size": 32}, "was made for a model of 32 columns; this one has"),
+        ({"norm_before_fc": True}, r"norm states together \(norm_before_fc\) are not supported; spec='ngram' works"),
+    ],
+)
+def test_a_head_of_eagle3_for_another_model_is_refused(change: dict[str, Any], message: str) -> None:
+    model, head = ArchModel.load("qwen3-dense"), ArchModel.read(FOLDER.parent / "eagle3" / "qwen3-dense.json")
+    metadata = {**head.all_metadata, **{f"eagle3.{key}": value for key, value in change.items()}}
+    with pytest.raises(pyllm.ModelError, match=message):
+        eagle3.head(metadata, head.tensors, model.all_metadata, model.tensors)
+
+
+def test_a_head_of_eagle3_may_know_fewer_tokens() -> None:
+    model, head = ArchModel.load("qwen3-dense"), ArchModel.read(FOLDER.parent / "eagle3" / "qwen3-dense.json")
+
+    def known(ids: list[int], kind: str = "I64") -> Any:
+        data = np.array(ids, "<i8").view(np.uint8)
+        tensors = {**head.tensors, "d2t": TensorInfo("d2t", (len(ids),), kind, data)}
+        return eagle3.head(head.all_metadata, tensors, model.all_metadata, model.tensors).token_ids
+
+    assert known([5, 3, 127]).tolist() == [5, 3, 127]
+    for ids in ([], [-1], [model.n_vocab]):
+        with pytest.raises(pyllm.ModelError, match=f"tensor d2t names tokens beyond the model's {model.n_vocab}"):
+            known(ids)
+    with pytest.raises(pyllm.ModelError, match="tensor d2t is F32, not I64"):
+        known([1], "F32")

@@ -19,7 +19,7 @@ from pyllm.program import Program
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
-    from pyllm.archs.decoder import Decoder
+    from pyllm.archs.decoder import Decoder, Features
     from pyllm.archs.hparams import HParams
     from pyllm.gguf.tensor import TensorInfo
 
@@ -44,12 +44,15 @@ class Architecture:
 
 
 def load(
-    metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: int | None = None, features: bool = False
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, TensorInfo],
+    n_ctx: int | None = None,
+    features: Features | None = None,
 ) -> Architecture:
     """Record a model's program for a context of `n_ctx` positions (None: the trained length).
 
-    `metadata` and `tensors` are those of a GGUF file. `features`: the program gives what heads that guess further
-    tokens read (`archs.heads`), if it has such heads. Raises ModelError: unknown architecture, invalid
+    `metadata` and `tensors` are those of a GGUF file. `features`: records what a head that guesses further
+    tokens reads (`archs.heads`). Raises ModelError: unknown architecture, invalid
     hyper-parameters, tensors that are missing or have other shapes than the hyper-parameters imply.
     """
     name = metadata.get("general.architecture")

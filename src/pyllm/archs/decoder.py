@@ -170,9 +170,14 @@ def transformer(
     return Decoder.read(hp, layer, **options)
 
 
-def write(decoder: Decoder, hp: HParams, features: bool = False) -> tuple[Program, Mapping[str, TensorInfo]]:
+Features = Callable[[Graph, Sequence[Value], Value], Value]
+"""Records what a head reads of each token, from the streams before each layer and after the last one, and the normed
+final state → [tokens, width]."""
+
+
+def write(decoder: Decoder, hp: HParams, features: Features | None = None) -> tuple[Program, Mapping[str, TensorInfo]]:
     """Record the decoder's program; returns it with its tensors: the file's, and views of some of their rows.
-    `features`: with what heads read."""
+    `features`: with what a head reads."""
     g = Graph(hp, decoder.norm)
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
@@ -182,16 +187,18 @@ def write(decoder: Decoder, hp: HParams, features: bool = False) -> tuple[Progra
     if decoder.positions:
         x = g.add(x, _positions(g))
     x = g.embedded = g.norm(x, decoder.embed_norm)
+    streams: list[Value] = []
     for layer in decoder.layers:
         blk = f"{decoder.prefix}{layer.index}."
         g.rec.layer, g.layer_input = layer.index, x
+        streams.append(x)
         for part in layer.parts:
             x = add_part(g, blk, part, x)
     g.rec.layer = hp.n_layers
     hidden = g.norm(x, decoder.final_norm)
     logits = None if decoder.head is None else decoder.head(g, hidden)
-    kind = decoder.next_tokens if features else None
-    return g.finish(hidden, logits, None if kind is None else hidden if kind.normed else x), g.tensors
+    feature = None if features is None else features(g, [*streams, x], hidden)
+    return g.finish(hidden, logits, feature), g.tensors
 
 
 def _positions(g: Graph) -> Value:

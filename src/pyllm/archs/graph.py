@@ -157,6 +157,19 @@ class Graph:
         self.tensors[part.name] = part
         return Weight(part.name)
 
+    def joined(self, stem: str, width: int, *sides: Value) -> Value:
+        """`stem`.weight times values side by side → [tokens, width], times `stem`.scale if the file has it: the sum of
+        the products of its parts."""
+        starts = list(accumulate((side.width for side in sides), initial=0))
+        self.rec.require(f"{stem}.weight", (width, starts[-1]))
+        total: Value | None = None
+        for side, start in zip(sides, starts, strict=False):
+            part = self.columns(f"{stem}.weight", start, start + side.width)
+            product = self.rec(Linear(x=side, weight=part))
+            total = product if total is None else self.add(total, product)
+        assert total is not None, "at least one value"
+        return self.times(total, self.scale(stem, True) or 1.0)
+
     def row(self, name: str) -> Weight:
         """A vector as a matrix of one row."""
         vector = self.tensors[name]

@@ -9,45 +9,55 @@ Source: DeepSeek-V3 (arXiv:2412.19437), section 2.2; names of tensors and metada
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pyllm import archs
-from pyllm.archs.decoder import Decoder, NextTokens, add_part
+from pyllm.archs.decoder import Decoder, Features, NextTokens, add_part
 from pyllm.archs.graph import Graph
 from pyllm.archs.hparams import HParams
-from pyllm.errors import ModelError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value, Weight
 from pyllm.program.ops.embed import Embed
-from pyllm.program.ops.linear import Linear
+from pyllm.records import dataclass
 
 
-def has_head(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether a file has a head whose program `head` gives. Raises ModelError for invalid hyper-parameters."""
+@dataclass(frozen=True, slots=True)
+class HeadModel:
+    """A head that guesses further tokens of a model."""
+
+    features: Features
+    """Records what the head reads of each token in the model's program."""
+    record: Callable[[int | None], tuple[Program, Mapping[str, TensorInfo]]]
+    """The head's program for contexts of so many positions, and its tensors. Its step is given features
+    [tokens, n_embd] (`Executable.run_all`); `hidden` is what takes their place for a further token. Raises ModelError
+    where the file does not fit."""
+    token_ids: NDArray[np.int64] | None = None
+    """The model's id of each token that the head knows; None: they are the same."""
+
+
+def find(metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> HeadModel | None:
+    """The first head of a file; None: it has none. Raises ModelError for invalid hyper-parameters."""
     name = metadata.get("general.architecture")
     if not isinstance(name, str) or not metadata.get(f"{name}.nextn_predict_layers"):
-        return False
+        return None
     hp = HParams(metadata, name, tensors, with_heads=True)
-    return f"blk.{hp.n_trunk}.nextn.eh_proj.weight" in tensors and archs.family(name)(hp).next_tokens is not None
+    kind = archs.family(name)(hp).next_tokens
+    if f"blk.{hp.n_trunk}.nextn.eh_proj.weight" not in tensors or kind is None:
+        return None
 
+    def record(n_ctx: int | None) -> tuple[Program, Mapping[str, TensorInfo]]:
+        hp = HParams(metadata, name, tensors, n_ctx, with_heads=True)
+        return _write(archs.family(name)(hp), kind, hp)
 
-def head(
-    metadata: Mapping[str, Any], tensors: Mapping[str, TensorInfo], n_ctx: int | None = None
-) -> tuple[Program, Mapping[str, TensorInfo]]:
-    """The first head's program for contexts of `n_ctx` positions, and its tensors.
+    def features(g: Graph, streams: Sequence[Value], hidden: Value) -> Value:
+        return hidden if kind.normed else streams[-1]
 
-    Its step is given states [tokens, n_embd] (`Executable.run_all`). `hidden` is what takes their place for a further
-    token. Raises ModelError where the file has no head, or one that does not fit.
-    """
-    name = str(metadata.get("general.architecture"))
-    if not has_head(metadata, tensors):
-        raise ModelError(f"the file has no head that guesses further tokens ({name}.nextn_predict_layers)")
-    hp = HParams(metadata, name, tensors, n_ctx, with_heads=True)
-    decoder = archs.family(name)(hp)
-    assert decoder.next_tokens is not None
-    return _write(decoder, decoder.next_tokens, hp)
+    return HeadModel(features, record)
 
 
 def _write(decoder: Decoder, kind: NextTokens, hp: HParams) -> tuple[Program, Mapping[str, TensorInfo]]:
@@ -57,7 +67,8 @@ def _write(decoder: Decoder, kind: NextTokens, hp: HParams) -> tuple[Program, Ma
     table = g.optional(f"{blk}nextn.embed_tokens.weight") or Weight("token_embd.weight")
     token = g.rec(Embed(table=table, scale=decoder.embed_scale))
     state = g.rec.receive(hp.n_embd)
-    x = _joined(g, f"{blk}nextn.", token, state)
+    sides = g.norm(token, f"{blk}nextn.enorm"), g.norm(state, f"{blk}nextn.hnorm")
+    x = g.joined(f"{blk}nextn.eh_proj", hp.n_embd, *sides)
     g.rec.layer, g.layer_input = layer.index, x
     for part in layer.parts:
         x = add_part(g, blk, part, x)
@@ -66,17 +77,6 @@ def _write(decoder: Decoder, kind: NextTokens, hp: HParams) -> tuple[Program, Ma
     normed = g.norm(x, norm.removesuffix(".weight") if norm else decoder.final_norm, kind=kind.norm)
     logits = _logits(g, decoder, blk, normed)
     return g.finish(normed if kind.normed else x, logits), g.tensors
-
-
-def _joined(g: Graph, nextn: str, token: Value, state: Value) -> Value:
-    """eh_proj of both, side by side: the sum of the products of its left and of its right half."""
-    n, stem = g.hp.n_embd, f"{nextn}eh_proj"
-    g.rec.require(f"{stem}.weight", (n, 2 * n))
-    sides = g.norm(token, f"{nextn}enorm"), g.norm(state, f"{nextn}hnorm")
-    halves = [
-        g.rec(Linear(x=side, weight=g.columns(f"{stem}.weight", i * n, (i + 1) * n))) for i, side in enumerate(sides)
-    ]
-    return g.times(g.add(*halves), g.scale(stem, True) or 1.0)
 
 
 def _logits(g: Graph, decoder: Decoder, blk: str, normed: Value) -> Value:

@@ -20,6 +20,7 @@ from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.archs import Architecture
+    from pyllm.archs.heads import HeadModel
     from pyllm.backends.base import DeviceInfo
     from pyllm.backends.placement import Placement
     from pyllm.gguf.tensor import TensorInfo
@@ -34,7 +35,7 @@ class Draft:
 
     file: Model
     options: ExecutionOptions
-    is_head: bool = False
+    head: HeadModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,8 @@ def _place(
     `draft` reads."""
     from pyllm.backends.placement import cut, place
 
-    architecture, tensors = record(file, n_ctx, features=draft is not None and draft.is_head)
+    features = None if draft is None or draft.head is None else draft.head.features
+    architecture, tensors = record(file, n_ctx, features=features)
     program = architecture.program
     options = capacities(options, program, n_ctx)
     placed = place(program, tensors, replace(placement, devices=()), chosen, options)
@@ -194,8 +196,8 @@ def _beside(
     if draft is None:
         return used
     found: Sequence[DeviceFit]
-    if draft.is_head:
-        found = [_head_fit(model, draft, n_ctx)]
+    if draft.head is not None:
+        found = [_head_fit(model, draft, draft.head, n_ctx)]
     else:
         found = _place(draft.file, n_ctx, draft.options, placement, chosen)[-1]
     more = {f.device.name: f for f in found}
@@ -208,14 +210,13 @@ def _beside(
     return tuple(sorted([*both, *more.values()], key=lambda f: not f.device.is_gpu))
 
 
-def _head_fit(model: _Placed, draft: Draft, n_ctx: int) -> DeviceFit:
+def _head_fit(model: _Placed, draft: Draft, head: HeadModel, n_ctx: int) -> DeviceFit:
     """What a head takes on its device, beside the model's part."""
     from pyllm import backends
-    from pyllm.archs import heads
 
     architecture, its, options, placed, used = model
     device = head_device([f.device for f in used])
-    program, tensors = heads.head(draft.file.metadata, draft.file.tensors, n_ctx)
+    program, tensors = head.record(n_ctx)
     options = replace(draft.options, max_seqs=options.max_seqs, max_rows=options.max_seqs, device=device.index)
     backend = backends.get(device.backend)
     if len(set(placed.device_of_op)) == 1:

@@ -18,6 +18,7 @@ from pyllm.records import dataclass
 
 if TYPE_CHECKING:
     from pyllm.archs import Architecture
+    from pyllm.archs.decoder import Features
     from pyllm.backends.base import DeviceInfo, Executable
     from pyllm.gguf import GGUFFile
     from pyllm.gguf.tensor import TensorInfo
@@ -137,10 +138,10 @@ def capacities(options: ExecutionOptions, program: Program, n_ctx: int) -> Execu
 
 
 def record(
-    file: Model, n_ctx: int, adapters: Sequence[Adapter] = (), features: bool = False
+    file: Model, n_ctx: int, adapters: Sequence[Adapter] = (), features: Features | None = None
 ) -> tuple[Architecture, Mapping[str, TensorInfo]]:
-    """Record a model's program for contexts up to `n_ctx`, with adapters; returns it with its tensors. `features`: the
-    program gives what heads read (`archs.load`).
+    """Record a model's program for contexts up to `n_ctx`, with adapters; returns it with its tensors. `features`: as
+    for `archs.load`.
 
     Raises ModelError.
     """
@@ -163,7 +164,7 @@ def compile_model(
     backend: str,
     adapters: Sequence[Adapter] = (),
     placement: PlacementOptions | None = None,
-    features: bool = False,
+    features: Features | None = None,
 ) -> Compiled:
     """Record the model's program for contexts up to `n_ctx`, with adapters, and compile it; `features` as for `record`.
 

@@ -52,8 +52,8 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
     `spec`: Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay
     the same. "ngram": guesses are what followed the last tokens where they stood before; "mtp": also those of a head
     that the file, or a file mtp-*.gguf beside it, has for that; "draft=MODEL": also those of a smaller model of the
-    same vocabulary, a path or a name; "auto": "mtp" where there is a head, else "ngram"; "off". Guesses that do not pay
-    are not made.
+    same vocabulary or of a head made for the model (EAGLE-3), a path or a name; "auto": "mtp" where there is a head,
+    else "ngram"; "off". Guesses that do not pay are not made.
     `adapters`: LoRA adapters to apply, GGUF files, each alone or with a scale: `[(path, 0.5)]`.
     `max_waiting`: Most requests that wait for others to end; further ones are refused with a QueueFullError. Default:
     any number.
@@ -93,9 +93,8 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
         n_ctx = n_ctx_of(settings, file.metadata)
         execution = execution_options(n_ctx, settings)
         head = head_of(settings, file)
-        compiled = compile_model(
-            file, n_ctx, execution, settings.backend, opened, settings.placement, features=head is not None
-        )
+        features = None if head is None else head.model.features
+        compiled = compile_model(file, n_ctx, execution, settings.backend, opened, settings.placement, features)
         sampling.prepare(settings.progress)
         try:
             folder = None

@@ -14,6 +14,7 @@ from pyllm.llm.loading import Compiled, ModelFile, compile_model, execution_opti
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
+    from pyllm.archs.heads import HeadModel
     from pyllm.engine.speculation import Drafter, DraftModel, Head
     from pyllm.gguf import GGUFFile
 
@@ -24,8 +25,9 @@ _HEADS = "mtp-*.gguf"
 
 @dataclass(frozen=True, slots=True)
 class HeadFile:
-    """A file with a head that guesses."""
+    """A head that guesses, and its file."""
 
+    model: HeadModel
     file: ModelFile
     is_own: bool
     """Whether it is the model's."""
@@ -56,7 +58,7 @@ def beside(settings: LoadSettings, file: ModelFile, n_ctx: int) -> Iterator[Draf
     `drafters_of`."""
     if (head := head_of(settings, file)) is not None:
         with closing(head):
-            yield Draft(head.file, _row_each(execution_options(n_ctx, settings)), is_head=True)
+            yield Draft(head.file, _row_each(execution_options(n_ctx, settings)), head.model)
     elif settings.draft_model:
         with _open(settings, file.metadata) as model:
             yield Draft(model, _row_each(execution_options(n_ctx, settings)))
@@ -65,24 +67,43 @@ def beside(settings: LoadSettings, file: ModelFile, n_ctx: int) -> Iterator[Draf
 
 
 def head_of(settings: LoadSettings, file: ModelFile) -> HeadFile | None:
-    """Where the head is that `spec` uses: in the model's file, or in `mtp-*.gguf` in its folder; None: no head is used.
-    Raises ModelError where there is none and `spec` asks for one."""
-    from pyllm.archs.heads import has_head
+    """The head that `spec` uses: in the model's file, in `mtp-*.gguf` in its folder, or of EAGLE-3; None: no head is
+    used. Raises ModelError where there is none and `spec` asks for one, or where it was made for another model."""
+    from pyllm.archs import heads
     from pyllm.gguf import open_gguf
 
+    if settings.draft_model:
+        return _eagle3(settings, file)
     if settings.spec not in ("mtp", "auto"):
         return None
-    if has_head(file.metadata, file.tensors):
-        return HeadFile(file, is_own=True)
+    if (own := heads.find(file.metadata, file.tensors)) is not None:
+        return HeadFile(own, file, is_own=True)
     folder, name = file.path.parent, file.path.name
     for path in sorted(folder.glob(_HEADS), key=lambda path: (-_common(path.name.removeprefix("mtp-"), name), path)):
         found = open_gguf(path)
-        if has_head(found.metadata, found.tensors) and not _other_size(file.metadata, found.metadata):
-            return HeadFile(found, is_own=False)
+        head = heads.find(found.metadata, found.tensors)
+        if head is not None and not _other_size(file.metadata, found.metadata):
+            return HeadFile(head, found, is_own=False)
         found.close()
     if settings.spec == "auto":
         return None
     raise ModelError(f"{name} has no head that guesses, nor has a file {_HEADS} beside it; spec='ngram' needs none")
+
+
+def _eagle3(settings: LoadSettings, file: ModelFile) -> HeadFile | None:
+    """The head that is given as a draft model; None: it is a model."""
+    from pyllm.archs import eagle3
+
+    found = _open(settings, file.metadata)
+    try:
+        if found.metadata.get("general.architecture") == eagle3.ARCH:
+            model = eagle3.head(found.metadata, found.tensors, file.metadata, file.tensors)
+            return HeadFile(model, found, is_own=False)
+    except BaseException:
+        found.close()
+        raise
+    found.close()
+    return None
 
 
 def _common(a: str, b: str) -> int:
@@ -98,10 +119,9 @@ def _other_size(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 def _head(head: HeadFile, n_ctx: int, compiled: Compiled) -> Head:
     from pyllm import backends
-    from pyllm.archs import heads
     from pyllm.engine.speculation import Head
 
-    program, tensors = heads.head(head.file.metadata, head.file.tensors, n_ctx)
+    program, tensors = head.model.record(n_ctx)
     device = head_device(compiled.devices)
     options = _row_each(replace(compiled.executable.options, device=device.index, n_slots=0))
     executable = compiled.executable.beside(program, tensors, options)
@@ -112,7 +132,7 @@ def _head(head: HeadFile, n_ctx: int, compiled: Compiled) -> Head:
         executable.close()
         head.close()
 
-    return Head(executable, compiled.architecture.n_vocab, close)
+    return Head(executable, compiled.architecture.n_vocab, close, head.model.token_ids)
 
 
 def _open(settings: LoadSettings, metadata: Mapping[str, Any]) -> GGUFFile:

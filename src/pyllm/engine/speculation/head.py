@@ -45,13 +45,16 @@ class Head(Drafter):
     is_free = False
     reads_features = True
 
-    def __init__(self, executable: Executable, n_vocab: int, close: Callable[[], None]) -> None:
+    def __init__(
+        self, executable: Executable, n_vocab: int, close: Callable[[], None], ids: NDArray[np.int64] | None = None
+    ) -> None:
         """`executable`: of the head's program (`archs.heads`), with the model's capacities, but for slots, and a row of
-        each sequence. `close` frees it."""
+        each sequence. `close` frees it. `ids`: the model's id of each of the head's tokens; None: they are the same."""
         options = executable.options
         self.executable = executable
         self._n_vocab = n_vocab
         self._close = close
+        self._ids = ids
         self._batch = Batch(options)
         (received,) = executable.program.stages[0].receives
         self._given = np.zeros((options.max_tokens, received.width), np.float32)
@@ -102,6 +105,7 @@ class Head(Drafter):
             going: list[int] = []
             for row, (i, (token, sure)) in enumerate(zip(left, likely(rows, len(left), self._n_vocab), strict=True)):
                 # The first one in any case, so that it is known whether it is right.
+                token = token if self._ids is None else int(self._ids[token])
                 if sure or not drafts[i]:
                     drafts[i].append(token)
                     last[i] = token, hidden[row].copy()
