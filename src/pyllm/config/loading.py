@@ -171,8 +171,8 @@ class LoadSettings(PlacementOptions):
         "Speculation: next tokens are guessed, and several verified in one step, so that answers come sooner and stay "
         'the same. "ngram": guesses are what followed the last tokens where they stood before; "mtp": also those of '
         'a head that the file, or a file mtp-*.gguf beside it, has for that; "draft=MODEL": also those of a smaller '
-        'model of the same vocabulary or of a head made for the model (EAGLE-3), a path or a name; "auto": "mtp" where there is a head, else "ngram"; "off". '
-        "Guesses that do not pay are not made.",
+        "model of the same vocabulary or of a head made for the model (EAGLE-3), a path or a name; "
+        '"auto": "mtp" where there is a head, else "ngram"; "off". Guesses that do not pay are not made.',
         help="Guess next tokens and verify several in a step: off, auto, ngram, mtp or draft=MODEL.",
         flags=("--spec",),
         metavar="METHOD",
