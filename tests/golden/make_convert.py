@@ -31,9 +31,10 @@ from convert_changes import (
     stacked,
 )
 from convert_hybrid import HYBRID
+from convert_older import OLDER
 
 FOLDER = Path(__file__).resolve().parent / "convert"
-SHARP = ("q_proj", "k_proj", "qkv", "query_key_value", "router", "gate.weight", "gate.wg")
+SHARP = ("q_proj", "k_proj", "qkv", "query_key_value", "c_attn", "router", "gate.weight", "gate.wg")
 """Parts whose weights are larger, so that attention and choices of experts are sharp."""
 
 
@@ -174,6 +175,7 @@ CASES: dict[str, Case] = {
     ),
     **FURTHER,
     **HYBRID,
+    **OLDER,
 }
 
 
@@ -183,7 +185,9 @@ def build(case: Case, seed: int) -> Any:
     import transformers
 
     config = getattr(transformers, f"{case.model}Config")(**case.config)
-    model = getattr(transformers, f"{case.model.removesuffix('Text')}ForCausalLM")(config)
+    name = case.model.removesuffix("Text")
+    kinds = (getattr(transformers, name + head, None) for head in ("ForCausalLM", "LMHeadModel"))
+    model = next(kind for kind in kinds if kind is not None)(config)
     random = torch.Generator().manual_seed(seed)
     zero_centred = case.model in ("Gemma2", "Gemma3Text")
     for name, p in model.named_parameters():

@@ -32,6 +32,7 @@ OTHERWISE = {
     "nemotron_h_moe.context_length",
     "phi2.feed_forward_length",  # four times embedding_length there, whatever config.json says
     "tokenizer.ggml.add_bos_token",  # belongs to the vocabulary, which is left out here
+    "bloom.context_length",  # the width there, where config.json has no seq_length
     "phi3.attention.sliding_window",  # zero there
     "phi3.rope.scaling.original_context_length",  # also without scaling, where it says nothing
     "olmo2.rope.freq_base_swa",  # also where it is that of the other layers

@@ -26,7 +26,8 @@ _SAME = ("F32", "F16", "BF16", "MXFP4")
 """Types of a checkpoint that are formats of a file."""
 _READABLE = (*_SAME, "F64", "F8_E4M3", "F8_E5M2")
 _ALWAYS_F32 = (
-    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight", "shortconv.conv.weight"
+    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight", "shortconv.conv.weight",
+    "position_embd.weight",
 )  # fmt: skip
 _TOKEN_TABLES = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
 _QUANTIZATION_VERSION = 2

@@ -148,8 +148,8 @@ def stack(parts: Sequence[Lazy]) -> Lazy:
 
 
 def transposed(t: Lazy) -> Lazy:
-    """Each matrix of a stack transposed: [experts, columns, rows] -> [experts, rows, columns]."""
-    n, height, width = t.shape
+    """A matrix, or each of a stack, transposed: [experts, columns, rows] -> [experts, rows, columns]."""
+    *outer, height, width = t.shape
 
     def rows(start: int, stop: int) -> NDArray[Any]:
         pieces = []
@@ -158,7 +158,7 @@ def transposed(t: Lazy) -> Lazy:
             pieces.append(matrix[:, max(start - i * width, 0) : min(stop - i * width, width)].T)
         return np.concatenate(pieces) if pieces else np.empty((0, height), t.rows(0, 0).dtype)
 
-    return replace(t, shape=(n, width, height), rows=rows)
+    return replace(t, shape=(*outer, width, height), rows=rows)
 
 
 def reshaped(t: Lazy, shape: tuple[int, int]) -> Lazy:

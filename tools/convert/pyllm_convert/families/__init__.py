@@ -18,6 +18,9 @@ from pyllm_convert.families.base import Family
 __all__ = ["Family", "family_of", "names"]
 
 
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
 @cache
 def _table() -> dict[str, type[Family]]:
     table: dict[str, type[Family]] = {}
@@ -44,7 +47,7 @@ def family_of(config: Mapping[str, Any]) -> type[Family]:
 
 def _with_head(name: str) -> list[str]:
     """The class itself; of one without an output head, those that have one around it."""
-    if not name.endswith("Model"):
+    if not name.endswith("Model") or name in _table():
         return [name]
     stem = name.removesuffix("Model")
-    return [s + head for s in (stem, stem.removesuffix("Text")) for head in ("ForCausalLM", "ForConditionalGeneration")]
+    return [s + head for s in (stem, stem.removesuffix("Text")) for head in _HEADS]

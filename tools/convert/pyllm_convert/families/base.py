@@ -27,7 +27,7 @@ _EXPERT_PARTS = {
 }
 _LAYER_NORM_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-_DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
+_DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.(attention|attn)\.(masked_)?bias$")
 """Tensors that old checkpoints hold though they follow from the settings."""
 _OTHER_PARTS = re.compile(
     r"(^|\.)(vision_(tower|model|embedder)|visual|multi_modal_projector|audio_tower|embed_(vision|audio))\."

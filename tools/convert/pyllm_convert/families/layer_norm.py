@@ -13,8 +13,17 @@ from pyllm_convert import lazy
 from pyllm_convert.families.base import Family
 from pyllm_convert.lazy import Lazy
 
-_TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 _HEAD_NORM = re.compile(r"(.*\.self_attn\.[qk]_layernorm)\.norms\.(\d{1,5})\.weight")
+
+
+def by_part(t: Lazy, n_heads: int, head_dim: int) -> Lazy:
+    """Rows of queries, keys and values head by head → all queries, all keys, all values."""
+    shape = (n_heads, 3, head_dim)
+    rows = np.arange(np.prod(shape), dtype=np.int64)
+    if t.shape[0] != len(rows):
+        raise ModelError(f"tensor {t.name} has {t.shape[0]} rows; {n_heads} heads need {len(rows)}")
+    return lazy.reordered(t, rows.reshape(shape).swapaxes(0, 1).reshape(-1))
 
 
 class GPTNeoX(Family):
@@ -27,7 +36,7 @@ class GPTNeoX(Family):
     layer_norm = True
     rotates_in_part = True
     act = "gelu"
-    other_acts = _TANH_GELU
+    other_acts = TANH_GELU
     defaults: ClassVar[Mapping[str, Any]] = {"max_position_embeddings": 2048, "partial_rotary_factor": 0.25}
     top_names: ClassVar[Mapping[str, str]] = {
         "model.embed_in": "token_embd",
@@ -56,13 +65,7 @@ class GPTNeoX(Family):
 
     def transform(self, name: str, t: Lazy) -> Lazy:
         t = super().transform(name, t)
-        if not name.startswith("attention.query_key_value."):
-            return t
-        shape = (self.n_heads, 3, self.head_dim)
-        rows = np.arange(np.prod(shape), dtype=np.int64)
-        if t.shape[0] != len(rows):
-            raise ModelError(f"tensor {t.name} has {t.shape[0]} rows; {self.n_heads} heads need {len(rows)}")
-        return lazy.reordered(t, rows.reshape(shape).swapaxes(0, 1).reshape(-1))
+        return by_part(t, self.n_heads, self.head_dim) if name.startswith("attention.query_key_value.") else t
 
 
 class Phi2(Family):
@@ -72,7 +75,7 @@ class Phi2(Family):
     layer_norm = True
     rotates_in_part = True
     act = "gelu_new"
-    other_acts = _TANH_GELU
+    other_acts = TANH_GELU
     defaults: ClassVar[Mapping[str, Any]] = {"max_position_embeddings": 2048, "partial_rotary_factor": 0.5}
     top_names: ClassVar[Mapping[str, str]] = {
         "model.embed_tokens": "token_embd",
@@ -139,7 +142,7 @@ class Starcoder2(Family):
     arch = "starcoder2"
     layer_norm = True
     act = "gelu_pytorch_tanh"
-    other_acts = _TANH_GELU
+    other_acts = TANH_GELU
     tied = True
     defaults: ClassVar[Mapping[str, Any]] = {"num_key_value_heads": 2, "max_position_embeddings": 4096}
     layer_names: ClassVar[dict[str, str]] = Family.layer_names | {"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}

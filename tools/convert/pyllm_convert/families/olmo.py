@@ -1,4 +1,5 @@
-"""OLMo 2 and 3: norms after each part of a layer, none before; queries and keys normed over all heads."""
+"""OLMo: norms without weights; OLMo 2 and 3: norms after each part of a layer, none before, and queries and keys normed
+over all heads."""
 
 from __future__ import annotations
 
@@ -7,6 +8,22 @@ from typing import Any, ClassVar
 
 from pyllm.errors import ModelError
 from pyllm_convert.families.base import Family
+
+
+class Olmo(Family):
+    """The file's rotated pairs are neighbours."""
+
+    arch = "olmo"
+    layer_norm = True
+    rotates_neighbours = True
+    defaults: ClassVar[Mapping[str, Any]] = {"max_position_embeddings": 2048, "layer_norm_eps": 1e-5}
+
+    def metadata(self) -> dict[str, Any]:
+        self.refuse("attention_bias", False)
+        keys = super().metadata()
+        if self.config.get("clip_qkv") is not None:
+            keys["attention.clamp_kqv"] = self.config.number("clip_qkv")
+        return keys
 
 
 class Olmo2(Family):
@@ -38,4 +55,4 @@ class Olmo3(Olmo2):
         return keys
 
 
-FAMILIES = {"Olmo2ForCausalLM": Olmo2, "Olmo3ForCausalLM": Olmo3}
+FAMILIES = {"OlmoForCausalLM": Olmo, "Olmo2ForCausalLM": Olmo2, "Olmo3ForCausalLM": Olmo3}
