@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arch_models import ArchModel
 from pyllm import archs
 from pyllm.archs.describe import describe
 from pyllm.archs.hparams import HParams
@@ -404,3 +405,26 @@ def test_an_entry_point_adds_an_architecture(monkeypatch: pytest.MonkeyPatch) ->
     metadata = {k.replace("llama.", "my-llama."): v for k, v in LLAMA.items()} | {"general.architecture": "my-llama"}
     assert archs.load(metadata, infos(shapes()), 64).name == "my-llama"
     assert "my-llama" in archs.names()
+
+
+@pytest.mark.parametrize(
+    ("name", "n_ctx", "changes", "message"),
+    [
+        ("gpt2-dense", 257, {}, "knows 256 positions"),
+        ("minimax-m3-moe", 65, {"attention.indexer.top_k": 16}, "at most 64"),
+        ("grovemoe-moe", 64, {"experts_per_group": 3}, "does not divide 2 experts"),
+        ("hrm_text-dense", 64, {"hrm.h_cycles": 3}, "stacks make 18 layers"),
+        ("llama-dense", 64, {"attention.causal": False, "attention.sliding_window": 4}, None),
+    ],
+)
+def test_limits_of_architectures(name: str, n_ctx: int, changes: dict[str, object], message: str | None) -> None:
+    model = ArchModel.load(name)
+    arch = model.metadata["general.architecture"]
+    metadata = model.all_metadata | {f"{arch}.{key}": value for key, value in changes.items()}
+    if message is None:
+        assert archs.load(metadata, model.tensors, n_ctx).program.whole
+        return
+    with pytest.raises(ModelError, match=message):
+        archs.load(metadata, model.tensors, n_ctx)
+    if not changes:
+        archs.load(metadata, model.tensors, n_ctx - 1)
