@@ -49,12 +49,16 @@ class Graph:
 
     def linear(self, x: Value, stem: str, width: int, *, scaled: bool = True, bias: str | None = "") -> Value:
         """x @ `stem`.weight.T, times `stem`.scale, plus `stem`.bias, as far as the file has them → [tokens, width].
+        Files have a matrix of one row as a vector.
 
         `bias`: name of another tensor for the bias; None: no bias, whatever the file has.
         """
-        self.rec.require_rows(f"{stem}.weight", width)
+        name = f"{stem}.weight"
+        one_row = self.rec.shape(name) == (x.width,) != (width,)
+        weight = self.row(name) if one_row else Weight(name)
+        self.rec.require_rows(weight, width)
         vector = Weight(bias) if bias else None if bias is None else self.optional(f"{stem}.bias")
-        return self.rec(Linear(x=self._scaled(x, stem, scaled), weight=Weight(f"{stem}.weight"), bias=vector))
+        return self.rec(Linear(x=self._scaled(x, stem, scaled), weight=weight, bias=vector))
 
     def linears(
         self,
@@ -189,6 +193,15 @@ class Graph:
     def item(self, name: str, i: int) -> Weight:
         """The i-th matrix of a stack, or vector of a matrix, without a copy."""
         view = self.tensors[name].item(i)
+        self.tensors[view.name] = view
+        return Weight(view.name)
+
+    def shaped(self, name: str, *shape: int) -> Weight:
+        """A tensor whose shape is this one but for axes of length 1, in this shape, without a copy."""
+        if [n for n in self.rec.shape(name) if n > 1] != [n for n in shape if n > 1]:
+            self.rec.require(name, shape)
+        given = self.tensors[name]
+        view = TensorInfo(f"{name}[:]", shape, given.format, given.data)
         self.tensors[view.name] = view
         return Weight(view.name)
 

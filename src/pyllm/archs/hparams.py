@@ -143,6 +143,15 @@ class HParams:
             raise ModelError(f"{self.arch}.expert_gating_func is {n}, which is unknown")
         return _GATINGS[n] or default
 
+    def attend_to_all(self, n: int, what: str) -> None:
+        """Raise ModelError for a context of which the model would choose parts: of more than `n` positions; `what` it
+        chooses."""
+        if self.n_ctx > n:
+            raise ModelError(
+                f"this model chooses among {what} beyond {n} positions, which pyllm does not do; load it with a "
+                f"context of at most {n}"
+            )
+
     # --- tensors
 
     def has(self, name: str) -> bool:

@@ -51,6 +51,38 @@ def dots1(hp: HParams) -> Decoder:
     )
 
 
+def deepseek32(hp: HParams) -> Decoder:
+    """DeepSeek 3.2 and GLM 5: latent attention to the best positions, by an indexer; a context that is all among them
+    needs no choice, and only such contexts are supported."""
+    _check_context(hp)
+    rope, factor = yarn(hp)
+    gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
+    return transformer(
+        hp,
+        lambda il: LatentAttention.read(hp, il, rope, factor=factor),
+        lambda il: feed_forward(hp, il, scaled=True, gating=gating, normalize=normalize),
+    )
+
+
+def dots3note(hp: HParams) -> Decoder:
+    """Windows on most layers, with sizes of their own; other layers attend to the best positions, as DeepSeek 3.2's. A
+    gate for each head."""
+    _check_context(hp)
+    windows = hp.windows(1)
+    ropes = [Rope.read(hp, interleaved=True, factors=False, base=b) for b in (hp.rope_base, hp.window_rope_base)]
+    gating, normalize = hp.gating("softmax"), hp.flag("expert_weights_norm", False)
+
+    def attention(il: int) -> LatentAttention:
+        window = windows[il]
+        return LatentAttention.read(hp, il, ropes[window > 0], window=window, k_norm=True, gate="sigmoid")
+
+    return transformer(hp, attention, lambda il: feed_forward(hp, il, scaled=True, gating=gating, normalize=normalize))
+
+
+def _check_context(hp: HParams) -> None:
+    hp.attend_to_all(hp.integer("attention.indexer.top_k"), "positions")
+
+
 def deepseek2(hp: HParams) -> Decoder:
     """DeepSeek 2 and 3, Kimi K2, GLM 4.7 Flash, Mistral 4: latent attention. Rotation compensates YaRN's multiplier in
     models of this name, as in llama.cpp."""
@@ -78,11 +110,11 @@ def bailingmoe2(hp: HParams) -> Decoder:
     return transformer(
         hp,
         lambda il: Attention.read(hp, il, qk_norm="head", scale=1 / math.sqrt(hp.head_dims()[0])),
-        lambda il: feed_forward(hp, il, gating=gating, normalize=normalize, n_shared=_shared(hp, il)),
+        lambda il: feed_forward(hp, il, gating=gating, normalize=normalize, n_shared=n_shared_columns(hp, il)),
     )
 
 
-def _shared(hp: HParams, il: int) -> int:
+def n_shared_columns(hp: HParams, il: int) -> int:
     """Columns of shared experts, each as wide as the file says or as an expert."""
     n_ff = hp.integer("expert_shared_feed_forward_length", hp.n_ff_expert(il))
     return n_ff * hp.integer("expert_shared_count", 0)
@@ -94,6 +126,9 @@ ARCHITECTURES = {
     "deepseek2-ocr": deepseek2_ocr,
     "bailingmoe": bailingmoe,
     "bailingmoe2": bailingmoe2,
+    "deepseek32": deepseek32,
     "dots1": dots1,
+    "dots3note": dots3note,
+    "glm-dsa": deepseek32,
     "mistral4": deepseek2,
 }

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pyllm.archs.decoder import Decoder, Head, Mixer, NextTokens, transformer
 from pyllm.archs.hparams import HParams
 from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.combine import Sum
-from pyllm.archs.mixers.feed_forward import FFN, Experts
+from pyllm.archs.mixers.feed_forward import FFN, Experts, limited, limits
 from pyllm.archs.rope import Rope
-
-_LEAST_LIMIT = 1e-6
-"""Limits up to this one are none, as in llama.cpp."""
 
 
 def maple(hp: HParams) -> Decoder:
     """Windows by the file's pattern; only layers with one have positions."""
-    windows, limits = hp.windows(1), _limits(hp, "swiglu_clamp_exp")
+    windows, most = hp.windows(1), limits(hp, "swiglu_clamp_exp")
     ropes = None, Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
 
     def experts(il: int) -> Mixer:
-        act = "swiglu_clamp" if limits[il] else "silu"
-        return Experts.read(hp, il, act=act, limit=limits[il])
+        act = "swiglu_clamp" if most[il] else "silu"
+        return Experts.read(hp, il, act=act, limit=most[il])
 
     return transformer(
         hp,
@@ -36,7 +31,7 @@ def step35(hp: HParams) -> Decoder:
     """A gate for each head; windows by the file's pattern, with other numbers of heads; other layers rotate half of
     their columns. The first layers are dense."""
     windows = hp.windows(1)
-    limits, shared_limits = _limits(hp, "swiglu_clamp_exp"), _limits(hp, "swiglu_clamp_shexp")
+    most, most_shared = limits(hp, "swiglu_clamp_exp"), limits(hp, "swiglu_clamp_shexp")
     local = Rope.read(hp, base=hp.window_rope_base, windowed=True, factors=False)
     ropes = Rope.read(hp, share=0.5), local
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
@@ -47,25 +42,14 @@ def step35(hp: HParams) -> Decoder:
         return Attention.read(hp, il, window=windows[il], ropes=ropes, qk_norm=qk_norm, gate=gate, out_bias=False)
 
     def ffn(il: int) -> Mixer:
-        plain = _limited(shared_limits[il])
+        plain = limited(most_shared[il])
         if not hp.has(f"blk.{il}.ffn_gate_inp.weight"):
             return FFN.read(hp, il, **plain)
-        experts = Experts.read(hp, il, gating=gating, normalize=normalize, **_limited(limits[il]))
+        experts = Experts.read(hp, il, gating=gating, normalize=normalize, **limited(most[il]))
         n_shared = hp.integer("expert_shared_feed_forward_length")
         return Sum((experts, FFN(n_ff=n_shared, kind="_shexp", **plain)))
 
     return transformer(hp, attention, ffn, head=Head(tied=False), next_tokens=NextTokens(normed=False))
-
-
-def _limits(hp: HParams, key: str) -> list[float]:
-    """A limit for each layer; 0: none."""
-    found = hp.numbers(key) if f"{hp.arch}.{key}" in hp.metadata else [0.0] * hp.n_layers
-    return [limit if limit > _LEAST_LIMIT else 0.0 for limit in found]
-
-
-def _limited(limit: float) -> dict[str, Any]:
-    """Options of a mixer whose activation is limited."""
-    return {"act": "swiglu_clamp_act", "limit": limit} if limit else {}
 
 
 ARCHITECTURES = {"maple": maple, "step35": step35}

@@ -9,7 +9,6 @@ from pyllm.archs.mixers.attention import Attention
 from pyllm.archs.mixers.combine import Beside
 from pyllm.archs.mixers.feed_forward import feed_forward, mixture
 from pyllm.archs.mixers.lightning import LightningAttention
-from pyllm.errors import ModelError
 
 
 def minimax_01(hp: HParams) -> Decoder:
@@ -38,11 +37,7 @@ def minimax_m3(hp: HParams) -> Decoder:
     """M3 attends to the best blocks of positions, by an indexer; a context that is all among them needs no choice, and
     only such contexts are supported."""
     dense = hp.integer("attention.indexer.top_k") * hp.integer("attention.indexer.block_size")
-    if hp.n_ctx > dense:
-        raise ModelError(
-            f"this model chooses among blocks of positions beyond {dense} positions, which pyllm does not do; load it "
-            f"with a context of at most {dense}"
-        )
+    hp.attend_to_all(dense, "blocks of positions")
     gating, normalize = hp.gating("sigmoid"), hp.flag("expert_weights_norm", False)
     return transformer(
         hp,

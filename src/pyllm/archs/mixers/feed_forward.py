@@ -209,6 +209,21 @@ class Experts:
         return g.optional(scale) if g.uses_scale(stem, self.scaled) else None
 
 
+_LEAST_LIMIT = 1e-6
+"""Limits up to this one are none, as in llama.cpp."""
+
+
+def limits(hp: HParams, key: str) -> list[float]:
+    """A limit of activations for each layer; 0: none."""
+    found = hp.numbers(key) if f"{hp.arch}.{key}" in hp.metadata else [0.0] * hp.n_layers
+    return [limit if limit > _LEAST_LIMIT else 0.0 for limit in found]
+
+
+def limited(limit: float) -> dict[str, Any]:
+    """Options of a mixer whose activation is limited."""
+    return {"act": "swiglu_clamp_act", "limit": limit} if limit else {}
+
+
 def mixture(hp: HParams, il: int, *, n_shared: int | None = None, scale_of_sum: float = 1.0, **options: Any) -> Mixer:
     """Layer `il`'s experts and shared experts of `n_shared` columns (None: the file's number). `scale_of_sum`
     multiplies their sum."""
