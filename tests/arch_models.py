@@ -87,6 +87,11 @@ class ArchModel:
         """Those whose logits llama.cpp gave, N_TOKENS."""
         return [1 + (i * i * 31 + i * 17 + 5) % (self.n_vocab - 1) for i in range(N_TOKENS)]
 
+    @property
+    def source(self) -> list[int]:
+        """What an encoder reads before a decoder's `tokens`."""
+        return self.tokens[::-2]
+
     @cached_property
     def all_metadata(self) -> dict[str, Any]:
         """What a reader of the GGUF file would find."""

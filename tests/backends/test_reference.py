@@ -56,6 +56,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
         ("whole", 2, 0.0, False, (0.5, 0.25, 0.1, 0.01), 0),
         ("whole", 5, 0.0, False, (), 0),
         ("whole", 0, 0.0, False, (), 2),
+        ("source", 0, 1.5, True, (), 0),
     ],
 )
 def test_attention(
@@ -77,6 +78,7 @@ def test_attention(
             seen = {
                 "causal": range(max(0, at - window + 1) if window else 0, at + 1),
                 "chunked": range(at - at % max(1, window), at + 1),
+                "source": range(position + n),
                 "whole": [s for s in range(position + n) if not window or abs(at - s) <= window // 2],
             }[reach]
             scores = [0.5 * sum(float(q[t, h, i]) * float(k[s, h // 2, i]) for i in range(dim)) for s in seen]

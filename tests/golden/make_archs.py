@@ -70,7 +70,7 @@ class LlamaCpp:
         pyllm has no head for it; Refused with llama.cpp's messages."""
         model.write(self._path, weights)
         try:
-            found = self._pool.submit(_logits, str(self._path), model.tokens, not model.has_head).result()
+            found = self._pool.submit(_logits, str(self._path), model.tokens, model.source, not model.has_head).result()
         except BrokenProcessPool:
             del self._pool
             raise Refused("the process of llama.cpp died") from None
@@ -85,8 +85,9 @@ _lines: list[str] = []
 _kept: list[Any] = []  # llama.cpp calls it as long as the process lives
 
 
-def _logits(path: str, tokens: list[int], states: bool) -> NDArray[np.float32] | str:
-    """Logits, or states in place of them, or why there are none; in the process of llama.cpp."""
+def _logits(path: str, tokens: list[int], source: list[int], states: bool) -> NDArray[np.float32] | str:
+    """Logits, or states in place of them, or why there are none; in the process of llama.cpp. `source`: what an encoder
+    reads before."""
     import llama_cpp as api
 
     if not _kept:
@@ -108,11 +109,16 @@ def _logits(path: str, tokens: list[int], states: bool) -> NDArray[np.float32] |
         return "".join(_lines)
     n_vocab, n_embd = api.llama_vocab_n_tokens(api.llama_model_get_vocab(model)), api.llama_model_n_embd(model)
     batch = api.llama_batch_init(len(tokens), 0, 1)
-    batch.n_tokens = len(tokens)
-    for i, token in enumerate(tokens):
-        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, True
-    if (api.llama_decode if api.llama_model_has_decoder(model) else api.llama_encode)(context, batch):
-        return "".join(_lines)
+    decodes = api.llama_model_has_decoder(model)
+    passes = [(api.llama_decode, tokens)] if decodes else [(api.llama_encode, tokens)]
+    if decodes and api.llama_model_has_encoder(model):
+        passes = [(api.llama_encode, source), *passes]
+    for compute, read in passes:
+        batch.n_tokens = len(read)
+        for i, token in enumerate(read):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = token, i, 1, 0, True
+        if compute(context, batch):
+            return "".join(_lines)
     row, width = (api.llama_get_embeddings_ith, n_embd) if states else (api.llama_get_logits_ith, n_vocab)
     rows = [np.ctypeslib.as_array(row(context, i), (width,)).copy() for i in range(len(tokens))]
     api.llama_batch_free(batch)

@@ -11,11 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 import arch_models
-from arch_models import ArchModel
+from arch_models import N_TOKENS, ArchModel
 from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.backends.base import Backend, Batch, Executable
 from pyllm.config import ExecutionOptions
+from pyllm.engine.encoding import Encoder
+from pyllm.errors import BackendError
 
 LIMITS = {"reference": 1e-6, "cpu": 1e-5, "mlx": 1e-5, "cuda": 1e-5}
 """NMSE against llama.cpp's logits, F32 weights and F32 cache."""
@@ -23,6 +25,9 @@ LIMITS = {"reference": 1e-6, "cpu": 1e-5, "mlx": 1e-5, "cuda": 1e-5}
 CUTS = {"pieces": [1, 1, 30, 7, 40, 3, 1, 1, 1, 11], "whole": [96]}
 EMULATED_CUTS = {"pieces": [1, 1, 12, 7, 15, 1, 1, 2], "whole": [40]}
 """How many tokens each step has. An emulated card is slow; 40 tokens are more than a window has."""
+
+OTHER_SOURCE = 9
+"""Tokens of the source of the sequence beside."""
 
 PAGES = [3, 11, 0, 5, 8, 1, 2, 10]
 OPTIONS = ExecutionOptions(
@@ -43,15 +48,34 @@ def model(request: pytest.FixtureRequest) -> ArchModel:
 
 
 @pytest.fixture(scope="module")
-def executable(backend: Backend, model: ArchModel) -> Iterator[Executable]:
+def executable(backend: Backend, model: ArchModel) -> Iterator[Executable | BackendError]:
+    """The refusal of a model with an encoder, where the backend has no attention to a source."""
     arch = archs.load(model.all_metadata, model.tensors, 256)
+    encoder = arch.program.encoder
+    if encoder is not None and not backend.reads_sources:
+        with pytest.raises(BackendError, match="attention to a source") as refusal:
+            backend.compile(arch.program, arch.tensors, OPTIONS)
+        yield refusal.value
+        return
     compiled = backend.compile(arch.program, arch.tensors, OPTIONS)
+    if encoder is not None:
+        read_source(backend.compile(encoder, arch.tensors, OPTIONS), compiled, model.source)
     yield compiled
     compiled.close()
 
 
-def test_logits(backend: Backend, model: ArchModel, executable: Executable) -> None:
+def read_source(encoder: Executable, decoder: Executable, source: list[int]) -> None:
+    """Have the decoder's pages hold what the encoder leaves of a source, and of another one for the sequence beside."""
+    both = Encoder(encoder, decoder, 0)
+    both.read(np.array(source[:OTHER_SOURCE], np.int32), [4])
+    both.read(np.array(source, np.int32), PAGES)
+    both.close()
+
+
+def test_logits(backend: Backend, model: ArchModel, executable: Executable | BackendError) -> None:
     """A variant (NAME.VARIANT) has other sizes and metadata, for which one way of cutting is enough."""
+    if isinstance(executable, BackendError):
+        return
     whole = executable.program.whole
     cuts = EMULATED_CUTS if backend.name == "cuda" and not whole else CUTS
     for name in ["whole"] if whole else ["pieces"] if "." in model.name else cuts:
@@ -66,9 +90,11 @@ def run(executable: Executable, tokens: list[int], cuts: list[int]) -> NDArray[n
     for i, n in enumerate(cuts):
         batch.clear()
         saves = [(n, i % 2)] if executable.program.slots else []
-        batch.add(tokens[position : position + n], position, PAGES, "all", state_in=state, saves=saves)
+        step = tokens[position : position + n]
+        batch.add(step, position, PAGES, "all", state_in=state, saves=saves, source=N_TOKENS // 2)
         if n < 90:  # another sequence at the same time must change nothing
-            batch.add([1 + position % 7], position % 32, [4, 6], "none", saves=[(1, 2)] if saves else [])
+            other = [(1, 2)] if saves else []
+            batch.add([1 + position % 7], position % 32, [4, 6], "none", saves=other, source=OTHER_SOURCE)
         parts.append(executable.run(batch, want).copy())
         position, state = position + n, i % 2 if saves else -1
     return np.concatenate(parts)

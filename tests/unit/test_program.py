@@ -21,6 +21,7 @@ from pyllm.program.ops.norm import LayerNorm, RMSNorm
 from pyllm.program.ops.rope import Rope
 from pyllm.program.ops.select import JoinHeads, SelectRows, Slice
 from pyllm.program.ops.shift import TokenShift
+from pyllm.program.ops.store import StoreKV
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "table": (100, 32),
@@ -54,6 +55,11 @@ def x(rec: Recorder) -> Value:
 def attend(rec: Recorder, x: Value, **changes: object) -> Value:
     options = {"n_heads": 4, "n_kv_heads": 4, "head_dim": 8, "v_head_dim": 8, "scale": 1.0} | changes
     return rec(Attention(**{"q": x, "k": x, "v": x, **options}))  # type: ignore[arg-type]
+
+
+def store(rec: Recorder, x: Value, **changes: object) -> Value:
+    options = {"n_kv_heads": 4, "head_dim": 8, "v_head_dim": 8} | changes
+    return rec(StoreKV(k=x, v=x, **options))  # type: ignore[arg-type]
 
 
 def experts(rec: Recorder, x: Value, **changes: object) -> Value:
@@ -134,6 +140,9 @@ REFUSED: dict[str, tuple[Callable[[Recorder, Value], object], str]] = {
     "sinks": (lambda r, x: attend(r, x, sinks="norm"), "norm"),
     "biases": (lambda r, x: attend(r, x, biases="w"), "tensor w has shape"),
     "even biases": (lambda r, x: attend(r, x, biases="even_biases"), "tensor even_biases has shape"),
+    "source with keys": (lambda r, x: attend(r, x, reach="source"), "another op stores"),
+    "keys of a width": (lambda r, x: store(r, x, head_dim=4), "do not make 4 heads"),
+    "keys in no cache": (lambda r, x: store(r, x, cache=3), "KV cache 3"),
     "slopes and biases": (lambda r, x: attend(r, x, biases="biases", slopes=(1.0,) * 4), "not both"),
     "add": (lambda r, x: r(Add(a=x, b=r(Slice(x=x, start=0, width=8)))), "32 and 8"),
     "gate": (lambda r, x: r(GatedActivation(gate=x, up=r(Slice(x=x, start=0, width=8)))), "32 and 8"),

@@ -41,6 +41,8 @@ class Architecture:
     n_vocab: int
     n_embd: int
     n_layers: int
+    start: int = 0
+    """The token that a decoder begins with, where an encoder reads the prompt."""
 
 
 def load(
@@ -65,7 +67,15 @@ def load(
     decoder = family(name)(hp)
     program, needed = write(decoder, hp, features)
     return Architecture(
-        name, program, needed, decoder, hp.n_ctx_train, program.n_vocab, program.n_embd, program.n_layers
+        name,
+        program,
+        needed,
+        decoder,
+        hp.n_ctx_train,
+        program.n_vocab,
+        program.n_embd,
+        program.n_layers,
+        hp.integer("decoder_start_token_id", 0, most=program.n_vocab - 1),
     )
 
 

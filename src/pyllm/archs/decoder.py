@@ -6,13 +6,14 @@ Families are functions that return one (`pyllm.archs.families`); mixers are in `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, Self
 
 from pyllm.archs.graph import Graph
 from pyllm.archs.hparams import HParams
 from pyllm.errors import ModelError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Program, Value, Weight
+from pyllm.program import Program, StateSpec, Value, Weight
 from pyllm.program.ops.elementwise import AddWeight, SoftCap
 from pyllm.program.ops.embed import Embed
 from pyllm.program.ops.linear import Linear
@@ -140,6 +141,12 @@ class Decoder:
     final_norm: str | None = "output_norm"
     head: Head | None = Head()
     """None: the model returns hidden states, no logits."""
+    states: tuple[StateSpec, ...] = ()
+    """States that mixers name by number, beside those of their own."""
+    leaves: Callable[[Graph, Value], None] | None = None
+    """Records what is kept of the final states, where they are a source's."""
+    encoder: Decoder | None = None
+    """What a sequence's source goes through first; it has the same states."""
     next_tokens: NextTokens | None = None
     """None: heads of the architecture, if it has any, are not used."""
 
@@ -179,6 +186,7 @@ def write(decoder: Decoder, hp: HParams, features: Features | None = None) -> tu
     """Record the decoder's program; returns it with its tensors: the file's, and views of some of their rows.
     `features`: with what a head reads."""
     g = Graph(hp, decoder.norm)
+    g.rec.states.extend(decoder.states)
     x = g.rec(Embed(table=Weight("token_embd.weight"), scale=decoder.embed_scale))
     if x.width != hp.n_embd:
         raise ModelError(f"token_embd.weight has {x.width} columns, {hp.arch}.embedding_length is {hp.n_embd}")
@@ -196,9 +204,16 @@ def write(decoder: Decoder, hp: HParams, features: Features | None = None) -> tu
             x = add_part(g, blk, part, x)
     g.rec.layer = hp.n_layers
     hidden = g.norm(x, decoder.final_norm)
+    if decoder.leaves is not None:
+        decoder.leaves(g, hidden)
     logits = None if decoder.head is None else decoder.head(g, hidden)
     feature = None if features is None else features(g, [*streams, x], hidden)
-    return g.finish(hidden, logits, feature), g.tensors
+    program = g.finish(hidden, logits, feature)
+    if decoder.encoder is None:
+        return program, g.tensors
+    encoder, tensors = write(decoder.encoder, hp)
+    # Equal states make equal pages, which are handed over.
+    return replace(program, encoder=replace(encoder, states=program.states)), {**tensors, **g.tensors}
 
 
 def _positions(g: Graph) -> Value:

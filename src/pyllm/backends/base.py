@@ -24,6 +24,7 @@ from pyllm.config import ExecutionOptions, KVDtype
 from pyllm.errors import BackendError
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.program import Program, Value
+from pyllm.program.ops.attention import Attention
 from pyllm.records import dataclass
 from pyllm.sampling.top_logits import TopLogits
 
@@ -55,6 +56,10 @@ class Batch:
     save_after  int32 [max_saves]            tokens of the sequence in this batch that a save includes; ascending, the
                                              last is all of them
     save_slot   int32 [max_saves]            where it is written; distinct, none a `state_in` of this batch
+
+    For programs with an encoder, whose keys and values of a sequence's source lie in the sequence's pages:
+
+    sources     int32 [max_seqs]             tokens of each sequence's source
     """
 
     def __init__(self, options: ExecutionOptions) -> None:
@@ -66,6 +71,7 @@ class Batch:
         self.spans = np.zeros((o.max_seqs, 2), np.int32)
         self.page_tables = np.zeros((o.max_seqs, o.n_pages), np.int32)
         self.rows = np.zeros(o.max_rows, np.int32)
+        self.sources = np.zeros(o.max_seqs, np.int32)
         self.n_slots = o.n_slots
         self.state_in = np.zeros(o.max_seqs, np.int32)
         self.saves = np.zeros((o.max_seqs, 2), np.int32)
@@ -85,12 +91,13 @@ class Batch:
         generated: bool = False,
         state_in: int = -1,
         saves: Sequence[tuple[int, int]] = (),
+        source: int = 0,
     ) -> None:
         """Append a sequence's next tokens, the first at `position`. `pages` must cover position + len(tokens).
 
         `want` names the output rows: indices within `tokens`, or a word. `generated`: the sequence is in decode; such
-        sequences come first. `saves`: pairs (tokens included, slot) of states to keep. Raises ValueError where the
-        batch's capacity would be exceeded; the batch is then unchanged.
+        sequences come first. `saves`: pairs (tokens included, slot) of states to keep. `source`: tokens of its
+        source. Raises ValueError where the batch's capacity would be exceeded; the batch is then unchanged.
         """
         n, t, s = len(tokens), self.n_tokens, self.n_seqs
         rows = (
@@ -113,6 +120,7 @@ class Batch:
         self.n_tokens, self.n_seqs, self.n_rows = t + n, s + 1, self.n_rows + len(rows)
         if generated:
             self.n_generated = self.n_tokens
+        self.sources[s] = source
         self.state_in[s], self.saves[s] = state_in, (self.n_saves, len(saves))
         for after, slot in saves:
             self.save_after[self.n_saves], self.save_slot[self.n_saves] = after, slot
@@ -397,6 +405,8 @@ class Backend(ABC):
     """Its executables support `replace`."""
     keeps_recurrent_states: bool = False
     """It runs programs with recurrent states."""
+    reads_sources: bool = False
+    """It has attention to a source (`Batch.sources`), which models with encoder and decoder need."""
     exact_in_company: bool = False
     """A token's result does not depend on the rest of its batch, to the bit; False: up to rounding."""
 
@@ -472,6 +482,10 @@ class Backend(ABC):
         if program.slots and not self.keeps_recurrent_states:
             raise BackendError(
                 f"backend {self.name!r} has no recurrent states; the cpu, cuda, mlx and reference backends have them"
+            )
+        if not self.reads_sources and any(isinstance(op, Attention) and op.reach == "source" for op in program.ops):
+            raise BackendError(
+                f"backend {self.name!r} has no attention to a source; the cpu, mlx and reference backends have it"
             )
         if program.slots and not options.n_slots:
             raise BackendError("the program has recurrent states, and needs slots for them (n_slots)")

@@ -15,9 +15,10 @@ from pyllm.backends.base import DeviceInfo, kv_bytes
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import BackendError, RequestError
 from pyllm.gguf.tensor import TensorInfo, file_name
-from pyllm.program import Op, Program, Recurrent, Stage, Value, inputs, weight_names
+from pyllm.program import Cached, Op, Program, Recurrent, Stage, Value, inputs, weight_names
 from pyllm.program.ops.attention import Attention
 from pyllm.program.ops.experts import MixtureOfExperts
+from pyllm.program.ops.store import StoreKV
 from pyllm.records import dataclass
 
 SPARE = 0.03
@@ -254,7 +255,7 @@ def _stays(op: Op, options: PlacementOptions) -> bool:
     """Whether the options keep an op on the CPU."""
     if isinstance(op, MixtureOfExperts):
         return op.layer < options.n_cpu_moe
-    return isinstance(op, Attention) and not options.kv_offload
+    return isinstance(op, Cached) and not options.kv_offload
 
 
 def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str]) -> tuple[str, ...]:
@@ -269,8 +270,10 @@ def _follow(program: Program, layers: Mapping[int, str], moves: Mapping[int, str
     caches: dict[int, str] = {}
     for i, op in enumerate(program.ops):
         device = moves.get(i, layers[min(op.layer, program.n_layers)])
-        if isinstance(op, Attention):
-            device = caches[op.cache] if op.k is None else device
+        if isinstance(op, StoreKV):
+            caches[op.cache] = device
+        elif isinstance(op, Attention):
+            device = caches.get(op.cache, device) if op.k is None else device
             caches[op.cache] = device
         if i not in moves and not weight_names(op) and not op.keeps_state:
             sources = {where[v.id] for v in inputs(op)}
@@ -295,7 +298,7 @@ def _most_that_fit(most: int, fit: Callable[[int], bool]) -> int:
 
 def _renumbered(op: Op, caches: list[int], slots: list[int]) -> Op:
     """The op of a part that has these states of the whole."""
-    if isinstance(op, Attention):
+    if isinstance(op, Cached):
         return replace(op, cache=caches.index(op.cache))
     return replace(op, state=slots.index(op.state)) if isinstance(op, Recurrent) else op
 
@@ -327,7 +330,7 @@ class _Part:
 
     def program(self, whole: Program, wanted: set[int]) -> Program:
         """The part of `whole`; `wanted` values are sent."""
-        caches = list(dict.fromkeys(op.cache for op in self.ops if isinstance(op, Attention)))
+        caches = list(dict.fromkeys(op.cache for op in self.ops if isinstance(op, Cached)))
         slots = list(dict.fromkeys(op.state for op in self.ops if isinstance(op, Recurrent)))
         ops = tuple(_renumbered(op, caches, slots) for op in self.ops)
         stops = [*self.starts[1:], len(ops)]

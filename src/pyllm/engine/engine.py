@@ -19,6 +19,7 @@ from pyllm.cache import CacheFolder, PagePool, StatePool
 from pyllm.engine import process, scoring
 from pyllm.engine.admission import Admission
 from pyllm.engine.answer import Answer
+from pyllm.engine.encoding import Encoder
 from pyllm.engine.generation import Generation, as_ours
 from pyllm.engine.keeper import Keeper
 from pyllm.engine.lanes import Lane
@@ -55,12 +56,14 @@ class Engine:
         max_waiting: int | None = None,
         drafters: Many[Drafter] = (),
         folder: CacheFolder | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         """`n_ctx`: most tokens of one sequence; limited by the executable's pages. `max_waiting`: most requests that
         wait for others to end; None: any number. `drafters`: guess next tokens, which steps then verify; they are
-        closed with the engine. `folder`: keeps the prefix cache beyond this process."""
+        closed with the engine. `folder`: keeps the prefix cache beyond this process. `encoder`: reads prompts, after
+        which answers begin with its start token; it is closed with the engine."""
         options = executable.options
-        self.executable = executable
+        self.executable, self._encoder = executable, encoder
         self.n_vocab = n_vocab
         self.n_ctx = min(n_ctx, options.n_pages * options.page_size)
         self.pool = PagePool(options.n_pages, options.page_size)
@@ -190,9 +193,9 @@ class Engine:
 
         self._pump.call(call)
 
-    def memory_of_drafter(self) -> dict[str, int]:
-        """Bytes that guessing holds, by purpose, as `Executable.memory` has them."""
-        return {} if self._speculation is None else self._speculation.memory()
+    def memory_beside(self) -> list[dict[str, int]]:
+        """Bytes that guessing and an encoder hold, each by purpose, as `Executable.memory` has them."""
+        return [part.memory() for part in (self._speculation, self._encoder) if part is not None]
 
     def load(self) -> Load:
         """What there is to do, as of now; any thread may ask."""
@@ -204,6 +207,8 @@ class Engine:
     def sequence_of(self, tokens: Many[int] | NDArray[np.integer], consumer: Consumer, first_row: int = 0) -> Sequence:
         """A sequence that is only read, for `start`. Raises RequestError, ContextFullError, ClosedError."""
         self._check_open()
+        if self._encoder is not None:
+            raise RequestError("an encoder reads this model's prompts, and gives no rows of them; use complete()")
         ids = check_tokens(tokens, self.n_ctx, self.n_vocab)
         if not 0 <= first_row < len(ids):
             raise RequestError(f"rows from token {first_row} on are wanted of {len(ids)} tokens")
@@ -247,12 +252,18 @@ class Engine:
             steps = self._in_run
             if steps is not None and (self._closed or self._pump.ended or all(seq.cancelled for seq in steps)):
                 self.executable.interrupt()
+                if self._encoder is not None:
+                    self._encoder.interrupt()
 
     # Helpers of any thread.
 
     def _answer(self, request: GenerationRequest, transformer: Transformer[Any]) -> tuple[Sequence, Answer]:
         check_request(request, self.n_ctx)
-        tokens = check_tokens(request.tokens, self.n_ctx, self.n_vocab)
+        tokens = prompt = check_tokens(request.tokens, self.n_ctx, self.n_vocab)
+        if self._encoder is not None:
+            tokens = np.array([self._encoder.start], np.int32)
+            if request.prompt_logprobs is not None:
+                raise RequestError("an encoder reads the prompt, so its tokens have no probabilities (prompt_logprobs)")
         sampler = Sampler(request.sampling, self.n_vocab, request.vocabulary, request.stop_ids)
         answer = Answer(request, len(tokens), sampler, self.n_ctx, transformer)
         first_row = len(tokens) - 1 if request.prompt_logprobs is None else 0
@@ -266,6 +277,8 @@ class Engine:
             priority=request.priority,
             deadline=inf if request.timeout is None else perf_counter() + request.timeout,
         )
+        if self._encoder is not None:
+            seq.source, answer.shares = prompt, False
         if answer.n_most == 0 and request.prompt_logprobs is None:
             answer.finish("length")
             seq.finish("length")
@@ -321,6 +334,8 @@ class Engine:
     def _compute(self, steps: list[Sequence]) -> None:
         """Compute a step at once, and commit it."""
         lane = self._lanes[self.scheduler.apart]
+        if not self._encode(steps):
+            return
         began = perf_counter()
         if found := self._run(steps, lambda: lane.run(steps)):
             self._commit(lane, steps, found)
@@ -341,14 +356,30 @@ class Engine:
         compute = lane.proceed if scheduler.under_way else lane.begin
         if seconds is None or not (prompts := scheduler.under_way or scheduler.schedule_prompts(slices.chunk)):
             return
+        encoded = self._encode(prompts)
         began = perf_counter()
-        found = self._run(prompts, lambda: compute(prompts, seconds))
+        found = self._run(prompts, lambda: compute(prompts, seconds)) if encoded else None
         if found == []:
             slices.note(perf_counter() - began)
             return
         scheduler.under_way = []
         if found:
             self._commit(lane, prompts, found)
+
+    def _encode(self, steps: list[Sequence]) -> bool:
+        """Have the encoder read what sequences of a step begin with; False where that failed, or was interrupted."""
+        encoder, unread = self._encoder, [seq for seq in steps if seq.source is not None and not seq.encoded]
+        if encoder is None or not unread:
+            return True
+
+        def read() -> list[SequenceRows]:
+            for seq in unread:
+                assert seq.source is not None
+                encoder.read(seq.source, seq.pages)
+                seq.encoded = True
+            return []
+
+        return self._run(steps, read) is not None
 
     def _receive(self) -> None:
         """Admit new sequences and release cancelled ones."""
@@ -448,6 +479,8 @@ class Engine:
             lane.close()
         if self._speculation is not None:
             self._speculation.close()
+        if self._encoder is not None:
+            self._encoder.close()
         self.executable.close()
 
     def _check(self) -> None:

@@ -38,6 +38,7 @@ class BatchWriter:
                 seqs[t : t + n] = s
             spans[s, 0] = t
             spans[s, 1] = n
+            b.sources[s] = seq.n_source
             t += n
             wanted = seq.n_rows
             if wanted == 1:

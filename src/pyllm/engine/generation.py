@@ -120,7 +120,7 @@ class Generation(Iterator[T], Generic[T]):
     @property
     def n_prompt(self) -> int:
         """Tokens of the prompt."""
-        return self._seq.n_prompt
+        return self._seq.n_source or self._seq.n_prompt
 
     @property
     def n_cached(self) -> int:

@@ -274,7 +274,7 @@ class Scheduler:
             n_matched = len(shared)
             if self.states:
                 del shared[self.states.begin(seq, shared) :]
-            wanted = -(-seq.n_tokens // size) - len(shared)
+            wanted = -(-seq.n_held // size) - len(shared)
             # Running sequences may soon need a page each.
             spare = pool.n_available - sum(map(pool.is_idle, shared)) - len(self.running)
             if wanted <= spare:
@@ -316,7 +316,7 @@ class Scheduler:
 
     def _grow(self, seq: Sequence) -> bool:
         """Allocate pages for all known tokens of a running sequence; False where it was preempted instead."""
-        wanted = -(-seq.n_tokens // self.pool.page_size) - len(seq.pages)
+        wanted = -(-seq.n_held // self.pool.page_size) - len(seq.pages)
         if wanted <= 0:
             return True
         while self.pool.n_available < wanted:
@@ -359,6 +359,7 @@ class Scheduler:
         seq.n_computed = n_pages * self.pool.page_size
         seq.n_draft = 0
         seq.row = -1
+        seq.encoded = False
 
 
 def _is_prompt(seq: Sequence) -> bool:

@@ -79,6 +79,7 @@ class Sequence:
         "consumer",
         "deadline",
         "drafting",
+        "encoded",
         "error",
         "finish_reason",
         "finished_at",
@@ -108,6 +109,7 @@ class Sequence:
         "saved_from",
         "saves",
         "slot",
+        "source",
         "started_at",
         "tokens",
     )
@@ -141,6 +143,10 @@ class Sequence:
         Pages are reused by their age alone: what follows the prefix is not given up earlier, because the next prompt of
         a chat, or of a loop of tools, mostly begins with all of this one. The hint is for states that cannot be cut off
         at any token, as pages can: a recurrent state is kept where a later prompt may branch off."""
+        self.source: NDArray[np.int32] | None = None
+        """What the encoder reads before its first step, in a model that has one."""
+        self.encoded = False
+        """Whether its pages hold what the encoder left."""
         self.next_row = first_row
         self.n_computed = 0
         self.pages: list[int] = []
@@ -184,6 +190,16 @@ class Sequence:
     def generates(self) -> bool:
         """Whether the next token to compute is one that it made: not of the prompt, nor of what a shift left."""
         return self.n_computed >= self.n_given
+
+    @property
+    def n_source(self) -> int:
+        """Tokens of its source."""
+        return 0 if self.source is None else len(self.source)
+
+    @property
+    def n_held(self) -> int:
+        """Positions that its pages hold."""
+        return max(self.n_tokens, self.n_source)
 
     @property
     def remaining(self) -> int:

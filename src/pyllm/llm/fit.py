@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pyllm.config import ExecutionOptions, PlacementOptions
 from pyllm.errors import TemplateError, TokenizerError
 from pyllm.jit.memory import resident
-from pyllm.llm.loading import Model, capacities, record
+from pyllm.llm.loading import Model, capacities, encoder_options, of_program, record
 from pyllm.records import dataclass
 
 if TYPE_CHECKING:
@@ -172,15 +172,23 @@ def _place(
 ) -> _Placed:
     """The model placed on the chosen devices, its capacities, and what its parts take there; with what the head of
     `draft` reads."""
+    from pyllm import backends
     from pyllm.backends.placement import cut, place
 
     features = None if draft is None or draft.head is None else draft.head.features
     architecture, tensors = record(file, n_ctx, features=features)
     program = architecture.program
     options = capacities(options, program, n_ctx)
+    chosen = of_program(program, chosen)
     placed = place(program, tensors, replace(placement, devices=()), chosen, options)
     by_device = cut(program, placed.device_of_op).programs
     used = tuple(_device_fit(d, by_device[d.name], tensors, options) for d in chosen if d.name in by_device)
+    if program.encoder is not None:
+        needed = backends.get(chosen[0].backend).memory_beside(
+            program.encoder, tensors, encoder_options(options, n_ctx), program, tensors
+        )
+        more = (needed[purpose] for purpose in ("weights", "kv", "work"))
+        used = (_more(used[0], *more),)
     return architecture, tensors, options, placed, used
 
 
@@ -201,13 +209,13 @@ def _beside(
     else:
         found = _place(draft.file, n_ctx, draft.options, placement, chosen)[-1]
     more = {f.device.name: f for f in found}
-    both = [
-        replace(f, weights=f.weights + m.weights, kv=f.kv + m.kv, work=f.work + m.work)
-        if (m := more.pop(f.device.name, None))
-        else f
-        for f in used
-    ]
+    both = [_more(f, m.weights, m.kv, m.work) if (m := more.pop(f.device.name, None)) else f for f in used]
     return tuple(sorted([*both, *more.values()], key=lambda f: not f.device.is_gpu))
+
+
+def _more(f: DeviceFit, weights: int, kv: int, work: int) -> DeviceFit:
+    """A device's part with another one's bytes."""
+    return replace(f, weights=f.weights + weights, kv=f.kv + kv, work=f.work + work)
 
 
 def _head_fit(model: _Placed, draft: Draft, head: HeadModel, n_ctx: int) -> DeviceFit:

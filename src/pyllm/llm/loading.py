@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyllm.archs import Architecture
     from pyllm.archs.decoder import Features
     from pyllm.backends.base import DeviceInfo, Executable
+    from pyllm.engine.encoding import Encoder
     from pyllm.gguf import GGUFFile
     from pyllm.gguf.tensor import TensorInfo
     from pyllm.llm.adapters import Adapter
@@ -165,8 +166,10 @@ def compile_model(
     adapters: Sequence[Adapter] = (),
     placement: PlacementOptions | None = None,
     features: Features | None = None,
+    encodes: bool = False,
 ) -> Compiled:
     """Record the model's program for contexts up to `n_ctx`, with adapters, and compile it; `features` as for `record`.
+    `encodes`: the caller compiles its encoder too (`compile_encoder`); else a model that has one is refused.
 
     The file and the adapters must stay open as long as the executable. With automatic GPU layers ("auto"), a load that
     runs out of memory is tried again with fewer. Raises ModelError, RequestError, BackendError, OutOfMemoryError.
@@ -177,7 +180,10 @@ def compile_model(
 
     placement = placement or PlacementOptions()
     architecture, tensors = record(file, n_ctx, adapters, features)
-    chosen = devices.choose(backend, placement)
+    chosen = of_program(architecture.program, devices.choose(backend, placement))
+    if architecture.program.encoder is not None and (adapters or not encodes):
+        what = "adapters are" if encodes else "this is"
+        raise ModelError(f"{what} for models without an encoder, and {architecture.name} has one; complete() works")
     if options.collect_importance and backend == devices.AUTO:
         chosen = [device for device in chosen if backends.get(device.backend).collects_importance] or chosen
     placement = replace(placement, devices=())  # all that are chosen are those
@@ -185,6 +191,38 @@ def compile_model(
     executable, placed = compile_placed(architecture.program, tensors, placement, chosen, options)
     used = tuple(device for device in chosen if device.name in placed.device_of_op)
     return Compiled(architecture, executable, used, min(placed.n_gpu_layers, architecture.n_layers + 1))
+
+
+def of_program(program: Program, chosen: Sequence[DeviceInfo]) -> list[DeviceInfo]:
+    """The chosen devices that a program may be on: of a model with an encoder the last one that has attention to a
+    source."""
+    from pyllm import backends
+
+    if program.encoder is None:
+        return list(chosen)
+    return [device for device in chosen if backends.get(device.backend).reads_sources][-1:] or list(chosen)
+
+
+def encoder_options(options: ExecutionOptions, n_ctx: int) -> ExecutionOptions:
+    """Capacities of an encoder beside a model with these: a source at a time."""
+    n_pages = -(-n_ctx // options.page_size)
+    return replace(options, n_pages=n_pages, max_tokens=n_ctx, max_seqs=1, max_rows=1, max_drafts=0)
+
+
+def compile_encoder(compiled: Compiled, n_ctx: int) -> Encoder | None:
+    """The encoder of a compiled model, if it has one, for sources of up to `n_ctx` tokens. Raises as
+    `compile_model`."""
+    from pyllm import backends
+    from pyllm.engine.encoding import Encoder
+
+    architecture, executable = compiled.architecture, compiled.executable
+    if (program := architecture.program.encoder) is None:
+        return None
+    options = encoder_options(executable.options, n_ctx)
+    encoder = executable.beside(program, architecture.tensors, options)
+    if encoder is None:
+        encoder = backends.get(compiled.devices[0].backend).compile(program, architecture.tensors, options)
+    return Encoder(encoder, executable, architecture.start)
 
 
 class TokenizerLoader:

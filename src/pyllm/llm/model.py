@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyllm.config import SamplingParams
     from pyllm.config.options import GenerateOptions
     from pyllm.engine import Engine
+    from pyllm.engine.encoding import Encoder
     from pyllm.engine.speculation import Drafter
     from pyllm.gguf import GGUFFile
     from pyllm.llm.adapters import Adapter
@@ -62,6 +63,7 @@ class LLM(Embeds):
         recipe: Recipe | None = None,
         drafters: Sequence[Drafter] = (),
         folder: CacheFolder | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         from pyllm.engine import Engine
         from pyllm.sampling import advised
@@ -90,6 +92,7 @@ class LLM(Embeds):
             max_waiting=max_waiting,
             drafters=drafters,
             folder=folder,
+            encoder=encoder,
         )
 
     @property
@@ -154,9 +157,9 @@ class LLM(Embeds):
         return Vocabulary.of(self.tokenizer, self.n_vocab) if self.has_tokenizer else None
 
     def memory(self) -> dict[str, int]:
-        """Bytes held, by purpose: "weights", "kv", "work"; those of a draft model included."""
-        held, beside = self._executable.memory(), self.engine.memory_of_drafter()
-        return {purpose: held.get(purpose, 0) + beside.get(purpose, 0) for purpose in {**held, **beside}}
+        """Bytes held, by purpose: "weights", "kv", "work"; those of a draft model or an encoder included."""
+        parts = [self._executable.memory(), *self.engine.memory_beside()]
+        return {purpose: sum(part.get(purpose, 0) for part in parts) for part in parts for purpose in part}
 
     @overload
     def complete(

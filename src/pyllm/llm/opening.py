@@ -9,6 +9,7 @@ from pyllm.config import LoadSettings
 from pyllm.errors import OutOfMemoryError
 from pyllm.llm.loading import (
     TokenizerLoader,
+    compile_encoder,
     compile_model,
     execution_options,
     find_model,
@@ -94,19 +95,25 @@ def load(model: FilePath, **options: Unpack[LoadOptions]) -> LLM:
         execution = execution_options(n_ctx, settings)
         head = head_of(settings, file)
         features = None if head is None else head.model.features
-        compiled = compile_model(file, n_ctx, execution, settings.backend, opened, settings.placement, features)
+        compiled = compile_model(
+            file, n_ctx, execution, settings.backend, opened, settings.placement, features, encodes=True
+        )
         sampling.prepare(settings.progress)
+        encoder = None
         try:
             folder = None
             if settings.cache_dir is not None:
                 from pyllm.llm.saving import folder_of
 
                 folder = folder_of(settings, file, opened, compiled)
+            encoder = compile_encoder(compiled, n_ctx)
             drafters = drafters_of(settings, file.metadata, n_ctx, compiled, head)
         except BaseException:
+            if encoder is not None:
+                encoder.close()
             compiled.executable.close()
             raise
-        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting, recipe, drafters, folder)
+        return LLM(file, tokenizer, compiled, n_ctx, opened, settings.max_waiting, recipe, drafters, folder, encoder)
     except BaseException as error:
         tokenizer.wait()
         file.close()

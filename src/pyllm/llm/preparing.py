@@ -67,7 +67,8 @@ def completion(llm: LLM, caller: str, prompt: Prompt, parse_special: bool, optio
     if settings.tool_choice != "auto":
         raise RequestError("tool_choice is for chats; complete() knows no tools")
     held = of_settings(settings, tokenizer, continues=bool(prompt))
-    return Call(tokens, settings, tokenizer, llm.vocabulary, continues=bool(prompt), echo=echo, held=held)
+    continues = bool(prompt) and llm.architecture.program.encoder is None
+    return Call(tokens, settings, tokenizer, llm.vocabulary, continues=continues, echo=echo, held=held)
 
 
 def chat(

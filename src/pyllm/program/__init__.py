@@ -7,12 +7,13 @@ the GGUF file. Ops are modules of `pyllm.program.ops`, listed nowhere. Nothing h
 
 from __future__ import annotations
 
-from pyllm.program.op import Op, Recurrent, Shapes, inputs, weight_names
+from pyllm.program.op import Cached, Op, Recurrent, Shapes, inputs, weight_names
 from pyllm.program.program import Program, Stage
 from pyllm.program.recorder import Recorder, as_inv_freq
 from pyllm.program.values import KVSpec, SlotSpec, StateSpec, Value, Weight
 
 __all__ = [
+    "Cached",
     "KVSpec",
     "Op",
     "Program",

@@ -46,6 +46,16 @@ class Op:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cached(Op):
+    """An op that writes or reads a KV cache."""
+
+    keeps_state: ClassVar[bool] = True
+
+    cache: int = -1
+    """Number of its KV cache; -1: a new one, set on recording."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recurrent(Op):
     """An op whose value of a token depends on a state that earlier tokens of the sequence left, and changes it.
 

@@ -40,6 +40,9 @@ class Program:
     """States of the ops; those of a kind are numbered from 0 in this order."""
     hidden: Value
     logits: Value | None
+    encoder: Program | None = None
+    """The pass over a sequence's source, before: it leaves keys and values in KV caches that ops of this program read
+    (reach "source"). Its states are the same. None: sequences have no source."""
     cuts: tuple[Stage, ...] = ()
     """The stages of a part; empty for a whole model."""
     features: tuple[Value, Value] | None = None

@@ -19,7 +19,7 @@ class CPUBackend(Backend):
     """Kernels compiled for this processor by numba and llvmlite, which are imported when they are needed."""
 
     name = "cpu"
-    collects_importance = replaces_weights = keeps_recurrent_states = exact_in_company = True
+    collects_importance = replaces_weights = keeps_recurrent_states = reads_sources = exact_in_company = True
 
     def probe(self) -> Probe:
         from pyllm.jit.memory import free_memory

@@ -22,6 +22,7 @@ from pyllm.backends.cpu.table import (
     NARROW,
     NARROW_ROWS,
     NEVER,
+    SOURCES,
     STATE_IN,
     WIDE,
     WIDE_ROWS,
@@ -152,6 +153,7 @@ class Lane:
         self._step[11] = batch.rows.ctypes.data
         states = (batch.state_in, batch.saves, batch.save_after, batch.save_slot)
         self._step[STATE_IN : STATE_IN + 4] = [a.ctypes.data for a in states]
+        self._step[SOURCES] = batch.sources.ctypes.data
         self._batch = batch
 
     def _decode_rows(self, table: str, tokens: NDArray[np.int32], scale: float, address: int, ld: int) -> None:

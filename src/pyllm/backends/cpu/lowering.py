@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from pyllm.backends.cpu import linear
 from pyllm.backends.cpu.arguments.elementwise import Quantize
-from pyllm.backends.cpu.attention import RopeTable
+from pyllm.backends.cpu.attention import KVLayout, RopeTable
 from pyllm.backends.cpu.fusions import Fusions
 from pyllm.backends.cpu.kernels import kernel
 from pyllm.backends.cpu.rules import emit
@@ -68,7 +68,7 @@ class Lowering:
         self.table: Table = Table(scratch=main.table.scratch) if main else Table()
         self.step = Buffer(0, outside=True)
         self.caches: list[Buffer] = main.caches if main else [Buffer(0, outside=True) for _ in program.kv]
-        self.page_bytes = [0] * len(program.kv)
+        self.page_bytes = [KVLayout(spec, options.page_size, options.kv_dtype).page_bytes for spec in program.kv]
         self.slots: list[Buffer] = main.slots if main else [Buffer(0, outside=True) for _ in program.slots]
         self.slot_bytes = [round_up(4 * spec.n_numbers, LINE) for spec in program.slots]
         """Bytes from one slot's state to the next's, by number of the state."""

@@ -27,8 +27,8 @@ FIRST_WIDE_ROW, NARROW_ROWS, WIDE_ROWS = 20, 22, 24
 """The same for the output rows."""
 
 
-STATE_IN = 27
-"""Slots of the STEP block: the addresses of the batch's state_in, saves, save_after and save_slot."""
+STATE_IN, SOURCES = 27, 31
+"""Slots of the STEP block: the addresses of the batch's state_in, saves, save_after and save_slot; of its sources."""
 
 
 def round_up(n: int, multiple: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from pyllm.backends.cuda import candidates, elementwise, linear, recurrent
+from pyllm.backends.cuda import candidates, elementwise, kv, linear, recurrent
 from pyllm.backends.cuda.fusions import Fusions
 from pyllm.backends.cuda.launch import (
     ALIGNMENT,
@@ -76,7 +76,7 @@ class Lowering:
         self.weights, self.work = Weights(tensors), Work()
         self.parts = linear.Parts.of(facts.n_sm, facts.max_shared)
         self.arrays = StepArrays.of(options)
-        self.caches = [Buffer(0, outside=True) for _ in program.kv]
+        self.caches = [Buffer(kv.cache_bytes(spec, options), outside=True) for spec in program.kv]
         self.slot_bytes = [4 * recurrent.stride(spec) for spec in program.slots]
         self.slots = [Buffer(n * options.n_slots, outside=True) for n in self.slot_bytes]
         self.received: dict[int, View] = {}

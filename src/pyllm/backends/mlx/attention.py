@@ -92,7 +92,8 @@ def _plan_group(
     size = batch.page_size
     begins = batch.positions[first : first + n * len(seqs) : n]
     from_ = (sight.first(begins) // size * size).astype(np.int32)
-    counts = begins + n - from_  # keys of each sequence, from the page on that the first token sees
+    ends = batch.sources[seqs.start : seqs.stop] if sight.reach == "source" else begins + n
+    counts = ends - from_  # keys of each sequence, from the page on that the first token sees
     window, n_keys = sight.window, int(counts.max())
     cut = window > 0 and int(begins.max()) + n > (window if sight.reach != "whole" else window // 2)
     moves = rounded and cut  # a view's start would change with every page
@@ -101,13 +102,13 @@ def _plan_group(
     positions = (from_[:, None] + np.arange(n_keys)).astype(np.int32)
     positions[np.arange(n_keys) >= counts[:, None]] = -1
     if len(seqs) == 1 and not moves:
-        pages = batch.page_tables[seqs[0], int(from_[0]) // size : -(-int(begins[0] + n) // size)]
+        pages = batch.page_tables[seqs[0], int(from_[0]) // size : -(-int(ends[0]) // size)]
         if (np.diff(pages) == 1).all():
             start = int(pages[0]) * size
             back = max(0, start + n_keys - n_slots)  # a run at the end of the cache: the surplus is read before it
             if back:
                 positions = np.concatenate([np.full((1, back), -1, np.int32), positions[:, :-back]], axis=1)
-            causal = not rounded and not cut and sight.reach != "whole"
+            causal = not rounded and not cut and sight.reach not in ("whole", "source")
             return Group(first, 1, n, start - back, n_keys, causal), positions, None
     slots = np.zeros_like(positions)
     for row, seq in enumerate(seqs):
@@ -128,6 +129,8 @@ def hidden_mask(keys: mx.array, queries: mx.array, sight: Sight) -> mx.array:
     """Attention mask of positions of keys [n_seqs, n_keys], -1: none, and queries [n_seqs, n]: bool
     [n_seqs, 1, n, n_keys], True: visible."""
     k, q, window = keys[:, None, None, :], queries[:, None, :, None], sight.window
+    if sight.reach == "source":
+        return mx.broadcast_to(k >= 0, (*q.shape[:3], k.shape[3]))
     if sight.reach == "whole":
         near = mx.abs(k - q) <= (window // 2 if window else 1 << 30)
         return mx.logical_and(k >= 0, near)

@@ -26,7 +26,7 @@ class MLXBackend(Backend):
     name = "mlx"
     requires = ("mlx",)
     install = 'pip install "pyllm[mlx]"'
-    unified_memory = replaces_weights = keeps_recurrent_states = True
+    unified_memory = replaces_weights = keeps_recurrent_states = reads_sources = True
 
     def probe(self) -> Probe:
         if find_spec("mlx") is None:

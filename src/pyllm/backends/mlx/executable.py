@@ -25,8 +25,7 @@ from pyllm.backends.pages import check_size, joined
 from pyllm.backends.plan.graph import last_uses
 from pyllm.errors import ClosedError
 from pyllm.gguf.tensor import TensorInfo
-from pyllm.program import Program, Recurrent, Value, inputs
-from pyllm.program.ops.attention import Attention
+from pyllm.program import Cached, Program, Recurrent, Value, inputs
 from pyllm.records import dataclass
 
 _COMPILED_TOKENS = 16
@@ -288,7 +287,7 @@ class MLXExecutable(Executable):
             if n == 0:
                 self._check_interrupt()
             step.do(op, op.out.id in self._of_output_rows)
-            if isinstance(op, Attention):
+            if isinstance(op, Cached):
                 touched.append(self.caches[op.cache])
             elif isinstance(op, Recurrent):
                 touched.append(step.saved[op.state])
@@ -373,7 +372,7 @@ def _plan_stages(program: Program) -> list[_StagePlan]:
     for i, part in enumerate(parts):
         later = set().union(*used[i + 1 :])
         sent = {v.id for stage in program.stages[i + 1 :] for v in stage.sends}
-        caches = tuple(op.cache for op in part if isinstance(op, Attention))
+        caches = tuple(dict.fromkeys(op.cache for op in part if isinstance(op, Cached)))
         states = tuple(op.state for op in part if isinstance(op, Recurrent))
         own = {v.id for v in program.stages[i].sends}
         needs, leaves = tuple(sorted((used[i] | own) - made[i])), frozenset(made[i] & (later | sent))

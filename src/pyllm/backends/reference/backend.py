@@ -33,7 +33,7 @@ class ReferenceBackend(Backend):
     """numpy, on any machine: slow, simple, float32."""
 
     name = "reference"
-    collects_importance = replaces_weights = keeps_recurrent_states = exact_in_company = True
+    collects_importance = replaces_weights = keeps_recurrent_states = reads_sources = exact_in_company = True
 
     def probe(self) -> Probe:
         return Probe(self.name, True, device=platform.processor() or platform.machine())

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import ModelError
-from pyllm.program.op import Op, Shapes, known
+from pyllm.program.op import Cached, Shapes, known
 from pyllm.program.values import KVSpec, Value, Weight
 from pyllm.records import dataclass
 
-REACHES = ("causal", "chunked", "whole")
+REACHES = ("causal", "chunked", "whole", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Sight:
     causal    max(0, p - window + 1) .. p (window 0: all up to p)
     chunked   the first of p's chunk of `window` positions .. p
     whole     those before `end`, of a window within window // 2 of p (window 0: all)
+    source    those before `end`, the number of tokens of the sequence's source (`Batch.sources`)
     """
 
     reach: str
@@ -38,7 +39,7 @@ class Sight:
 
     def stop(self, p: NDArray[np.integer], end: int | NDArray[np.integer]) -> NDArray[np.integer]:
         """The position after the last one seen from each of p."""
-        if self.reach != "whole":
+        if self.reach not in ("whole", "source"):
             return p + 1
         return np.minimum(p + (self.window // 2 + 1), end) if self.window else np.zeros_like(p) + end
 
@@ -54,7 +55,7 @@ def alibi_slopes(n_heads: int, max_bias: float) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attention(Op):
+class Attention(Cached):
     """Stores k and v in KV cache `cache` at each token's position, then out = attention of q over its sequence.
 
     Without k and v it reads the cache of an earlier op, which has the same heads and sizes (keys and values shared
@@ -67,8 +68,6 @@ class Attention(Op):
     `sinks` [n_heads] names logits that join each head's softmax without a value. Where reach is "whole", a step holds
     all of a sequence; its keys and values are read in the same op alone, so all such ops of equal sizes have one cache.
     """
-
-    keeps_state: ClassVar[bool] = True
 
     q: Value
     k: Value | None
@@ -84,8 +83,6 @@ class Attention(Op):
     slopes: tuple[float, ...] = ()
     biases: Weight | None = None
     sinks: Weight | None = None
-    cache: int = -1
-    """Number of its KV cache; -1: a new one, set on recording. Without k and v: the earlier op's."""
 
     def settle(self, shapes: Shapes) -> Self:
         if self.k is None or self.cache >= 0:
@@ -109,6 +106,8 @@ class Attention(Op):
         known(self.reach, REACHES)
         if self.reach == "chunked" and not self.window:
             raise ModelError("attention within chunks needs their size, a window")
+        if self.reach == "source" and (self.k is not None or self.window):
+            raise ModelError("attention to a source reads keys and values that another op stores, all of them")
         if self.slopes and len(self.slopes) != heads:
             raise ModelError(f"{len(self.slopes)} slopes are not one for each of {heads} heads")
         if self.biases is not None:

@@ -18,11 +18,20 @@ from numba.extending import register_jitable
 
 from pyllm.backends.cpu.arguments.attention import Attend
 from pyllm.backends.cpu.kernels.attention_reach import first_seen, last_seen
-from pyllm.backends.cpu.kernels.attention_scratch import BLOCK, GENERATED, MAX_PARTS, PART, TILE_ROWS, Scratch
+from pyllm.backends.cpu.kernels.attention_scratch import (
+    BLOCK,
+    GENERATED,
+    MAX_PARTS,
+    PART,
+    SOURCE,
+    TILE_ROWS,
+    Scratch,
+)
 from pyllm.backends.cpu.kernels.attention_softmax import LOG2_E, LOWEST, combine, exp2, fill, softener, write_scaled
 from pyllm.backends.cpu.kernels.attention_tiles import build, tile_shape
 from pyllm.backends.cpu.kernels.attention_wide import STEP_ROWS, wide_engine
 from pyllm.backends.cpu.kernels.kv import key_unit
+from pyllm.backends.cpu.table import SOURCES
 from pyllm.jit.reader import reader
 from pyllm.jit.simd import (
     atomic_add,
@@ -279,6 +288,7 @@ def _kernel(kv: str, places: Scratch) -> Any:
         spans = load_i64(a.step + 64)
         tables = load_i64(a.step + 72)
         table_bytes = load_i64(a.step + 80)
+        sources = load_i64(a.step + 8 * SOURCES)
         tokens = max(1, tile_rows // a.group)
         n_generated = load_i64(a.step + 8 * GENERATED)
         for i in range(16):
@@ -288,7 +298,7 @@ def _kernel(kv: str, places: Scratch) -> Any:
 
         # Items are numbered by sequence, tile (the last, heaviest, first), kv head, part; each thread walks along.
         s, i_tile, base, count = -1, 0, 0, 0
-        first, n, p0, size = 0, 0, 0, tokens
+        first, n, p0, end, size = 0, 0, 0, 0, tokens
         part, n_parts, part_size, ticket = 0, 1, 0, 0
         low, high = 0, 0
         while True:
@@ -307,12 +317,13 @@ def _kernel(kv: str, places: Scratch) -> Any:
                     first = load_i32(spans + 8 * s)
                     n = load_i32(spans + 8 * s + 4)
                     p0 = load_i32(positions + 4 * first)
+                    end = load_i32(sources + 4 * s) if a.reach == SOURCE else p0 + n
                     # Parts follow from a generated token's own position, so drafts share no tiles.
                     size = 1 if first < n_generated else tokens
                     i_tile = (n + size - 1) // size
                 else:
                     t = i_tile * size
-                    high = last_seen(min(p0 + t + size, p0 + n) - 1, p0 + n, a.window, a.reach) + 1
+                    high = last_seen(min(p0 + t + size, p0 + n) - 1, end, a.window, a.reach) + 1
                     low = first_seen(p0 + t, a.window, a.reach) // 32 * 32  # a pair of groups
                     part_size = high - low
                     if first < n_generated:
@@ -330,9 +341,9 @@ def _kernel(kv: str, places: Scratch) -> Any:
             table = tables + s * table_bytes
             if not interrupted:
                 if wide and rows >= WIDE_ROWS:
-                    attend_wide_range(args, scratch, table, head, first + t, rows, p0 + t, p0 + n, start, stop)
+                    attend_wide_range(args, scratch, table, head, first + t, rows, p0 + t, end, start, stop)
                 else:
-                    attend_range(args, scratch, table, head, first + t, rows, p0 + t, p0 + n, start, stop)
+                    attend_range(args, scratch, table, head, first + t, rows, p0 + t, end, start, stop)
             if n_parts == 1:
                 if not interrupted:
                     finish(args, scratch, head, first + t, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
-from pyllm.backends.cpu.kernels.attention_scratch import CHUNKED, WHOLE
+from pyllm.backends.cpu.kernels.attention_scratch import CHUNKED, SOURCE, WHOLE
 
 
 @register_jitable
@@ -21,7 +21,9 @@ def first_seen(position, window, reach):
 
 @register_jitable
 def last_seen(position, end, window, reach):
-    """The last position that a token sees; `end` is the one after the step's last token."""
+    """The last position that a token sees; `end` is the one after the step's last token, or the source's."""
+    if reach == SOURCE:
+        return end - 1
     if reach != WHOLE:
         return position
     return min(end - 1, position + window // 2) if window > 0 else end - 1

@@ -8,7 +8,7 @@ BLOCK = 128
 """Positions whose scores are computed at a time."""
 PART, MAX_PARTS = 512, 16
 """Positions of a part at least, and parts at most, in which a generated token sees its context."""
-CAUSAL, CHUNKED, WHOLE = range(3)
+CAUSAL, CHUNKED, WHOLE, SOURCE = range(4)
 """Numbers of what tokens see, in the order of `REACHES` of `pyllm.program.ops.attention`."""
 GENERATED = 26
 """Slot of the STEP block: how many tokens are generated; they come first, and each is a tile of its own."""

@@ -29,7 +29,6 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
     q_norm, k_norm = group.q.norm, group.k.norm if group.k else None
     angles = rope_table(low, rope) if rope else None
     cache = low.caches[op.cache]
-    low.page_bytes[op.cache] = plan.layout.page_bytes
     low.shared.n_bytes = max(low.shared.n_bytes, plan.shared_bytes)
     low.table.need_scratch(plan.scratch_bytes)
     scratch = low.table.scratch

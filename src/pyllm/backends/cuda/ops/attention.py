@@ -23,7 +23,6 @@ def attend(low: Lowering, node: Node, op: Attention) -> None:
     assert isinstance(group, Attend)
     q, k, v = low.f32(group.q.x), low.f32(group.k.x) if group.k else None, low.f32(op.v) if op.v else None
     rope, q_norm, k_norm = group.rope, group.q.norm, group.k.norm if group.k else None
-    cache.n_bytes = kv.cache_bytes(low.program.kv[op.cache], low.options)
     rotated_q = View.room(low.most(node), group.q.x.width) if rope or q_norm else q
     if k or rotated_q != q:
         store = kv.store(

@@ -92,9 +92,9 @@ def _attention(exe: ReferenceExecutable, op: Attention, batch: Batch, state: Sta
             store(state[op.v.id][first : first + n], values, pages, position)
         for i in range(0, n, _QUERIES):
             exe.check_interrupt()
-            m = min(_QUERIES, n - i)
+            m, end = min(_QUERIES, n - i), int(batch.sources[seq]) if op.reach == "source" else position + n
             at = np.array([position + i, position + i + m - 1])
-            start, stop = int(op.sight.first(at)[0]), int(op.sight.stop(at, position + n)[1])
+            start, stop = int(op.sight.first(at)[0]), int(op.sight.stop(at, end)[1])
             rows = slice(first + i, first + i + m)
             out[rows] = attention(
                 q[rows].reshape(m, op.n_heads, op.head_dim),
