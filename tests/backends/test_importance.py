@@ -11,7 +11,7 @@ import pytest
 from pyllm.backends.base import Batch, ImportanceSums
 from pyllm.errors import BackendError
 from pyllm.program import Value
-from pyllm.program.ops.linear import Linear
+from pyllm.program.ops.linear import HeadLinear, Linear
 
 BACKENDS = oracle.each("cpu", "reference")
 OPTIONS = replace(oracle.OPTIONS, collect_importance=True)
@@ -54,6 +54,16 @@ def test_is_the_sum_of_squares(backend: str) -> None:
     sums, counts = collected(backend, model, "F32")["w.weight"]
     np.testing.assert_array_equal(counts, [len(tokens)])
     np.testing.assert_allclose(sums, np.square(table[tokens]).sum(axis=0)[None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_head_has_its_own_sums(backend: str) -> None:
+    model = oracle.one_op(lambda b, x: b(HeadLinear(x=x, weight=b.t("w.weight", 4, 32, 24), n_heads=4)), width=96)
+    table = oracle.decoded(model.tensors()["table"]).astype(np.float64)
+    tokens = np.concatenate([s.tokens for batch in oracle.ragged_batches(96) for s in batch])
+    sums, counts = collected(backend, model, "F32")["w.weight"]
+    np.testing.assert_array_equal(counts, [len(tokens)] * 4)
+    np.testing.assert_allclose(sums, np.square(table[tokens]).sum(axis=0).reshape(4, 24), rtol=1e-6)
 
 
 @pytest.mark.parametrize("fmt", ["F16", "Q4_K", "Q8_0"])
