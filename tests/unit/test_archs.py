@@ -358,6 +358,12 @@ def test_rows_are_selected_after_the_last_layer_that_attends() -> None:
     assert {op.layer for op in ops[: last + 3]} == {-1, 0}
 
 
+def test_a_start_token_of_minus_one_is_none() -> None:
+    assert [load({"llama.decoder_start_token_id": n}).start for n in (-1, 0, 7)] == [0, 0, 7]
+    with pytest.raises(ModelError, match="decoder_start_token_id is 64"):
+        load({"llama.decoder_start_token_id": 64})
+
+
 def test_a_stack_that_is_run_twice_has_keys_and_values_of_both_runs() -> None:
     program = archs.load(of_arch("nanbeige", num_loops=2), infos(shapes()), 64).program
     assert [op.cache for op in ops_of(program, Attention)] == [0, 1, 2, 3]

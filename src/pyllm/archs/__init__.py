@@ -75,7 +75,7 @@ def load(
         program.n_vocab,
         program.n_embd,
         program.n_layers,
-        hp.integer("decoder_start_token_id", 0, most=program.n_vocab - 1),
+        hp.token("decoder_start_token_id", program.n_vocab),
     )
 
 

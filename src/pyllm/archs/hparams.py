@@ -174,6 +174,12 @@ class HParams:
             return self._default(key, default)
         return self._as_count(key, value, most)
 
+    def token(self, key: str, n_vocab: int) -> int:
+        """A token's id; 0 where it is missing, or -1, as llama.cpp writes none."""
+        value = self._get(key)
+        is_none = isinstance(value, int | np.integer) and value == -1
+        return 0 if is_none else self.integer(key, 0, most=n_vocab - 1)
+
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number. Raises ModelError where it is missing without a default."""
         value = self._get(key)
