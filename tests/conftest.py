@@ -18,6 +18,7 @@ _MODELS = {
     "smollm2": "SmolLM2-135M-Instruct.Q4_1.gguf",
     "qwen-0.5b": "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf",
     "qwen-coder": "Qwen2.5-Coder-1.5B-Instruct.Q4_K_M.gguf",
+    "minilm": "all-MiniLM-L6-v2",
 }
 
 

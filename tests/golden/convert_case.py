@@ -51,5 +51,9 @@ class Case:
     n_tokens: int = N_TOKENS
     after: Callable[[dict[str, Any], dict[str, Any]], None] | None = None
     """Changes tensors and config.json before they are written."""
+    head: str = "ForCausalLM"
+    """What follows in the name of the class of transformers' models."""
+    shapes: Mapping[str, tuple[int, ...]] | None = None
+    """Tensors of a model that transformers does not have, so that there are no logits."""
     foreign: bool = False
     """transformers has no such model: its logits are those of the tensors and settings before that change."""

@@ -4,8 +4,9 @@
 
 Needs torch and transformers (written with transformers 5.23, torch 2.15), which the tests themselves do not. Each case
 is a folder with config.json, safetensors and logits.npy, float32 [tokens, vocabulary], which transformers computed in
-float32 from the weights as they are stored. The tokens are `tokens(n)` below. Weights are random, and large enough
-that attention is sharp, so that a wrong rotation, permutation or scale shows.
+float32 from the weights as they are stored. Of encoders it holds states [tokens, n_embd], and scores.npy [labels] those
+of a classifier; models that transformers does not have are without. The tokens are `tokens(n)` below. Weights are
+random, and large enough that attention is sharp, so that a wrong rotation, permutation or scale shows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,15 @@ from convert_changes import (
     scoring,
     stacked,
 )
+from convert_encoders import ENCODERS
 from convert_hybrid import HYBRID
 from convert_older import OLDER
 
 FOLDER = Path(__file__).resolve().parent / "convert"
-SHARP = ("q_proj", "k_proj", "qkv", "query_key_value", "c_attn", "router", "gate.weight", "gate.wg")
+SHARP = (
+    "q_proj", "k_proj", "self.query", "self.key", "qkv", "query_key_value", "c_attn", "router", "gate.weight",
+    "gate.wg",
+)  # fmt: skip
 """Parts whose weights are larger, so that attention and choices of experts are sharp."""
 
 
@@ -176,6 +182,7 @@ CASES: dict[str, Case] = {
     **FURTHER,
     **HYBRID,
     **OLDER,
+    **ENCODERS,
 }
 
 
@@ -185,14 +192,16 @@ def build(case: Case, seed: int) -> Any:
     import transformers
 
     config = getattr(transformers, f"{case.model}Config")(**case.config)
-    name = case.model.removesuffix("Text")
-    kinds = (getattr(transformers, name + head, None) for head in ("ForCausalLM", "LMHeadModel"))
+    causal = case.head == "ForCausalLM"
+    name = case.model.removesuffix("Text") if causal else case.model
+    heads = ("ForCausalLM", "LMHeadModel") if causal else (case.head,)
+    kinds = (getattr(transformers, name + head, None) for head in heads)
     model = next(kind for kind in kinds if kind is not None)(config)
     random = torch.Generator().manual_seed(seed)
     zero_centred = case.model in ("Gemma2", "Gemma3Text")
     for name, p in model.named_parameters():
         p.data = torch.randn(p.shape, generator=random)
-        if "norm" in name:
+        if "norm" in name.lower():
             p.data = p.data * 0.3 + (0.0 if zero_centred else 1.0)
         elif p.ndim > 1 and "embed" not in name and "bias" not in name:
             fan_in = p.shape[1] if case.model == "GptOss" or p.ndim == 2 else p.shape[2]
@@ -204,6 +213,14 @@ def build(case: Case, seed: int) -> Any:
         if name.endswith(("e_score_correction_bias", "expert_bias", "layer_scalar")):
             b.data = torch.randn(b.shape, generator=random) * 0.3 + float("scalar" in name)
     return model.to(getattr(torch, case.dtype))
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], dtype: str, seed: int) -> dict[str, Any]:
+    """Tensors of these shapes."""
+    import torch
+
+    random = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=random).to(getattr(torch, dtype)) for name, shape in shapes.items()}
 
 
 def plain(tensors: dict[str, Any]) -> dict[str, Any]:
@@ -245,14 +262,16 @@ def write(folder: Path, tensors: dict[str, Any], config: dict[str, Any], shards:
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
-def logits(folder: Path, ids: list[int]) -> Any:
-    """float32 [tokens, vocabulary], by transformers."""
+def logits(folder: Path, ids: list[int], head: str) -> Any:
+    """float32 [tokens, vocabulary], by transformers; of "Model" states [tokens, n_embd], of classifiers [labels]."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    kind = getattr(transformers, f"AutoModel{head.removeprefix('Model')}")
+    model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():
-        return model.eval()(torch.tensor([ids])).logits[0].float().numpy()
+        out = model.eval()(torch.tensor([ids]))
+    return (out.last_hidden_state if head == "Model" else out.logits)[0].float().numpy()
 
 
 def make(folder: Path, case: Case, seed: int) -> None:
@@ -261,6 +280,9 @@ def make(folder: Path, case: Case, seed: int) -> None:
     from safetensors.torch import load_file
 
     shutil.rmtree(folder, ignore_errors=True)
+    if case.shapes is not None:
+        write(folder, random_tensors(case.shapes, case.dtype, seed), dict(case.config))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "saved"
         build(case, seed).save_pretrained(saved)
@@ -272,7 +294,10 @@ def make(folder: Path, case: Case, seed: int) -> None:
         write(folder, tensors, config, case.shards)
         unquantized = {k: v for k, v in config.items() if k != "quantization_config"}
         write(saved, *(known if case.foreign else (plain(tensors), unquantized)))
-        np.save(folder / "logits.npy", logits(saved, tokens(case.n_tokens)))
+        ids = tokens(case.n_tokens)
+        np.save(folder / "logits.npy", logits(saved, ids, case.head if case.head == "ForCausalLM" else "Model"))
+        if case.head == "ForSequenceClassification":
+            np.save(folder / "scores.npy", logits(saved, ids, case.head))
 
 
 def main(arguments: list[str]) -> None:

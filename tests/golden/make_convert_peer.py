@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-NOT_CONVERTED = {"internlm2-bias", "stablelm-parallel", "granitehybrid-attention", "nemotron_h"}
-"""Cases at which llama.cpp's converter fails: it splits no fused biases, loses the norms of heads, and takes settings
-that transformers 5 adds to dense models of Granite 4 and Nemotron-H for experts."""
+NOT_CONVERTED = {
+    "internlm2-bias", "stablelm-parallel", "granitehybrid-attention", "nemotron_h", "nomic-bert", "eurobert",
+    "modern-bert-pattern",
+}  # fmt: skip
+"""Cases at which llama.cpp's converter fails: it splits no fused biases, loses the norms of heads, takes settings that
+transformers 5 adds to dense models of Granite 4 and Nemotron-H for experts, does not know transformers' names of Nomic
+BERT's settings, nor its pooling of EuroBERT, nor ModernBERT's head that guesses tokens."""
 COMPUTED = (".ssm_a",)
 """Tensors that are functions of the checkpoint's, whose last bits depend on who computes them."""
 
@@ -43,6 +47,9 @@ def write(folder: Path, target: Path) -> None:
         # Of Qwen's it wants to know whether further tokens are predicted.
         no_mtp = base.no_mtp or (hasattr(base, "opt_num_mtp_layers") and "mtp_num_hidden_layers" not in config)
 
+        def _is_tokenizer_xlmroberta(self) -> bool:
+            return False
+
         def set_vocab(self) -> None:
             self.gguf_writer.add_tokenizer_model("none")
 
@@ -54,7 +61,8 @@ def write(folder: Path, target: Path) -> None:
 
     # transformers 5 gives some settings other names (GPT-NeoX's rotary_pct), by which the converter does not find them.
     own = json.loads((folder / "config.json").read_text())
-    config = own | config | {key: own[key] for key in ("layer_types",) if key in own}
+    # Of Nomic BERT's, which had other names before transformers had the class, it would find defaults instead.
+    config = own if "n_embd" in own else own | config | {key: own[key] for key in ("layer_types",) if key in own}
     WithoutVocabulary(folder, gguf.LlamaFileType.GUESSED, target, hparams=config).write()
 
 

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import pyllm
 from cuda_devices import unavailable
 from pyllm import archs, backends
 from pyllm.backends.base import Backend, Batch
 from pyllm.config import ExecutionOptions
 from pyllm.gguf.tensor import TensorInfo
 from pyllm.quant import formats
-from pyllm_convert import Conversion
+from pyllm_convert import Conversion, convert
 
 FOLDER = Path(__file__).parent / "convert"
-CASES = sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
+CASES = sorted(path.parent.name for path in FOLDER.glob("*/logits.npy"))
 LIMIT = 1e-5
 """NMSE against transformers, everything in float32."""
 OPTIONS = ExecutionOptions(
@@ -52,6 +53,19 @@ def test_bias_of_experts_as_a_matrix_of_one_row(backend: Backend) -> None:
     assert np.array_equal(logits(backend, case, 24, as_there), logits(backend, case, 24))
 
 
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in FOLDER.glob("*/scores.npy")))
+def test_scores(backend: Backend, case: str, tmp_path: Path) -> None:
+    """A classifier's, before they become shares."""
+    path, wanted = tmp_path / "model.gguf", np.load(FOLDER / case / "scores.npy")
+    convert(FOLDER / case, path, tokenizer=False)
+    with pyllm.load(path, backend=backend.name, kv_dtype="f32") as llm:
+        shares = llm.classify(tokens(24))
+    assert isinstance(shares, dict)
+    likely = np.exp(wanted - wanted.max())
+    likely = 1 / (1 + np.exp(-wanted)) if len(wanted) == 1 else likely / likely.sum()
+    assert list(shares.values()) == pytest.approx(likely.tolist(), abs=1e-3)
+
+
 def tokens(n: int) -> list[int]:
     """Those of make_convert.py."""
     return [1 + (i * i * 31 + i * 17 + 5) % 95 for i in range(n)]
@@ -60,7 +74,8 @@ def tokens(n: int) -> list[int]:
 def logits(
     backend: Backend, folder: Path, n: int, change: Callable[[TensorInfo], TensorInfo] = lambda t: t
 ) -> NDArray[np.float32]:
-    """Logits of all tokens, float32 [n, vocabulary], for a context that just holds them, after a change of tensors."""
+    """Logits of all tokens, float32 [n, vocabulary], or an encoder's states [n, n_embd], for a context that just holds
+    them, after a change of tensors."""
     with Conversion(folder, tokenizer=False) as model:
         infos = {t.name: change(t) for t in in_float32(model)}
         metadata = {key: value.value for key, value in model.metadata.items()}
@@ -69,7 +84,7 @@ def logits(
     try:
         batch = Batch(executable.options)
         batch.add(tokens(n), 0, [1, 0], "all", saves=[(n, 0)] if arch.program.slots else [])
-        return executable.run(batch).copy()
+        return executable.run(batch, "logits" if arch.program.logits else "hidden").copy()
     finally:
         executable.close()
 

@@ -109,8 +109,13 @@ def test_unknown_architecture_names_the_known(tmp_path: Path) -> None:
 
 
 def test_every_family_has_a_golden_folder() -> None:
-    seen = {json.loads(p.read_text())["architectures"][0] for p in GOLDEN.glob("*/config.json")}
-    assert {n for n in families.names() if "Conditional" not in n} == seen
+    """Of encoders, whose heads are left out, any class will do."""
+    configs = [json.loads(p.read_text()) for p in GOLDEN.glob("*/config.json")]
+    seen = {config["architectures"][0] for config in configs}
+    kinds = {families.family_of(config) for config in configs}
+    for name in families.names():
+        kind = families.family_of({"architectures": [name]})
+        assert name in seen or "Conditional" in name or (not kind.has_head and kind in kinds), name
 
 
 @pytest.mark.parametrize(
@@ -480,8 +485,3 @@ def test_a_head_that_should_be_there_is_missed(tmp_path: Path) -> None:
 def test_unknown_classes_without_head_are_named_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="'FalconModel' cannot be converted"):
         convert(tmp_path, {"architectures": ["FalconModel"]})
-
-
-def test_what_sentence_transformers_adds_is_noted(tmp_path: Path) -> None:
-    (without_head("qwen3", tmp_path / "q", "Qwen3Model", "") / "modules.json").write_text("[]")
-    assert any("sentence-transformers" in note and "mean" in note for note in values_of(tmp_path / "q")[1])

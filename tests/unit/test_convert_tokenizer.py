@@ -340,6 +340,24 @@ def test_unigram_ids_are_the_librarys(unigram, text) -> None:
         assert tokenizer.encode(text, add_special=False) == expected
 
 
+def test_unigram_of_words_has_the_librarys_ids(tmp_path) -> None:
+    """XLM-RoBERTa's: blanks are cut away before words get one each; a text is put between two tokens."""
+    library = Tokenizer(models.Unigram())
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
+    library.train_from_iterator(CORPUS, trainer)
+    library.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    tokenizer = converted(save(tmp_path, library, tokenizer_config=roles))
+    for text in ("a word", "  two   words  ", "HelloWorld, 3.14 é模", ""):
+        assert tokenizer.encode(text) == library.encode(text).ids
+
+
 def test_damaged_charsmaps_are_refused(tmp_path) -> None:
     found = values(sentencepiece_folder(tmp_path, "unigram_rules"))
     charsmap = found["tokenizer.ggml.precompiled_charsmap"]

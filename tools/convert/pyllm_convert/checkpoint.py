@@ -42,6 +42,14 @@ class Checkpoint:
         """The files with tensors."""
         return tuple(file.path for file in self._files)
 
+    def module(self, name: str) -> dict[str, Lazy]:
+        """Tensors of a module in a folder of its own, such as "2_Dense"."""
+        path = beside(self.folder / name / _WHOLE, _WHOLE)
+        if path is None:
+            raise ModelError(f"{self.folder / name} has no {_WHOLE}; download the weights of all modules")
+        file = self._open(path)
+        return {entry.name: _stored(file, entry) for entry in file.entries.values()}
+
     def close(self) -> None:
         """Unmap all files."""
         for file in self._files:
@@ -88,17 +96,29 @@ class Checkpoint:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file that holds a table. Raises ModelError where it is not there, too large or not JSON."""
+    value = _parsed(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no table")
+    return value
+
+
+def read_list(path: Path) -> list[Any]:
+    """A JSON file that holds a list. Raises ModelError like `read_json`."""
+    value = _parsed(path)
+    if not isinstance(value, list):
+        raise ModelError(f"{path} holds no list")
+    return value
+
+
+def _parsed(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_JSON:
             raise ModelError(f"{path} is larger than {_MAX_JSON >> 20} MB; it cannot be what it is called")
-        value = json.loads(path.read_bytes())  # as bytes: UTF-8 with or without a mark at the beginning
+        return json.loads(path.read_bytes())  # as bytes: UTF-8 with or without a mark at the beginning
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds no table")
-    return value
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from pyllm_convert.checkpoint import Checkpoint, text_config
 from pyllm_convert.families import family_of
 from pyllm_convert.lazy import Lazy
 from pyllm_convert.quantized import check_method, without_scales
+from pyllm_convert.sentence_transformers import surroundings
 
 _SAME = ("F32", "F16", "BF16", "MXFP4")
 """Types of a checkpoint that are formats of a file."""
 _READABLE = (*_SAME, "F64", "F8_E4M3", "F8_E5M2")
 _ALWAYS_F32 = (
     "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight", "shortconv.conv.weight",
-    "position_embd.weight",
+    "position_embd.weight", "token_types.weight",
 )  # fmt: skip
 _TOKEN_TABLES = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
 _QUANTIZATION_VERSION = 2
@@ -83,22 +84,20 @@ class Conversion:
             raise ModelError("config.json's quantization_config is no table")
         check_method(quantized)
         stored = without_scales(self.checkpoint.tensors, quantized)
-        model = family_of(raw)(config)
+        model = family_of(raw, folder)(config)
         model.look(stored)
         keys = model.metadata()
-        self.notes = model.notes
-        if (folder / "modules.json").is_file():
-            self.notes.append(
-                "what sentence-transformers adds to the transformer (modules.json: pooling, further layers) is left "
-                "out; pyllm's embeddings are the mean of all tokens"
-            )
-        placed = model.tensors(stored)
+        around = surroundings(self.checkpoint, model.arch)
+        keys = around.keys | keys
+        placed = model.tensors(stored) | around.tensors
+        self.notes = model.notes + around.notes
         words = _vocabulary(folder, config) if tokenizer else {"tokenizer.ggml.model": Value.of("none")}
         if tokenizer:
             n_tokens = len(words["tokenizer.ggml.tokens"].value)
             placed = {n: self._as_many_rows(n, t, n_tokens) for n, t in placed.items()}
             keys["vocab_size"] = n_tokens
             self.notes += _template_problems(words)
+        placed, words = model.with_vocabulary(placed, words)
         self.tensors = {n: _planned(n, t) for n, t in placed.items()}
         general = {"general.architecture": model.arch, **names.general(folder, name)}
         general["general.size_label"] = names.size_label(
@@ -106,7 +105,7 @@ class Conversion:
         )
         general["general.quantization_version"] = _QUANTIZATION_VERSION
         general["general.file_type"] = FILE_TYPES[self._mostly()]
-        own = {f"{model.arch}.{key}": value for key, value in keys.items()}
+        own = {f"{model.arch}.{key}": value for key, value in keys.items()} | model.other_metadata() | around.prompts
         self.metadata = {key: Value.of(value) for key, value in (general | own).items()} | words
         self._check()
 

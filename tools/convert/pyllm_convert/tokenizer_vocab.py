@@ -268,6 +268,8 @@ def _unigram(files: TokenizerFiles, tokenizer: dict[str, Any]) -> VocabTable:
             settings["precompiled_charsmap"] = charsmap
         if step.get("type") == "Replace" and step.get("pattern") == {"Regex": " {2,}"}:
             settings["remove_extra_whitespaces"] = True
+    if any(step.get("type") == "WhitespaceSplit" for step in steps(tokenizer.get("pre_tokenizer"))):
+        settings["remove_extra_whitespaces"] = True
     return VocabTable(
         "t5", "default", texts, types, _scores(files, [s for _, s in listed], len(texts)), settings=settings
     )
@@ -294,6 +296,8 @@ def _space_prefix(tokenizer: dict[str, Any]) -> bool:
             prefix = prefix or scheme != "never"
             if step.get("split", True) and tokenizer["model"].get("type") == "BPE":
                 _require_words(tokenizer["model"])
+        elif unigram and kind == "WhitespaceSplit":
+            continue  # several blanks count as one: see `_unigram`
         elif kind != "Split" or step.get("pattern") != {"String": " "}:  # by then there are no spaces any more
             raise TokenizerError(
                 f"tokenizer.json cuts words by a step of the type {kind!r}, which is not known without byte-level BPE; "

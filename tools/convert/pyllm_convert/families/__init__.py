@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pyllm.errors import ModelError
@@ -34,15 +35,18 @@ def names() -> list[str]:
     return sorted(_table())
 
 
-def family_of(config: Mapping[str, Any]) -> type[Family]:
-    """The family of a model. Raises ModelError where config.json names none that is known."""
+def family_of(config: Mapping[str, Any], folder: Path | None = None) -> type[Family]:
+    """The family of a model. `folder`: its folder, where other files than config.json tell what it is for.
+
+    Raises ModelError where config.json names none that is known.
+    """
     given = config.get("architectures")
     if not isinstance(given, list) or not given or not isinstance(given[0], str):
         raise ModelError("config.json names no architecture (`architectures`); it belongs to no language model")
     found = next((kind for name in _with_head(given[0]) if (kind := _table().get(name)) is not None), None)
     if found is None:
         raise ModelError(f"models of the architecture {given[0]!r} cannot be converted; known are {', '.join(names())}")
-    return found.of(config)
+    return found.of(config, folder)
 
 
 def _with_head(name: str) -> list[str]:

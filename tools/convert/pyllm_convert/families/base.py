@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.errors import ModelError
+from pyllm.gguf.values import Value
 from pyllm_convert import lazy
 from pyllm_convert.config import Config
 from pyllm_convert.lazy import Lazy
@@ -25,7 +27,7 @@ _EXPERT_PARTS = {
     "w3": "up",
     "w2": "down",
 }
-_LAYER_NORM_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
+_LAYER_NORM_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.(attention|attn)\.(masked_)?bias$")
 """Tensors that old checkpoints hold though they follow from the settings."""
@@ -64,6 +66,8 @@ class Family:
     """Norms subtract the mean."""
     window_period: ClassVar[int] = 0
     """All layers but every n-th have a window, if the file has no pattern (0: none has)."""
+    has_head: ClassVar[bool] = True
+    """The architecture gives logits."""
     tied: ClassVar[bool] = False
     """Output matrix is the embedding table, where config.json does not say."""
     top_names: ClassVar[Mapping[str, str]] = {
@@ -124,8 +128,9 @@ class Family:
         return self.config.integer("intermediate_size")
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> type[Family]:
-        """The class for this config.json, where settings tell architectures of one name apart."""
+    def of(cls, config: Mapping[str, Any], folder: Path | None = None) -> type[Family]:
+        """The class for this config.json, where settings, or other files of its folder, tell architectures of one
+        name apart."""
         return cls
 
     def look(self, stored: Mapping[str, Lazy]) -> None:
@@ -153,6 +158,16 @@ class Family:
             keys["expert_count"] = self.n_experts
             keys["expert_used_count"] = c.integer("num_experts_per_tok", "moe_k", "top_k_experts")
         return keys | self.rope.keys | self.windows()
+
+    def other_metadata(self) -> dict[str, Any]:
+        """Keys that do not begin with the architecture's name, whole."""
+        return {}
+
+    def with_vocabulary(
+        self, placed: dict[str, Lazy], words: dict[str, Value]
+    ) -> tuple[dict[str, Lazy], dict[str, Value]]:
+        """Tensors and vocabulary of the file (keys `tokenizer.*`), where one depends on the other."""
+        return placed, words
 
     def epsilon(self) -> dict[str, Any]:
         """Key of what norms add to the mean square."""
@@ -209,7 +224,7 @@ class Family:
                 placed[new] = value if order is None else lazy.reordered_columns(value, order)
         for (il, part), parts in experts.items():
             placed[f"blk.{il}.ffn_{part}_exps.weight"] = self._stack(il, part, parts)
-        if "output.weight" not in placed and not self.is_tied:
+        if self.has_head and "output.weight" not in placed and not self.is_tied:
             self._without_head(stored)
         for name, values in self.rope.tensors.items():
             placed[name] = lazy.constant(name, values)
@@ -285,7 +300,7 @@ class Family:
 
     def transform(self, name: str, t: Lazy) -> Lazy:
         """The values of a tensor: norms with their offset, queries and keys in the file's order of rows."""
-        lazy.require(t, 1 if name.endswith(".bias") or "norm" in name else 2)
+        lazy.require(t, 1 if name.endswith(".bias") or "norm" in name.lower() else 2)
         if self.norm_offset and "norm" in name:
             return lazy.plus(t, self.norm_offset)
         if self.rotates_neighbours and name.startswith(("self_attn.q_proj.", "self_attn.k_proj.")):
@@ -308,4 +323,4 @@ def _place_in_model(name: str) -> tuple[int, int, str]:
     """Embeddings, layers in order, output."""
     if name.startswith("blk."):
         return 1, int(name.split(".", 2)[1]), name
-    return (2, 0, name) if name.startswith("output") else (0, 0, name)
+    return (2, 0, name) if name.startswith(("output", "cls.")) else (0, 0, name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pyllm.errors import ModelError
+from pyllm_convert.checkpoint import text_config
 from pyllm_convert.families.base import Family
 
 
@@ -30,13 +32,15 @@ class Gemma2(Family):
         "pre_feedforward_layernorm": "ffn_norm",
         "post_feedforward_layernorm": "post_ffw_norm",
     }
+    bidirectional: ClassVar[bool] = False
+    """Tokens see later ones."""
     own_output: ClassVar[bool] = False
     """The architecture may have an output matrix of its own."""
     wide_head_layers: ClassVar[int] = 46
     """Layers of the model of 27 billion, for which engines scale scores by n_embd / n_heads, for others by head_dim."""
 
     def metadata(self) -> dict[str, Any]:
-        self.refuse("use_bidirectional_attention", False)
+        self.refuse("use_bidirectional_attention", self.bidirectional)
         if not self.own_output:
             self.refuse("tie_word_embeddings", True)
         return super().metadata() | self.scale() | self.soft_caps()
@@ -89,11 +93,23 @@ class Gemma3(Gemma2):
     own_output = True
     wide_head_layers = 62
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any], folder: Path | None = None) -> type[Family]:
+        return EmbeddingGemma if text_config(config).get("use_bidirectional_attention") else cls
+
     def soft_caps(self) -> dict[str, Any]:
         """Only the cap on logits has a place."""
         self.refuse("attn_logit_softcapping")
         cap = self.config.optional("final_logit_softcapping")
         return {} if not cap else {"final_logit_softcapping": cap}
+
+
+class EmbeddingGemma(Gemma3):
+    """Tokens see later ones; windows reach half of their size to both sides."""
+
+    arch = "gemma-embedding"
+    bidirectional = True
+    has_head = False
 
 
 FAMILIES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pyllm.errors import ModelError
@@ -88,7 +89,7 @@ class GraniteHybrid(HasMamba2, GraniteMoE):
     }
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> type[Family]:
+    def of(cls, config: Mapping[str, Any], folder: Path | None = None) -> type[Family]:
         kinds = _kinds(config)
         if not kinds or "mamba" in kinds:
             return cls

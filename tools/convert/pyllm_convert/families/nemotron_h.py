@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pyllm.errors import ModelError
@@ -63,7 +64,7 @@ class NemotronH(HasMamba2):
     }
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> type[Family]:
+    def of(cls, config: Mapping[str, Any], folder: Path | None = None) -> type[Family]:
         return NemotronHMoE if "moe" in _kinds(config) else cls
 
     def __init__(self, config: Mapping[str, Any]) -> None:
