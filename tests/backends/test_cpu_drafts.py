@@ -18,7 +18,7 @@ from pyllm.backends.cpu.linear import wide_supported
 from pyllm.config import ExecutionOptions, SamplingParams
 from pyllm.engine import Engine, GenerationRequest
 from pyllm.engine.sequence import Sequence as Tokens
-from pyllm.engine.speculation import Drafter, DraftModel, Lookup, Offer, draft_model, speculation
+from pyllm.engine.speculation import Drafter, DraftModel, Lookup, Offer, likely, speculation
 from pyllm.engine.transformer import Plain
 from pyllm.jit.target import host
 
@@ -134,7 +134,7 @@ def test_answers_and_their_probabilities_are_those_without(
 def test_a_model_that_drafts_for_itself_is_always_right(
     executable: Executable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draft_model, "_LEAST_SURE", 0.0)
+    monkeypatch.setattr(likely, "_LEAST_SURE", 0.0)
     asked = [GenerationRequest([i, 2, 3, 4], SAMPLINGS[0], max_tokens=50) for i in range(3)]
     plain = [tokens for tokens, _ in answers(executable, asked, None)]
     again = backends.get("cpu").compile(executable.program, WEIGHTS[id(executable)], executable.options)

@@ -47,6 +47,8 @@ COMMANDS: dict[str, list[str]] = {
     "show": ["{new}/model.gguf"],
     "fit": ["-m", "{new}/model.gguf"],
     "tokenize": ["-m", "{new}/model.gguf", "hi"],
+    "embed": ["-m", "{new}/model.gguf", "--ctx", "64", "hi"],
+    "rerank": ["-m", "{new}/model.gguf", "--ctx", "64", "-q", "hi", "ho"],
     "split": ["{new}/model.gguf", "{new}/part", "--max-tensors", "6"],
     "merge": ["{new}/part-00001-of-00002.gguf", "{new}/merged.gguf"],
     "doctor": [],
@@ -60,8 +62,8 @@ COMMANDS: dict[str, list[str]] = {
     "rm": ["smollm2:135m"],
 }
 """What each command is called with, in this order."""
-FAILING = {"pull", "cp", "create", "serve", "ps", "stop"}
-"""Commands that fail when called so: there is no index, no Modelfile, no key, no server."""
+FAILING = {"pull", "cp", "create", "serve", "ps", "stop", "rerank"}
+"""Commands that fail when called so: there is no index, no Modelfile, no key, no server, no classifier."""
 
 
 def test_every_command_is_called() -> None:

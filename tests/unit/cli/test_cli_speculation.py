@@ -41,7 +41,7 @@ def test_an_answer_says_how_many_guesses_were_right(run: Run, model: str) -> Non
 def test_an_unknown_method_is_refused(run: Run, model: str) -> None:
     done = run("run", "-m", model, "hi", "--spec", "medusa")
     assert done.code == 2
-    assert "spec must be off, ngram, auto or draft=MODEL, not 'medusa'" in done.err
+    assert "spec must be off, ngram, mtp, auto or draft=MODEL, not 'medusa'" in done.err
 
 
 def test_fit_counts_a_draft_model(run: Run, model: str) -> None:
