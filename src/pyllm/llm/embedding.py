@@ -101,8 +101,7 @@ class Embeds:
         """
         import numpy as np
 
-        alone = isinstance(text, str) or (isinstance(text, list) and bool(text) and isinstance(text[0], int))
-        texts: Sequence[Any] = [text] if alone else text  # type: ignore[assignment]
+        texts, alone = _as_several(text)
         tokens = [self._tokens_of(one, prompt_name) for one in texts]
         rows = self._pooled(tokens, pooling or self._pooler.pooling, progress)
         if pooling != "none":
@@ -152,8 +151,7 @@ class Embeds:
         """
         from pyllm.llm.pooling import sigmoid, softmax
 
-        alone = isinstance(text, str) or (isinstance(text, list) and bool(text) and isinstance(text[0], int))
-        texts: Sequence[Any] = [text] if alone else text  # type: ignore[assignment]
+        texts, alone = _as_several(text)
         labels, found = self._pooler.labels, []
         for scores in self._scores([self._tokens_of(one, None) for one in texts], progress):
             names = labels if len(labels) == len(scores) else [str(i) for i in range(len(scores))]
@@ -226,6 +224,12 @@ class Embeds:
                 raise RequestError(f"dimensions must be from 1 to {row.shape[-1]}, which the model has")
             row = row[..., :dimensions]
         return normed(row) if normalize else row
+
+
+def _as_several(text: Any) -> tuple[Sequence[Any], bool]:
+    """Texts, each also as token ids, of one or several; and whether it was one."""
+    alone = isinstance(text, str) or (bool(text) and isinstance(text[0], int))
+    return [text] if alone else text, alone
 
 
 def _cut(template: str) -> list[str]:
